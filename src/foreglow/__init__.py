@@ -1,0 +1,1 @@
+"""foreglow learns CMB foregrounds."""

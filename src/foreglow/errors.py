@@ -1,0 +1,29 @@
+"""Errors of foreglow: each says what was expected, what came and what to do."""
+
+
+class ForeglowError(Exception):
+    """A mistake a user can mend; the command line prints it and exits with 2."""
+
+
+class MapError(ForeglowError):
+    """A sky map that cannot be used as it is (unit, ordering, frame, pixels, file)."""
+
+
+class InstrumentError(ForeglowError):
+    """Bands that do not make the instrument asked for."""
+
+
+class ShapeError(ForeglowError):
+    """Arrays whose shapes do not agree."""
+
+
+class ModelError(ForeglowError):
+    """A model directory that is missing, damaged or made for something else."""
+
+
+class SkyError(ForeglowError):
+    """A source of sky templates that cannot be read."""
+
+
+class RunError(ForeglowError):
+    """A run directory that cannot be written, continued or reported."""

@@ -1,0 +1,1 @@
+"""Recognise which foreground model holds in each pixel."""
