@@ -1,0 +1,245 @@
+"""What the `foreglow` network sees of a pixel: cleaned log spectra and score statistics.
+
+Both are made in the frame of the pixel's own dust polarisation, so a rotation of Q,U changes
+nothing, and in units of the pixel's own noise, so one network serves any depth.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from foreglow.errors import InstrumentError
+from foreglow.sky import seds
+from foreglow.sky.instrument import Instrument
+
+NOISE_FLOOR = 1e-3  # of the instrument's noise at Nside 16: what 'noiseless' means to the network
+_REFERENCE_NSIDE = 16
+_CLEANED_BELOW_GHZ = 100.0
+_BETA_MEAN, _BETA_PRECISION = -3.0, 1 / 0.2**2
+_NEWTON_STEPS = 3
+_TINY = 1e-12
+
+
+class Frame(NamedTuple):
+    """A batch rotated so that dust lies along +Q."""
+
+    data: Tensor  # (n, 2, n_band), uK_RJ
+    dust: Tensor  # (n,) polarised dust amplitude, uK_RJ at 353 GHz
+    synchrotron: Tensor  # (n, 2) rough Q,U amplitude, uK_RJ at 23 GHz
+    sign: Tensor  # (n, 2) its sign
+
+
+class CleanedLogFeatures(nn.Module):
+    """Log spectra after subtraction of CMB and dust, and score tests of curvature and AME.
+
+    *Log spectra.* CMB, dust, a synchrotron of index -3 and its derivative by the index are fitted
+    to all bands by least squares; CMB and dust are subtracted from the bands below 100 GHz, which
+    go through asinh(y / sigma), a log that survives noise, with their first and second divided
+    differences in ln frequency: index and curvature, band by band.
+
+    *Score statistics.* CMB and dust are projected out of all bands; amplitudes and index of a
+    power law are fitted by three Gauss-Newton steps; there, Rao's efficient scores of C and of an
+    AME along the dust, and their Fisher information, say how much the data want either. With
+    them come the log likelihood ratios that they imply for the candidate models.
+
+    Both weigh the bands as the instrument's sensitivities do; the noise of a vector enters by
+    its own level in each band.
+
+    Parameters
+    ----------
+    instrument : Instrument
+        At least two bands above and three below 100 GHz.
+
+    Raises
+    ------
+    InstrumentError
+        If the bands cannot tell CMB, dust and synchrotron apart.
+
+    References
+    ----------
+    Rao 1948 for the score test; the rest is foreglow's own.
+    """
+
+    sigma: Tensor
+    fit: Tensor
+    clean: Tensor
+    clean_squared: Tensor
+    projection: Tensor
+    log_ratio: Tensor
+    ame: Tensor
+    log_step: Tensor
+
+    def __init__(self, instrument: Instrument):
+        super().__init__()
+        frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+        low = frequency < _CLEANED_BELOW_GHZ
+        if low.sum() < 3 or (~low).sum() < 2:
+            raise InstrumentError(
+                "the foreglow network needs at least 3 bands below 100 GHz and 2 above, but "
+                f"{instrument.name!r} has {int(low.sum())} and {int((~low).sum())}."
+            )
+        sigma = torch.from_numpy(instrument.noise_rms(_REFERENCE_NSIDE))
+        log_ratio = torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ)
+        power_law = seds.synchrotron(frequency, _BETA_MEAN)
+        cleaned = torch.stack([seds.cmb(frequency), seds.modified_blackbody(frequency)])
+        columns = torch.cat([cleaned, torch.stack([power_law, log_ratio * power_law])])
+        fit = torch.linalg.pinv((columns / sigma).T) / sigma  # (component, band)
+        clean = (torch.eye(len(frequency), dtype=torch.float64) - cleaned.T @ fit[:2])[low]
+        projection = _complement((cleaned / sigma).T).T / sigma  # (mode, band)
+        buffers = {
+            "sigma": sigma,
+            "fit": fit.T,
+            "clean": clean.T,
+            "clean_squared": (clean**2).T,
+            "projection": projection.T,
+            "log_ratio": log_ratio,
+            "ame": projection @ seds.spinning_dust(frequency),
+            "log_step": log_ratio[low].diff(),
+        }
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor.float().contiguous(), persistent=False)
+
+    def forward(self, data: Tensor, sigma: Tensor) -> Tensor:
+        """Features of a batch.
+
+        Parameters
+        ----------
+        data : Tensor, shape (n, 2, n_band)
+            Q, U [uK_RJ].
+        sigma : Tensor, shape (n, n_band)
+            Noise rms [uK_RJ].
+
+        Returns
+        -------
+        Tensor, shape (n, n_feature)
+        """
+        sigma = torch.maximum(sigma, NOISE_FLOOR * self.sigma)
+        log_depth = torch.log(sigma / self.sigma)
+        frame = self._dust_frame(data)
+        general = [
+            log_depth,
+            torch.log(frame.dust)[:, None],
+            torch.log(frame.synchrotron.abs() + 1e-6),
+            frame.sign[:, :1],  # that of U is a convention, that of Q says where AME points
+        ]
+        scores = self._scores(frame, torch.exp(log_depth.mean(1)))
+        return torch.cat([*general, *self._log_spectra(frame, sigma), scores], 1)
+
+    def _dust_frame(self, data: Tensor) -> Frame:
+        amplitude = data @ self.fit  # (n, stokes, component)
+        dust = amplitude[..., 1]
+        modulus = torch.linalg.vector_norm(dust, dim=1).clamp_min(_TINY)
+        cos, sin = (dust / modulus[:, None]).unbind(1)
+        rotation = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)
+        synchrotron = (rotation @ amplitude[..., 2:3]).squeeze(2)
+        sign = torch.where(synchrotron >= 0, 1.0, -1.0)
+        return Frame(rotation @ data, modulus, synchrotron, sign)
+
+    def _log_spectra(self, frame: Frame, sigma: Tensor) -> list[Tensor]:
+        noise = torch.sqrt(sigma**2 @ self.clean_squared)[:, None]  # (n, 1, low band)
+        cleaned = (frame.data @ self.clean) * frame.sign[:, :, None]
+        spectrum = torch.asinh(cleaned / noise)  # (n, stokes, low band)
+        slope = (spectrum + torch.log(noise)).diff(dim=2) / self.log_step
+        return [
+            spectrum.flatten(1),
+            slope.flatten(1),
+            slope.diff(dim=2).flatten(1),
+            spectrum[:, 0] - spectrum[:, 1],
+        ]
+
+    def _scores(self, frame: Frame, depth: Tensor) -> Tensor:
+        """Score statistics, (n, 19); `depth` (n,): noise in units of the instrument's."""
+        z = (frame.data @ self.projection) / depth[:, None, None]  # (n, stokes, mode), white
+        beta = self._fit_index(z)
+        template, slope, curve = self._derivatives(beta, order=2)
+        power = _dot(template, template)
+        amplitude = _project(z, template) / power[:, None]  # (n, stokes)
+        squared = (amplitude**2).sum(1)
+        ame = self.ame / depth[:, None]
+        slope, curve, ame = (
+            v - (_dot(v, template) / power)[:, None] * template for v in (slope, curve, ame)
+        )
+        # Fisher matrix and gradient of (index, C, AME) after the amplitudes are eliminated
+        f_bb = squared * _dot(slope, slope) + _BETA_PRECISION
+        f_bc, f_cc = squared * _dot(slope, curve), squared * _dot(curve, curve)
+        f_ba, f_ca = amplitude[:, 0] * _dot(slope, ame), amplitude[:, 0] * _dot(curve, ame)
+        g_b = (amplitude * _project(z, slope)).sum(1) + _BETA_PRECISION * (_BETA_MEAN - beta)
+        g_c = (amplitude * _project(z, curve)).sum(1) - f_bc / f_bb * g_b
+        g_a = _dot(z[:, 0], ame) - f_ba / f_bb * g_b
+        # ... and after the index is eliminated too
+        h_cc = (f_cc - f_bc**2 / f_bb).clamp_min(_TINY)
+        h_aa = (_dot(ame, ame) - f_ba**2 / f_bb).clamp_min(_TINY)
+        h_ca = f_ca - f_bc * f_ba / f_bb
+        residual = ((z - amplitude[:, :, None] * template[:, None]) ** 2).sum((1, 2))
+        statistics = [
+            *_score_tests(g_c, g_a, h_cc, h_aa, h_ca, _TYPICAL_AME_PER_DUST * frame.dust),
+            beta,
+            torch.log1p(residual),
+            torch.log(squared.clamp_min(_TINY)),
+            *(torch.asinh(amplitude * power.sqrt()[:, None]) * frame.sign).unbind(1),
+        ]
+        return torch.stack(statistics, 1)
+
+    def _fit_index(self, z: Tensor) -> Tensor:
+        """Index of a power law shared by Q and U, with its Gaussian prior."""
+        beta = torch.full_like(z[:, 0, 0], _BETA_MEAN)
+        for _ in range(_NEWTON_STEPS):
+            template, slope = self._derivatives(beta, order=1)
+            power = _dot(template, template)
+            amplitude = _project(z, template) / power[:, None]
+            slope = slope - (_dot(slope, template) / power)[:, None] * template
+            gradient = (amplitude * _project(z, slope)).sum(1)
+            information = (amplitude**2).sum(1) * _dot(slope, slope)
+            gradient = gradient + _BETA_PRECISION * (_BETA_MEAN - beta)
+            step = gradient / (information + _BETA_PRECISION)
+            beta = (beta + step.clamp(-0.5, 0.5)).clamp(-4.2, -1.8)
+        return beta
+
+    def _derivatives(self, beta: Tensor, order: int) -> list[Tensor]:
+        """The projected power law and its derivatives by beta, each (n, mode)."""
+        sed = torch.exp(beta[:, None] * self.log_ratio)
+        return [(sed * self.log_ratio**k) @ self.projection for k in range(order + 1)]
+
+
+_TYPICAL_AME_PER_DUST = 0.013  # polarised AME at 30 GHz over polarised dust at 353 GHz
+
+
+def _score_tests(g_c, g_a, h_cc, h_aa, h_ca, ame) -> list[Tensor]:
+    """Tests of C and AME, alone and given the other, and log likelihood ratios of the models."""
+    correlation = (h_ca / (h_cc * h_aa).sqrt()).clamp(-0.99999, 0.99999)
+    t_c, t_a = g_c / h_cc.sqrt(), g_a / h_aa.sqrt()
+    independent = (1 - correlation**2).sqrt()
+    c = seds.KOGUT_CURVATURE
+    curved = c * g_c - 0.5 * c**2 * h_cc
+    with_ame = ame * g_a - 0.5 * ame**2 * h_aa
+    both = curved + with_ame - c * ame * h_ca
+    compressed = [
+        t_c,
+        t_a,
+        (t_c - correlation * t_a) / independent,
+        (t_a - correlation * t_c) / independent,
+        curved,
+        with_ame,
+        both,
+        both - curved,
+        both - with_ame,
+        g_a / (h_aa * ame),
+    ]
+    logs = [0.5 * torch.log(h_cc), 0.5 * torch.log(h_aa)]
+    return [*(torch.asinh(s) for s in compressed), correlation, *logs, torch.asinh(20 * g_c / h_cc)]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(1)
+
+
+def _project(z: Tensor, template: Tensor) -> Tensor:
+    """(n, stokes) scalar products of (n, stokes, mode) with (n, mode)."""
+    return (z @ template[:, :, None]).squeeze(2)
+
+
+def _complement(columns: Tensor) -> Tensor:
+    """Orthonormal basis, (band, band - k), of what is orthogonal to k columns (band, k)."""
+    basis, _ = torch.linalg.qr(columns, mode="complete")
+    return basis[:, columns.shape[1] :]

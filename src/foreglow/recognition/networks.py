@@ -1,0 +1,115 @@
+"""The two recognition networks: the paper's and ours."""
+
+import torch
+from torch import Tensor, nn
+
+from foreglow.recognition.features import CleanedLogFeatures
+from foreglow.sky.instrument import Instrument
+
+WIDTH = 128
+DEPTH = 3
+_CLIP = 10.0  # standard deviations
+
+
+class FarsianNetwork(nn.Module):
+    """The networks of Farsian et al. 2020: each vector scaled to [0, 1], then tanh layers.
+
+    Two classes: 68, 34, 17 neurons and one sigmoid output, the probability of the first class.
+    More: 272, 136, 68, 34, 17 and a softmax. Dropout of one half on the widest layer. Glorot
+    uniform weights and zero biases, Keras's defaults. It does not look at `sigma`.
+
+    References
+    ----------
+    Farsian et al. 2020, section 3.
+    """
+
+    def __init__(self, instrument: Instrument, n_class: int):
+        super().__init__()
+        hidden = (68, 34, 17) if n_class == 2 else (272, 136, 68, 34, 17)
+        widths = (2 * instrument.n_band, *hidden)
+        self.hidden = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.output = nn.Linear(hidden[-1], 1 if n_class == 2 else n_class)
+        for layer in [*self.hidden, self.output]:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        data: Tensor,
+        sigma: Tensor,  # noqa: ARG002 - the same call as ForeglowNetwork
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Logits, shape (n, n_class); `generator` draws the dropout in training."""
+        x = data.flatten(1)  # (n, 2 * n_band)
+        low, high = x.aminmax(dim=1, keepdim=True)
+        x = (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+        for place, layer in enumerate(self.hidden):
+            x = torch.tanh(layer(x))
+            if place == 0 and self.training:
+                keep = torch.rand(x.shape, generator=generator, device=x.device) < 0.5
+                x = 2 * x * keep
+        logits = self.output(x)
+        if logits.shape[1] == 1:  # a sigmoid is the softmax of (z, 0)
+            logits = nn.functional.pad(logits, (0, 1))
+        return logits
+
+
+class ForeglowNetwork(nn.Module):
+    """Residual perceptron on standardised `CleanedLogFeatures`.
+
+    Its statistics are part of it: call `standardise` once on vectors of the training law.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, instrument: Instrument, n_class: int):
+        super().__init__()
+        self.features = CleanedLogFeatures(instrument)
+        n_feature = self._count(instrument)
+        self.register_buffer("mean", torch.zeros(n_feature))
+        self.register_buffer("scale", torch.ones(n_feature))
+        self.input = nn.Linear(n_feature, WIDTH)
+        self.blocks = nn.ModuleList(_Block() for _ in range(DEPTH))
+        self.norm = nn.LayerNorm(WIDTH)
+        self.output = nn.Linear(WIDTH, n_class)
+
+    def forward(
+        self,
+        data: Tensor,
+        sigma: Tensor,
+        generator: torch.Generator | None = None,  # noqa: ARG002 - no dropout here
+    ) -> Tensor:
+        """Logits, shape (n, n_class), of data (n, 2, n_band) with noise (n, n_band), uK_RJ."""
+        x = (self.features(data, sigma) - self.mean) / self.scale
+        x = self.input(x.clamp(-_CLIP, _CLIP))
+        for block in self.blocks:
+            x = block(x)
+        return self.output(self.norm(x))
+
+    @torch.no_grad()
+    def standardise(self, data: Tensor, sigma: Tensor) -> None:
+        """Take the mean and standard deviation of the features from a sample."""
+        features = self.features(data, sigma)
+        self.mean.copy_(features.mean(0))
+        self.scale.copy_(features.std(0).clamp_min(1e-3))
+
+    def _count(self, instrument: Instrument) -> int:
+        n_band = instrument.n_band
+        return self.features(torch.ones(1, 2, n_band), torch.ones(1, n_band)).shape[1]
+
+
+class _Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.expand = nn.Linear(WIDTH, WIDTH)
+        self.contract = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.contract(nn.functional.gelu(self.expand(self.norm(x))))
+
+
+NETWORKS = {"farsian2020": FarsianNetwork, "foreglow": ForeglowNetwork}

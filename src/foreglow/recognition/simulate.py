@@ -1,0 +1,247 @@
+"""The training law: vectors of Q,U in every band, made on the device, fresh at every step."""
+
+from dataclasses import dataclass
+
+import healpy as hp
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foreglow.sky import seds
+from foreglow.sky.cmb import cmb_map, cmb_polarisation_rms
+from foreglow.sky.instrument import Instrument
+from foreglow.sky.templates import Templates
+
+BETA_MEAN = -3.0
+BETA_SCATTER = 0.2
+AMPLITUDE_SCATTER = 0.3
+
+
+@dataclass(frozen=True)
+class ForegroundModel:
+    """A candidate parametrisation: synchrotron curvature C and polarised fraction of the AME."""
+
+    curvature: float
+    ame_fraction: float
+
+
+MODELS = {
+    "power_law": ForegroundModel(0.0, 0.0),
+    "curved": ForegroundModel(seds.KOGUT_CURVATURE, 0.0),
+    "power_law+ame": ForegroundModel(0.0, seds.AME_POLARISATION_FRACTION),
+    "curved+ame": ForegroundModel(seds.KOGUT_CURVATURE, seds.AME_POLARISATION_FRACTION),
+}
+PROBLEMS = {
+    "curvature": ("power_law", "curved"),
+    "ame": ("power_law", "power_law+ame"),
+    "four": tuple(MODELS),
+}
+
+
+@dataclass(frozen=True)
+class NoiseLaw:
+    """Distribution of the noise over vectors.
+
+    Parameters
+    ----------
+    low, high : float
+        The noise of a vector is that of the instrument times a factor drawn log-uniform from
+        [low, high]; both 0 for noiseless vectors.
+    band_scatter : float
+        Rms of the natural log of a further factor a band (uneven coverage).
+    """
+
+    low: float
+    high: float
+    band_scatter: float = 0.0
+
+    @classmethod
+    def fixed(cls, scale: float) -> "NoiseLaw":
+        """The same factor for every vector and band."""
+        return cls(scale, scale)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A batch of pixels.
+
+    Parameters
+    ----------
+    data : Tensor, shape (n, 2, n_band)
+        Q, U [uK_RJ].
+    sigma : Tensor, shape (n, n_band)
+        Noise rms of Q and of U [uK_RJ]; 0 where noiseless.
+    label : Tensor, int64, shape (n,)
+        Index of the true model.
+    """
+
+    data: Tensor
+    sigma: Tensor
+    label: Tensor
+
+
+class VectorSimulator(nn.Module):
+    """Draws vectors of the training law.
+
+    A template pixel is drawn for every vector; the Q and U amplitudes of synchrotron and dust are
+    each multiplied by 1 + 0.3 g; beta_s ~ N(-3, 0.2); the CMB is Gaussian with the variance of a
+    map at the Nside of the templates; AME lies along the dust of the vector.
+
+    Parameters
+    ----------
+    templates : Templates
+    instrument : Instrument
+    models : tuple of str
+        Candidate models, names of `MODELS`; a label is a place in this tuple.
+    noise_nside : int, optional
+        Pixel over which the sensitivity is averaged; by default that of the templates.
+
+    References
+    ----------
+    Farsian et al. 2020, sections 2.4 and 4.1.1.
+    """
+
+    sigma: Tensor
+    _amplitudes: Tensor
+    _fixed_seds: Tensor
+    _log_ratio: Tensor
+    _candidates: Tensor
+
+    def __init__(
+        self,
+        templates: Templates,
+        instrument: Instrument,
+        models: tuple[str, ...],
+        noise_nside: int | None = None,
+    ):
+        super().__init__()
+        self.models = models
+        self.cmb_rms = cmb_polarisation_rms(templates.nside)
+        frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+        candidates = [(MODELS[name].curvature, MODELS[name].ame_fraction) for name in models]
+        buffers = {
+            "sigma": torch.from_numpy(instrument.noise_rms(noise_nside or templates.nside)),
+            "_amplitudes": torch.from_numpy(_pixel_amplitudes(templates)),
+            "_fixed_seds": torch.stack(
+                [
+                    seds.modified_blackbody(frequency),
+                    seds.cmb(frequency),
+                    seds.spinning_dust(frequency),
+                ]
+            ),
+            "_log_ratio": torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ),
+            "_candidates": torch.tensor(candidates),
+        }
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor.float(), persistent=False)
+
+    def draw(self, n: int, noise: NoiseLaw, generator: torch.Generator) -> Vectors:
+        """Draw `n` vectors with equal odds for the models.
+
+        Parameters
+        ----------
+        n : int
+        noise : NoiseLaw
+        generator : torch.Generator
+            On the device of the simulator.
+        """
+        device = self._amplitudes.device
+        n_pixel = len(self._amplitudes)
+        pixel = torch.randint(n_pixel, (n,), generator=generator, device=device)
+        label = torch.randint(len(self.models), (n,), generator=generator, device=device)
+        gauss = torch.randn(7, n, generator=generator, device=device)
+        curvature, fraction = self._candidates[label].unbind(1)
+        amplitude = self._amplitudes[pixel]  # (n, 5): synchrotron Q,U, dust Q,U, AME I
+        shaken = amplitude[:, :4] * (1 + AMPLITUDE_SCATTER * gauss[:4].T)
+        synchrotron, dust = shaken[:, :2], shaken[:, 2:]
+        ame = (fraction * amplitude[:, 4])[:, None] * nn.functional.normalize(dust, dim=1)
+        cmb = self.cmb_rms * gauss[4:6].T
+        data = self._emission(
+            synchrotron, BETA_MEAN + BETA_SCATTER * gauss[6], curvature, dust, cmb, ame
+        )
+        sigma = self._noise_rms(n, noise, generator)
+        if noise.high > 0:
+            white = torch.randn(data.shape, generator=generator, device=device)
+            data = torch.addcmul(data, white, sigma[:, None])
+        return Vectors(data, sigma, label)
+
+    def _emission(self, synchrotron, beta, curvature, dust, cmb, ame) -> Tensor:
+        """(n, stokes, band) from amplitudes (n, stokes) and spectral parameters (n,)."""
+        exponent = (
+            beta[:, None] + curvature[:, None] * self._log_ratio
+        ) * self._log_ratio  # (n, band)
+        fixed = torch.stack([dust, cmb, ame], dim=2) @ self._fixed_seds
+        return torch.addcmul(fixed, synchrotron[:, :, None], torch.exp(exponent)[:, None])
+
+    def _noise_rms(self, n: int, noise: NoiseLaw, generator: torch.Generator) -> Tensor:
+        if noise.low == noise.high and noise.band_scatter == 0:
+            return (noise.low * self.sigma).expand(n, -1)
+        device = self.sigma.device
+        low, high = np.log(noise.low), np.log(noise.high)
+        log_scale = low + (high - low) * torch.rand(n, 1, generator=generator, device=device)
+        jitter = torch.randn(n, len(self.sigma), generator=generator, device=device)
+        return self.sigma * torch.exp(log_scale + noise.band_scatter * jitter)
+
+
+def _pixel_amplitudes(templates: Templates) -> np.ndarray:
+    """Pixel by pixel, shape (n_pix, 5), so that a draw touches one cache line."""
+    return np.column_stack([*templates.synchrotron, *templates.dust, templates.ame])
+
+
+@dataclass(frozen=True)
+class SimulatedSky:
+    """Whole maps with a known model in every pixel.
+
+    Parameters
+    ----------
+    data : ndarray, float32, shape (2, n_band, n_pix)
+        Q, U [uK_RJ], RING, Galactic.
+    sigma : ndarray, shape (n_band,)
+        Noise rms of Q and of U [uK_RJ].
+    label : ndarray, int64, shape (n_pix,)
+    """
+
+    data: np.ndarray
+    sigma: np.ndarray
+    label: np.ndarray
+
+
+def simulate_sky(
+    templates: Templates,
+    instrument: Instrument,
+    models: tuple[str, ...],
+    label: np.ndarray,
+    noise_scale: float,
+    rng: np.random.Generator,
+) -> SimulatedSky:
+    """A test sky: templates as they are, fresh CMB, beta_s and noise.
+
+    Parameters
+    ----------
+    templates : Templates
+        At the Nside of the sky.
+    instrument : Instrument
+    models : tuple of str
+    label : ndarray, int, shape (n_pix,)
+        Place in `models` of the model that holds in each pixel.
+    noise_scale : float
+        Factor on the instrument's noise; 0 for none.
+    rng : numpy.random.Generator
+    """
+    n_pix = hp.nside2npix(templates.nside)
+    if label.shape != (n_pix,):
+        raise ValueError(f"expected label of shape ({n_pix},), got {label.shape}")
+    simulator = VectorSimulator(templates, instrument, models)
+    candidates = simulator._candidates[torch.from_numpy(label)]
+    curvature, fraction = candidates.unbind(1)
+    dust = torch.from_numpy(templates.dust.T)
+    direction = nn.functional.normalize(dust, dim=1)
+    ame = (fraction * torch.from_numpy(templates.ame))[:, None] * direction
+    beta = torch.from_numpy(rng.normal(BETA_MEAN, BETA_SCATTER, n_pix).astype(np.float32))
+    cmb = torch.from_numpy(cmb_map(templates.nside, rng).T.astype(np.float32))
+    synchrotron = torch.from_numpy(templates.synchrotron.T)
+    data = simulator._emission(synchrotron, beta, curvature, dust, cmb, ame).numpy()
+    sigma = noise_scale * instrument.noise_rms(templates.nside)
+    if noise_scale > 0:
+        data += rng.standard_normal(data.shape, dtype=np.float32) * sigma.astype(np.float32)
+    return SimulatedSky(np.ascontiguousarray(np.moveaxis(data, 0, 2)), sigma, label)

@@ -1,0 +1,110 @@
+"""The CMB: CAMB spectra of the Planck 2018 best fit, and Gaussian Q,U maps."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import healpy as hp
+import numpy as np
+
+# Planck 2018 VI, Table 2, TT,TE,EE+lowE+lensing: base LCDM, lensed, no tensors
+PLANCK_2018 = {
+    "H0": 67.36,
+    "ombh2": 0.02237,
+    "omch2": 0.1200,
+    "mnu": 0.06,
+    "omk": 0.0,
+    "tau": 0.0544,
+    "ln10A_s": 3.044,
+    "ns": 0.9649,
+}
+_L_MAX = 3072
+
+
+def cmb_spectra(l_max: int) -> np.ndarray:
+    """Lensed spectra of the Planck 2018 best fit, computed by CAMB once and cached.
+
+    Parameters
+    ----------
+    l_max : int
+        At most 3072.
+
+    Returns
+    -------
+    ndarray, shape (4, l_max + 1)
+        C_ell of TT, EE, BB, TE [uK_CMB^2].
+
+    References
+    ----------
+    Lewis, Challinor & Lasenby 2000; Planck 2018 VI.
+    """
+    if not 2 <= l_max <= _L_MAX:
+        raise ValueError(f"expected 2 <= l_max <= {_L_MAX}, got {l_max}")
+    cache = _cache_file()
+    if cache.is_file():
+        spectra = np.load(cache, allow_pickle=False)
+    else:
+        spectra = _run_camb()
+        _save(cache, spectra)
+    return spectra[:, : l_max + 1]
+
+
+def cmb_polarisation_rms(nside: int) -> float:
+    """Rms of Q, which is that of U, of a CMB map of `cmb_map` [uK_CMB]."""
+    spectra = cmb_spectra(_l_max(nside))
+    ell = np.arange(spectra.shape[1])
+    return float(np.sqrt(np.sum((2 * ell + 1) * (spectra[1] + spectra[2])) / (8 * np.pi)))
+
+
+def cmb_map(nside: int, rng: np.random.Generator) -> np.ndarray:
+    """One Gaussian realisation, without beam or pixel window, ell < 3 Nside.
+
+    Returns
+    -------
+    ndarray, shape (2, n_pix)
+        Q, U [uK_CMB], RING, COSMO.
+    """
+    l_max = _l_max(nside)
+    _, ee, bb, _ = cmb_spectra(l_max)
+    e, b = (_draw_alm(cl, l_max, rng) for cl in (ee, bb))
+    return np.stack(hp.alm2map_spin([e, b], nside, 2, l_max))
+
+
+def _l_max(nside: int) -> int:
+    return min(3 * nside - 1, _L_MAX)
+
+
+def _draw_alm(cl: np.ndarray, l_max: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw a_lm from an explicit generator (healpy's synalm uses numpy's global one)."""
+    ell, m = hp.Alm.getlm(l_max)
+    draw = rng.standard_normal((2, len(ell)))
+    alm = np.where(m == 0, draw[0], (draw[0] + 1j * draw[1]) / np.sqrt(2))
+    return alm * np.sqrt(cl[ell])
+
+
+def _cache_file() -> Path:
+    root = os.environ.get("FOREGLOW_CACHE") or Path.home() / ".cache" / "foreglow"
+    return Path(root) / f"camb_planck2018_lmax{_L_MAX}.npy"
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
+        np.save(file, array)
+    os.replace(file.name, path)
+
+
+def _run_camb() -> np.ndarray:
+    import camb  # slow to import, and needed once only
+
+    p = PLANCK_2018
+    parameters = camb.set_params(
+        **{key: p[key] for key in ("H0", "ombh2", "omch2", "mnu", "omk", "tau", "ns")},
+        As=1e-10 * np.exp(p["ln10A_s"]),
+        lmax=_L_MAX + 500,
+        lens_potential_accuracy=1,
+    )
+    total = camb.get_results(parameters).get_lensed_scalar_cls(
+        lmax=_L_MAX, CMB_unit="muK", raw_cl=True
+    )
+    return np.ascontiguousarray(total.T)

@@ -1,0 +1,196 @@
+"""Instruments: bands, sensitivities, beams, noise; TOML presets and the user's own files."""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import healpy as hp
+import numpy as np
+import torch
+from astropy import units as u
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from foreglow.errors import InstrumentError
+from foreglow.sky import seds
+
+_PRESETS = resources.files("foreglow") / "presets" / "instruments"
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """Frequency bands of a polarisation experiment, in ascending frequency.
+
+    Parameters
+    ----------
+    name : str
+    band : tuple of str
+        Names of the bands.
+    frequency_ghz : tuple of float
+        Centres [GHz].
+    sensitivity_uk_arcmin : tuple of float
+        White noise of Q and of U [uK_CMB arcmin].
+    fwhm_arcmin : tuple of float
+        Beams [arcmin].
+    source : tuple of str
+        Where each row was published.
+    """
+
+    name: str
+    band: tuple[str, ...]
+    frequency_ghz: tuple[float, ...]
+    sensitivity_uk_arcmin: tuple[float, ...]
+    fwhm_arcmin: tuple[float, ...]
+    source: tuple[str, ...]
+
+    @property
+    def n_band(self) -> int:
+        """Number of bands."""
+        return len(self.band)
+
+    @cached_property
+    def uk_rj_per_uk_cmb(self) -> np.ndarray:
+        """Factor from uK_CMB to uK_RJ, shape (n_band,)."""
+        return seds.cmb(torch.tensor(self.frequency_ghz, dtype=torch.float64)).numpy()
+
+    def noise_rms(self, nside: int) -> np.ndarray:
+        """Noise of Q and of U in a HEALPix pixel.
+
+        Returns
+        -------
+        ndarray, shape (n_band,)
+            [uK_RJ]: sensitivity / sqrt(pixel area), white.
+        """
+        pixel_arcmin = hp.nside2resol(nside, arcmin=True)
+        return np.array(self.sensitivity_uk_arcmin) / pixel_arcmin * self.uk_rj_per_uk_cmb
+
+    def index(self, band: str) -> int:
+        """Place of a band, by its name or its frequency in GHz ('40', '40.0', '40 GHz').
+
+        Raises
+        ------
+        InstrumentError
+            If no band is meant, or more than one.
+        """
+        if band in self.band:
+            return self.band.index(band)
+        try:
+            frequency = float(band.lower().removesuffix("ghz"))
+        except ValueError:
+            frequency = np.nan
+        found = np.flatnonzero(np.isclose(self.frequency_ghz, frequency, rtol=1e-4))
+        if len(found) != 1:
+            raise InstrumentError(
+                f"instrument {self.name!r} has bands {', '.join(self.band)} (GHz: "
+                f"{', '.join(f'{f:g}' for f in self.frequency_ghz)}), but band {band!r} came; "
+                "name the band as the instrument does, or give its frequency in GHz."
+            )
+        return int(found[0])
+
+
+def available_instruments() -> list[str]:
+    """Names of the built-in instruments."""
+    return sorted(
+        Path(item.name).stem for item in _PRESETS.iterdir() if item.name.endswith(".toml")
+    )
+
+
+def load_instrument(name_or_path: str | Path) -> Instrument:
+    """Read a built-in instrument by its name, or a TOML file of the same form.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        `quijote+litebird`, or the path of a file with a `name` and one `[[band]]` table a band:
+        `name`, `frequency = "11 GHz"`, `sensitivity = "840 uK_CMB arcmin"`,
+        `fwhm = "55.2 arcmin"`, `source`.
+
+    Raises
+    ------
+    InstrumentError
+        If there is no such preset or file, or a row is wrong.
+    """
+    text = _read(name_or_path)
+    try:
+        table = _InstrumentFile.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InstrumentError(f"{name_or_path} is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (came: {e['input']!r})"
+            for e in error.errors()[:3]
+        )
+        raise InstrumentError(
+            f"{name_or_path} does not describe an instrument: {wrong}. Expected a name and "
+            'one [[band]] table a band with name, frequency = "40 GHz", '
+            'sensitivity = "36 uK_CMB arcmin", fwhm = "69 arcmin", source.'
+        ) from error
+    return _instrument_from_rows(table.name, table.band)
+
+
+def _read(name_or_path: str | Path) -> str:
+    preset = _PRESETS / f"{name_or_path}.toml"
+    if preset.is_file():
+        return preset.read_text(encoding="utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise InstrumentError(
+            f"expected a built-in instrument ({', '.join(available_instruments())}) or the path "
+            f"of a TOML file, but {str(name_or_path)!r} is neither."
+        )
+    return path.read_text(encoding="utf-8")
+
+
+# thermodynamic temperature, spelled as PySM3 does; importing pysm3 for it would cost two seconds
+_K_CMB = u.def_unit("K_CMB")
+_THERMODYNAMIC = [_K_CMB, u.def_unit("mK_CMB", 1e-3 * _K_CMB), u.def_unit("uK_CMB", 1e-6 * _K_CMB)]
+_UK_ARCMIN = _THERMODYNAMIC[2] * u.arcmin
+
+
+def _quantity_in(unit: u.UnitBase):
+    def convert(text: object) -> float:
+        try:
+            with u.add_enabled_units(_THERMODYNAMIC):
+                return float(u.Quantity(str(text)).to_value(unit))
+        except (TypeError, ValueError, u.UnitConversionError) as error:
+            reason = str(error).split(". ")[0]
+            raise ValueError(f"expected a quantity in {unit}: {reason}") from error
+
+    return BeforeValidator(convert)
+
+
+
+
+class _BandRow(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    frequency: Annotated[float, _quantity_in(u.GHz), Field(gt=0)]
+    sensitivity: Annotated[float, _quantity_in(_UK_ARCMIN), Field(gt=0)]
+    fwhm: Annotated[float, _quantity_in(u.arcmin), Field(gt=0)]
+    source: str = Field(min_length=1)
+
+
+class _InstrumentFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    band: list[_BandRow] = Field(min_length=2)
+
+
+def _instrument_from_rows(name: str, rows: list[_BandRow]) -> Instrument:
+    rows = sorted(rows, key=lambda row: row.frequency)
+    names = [row.name for row in rows]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InstrumentError(
+            f"instrument {name!r} names band {', '.join(twice)} twice; each needs its own name."
+        )
+    return Instrument(
+        name=name,
+        band=tuple(names),
+        frequency_ghz=tuple(row.frequency for row in rows),
+        sensitivity_uk_arcmin=tuple(row.sensitivity for row in rows),
+        fwhm_arcmin=tuple(row.fwhm for row in rows),
+        source=tuple(row.source for row in rows),
+    )

@@ -1,0 +1,151 @@
+"""Spectral energy distributions in Rayleigh-Jeans brightness temperature.
+
+Every function is pure, takes and returns tensors, and is 1 at its reference
+frequency (the CMB excepted, whose reference is thermodynamic temperature).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# h / k_B in K per GHz (CODATA 2018, exact), and the CMB temperature (Fixsen 2009)
+PLANCK_OVER_BOLTZMANN = 0.04799243073366221
+CMB_TEMPERATURE = 2.7255
+
+SYNCHROTRON_PIVOT_GHZ = 23.0
+KOGUT_CURVATURE = -0.052  # Kogut 2012, as Farsian et al. 2020 use it
+DUST_REFERENCE_GHZ = 353.0
+DUST_BETA = 1.54
+DUST_TEMPERATURE = 20.0
+AME_REFERENCE_GHZ = 30.0
+AME_POLARISATION_FRACTION = 0.02
+
+# Chebyshev fit to ln j(nu)/j(30 GHz) over 1-160 GHz of the spinning-dust emissivity of a cold
+# neutral medium (SpDust2: Silsbee, Ali-Haimoud & Hirata 2011); it follows the table to 0.8%
+_AME_RANGE_GHZ = (1.0, 160.0)
+_AME_LOG_EMISSIVITY = (
+    -5.877616,
+    2.515178,
+    -4.479194,
+    -1.400057,
+    0.06398919,
+    0.2528593,
+    0.1160142,
+    -0.007719739,
+    -0.04640215,
+    -0.04226059,
+    -0.007426805,
+    0.02308227,
+    0.01876657,
+    -0.002754057,
+    -0.01013748,
+    -0.002512974,
+    0.004410791,
+)
+
+
+def cmb(frequency_ghz: Tensor) -> Tensor:
+    """CMB anisotropies: the derivative of the Planck law, in uK_RJ per uK_CMB.
+
+    Parameters
+    ----------
+    frequency_ghz : Tensor, any shape
+        Frequency [GHz].
+
+    Returns
+    -------
+    Tensor, shape of `frequency_ghz`
+    """
+    x = PLANCK_OVER_BOLTZMANN / CMB_TEMPERATURE * frequency_ghz
+    return x**2 * torch.exp(x) / torch.expm1(x) ** 2
+
+
+def synchrotron(
+    frequency_ghz: Tensor,
+    beta: Tensor | float,
+    curvature: Tensor | float = 0.0,
+    reference_ghz: float = SYNCHROTRON_PIVOT_GHZ,
+) -> Tensor:
+    """Synchrotron power law, or curved power law.
+
+    Parameters
+    ----------
+    frequency_ghz : Tensor
+        Frequency [GHz].
+    beta, curvature : Tensor or float
+        Spectral index and its running C per unit of natural log; broadcast against frequency.
+    reference_ghz : float
+        Pivot [GHz], where the SED is 1.
+
+    References
+    ----------
+    Farsian et al. 2020, eq. 2.1; Kogut 2012.
+    """
+    log_ratio = torch.log(frequency_ghz / reference_ghz)
+    return torch.exp((beta + curvature * log_ratio) * log_ratio)
+
+
+def modified_blackbody(
+    frequency_ghz: Tensor,
+    beta: Tensor | float = DUST_BETA,
+    temperature: Tensor | float = DUST_TEMPERATURE,
+    reference_ghz: float = DUST_REFERENCE_GHZ,
+) -> Tensor:
+    """Thermal dust.
+
+    Parameters
+    ----------
+    frequency_ghz : Tensor
+        Frequency [GHz].
+    beta : Tensor or float
+        Emissivity index.
+    temperature : Tensor or float
+        Dust temperature [K].
+    reference_ghz : float
+        Where the SED is 1 [GHz].
+
+    References
+    ----------
+    Farsian et al. 2020, eq. 2.2, in brightness temperature.
+    """
+    scale = PLANCK_OVER_BOLTZMANN / torch.as_tensor(temperature, dtype=frequency_ghz.dtype)
+    planck = torch.expm1(scale * reference_ghz) / torch.expm1(scale * frequency_ghz)
+    return (frequency_ghz / reference_ghz) ** (beta + 1.0) * planck
+
+
+def spinning_dust(frequency_ghz: Tensor, reference_ghz: float = AME_REFERENCE_GHZ) -> Tensor:
+    """AME of a cold neutral medium: emissivity / frequency^2.
+
+    Parameters
+    ----------
+    frequency_ghz : Tensor
+        Frequency [GHz]; above 160 GHz, where less than 1e-5 of the peak is left, and below
+        1 GHz the logarithm of the emissivity goes on along its tangent.
+    reference_ghz : float
+        Where the SED is 1 [GHz].
+
+    References
+    ----------
+    Ali-Haimoud, Hirata & Dickinson 2009; Silsbee, Ali-Haimoud & Hirata 2011.
+    """
+    reference = torch.as_tensor(reference_ghz, dtype=frequency_ghz.dtype)
+    log_ratio = _log_emissivity(frequency_ghz) - _log_emissivity(reference)
+    return torch.exp(log_ratio) * (reference_ghz / frequency_ghz) ** 2
+
+
+def _log_emissivity(frequency_ghz: Tensor) -> Tensor:
+    low, high = (math.log(edge) for edge in _AME_RANGE_GHZ)
+    position = (2 * torch.log(frequency_ghz) - low - high) / (high - low)
+    inside = position.clamp(-1.0, 1.0)
+    value, slope = _chebyshev(inside, _AME_LOG_EMISSIVITY)
+    return value + slope * (position - inside)
+
+
+def _chebyshev(x: Tensor, coefficients: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Clenshaw's recurrence for a Chebyshev series and its derivative."""
+    zero = torch.zeros_like(x)
+    b1, b2, d1, d2 = zero, zero, zero, zero
+    for c in reversed(coefficients[1:]):
+        b1, b2, d1, d2 = 2 * x * b1 - b2 + c, b1, 2 * b1 + 2 * x * d1 - d2, d1
+    return x * b1 - b2 + coefficients[0], b1 + x * d1 - d2

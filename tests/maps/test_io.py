@@ -1,0 +1,623 @@
+"""Maps on disk: round trips, agreement with healpy and PySM, and what bad files are told."""
+
+import gzip
+import tracemalloc
+from pathlib import Path
+
+import healpy as hp
+import numpy as np
+import pytest
+from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreglow.errors import MapError, ShapeError
+from foreglow.maps.io import (
+    UNITS,
+    MapWarning,
+    check_same_sky,
+    open_noise_map,
+    open_polarisation_map,
+    rotate_to_galactic,
+    to_uk_rj_factor,
+    write_maps,
+    write_polarisation_map,
+)
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "pysm64"
+NSIDE = 4
+N_PIX = hp.nside2npix(NSIDE)
+ALL = np.arange(N_PIX)
+CARDS = {
+    "ORDERING": "RING",
+    "COORDSYS": "G",
+    "NSIDE": NSIDE,
+    "POLCCONV": "COSMO",
+    "INDXSCHM": "IMPLICIT",
+}
+
+
+def ramp(n=N_PIX):
+    """Q,U that differ in every pixel."""
+    return np.stack([np.arange(n) + 1.0, -2.0 * np.arange(n) - 1.0])
+
+
+def write_raw(path, columns=None, drop=(), **cards):
+    """A FITS map as other programs write it; `columns` are astropy columns."""
+    if columns is None:
+        columns = stokes_columns()
+    table = fits.BinTableHDU.from_columns(columns)
+    for key, value in (CARDS | cards).items():
+        if key not in drop:
+            table.header[key] = value
+    table.writeto(path)
+    return path
+
+
+def stokes_columns(names=("Q_STOKES", "U_STOKES"), units=("uK_CMB", "uK_CMB"), qu=None):
+    qu = ramp() if qu is None else qu
+    return [
+        fits.Column(name=n, format="D", array=a, unit=x)
+        for n, a, x in zip(names, qu, units, strict=True)
+    ]
+
+
+# ---- round trips -----------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    nside=st.sampled_from([4, 16]),
+    nest=st.booleans(),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    unit=st.sampled_from(UNITS),
+    frame=st.sampled_from("GCE"),
+    partial=st.booleans(),
+    iau=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_reads_what_healpy_wrote(
+    tmp_path_factory, nside, nest, dtype, unit, frame, partial, iau, seed
+):
+    path = tmp_path_factory.mktemp("maps") / "map.fits"
+    rng = np.random.default_rng(seed)
+    n_pix = hp.nside2npix(nside)
+    ring = rng.normal(size=(2, n_pix)).astype(dtype)
+    seen = rng.random(n_pix) < 0.7
+    seen[-1] = True  # healpy fails on partial maps of no pixel, or of none above 127
+    ring[:, ~seen] = hp.UNSEEN
+    stored = hp.reorder(ring, r2n=True) if nest else ring
+    hp.write_map(
+        path,
+        list(np.atleast_2d(stored)),
+        nest=nest,
+        dtype=dtype,
+        coord=frame,
+        partial=partial,
+        column_units=unit,
+        extra_header=[("POLCCONV", "IAU" if iau else "COSMO")],
+    )
+    opened = open_polarisation_map(path)
+    pixels = rng.permutation(n_pix)[: n_pix // 2 + 1]
+    qu = opened.read(pixels)
+    expected = np.where(seen, ring, np.nan)[:, pixels]
+    expected[1] *= -1 if iau else 1
+    np.testing.assert_array_equal(qu, expected)
+    assert qu.dtype == dtype
+    assert qu.dtype.isnative
+    assert (opened.nside, opened.frame, opened.unit) == (nside, frame, unit)
+    assert opened.ordering == ("NESTED" if nest else "RING")
+    assert opened.flip_u is iau
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    nside=st.sampled_from([1, 2, 3, 8, 16, 32]),
+    dtype=st.sampled_from(["f4", "f8", ">f4"]),
+    unit=st.sampled_from(UNITS),
+    nest=st.booleans(),
+    suffix=st.sampled_from([".fits", ".fits.gz"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_reads_what_it_wrote(tmp_path_factory, nside, dtype, unit, nest, suffix, seed):
+    nest = nest and hp.isnsideok(nside, nest=True)
+    path = tmp_path_factory.mktemp("maps") / f"map{suffix}"
+    rng = np.random.default_rng(seed)
+    n_pix = hp.nside2npix(nside)
+    ring = rng.normal(size=(2, n_pix)).astype(dtype)
+    ring[:, rng.random(n_pix) < 0.2] = np.nan
+    stored = ring[:, hp.nest2ring(nside, np.arange(n_pix))] if nest else ring
+    write_polarisation_map(path, stored, unit, "C", ordering="NESTED" if nest else "RING")
+    opened = open_polarisation_map(path)
+    np.testing.assert_array_equal(opened.read(np.arange(n_pix)), ring)
+    assert (opened.unit, opened.frame, opened.flip_u) == (unit, "C", False)
+
+
+@pytest.mark.parametrize("ordering", ["RING", "NESTED"])
+def test_healpy_reads_what_was_written(tmp_path, ordering):
+    nside = 32
+    n_pix = hp.nside2npix(nside)
+    rng = np.random.default_rng(1)
+    amplitude = rng.normal(size=n_pix)
+    amplitude[5] = np.nan
+    labels = rng.integers(-1, 4, n_pix).astype(np.int16)
+    maps = {"CLASS": (labels, ""), "P": (amplitude.astype("f4"), "uK_RJ"), "S": (amplitude, "K")}
+    cards = {"model": "four", "SEED": 3, "A long key": 0.5, "HISTORY": "made in a test"}
+    path = tmp_path / "maps.fits"
+    write_maps(path, maps, frame="GAL", ordering=ordering, header=cards)
+    read = hp.read_map(path, field=None, nest=None)
+    np.testing.assert_array_equal(read[0], labels)
+    np.testing.assert_array_equal(read[1], hp.read_map(path, field=1, nest=None))
+    np.testing.assert_array_equal(read[2], np.where(np.isnan(amplitude), hp.UNSEEN, amplitude))
+    with fits.open(path) as hdus:
+        hdus.verify("exception")
+        header = hdus[1].header
+        assert [header[f"TUNIT{i}"] for i in (2, 3)] == ["uK_RJ", "K"]
+        assert "TUNIT1" not in header
+        assert header["TNULL1"] == -1
+        expected = ("G", ordering, nside, "HEALPIX", "COSMO")
+        keys = ("COORDSYS", "ORDERING", "NSIDE", "PIXTYPE", "POLCCONV")
+        assert tuple(header[key] for key in keys) == expected
+        assert (header["model"], header["SEED"], header["A long key"]) == ("four", 3, 0.5)
+    assert path.stat().st_size % 2880 == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["maps.fits"]  # no temporary left
+
+
+def test_writing_replaces_only_when_told_and_never_by_half(tmp_path):
+    path = tmp_path / "map.fits"
+    write_polarisation_map(path, ramp(), "uK_RJ")
+    with pytest.raises(MapError, match=r"map.fits: exists already; .* overwrite=True"):
+        write_polarisation_map(path, ramp(), "uK_RJ")
+    before = path.read_bytes()
+    broken = ramp()
+    broken[1, 7] = np.inf
+    with pytest.raises(MapError, match="got Inf in column 2"):
+        write_polarisation_map(path, broken, "uK_RJ", overwrite=True)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["map.fits"]
+    write_polarisation_map(path, 2 * ramp(), "uK_RJ", overwrite=True)
+    np.testing.assert_array_equal(open_polarisation_map(path).read(ALL), 2 * ramp())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns": {}}, "at least one"),
+        ({"columns": {"A": (ALL, ""), "a": (ALL, "")}}, "distinct column names"),
+        ({"columns": {"A B": (ALL, "")}}, "letters, digits and underscores, got 'A B'"),
+        ({"columns": {"A": (ALL[:-1], "")}}, r"12 Nside\^2,\), got \(191,\) for A"),
+        ({"columns": {"A": (ALL > 3, "")}}, "got bool for A"),
+        ({"columns": {"A": (ALL, "µK")}}, "plain ASCII.*write u for micro"),
+        ({"frame": "X"}, "expected a frame G .* got 'X'"),
+        ({"ordering": "ring"}, "expected ordering RING or NESTED, got 'ring'"),
+        ({"header": {"nside": 3}}, "nside is written by foreglow"),
+        ({"header": {"A": "two\nlines"}}, "header card A = .* plain ASCII"),
+        ({"header": {"A": np.nan}}, "header card A = nan"),
+        ({"path": "absent/map.fits"}, "cannot be written"),
+    ],
+)
+def test_refuses_to_write(tmp_path, change, message):
+    call = {"path": "m.fits", "columns": {"A": (ALL, "")}, "frame": "G"} | change
+    with pytest.raises(MapError, match=message):
+        write_maps(tmp_path / call.pop("path"), call.pop("columns"), **call)
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_polarisation_map_wants_two_maps(tmp_path):
+    with pytest.raises(ShapeError, match=r"\(2, n_pix\), got \(192,\)"):
+        write_polarisation_map(tmp_path / "m.fits", ramp()[0], "uK_RJ")
+
+
+# ---- what files look like --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "which"),
+    [
+        (("I_STOKES", "Q_STOKES", "U_STOKES", "HITS"), (1, 2)),
+        (("u-polarisation", "Q-POLARISATION", "TEMPERATURE", "N_OBS"), (1, 0)),
+        (("Q_Stokes", "junk", "more", "U_Stokes"), (0, 3)),
+        (("q", "u"), (0, 1)),
+        (("COLUMN_1", "COLUMN_2", "COLUMN_3"), (1, 2)),
+        (("COLUMN_1", "COLUMN_2"), (0, 1)),
+    ],
+)
+def test_finds_stokes_columns(tmp_path, names, which):
+    maps = np.random.default_rng(0).normal(size=(len(names), N_PIX))
+    path = write_raw(tmp_path / "m.fits", stokes_columns(names, ["uK_CMB"] * len(names), qu=maps))
+    np.testing.assert_array_equal(open_polarisation_map(path).read(ALL), maps[list(which)])
+
+
+@pytest.mark.parametrize(
+    ("spelling", "unit"),
+    [
+        ("uK_CMB", "uK_CMB"), ("muK_CMB", "uK_CMB"), ("uKcmb", "uK_CMB"), ("K_CMB", "K_CMB"),
+        ("Kcmb", "K_CMB"), ("mK_CMB", "mK_CMB"), ("K_RJ", "K_RJ"), ("uK_RJ", "uK_RJ"),
+        ("mK,thermodynamic", "mK_CMB"), ("microK_CMB", "uK_CMB"), ("K_{CMB}", "K_CMB"),
+        ("uK (RJ)", "uK_RJ"), ("MJy/sr", "MJy/sr"), ("MJy sr-1", "MJy/sr"), ("Mjy/sr", "MJy/sr"),
+        ("MJy sr^-1", "MJy/sr"), ("MJy / sr", "MJy/sr"), ("MJy.sr**-1", "MJy/sr"),
+    ],
+)  # fmt: skip
+def test_reads_units_generously(tmp_path, spelling, unit):
+    path = write_raw(tmp_path / "m.fits", stokes_columns(units=(spelling, f" {spelling} ")))
+    assert open_polarisation_map(path).unit == unit
+    assert open_polarisation_map(path, unit="K_RJ").unit == "K_RJ"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "frame"),
+    [("g", "G"), ("GALACTIC", "G"), ("CEL", "C"), ("icrs", "C"), ("EQU", "C"), ("ECL ", "E")],
+)
+def test_reads_frames_generously(tmp_path, spelling, frame):
+    assert open_polarisation_map(write_raw(tmp_path / "m.fits", COORDSYS=spelling)).frame == frame
+
+
+def test_scaled_integers_and_null(tmp_path):
+    stored = np.stack([ALL, ALL - 50]).astype(np.int16)
+    columns = [
+        fits.Column(name="Q", format="I", array=stored[0], unit="uK_RJ", null=7),
+        fits.Column(name="U", format="I", array=stored[1], unit="uK_RJ"),
+    ]
+    path = write_raw(tmp_path / "m.fits", columns)
+    for key, value in {"TSCAL1": 0.5, "TZERO1": 3.0, "TSCAL2": 2.0}.items():
+        fits.setval(path, key, value=value, ext=1)
+    expected = np.stack([stored[0] * 0.5 + 3.0, stored[1] * 2.0])
+    expected[:, 7] = np.nan
+    np.testing.assert_array_equal(open_polarisation_map(path).read(ALL), expected)
+
+
+def test_vector_columns_of_one_row_each(tmp_path):
+    nside = 16
+    qu = ramp(hp.nside2npix(nside)).astype("f4")
+    hp.write_map(
+        tmp_path / "m.fits", list(qu), dtype=np.float32, coord="G", column_units="K_CMB",
+        extra_header=[("POLCCONV", "COSMO")],
+    )  # fmt: skip
+    opened = open_polarisation_map(tmp_path / "m.fits")
+    assert opened.columns[0].cells.shape == (3, 1024)
+    np.testing.assert_array_equal(opened.read(np.array([3071, 0, 1024])), qu[:, [3071, 0, 1024]])
+
+
+def test_partial_map_in_any_pixel_order(tmp_path):
+    pixels = np.array([100, 3, 50])
+    columns = [
+        fits.Column(name="PIXEL", format="J", array=pixels),
+        *stokes_columns(qu=ramp(3)),
+    ]
+    path = write_raw(tmp_path / "m.fits", columns, drop=["INDXSCHM"], OBJECT="PARTIAL")
+    read = open_polarisation_map(path).read(np.array([3, 4, 100, 191]))
+    np.testing.assert_array_equal(read, [[2, np.nan, 1, np.nan], [-3, np.nan, -1, np.nan]])
+
+
+def test_unseen_in_one_is_unseen_in_both(tmp_path):
+    qu = ramp()
+    qu[0, 3] = np.float32(hp.UNSEEN)
+    qu[1, 5] = hp.UNSEEN * (1 + 5e-6)
+    path = write_raw(tmp_path / "m.fits", stokes_columns(qu=qu))
+    read = open_polarisation_map(path).read(ALL)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(read[0])), [3, 5])
+    np.testing.assert_array_equal(np.isnan(read[0]), np.isnan(read[1]))
+
+
+def test_gzip_by_content_not_by_name(tmp_path):
+    plain = write_raw(tmp_path / "m.fits")
+    packed = tmp_path / "packed.fits"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    np.testing.assert_array_equal(open_polarisation_map(packed).read(ALL), ramp())
+
+
+def test_absent_conventions_are_assumed_aloud(tmp_path):
+    path = write_raw(tmp_path / "m.fits", drop=["POLCCONV", "COORDSYS"])
+    with pytest.warns(MapWarning) as caught:
+        opened = open_polarisation_map(path)
+    messages = sorted(str(w.message) for w in caught)
+    assert len(messages) == 2
+    assert "no COORDSYS in the header, taken as Galactic" in messages[0]
+    assert "no POLCCONV in the header, taken as COSMO" in messages[1]
+    assert {w.filename for w in caught} == {__file__}
+    assert (opened.frame, opened.flip_u) == ("G", False)
+
+
+def test_a_block_of_a_large_map_does_not_load_it(tmp_path):
+    nside = 1024
+    path = tmp_path / "large.fits"
+    write_raw(
+        path,
+        [
+            fits.Column(name=n, format="1024E", array=np.zeros((1, 1024)), unit="K_CMB")
+            for n in "QU"
+        ],
+        NSIDE=nside,
+    )
+    size = hp.nside2npix(nside) * 8
+    with path.open("r+b") as stream:  # a sparse file: 100 MB promised, one row written
+        text = stream.read(5760).replace(
+            b"NAXIS2  =                    1", b"NAXIS2  = %20d" % (size // 8192)
+        )
+        stream.seek(0)
+        stream.write(text)
+        stream.truncate(5760 + size + -size % 2880)
+    tracemalloc.start()
+    opened = open_polarisation_map(path)
+    block = opened.read(np.arange(5_000_000, 5_010_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(opened.columns[0].cells, np.memmap)
+    assert block.shape == (2, 10_000)
+    assert peak < size / 20
+
+
+@pytest.mark.parametrize("name", ["ame_a2_30GHz", "synchrotron_s1_30GHz", "thermal_dust_d1_353GHz"])
+def test_real_maps_as_healpy_reads_them(name):
+    path = REAL / f"{name}_iqu.fits"
+    if not path.exists():
+        pytest.skip(f"real maps absent: {path}")
+    with pytest.warns(MapWarning, match="POLCCONV"):
+        opened = open_polarisation_map(path)
+    assert (opened.nside, opened.frame, opened.unit) == (64, "G", "uK_RJ")
+    expected = hp.read_map(path, field=(1, 2))
+    pixels = np.random.default_rng(0).permutation(expected.shape[1])
+    np.testing.assert_array_equal(opened.read(pixels), expected[:, pixels])
+
+
+# ---- noise -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("SIGMA",), ("Q_RMS", "U_RMS"), ("sigma_q", "sigma_u")])
+def test_noise_maps(tmp_path, names):
+    rms = np.abs(ramp())
+    rms[:, 9] = hp.UNSEEN
+    units = ["uK_CMB"] * len(names)
+    path = write_raw(
+        tmp_path / "m.fits",
+        stokes_columns(names, units, qu=rms[: len(names)]),
+        drop=["POLCCONV"],
+    )
+    read = open_noise_map(path).read(ALL)
+    rms[:, 9] = np.nan
+    np.testing.assert_array_equal(read, rms if len(names) == 2 else rms[[0, 0]])
+
+
+def test_noise_must_be_positive_where_observed(tmp_path):
+    rms = np.abs(ramp())
+    rms[0, 11], rms[1, 12] = 0, -1
+    noise = open_noise_map(write_raw(tmp_path / "m.fits", stokes_columns(qu=rms)))
+    assert noise.read(np.arange(11)).shape == (2, 11)
+    with pytest.raises(MapError, match=r"2 of 192 at or below zero .* RING pixel 11; mark"):
+        noise.read(ALL)
+
+
+def test_a_variance_is_not_an_rms(tmp_path):
+    path = write_raw(tmp_path / "m.fits", stokes_columns(units=("K_CMB^2",) * 2))
+    with pytest.raises(MapError, match=r"got unit 'K_CMB\^2'"):
+        open_noise_map(path)
+
+
+# ---- bad input -------------------------------------------------------------------------------
+
+
+def explicit(pixels, nside=NSIDE, name="PIXEL", format="J"):
+    columns = [fits.Column(name=name, format=format, array=pixels)]
+    return {
+        "columns": columns + stokes_columns(qu=ramp(len(pixels))),
+        "INDXSCHM": "EXPLICIT",
+        "NSIDE": nside,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop": ["ORDERING"]}, "ORDERING RING or NESTED in the header, got none; set ORDERING"),
+        ({"ORDERING": "SPIRAL"}, "got SPIRAL; set ORDERING"),
+        ({"drop": ["NSIDE"]}, "expected NSIDE in the header, .* got none"),
+        ({"NSIDE": "big"}, "got BIG; set NSIDE"),
+        ({"NSIDE": 3, "ORDERING": "NESTED"}, "a power of two for NESTED, got 3"),
+        ({"NSIDE": 8}, r"expected 768 pixels in column Q_STOKES \(NSIDE = 8\), got 192"),
+        ({"COORDSYS": "SUPERGALACTIC"}, "COORDSYS: expected a frame G .* got 'SUPERGALACTIC'"),
+        ({"POLCCONV": "LEFT"}, "POLCCONV COSMO or IAU, got 'LEFT'"),
+        ({"columns": stokes_columns(units=("uK", "uK"))}, "got unit 'uK', .*thermodynamic.*--unit"),
+        ({"columns": stokes_columns(units=("K", "K"))}, "got unit 'K', .* Rayleigh-Jeans"),
+        ({"columns": stokes_columns(units=(None, None))}, r"\(TUNIT\) for column Q_STOKES.*--unit"),
+        ({"columns": stokes_columns(units=("uK_CMB", None))}, "for column U_STOKES, got none"),
+        (
+            {"columns": stokes_columns(units=("uK_CMB", "K_CMB"))},
+            "one unit for Q and U, got uK_CMB",
+        ),
+        ({"columns": stokes_columns(units=("mJy/sr", "mJy/sr"))}, "got unit 'mJy/sr'"),
+        ({"columns": stokes_columns(units=("MK_CMB", "MK_CMB"))}, "got unit 'MK_CMB'"),
+        ({"columns": stokes_columns(names=("A", "U_STOKES"))}, "got columns A, U_STOKES; rename"),
+        ({"columns": stokes_columns(names=("TEMPERATURE", "N_OBS"))}, "TEMPERATURE, N_OBS; rename"),
+        ({"columns": stokes_columns()[:1]}, "got columns Q_STOKES; rename"),
+        (
+            {"columns": [fits.Column(name=n, format="4A", array=["a"] * N_PIX) for n in "QU"]},
+            "expected numbers in column 'Q', got TFORM 4A",
+        ),
+        (explicit([1, 2, 2]), "distinct pixel numbers below 192 .* 1 of them repeated"),
+        (explicit([1, 2, 192]), "got 1 to 192"),
+        (explicit([-1, 2, 3]), "got -1 to 3"),
+        (explicit([1, 2, 3], name="WHERE"), "integer column PIXEL.*got columns WHERE, Q_STOKES"),
+        (explicit([1, 2, 3], format="D"), "integer column PIXEL"),
+    ],
+)
+def test_bad_headers(tmp_path, change, message):
+    path = write_raw(tmp_path / "m.fits", **change)
+    with pytest.raises(MapError, match=message) as caught:
+        open_polarisation_map(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_bare_kelvin_passed_as_unit_is_refused_too(tmp_path):
+    path = write_raw(tmp_path / "m.fits")
+    with pytest.raises(MapError, match=r"unit=: expected one of .* got unit 'uK'"):
+        open_polarisation_map(path, unit="uK")
+
+
+def bad_file(path, kind):
+    noise = np.random.default_rng(0).normal(size=(2, N_PIX))  # does not compress
+    whole = write_raw(path, stokes_columns(qu=noise)).read_bytes()
+    if kind == "text":
+        path.write_text("SIMPLE but not FITS")
+    elif kind == "nothing":
+        path.write_bytes(b"")
+    elif kind == "truncated data":
+        path.write_bytes(whole[:7000])
+    elif kind == "truncated header":
+        path.write_bytes(whole[:4000])
+    elif kind == "truncated gzip":
+        path.write_bytes(gzip.compress(whole)[:-200])
+    elif kind == "gzip of truncated data":
+        path.write_bytes(gzip.compress(whole[:7000]))
+    elif kind == "unknown format":
+        path.write_bytes(whole.replace(b"TFORM1  = 'D       '", b"TFORM1  = 'rubbish '"))
+    elif kind == "wrong format":
+        path.write_bytes(whole.replace(b"TFORM1  = 'D       '", b"TFORM1  = '9D      '"))
+    elif kind == "image":
+        fits.PrimaryHDU(np.zeros((3, 3))).writeto(path, overwrite=True)
+    elif kind == "empty table":
+        path.unlink()
+        write_raw(path, stokes_columns(qu=ramp(0)))
+    elif kind == "absent":
+        path.unlink()
+    elif kind == "folder":
+        path.unlink()
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("absent", "no such file"),
+        ("folder", "cannot be read"),
+        ("text", "cannot be read"),
+        ("nothing", "cannot be read"),
+        ("truncated header", r"no binary table \(.*\); .* complete"),
+        ("truncated data", "truncated: the header promises 3072 bytes of data, the file has 1240"),
+        ("gzip of truncated data", "truncated: .* has 1240"),
+        ("truncated gzip", r"cannot be read \(Compressed file ended"),
+        ("unknown format", "cannot be read .*'rubbish'"),
+        ("wrong format", "take 80 bytes a row, NAXIS1 says 16"),
+        ("image", "no binary table"),
+        ("empty table", "the binary table is empty"),
+    ],
+)
+def test_bad_files(tmp_path, kind, message):
+    path = tmp_path / "m.fits"
+    bad_file(path, kind)
+    with pytest.raises(MapError, match=message) as caught:
+        open_polarisation_map(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_inf_are_refused_where_read(tmp_path, value):
+    qu = ramp()
+    qu[1, [30, 20]] = value
+    opened = open_polarisation_map(write_raw(tmp_path / "m.fits", stokes_columns(qu=qu)))
+    assert np.isfinite(opened.read(np.arange(20))).all()
+    message = "NaN or Inf in 2 of 91 pixels of this block, the first at RING pixel 20; mark"
+    with pytest.raises(MapError, match=message):
+        opened.read(np.arange(9, 100))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "error", "message"),
+    [
+        (np.array([0, 192]), MapError, "expected pixels from 0 to 191 .* got 0 to 192"),
+        (np.array([-1]), MapError, "got -1 to -1"),
+        (np.ones(N_PIX, bool), ShapeError, "got bool .* numpy.flatnonzero"),
+        (np.array([[1]]), ShapeError, r"shape \(1, 1\)"),
+    ],
+)
+def test_bad_pixels(tmp_path, pixels, error, message):
+    opened = open_polarisation_map(write_raw(tmp_path / "m.fits"))
+    with pytest.raises(error, match=message):
+        opened.read(pixels)
+
+
+def test_no_pixels_is_no_error(tmp_path):
+    opened = open_polarisation_map(write_raw(tmp_path / "m.fits"))
+    assert opened.read(np.array([], dtype=int)).shape == (2, 0)
+
+
+def test_same_sky(tmp_path):
+    ring = open_polarisation_map(write_raw(tmp_path / "a.fits"))
+    nest = open_polarisation_map(write_raw(tmp_path / "b.fits", ORDERING="NESTED"))
+    other = open_polarisation_map(write_raw(tmp_path / "c.fits", COORDSYS="C"))
+    check_same_sky({"11 GHz": ring, "13 GHz": nest})
+    with pytest.raises(MapError, match="11 GHz: Nside 4, frame G; 13 GHz: Nside 4, frame C; bring"):
+        check_same_sky({"11 GHz": ring, "13 GHz": other})
+
+
+# ---- frames and units ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame", ["C", "E"])
+def test_rotation_agrees_with_rotated_alms(frame):
+    nside, lmax = 64, 6
+    rng = np.random.default_rng(3)
+    size = hp.Alm.getsize(lmax)
+    alm = rng.normal(size=(3, size)) + 1j * rng.normal(size=(3, size))
+    alm[:, : lmax + 1] = alm[:, : lmax + 1].real  # m = 0
+    alm[1:, hp.Alm.getlm(lmax)[0] < 2] = 0
+    stored = hp.alm2map(alm, nside, lmax=lmax)
+    rotator = hp.Rotator(coord=[frame, "G"])
+    galactic = rotator.rotate_map_alms(stored, use_pixel_weights=False, lmax=lmax)
+    pixels = np.arange(hp.nside2npix(nside))
+    theta, phi = rotator(*hp.pix2ang(nside, pixels))
+    away = (theta > 0.2) & (theta < np.pi - 0.2)  # a spin-2 field cannot be interpolated at a pole
+    expected = np.stack([hp.get_interp_val(m, theta[away], phi[away]) for m in galactic[1:]])
+    rotated = rotate_to_galactic(stored[1:], pixels, nside, frame)
+    difference = (rotated[:, away] - expected).std() / expected.std()
+    assert difference < 2e-3
+    # and not by the accident of a small angle
+    assert (stored[1:, away] - expected).std() > 0.5 * expected.std()
+
+
+def test_rotation_is_by_the_angle_of_the_meridians():
+    pixels = np.arange(N_PIX)
+    rotator = hp.Rotator(coord=["C", "G"])
+    theta, phi = hp.pix2ang(NSIDE, pixels)
+    # polarised along the meridian of C: in COSMO, psi = 0. By finite difference, the Galactic
+    # direction of a step south; psi grows from south towards east.
+    step = 1e-6
+    here, there = (np.array(rotator(t, phi)) for t in (theta, theta + step))
+    south = (there[0] - here[0]) / step
+    east = np.angle(np.exp(1j * (there[1] - here[1]))) * np.sin(here[0]) / step
+    psi = np.arctan2(east, south)
+    rotated = rotate_to_galactic(np.stack([np.ones(N_PIX), np.zeros(N_PIX)]), pixels, NSIDE, "C")
+    np.testing.assert_allclose(rotated, [np.cos(2 * psi), np.sin(2 * psi)], atol=1e-4)
+
+
+def test_rotation_keeps_intensity_dtype_and_galactic_maps():
+    pixels = np.array([5, 70, 191])
+    qu = np.array([[1, 2, np.nan], [0.5, -1, np.nan]], dtype=np.float32)
+    rotated = rotate_to_galactic(qu, pixels, NSIDE, "E")
+    assert rotated.dtype == np.float32
+    np.testing.assert_allclose(np.hypot(*rotated), np.hypot(*qu), rtol=1e-6)
+    assert rotate_to_galactic(qu, pixels, NSIDE, "G") is qu
+    with pytest.raises(ShapeError, match=r"expected Q,U of shape \(2, 2\), got \(2, 3\)"):
+        rotate_to_galactic(qu, pixels[:2], NSIDE, "C")
+    with pytest.raises(MapError, match="got 'B1950'"):
+        rotate_to_galactic(qu, pixels, NSIDE, "B1950")
+
+
+@pytest.mark.parametrize("frequency_ghz", [0.408, 11.0, 30, 143.0, 353.0, 857.0])
+@pytest.mark.parametrize("unit", UNITS)
+def test_units_agree_with_pysm(unit, frequency_ghz):
+    import pysm3.units as pu
+
+    frequency = frequency_ghz * pu.GHz
+    expected = (1 * pu.Unit(unit)).to_value(pu.uK_RJ, pu.cmb_equivalencies(frequency))
+    assert to_uk_rj_factor(unit, frequency_ghz) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("frequency_ghz", [0, -30.0, np.nan, np.inf])
+def test_units_need_a_frequency(frequency_ghz):
+    with pytest.raises(MapError, match="a frequency above 0 GHz"):
+        to_uk_rj_factor("K_CMB", frequency_ghz)
+
+
+def test_units_need_a_known_unit():
+    with pytest.raises(MapError, match=r"expected one of K_CMB, .* got unit 'Jy/beam'"):
+        to_uk_rj_factor("Jy/beam", 30.0)
