@@ -1,1 +1,5 @@
 """foreglow learns CMB foregrounds."""
+
+from importlib.metadata import version
+
+__version__ = version("foreglow")

@@ -63,6 +63,8 @@ class Task:
         `optimiser(parameters, total_steps)` -> what Lightning's `configure_optimizers` returns.
     best : str
         The metric of the best checkpoint; larger is better.
+    clip : bool
+        Clip the norm of the gradient at 1.
     """
 
     network: nn.Module
@@ -70,6 +72,7 @@ class Task:
     validate: Callable[[int, torch.Generator], dict[str, Tensor]]
     optimiser: Callable[[Any, int], Any]
     best: str = "accuracy"
+    clip: bool = False
 
 
 def pick_device(name: str) -> torch.device:
@@ -128,7 +131,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-        trainer = _trainer(task, schedule, folder, device, module)
+        trainer = _trainer(task, schedule, folder, device)
         steps = DataLoader(range(schedule.steps), batch_size=None)  # pyright: ignore[reportArgumentType]
         checks = DataLoader(range(schedule.validation_steps), batch_size=None)  # pyright: ignore[reportArgumentType]
         trainer.fit(module, steps, checks, ckpt_path=last if resume and last.is_dir() else None)
@@ -183,9 +186,7 @@ class _Module(L.LightningModule):
         self.history = checkpoint["history"]
 
 
-def _trainer(
-    task: Task, schedule: Schedule, folder: Path, device: torch.device, module: "_Module"
-) -> L.Trainer:
+def _trainer(task: Task, schedule: Schedule, folder: Path, device: torch.device) -> L.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     best = ModelCheckpoint(
@@ -198,7 +199,7 @@ def _trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         max_epochs=schedule.epochs,
-        gradient_clip_val=1.0 if getattr(task.network, "clip_gradient", False) else None,
+        gradient_clip_val=1.0 if task.clip else None,
         plugins=[_PlainCheckpoints()],
         callbacks=[best, last, *progress],
         logger=[CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "")],
@@ -228,7 +229,7 @@ class _LogLines(Callback):
 class _PlainCheckpoints(CheckpointIO):
     """Checkpoints as a directory of safetensors and JSON: nothing pickled is written or read."""
 
-    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:  # noqa: ARG002
+    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".saving-"))
@@ -237,7 +238,7 @@ class _PlainCheckpoints(CheckpointIO):
         save_file(tensors, temporary / "tensors.safetensors")
         replace_directory(temporary, target)
 
-    def load_checkpoint(self, path, map_location=None, weights_only=None):  # noqa: ARG002
+    def load_checkpoint(self, path, map_location=None, weights_only=None):
         folder = Path(path)
         try:
             tensors = load_file(folder / "tensors.safetensors")

@@ -2,7 +2,6 @@
 
 import gzip
 import tracemalloc
-from pathlib import Path
 
 import healpy as hp
 import numpy as np
@@ -12,19 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreglow.errors import MapError, ShapeError
+from foreglow.maps.conventions import UNITS, MapWarning
 from foreglow.maps.io import (
-    UNITS,
-    MapWarning,
     check_same_sky,
+    open_intensity_map,
     open_noise_map,
     open_polarisation_map,
-    rotate_to_galactic,
-    to_uk_rj_factor,
-    write_maps,
-    write_polarisation_map,
 )
+from foreglow.maps.write import write_polarisation_map
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "pysm64"
 NSIDE = 4
 N_PIX = hp.nside2npix(NSIDE)
 ALL = np.arange(N_PIX)
@@ -131,81 +126,6 @@ def test_reads_what_it_wrote(tmp_path_factory, nside, dtype, unit, nest, suffix,
     opened = open_polarisation_map(path)
     np.testing.assert_array_equal(opened.read(np.arange(n_pix)), ring)
     assert (opened.unit, opened.frame, opened.flip_u) == (unit, "C", False)
-
-
-@pytest.mark.parametrize("ordering", ["RING", "NESTED"])
-def test_healpy_reads_what_was_written(tmp_path, ordering):
-    nside = 32
-    n_pix = hp.nside2npix(nside)
-    rng = np.random.default_rng(1)
-    amplitude = rng.normal(size=n_pix)
-    amplitude[5] = np.nan
-    labels = rng.integers(-1, 4, n_pix).astype(np.int16)
-    maps = {"CLASS": (labels, ""), "P": (amplitude.astype("f4"), "uK_RJ"), "S": (amplitude, "K")}
-    cards = {"model": "four", "SEED": 3, "A long key": 0.5, "HISTORY": "made in a test"}
-    path = tmp_path / "maps.fits"
-    write_maps(path, maps, frame="GAL", ordering=ordering, header=cards)
-    read = hp.read_map(path, field=None, nest=None)
-    np.testing.assert_array_equal(read[0], labels)
-    np.testing.assert_array_equal(read[1], hp.read_map(path, field=1, nest=None))
-    np.testing.assert_array_equal(read[2], np.where(np.isnan(amplitude), hp.UNSEEN, amplitude))
-    with fits.open(path) as hdus:
-        hdus.verify("exception")
-        header = hdus[1].header
-        assert [header[f"TUNIT{i}"] for i in (2, 3)] == ["uK_RJ", "K"]
-        assert "TUNIT1" not in header
-        assert header["TNULL1"] == -1
-        expected = ("G", ordering, nside, "HEALPIX", "COSMO")
-        keys = ("COORDSYS", "ORDERING", "NSIDE", "PIXTYPE", "POLCCONV")
-        assert tuple(header[key] for key in keys) == expected
-        assert (header["model"], header["SEED"], header["A long key"]) == ("four", 3, 0.5)
-    assert path.stat().st_size % 2880 == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["maps.fits"]  # no temporary left
-
-
-def test_writing_replaces_only_when_told_and_never_by_half(tmp_path):
-    path = tmp_path / "map.fits"
-    write_polarisation_map(path, ramp(), "uK_RJ")
-    with pytest.raises(MapError, match=r"map.fits: exists already; .* overwrite=True"):
-        write_polarisation_map(path, ramp(), "uK_RJ")
-    before = path.read_bytes()
-    broken = ramp()
-    broken[1, 7] = np.inf
-    with pytest.raises(MapError, match="got Inf in column 2"):
-        write_polarisation_map(path, broken, "uK_RJ", overwrite=True)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["map.fits"]
-    write_polarisation_map(path, 2 * ramp(), "uK_RJ", overwrite=True)
-    np.testing.assert_array_equal(open_polarisation_map(path).read(ALL), 2 * ramp())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"columns": {}}, "at least one"),
-        ({"columns": {"A": (ALL, ""), "a": (ALL, "")}}, "distinct column names"),
-        ({"columns": {"A B": (ALL, "")}}, "letters, digits and underscores, got 'A B'"),
-        ({"columns": {"A": (ALL[:-1], "")}}, r"12 Nside\^2,\), got \(191,\) for A"),
-        ({"columns": {"A": (ALL > 3, "")}}, "got bool for A"),
-        ({"columns": {"A": (ALL, "µK")}}, "plain ASCII.*write u for micro"),
-        ({"frame": "X"}, "expected a frame G .* got 'X'"),
-        ({"ordering": "ring"}, "expected ordering RING or NESTED, got 'ring'"),
-        ({"header": {"nside": 3}}, "nside is written by foreglow"),
-        ({"header": {"A": "two\nlines"}}, "header card A = .* plain ASCII"),
-        ({"header": {"A": np.nan}}, "header card A = nan"),
-        ({"path": "absent/map.fits"}, "cannot be written"),
-    ],
-)
-def test_refuses_to_write(tmp_path, change, message):
-    call = {"path": "m.fits", "columns": {"A": (ALL, "")}, "frame": "G"} | change
-    with pytest.raises(MapError, match=message):
-        write_maps(tmp_path / call.pop("path"), call.pop("columns"), **call)
-    assert not list(tmp_path.iterdir())
-
-
-def test_write_polarisation_map_wants_two_maps(tmp_path):
-    with pytest.raises(ShapeError, match=r"\(2, n_pix\), got \(192,\)"):
-        write_polarisation_map(tmp_path / "m.fits", ramp()[0], "uK_RJ")
 
 
 # ---- what files look like --------------------------------------------------------------------
@@ -348,16 +268,15 @@ def test_a_block_of_a_large_map_does_not_load_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ame_a2_30GHz", "synchrotron_s1_30GHz", "thermal_dust_d1_353GHz"])
-def test_real_maps_as_healpy_reads_them(name):
-    path = REAL / f"{name}_iqu.fits"
-    if not path.exists():
-        pytest.skip(f"real maps absent: {path}")
+def test_real_maps_as_healpy_reads_them(real_data, name):
+    path = real_data / "pysm64" / f"{name}_iqu.fits"
     with pytest.warns(MapWarning, match="POLCCONV"):
         opened = open_polarisation_map(path)
     assert (opened.nside, opened.frame, opened.unit) == (64, "G", "uK_RJ")
-    expected = hp.read_map(path, field=(1, 2))
+    expected = hp.read_map(path, field=(0, 1, 2))
     pixels = np.random.default_rng(0).permutation(expected.shape[1])
-    np.testing.assert_array_equal(opened.read(pixels), expected[:, pixels])
+    np.testing.assert_array_equal(opened.read(pixels), expected[1:, pixels])
+    np.testing.assert_array_equal(open_intensity_map(path).read(pixels), expected[0, pixels])
 
 
 # ---- noise -----------------------------------------------------------------------------------
@@ -391,6 +310,48 @@ def test_a_variance_is_not_an_rms(tmp_path):
     path = write_raw(tmp_path / "m.fits", stokes_columns(units=("K_CMB^2",) * 2))
     with pytest.raises(MapError, match=r"got unit 'K_CMB\^2'"):
         open_noise_map(path)
+
+
+# ---- intensity -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "which"),
+    [
+        (("I_STOKES", "Q_STOKES", "U_STOKES"), 0),
+        (("HITS", "Temperature"), 1),
+        (("Q_POLARISATION", "U_POLARISATION", "I", "N_OBS"), 2),
+        (("COLUMN_1", "COLUMN_2", "COLUMN_3"), 0),
+        (("AME",), 0),
+    ],
+)
+def test_intensity_maps(tmp_path, names, which):
+    maps = np.random.default_rng(0).normal(size=(len(names), N_PIX))
+    columns = stokes_columns(names, ["MJy/sr"] * len(names), qu=maps)
+    opened = open_intensity_map(write_raw(tmp_path / "m.fits", columns, drop=["POLCCONV"]))
+    assert opened.unit == "MJy/sr"
+    np.testing.assert_array_equal(opened.read(ALL[::-1]), maps[which, ::-1])
+
+
+@pytest.mark.parametrize(
+    "names", [("Q",), ("HITS",), ("A", "B"), ("I", "T"), ("Q", "U", "V"), ("SIGMA_Q", "A", "B")]
+)
+def test_intensity_is_never_guessed_from_polarisation_or_hits(tmp_path, names):
+    maps = np.ones((len(names), N_PIX))
+    path = write_raw(tmp_path / "m.fits", stokes_columns(names, ["K_RJ"] * len(names), qu=maps))
+    message = f"expected one column I_STOKES .* got columns {', '.join(names)}; rename it"
+    with pytest.raises(MapError, match=message):
+        open_intensity_map(path)
+
+
+def test_intensity_of_a_partial_map_with_unseen_pixels(tmp_path):
+    values = np.array([1.0, hp.UNSEEN, 3.0])
+    columns = [
+        fits.Column(name="PIXEL", format="J", array=[7, 5, 3]),
+        *stokes_columns(["I"], ["uK_RJ"], qu=[values]),
+    ]
+    opened = open_intensity_map(write_raw(tmp_path / "m.fits", columns, INDXSCHM="EXPLICIT"))
+    np.testing.assert_array_equal(opened.read(np.array([3, 4, 5, 7])), [3, np.nan, np.nan, 1])
 
 
 # ---- bad input -------------------------------------------------------------------------------
@@ -547,77 +508,3 @@ def test_same_sky(tmp_path):
     check_same_sky({"11 GHz": ring, "13 GHz": nest})
     with pytest.raises(MapError, match="11 GHz: Nside 4, frame G; 13 GHz: Nside 4, frame C; bring"):
         check_same_sky({"11 GHz": ring, "13 GHz": other})
-
-
-# ---- frames and units ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("frame", ["C", "E"])
-def test_rotation_agrees_with_rotated_alms(frame):
-    nside, lmax = 64, 6
-    rng = np.random.default_rng(3)
-    size = hp.Alm.getsize(lmax)
-    alm = rng.normal(size=(3, size)) + 1j * rng.normal(size=(3, size))
-    alm[:, : lmax + 1] = alm[:, : lmax + 1].real  # m = 0
-    alm[1:, hp.Alm.getlm(lmax)[0] < 2] = 0
-    stored = hp.alm2map(alm, nside, lmax=lmax)
-    rotator = hp.Rotator(coord=[frame, "G"])
-    galactic = rotator.rotate_map_alms(stored, use_pixel_weights=False, lmax=lmax)
-    pixels = np.arange(hp.nside2npix(nside))
-    theta, phi = rotator(*hp.pix2ang(nside, pixels))
-    away = (theta > 0.2) & (theta < np.pi - 0.2)  # a spin-2 field cannot be interpolated at a pole
-    expected = np.stack([hp.get_interp_val(m, theta[away], phi[away]) for m in galactic[1:]])
-    rotated = rotate_to_galactic(stored[1:], pixels, nside, frame)
-    difference = (rotated[:, away] - expected).std() / expected.std()
-    assert difference < 2e-3
-    # and not by the accident of a small angle
-    assert (stored[1:, away] - expected).std() > 0.5 * expected.std()
-
-
-def test_rotation_is_by_the_angle_of_the_meridians():
-    pixels = np.arange(N_PIX)
-    rotator = hp.Rotator(coord=["C", "G"])
-    theta, phi = hp.pix2ang(NSIDE, pixels)
-    # polarised along the meridian of C: in COSMO, psi = 0. By finite difference, the Galactic
-    # direction of a step south; psi grows from south towards east.
-    step = 1e-6
-    here, there = (np.array(rotator(t, phi)) for t in (theta, theta + step))
-    south = (there[0] - here[0]) / step
-    east = np.angle(np.exp(1j * (there[1] - here[1]))) * np.sin(here[0]) / step
-    psi = np.arctan2(east, south)
-    rotated = rotate_to_galactic(np.stack([np.ones(N_PIX), np.zeros(N_PIX)]), pixels, NSIDE, "C")
-    np.testing.assert_allclose(rotated, [np.cos(2 * psi), np.sin(2 * psi)], atol=1e-4)
-
-
-def test_rotation_keeps_intensity_dtype_and_galactic_maps():
-    pixels = np.array([5, 70, 191])
-    qu = np.array([[1, 2, np.nan], [0.5, -1, np.nan]], dtype=np.float32)
-    rotated = rotate_to_galactic(qu, pixels, NSIDE, "E")
-    assert rotated.dtype == np.float32
-    np.testing.assert_allclose(np.hypot(*rotated), np.hypot(*qu), rtol=1e-6)
-    assert rotate_to_galactic(qu, pixels, NSIDE, "G") is qu
-    with pytest.raises(ShapeError, match=r"expected Q,U of shape \(2, 2\), got \(2, 3\)"):
-        rotate_to_galactic(qu, pixels[:2], NSIDE, "C")
-    with pytest.raises(MapError, match="got 'B1950'"):
-        rotate_to_galactic(qu, pixels, NSIDE, "B1950")
-
-
-@pytest.mark.parametrize("frequency_ghz", [0.408, 11.0, 30, 143.0, 353.0, 857.0])
-@pytest.mark.parametrize("unit", UNITS)
-def test_units_agree_with_pysm(unit, frequency_ghz):
-    import pysm3.units as pu
-
-    frequency = frequency_ghz * pu.GHz
-    expected = (1 * pu.Unit(unit)).to_value(pu.uK_RJ, pu.cmb_equivalencies(frequency))
-    assert to_uk_rj_factor(unit, frequency_ghz) == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("frequency_ghz", [0, -30.0, np.nan, np.inf])
-def test_units_need_a_frequency(frequency_ghz):
-    with pytest.raises(MapError, match="a frequency above 0 GHz"):
-        to_uk_rj_factor("K_CMB", frequency_ghz)
-
-
-def test_units_need_a_known_unit():
-    with pytest.raises(MapError, match=r"expected one of K_CMB, .* got unit 'Jy/beam'"):
-        to_uk_rj_factor("Jy/beam", 30.0)

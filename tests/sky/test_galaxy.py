@@ -121,6 +121,7 @@ def test_a_coarse_galaxy_is_the_fine_one_degraded(galaxies):
         fine = hp.ud_grade(np.asarray(getattr(galaxies[0], name), dtype=float), 16)
         for a, b in zip(getattr(coarse, name), fine, strict=True):
             assert np.corrcoef(a[off_plane], b[off_plane])[0, 1] > 0.9
+        assert getattr(coarse, name)[0].mean() == pytest.approx(fine[0].mean(), rel=0.1)
 
 
 @pytest.mark.parametrize("nside", [0, 8, 48, 4096, 64.0])

@@ -1,5 +1,7 @@
 """The two recognition networks: the paper's and ours."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -27,9 +29,7 @@ class FarsianNetwork(nn.Module):
         super().__init__()
         hidden = (68, 34, 17) if n_class == 2 else (272, 136, 68, 34, 17)
         widths = (2 * instrument.n_band, *hidden)
-        self.hidden = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.output = nn.Linear(hidden[-1], 1 if n_class == 2 else n_class)
         for layer in [*self.hidden, self.output]:
             nn.init.xavier_uniform_(layer.weight)
@@ -38,7 +38,7 @@ class FarsianNetwork(nn.Module):
     def forward(
         self,
         data: Tensor,
-        sigma: Tensor,  # noqa: ARG002 - the same call as ForeglowNetwork
+        sigma: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logits, shape (n, n_class); `generator` draws the dropout in training."""
@@ -80,7 +80,7 @@ class ForeglowNetwork(nn.Module):
         self,
         data: Tensor,
         sigma: Tensor,
-        generator: torch.Generator | None = None,  # noqa: ARG002 - no dropout here
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logits, shape (n, n_class), of data (n, 2, n_band) with noise (n, n_band), uK_RJ."""
         x = (self.features(data, sigma) - self.mean) / self.scale
@@ -91,10 +91,14 @@ class ForeglowNetwork(nn.Module):
 
     @torch.no_grad()
     def standardise(self, data: Tensor, sigma: Tensor) -> None:
-        """Take the mean and standard deviation of the features from a sample."""
+        """Take the mean and standard deviation of the features from a sample.
+
+        A feature that does not vary there (the depth of noiseless vectors) is ignored from then on.
+        """
         features = self.features(data, sigma)
+        spread = features.std(0)
         self.mean.copy_(features.mean(0))
-        self.scale.copy_(features.std(0).clamp_min(1e-3))
+        self.scale.copy_(torch.where(spread > 1e-3, spread, torch.inf))
 
     def _count(self, instrument: Instrument) -> int:
         n_band = instrument.n_band

@@ -1,7 +1,8 @@
 """The CMB: CAMB spectra of the Planck 2018 best fit, and Gaussian Q,U maps."""
 
 import os
-import tempfile
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import healpy as hp
@@ -34,6 +35,15 @@ def cmb_spectra(l_max: int) -> np.ndarray:
     ndarray, shape (4, l_max + 1)
         C_ell of TT, EE, BB, TE [uK_CMB^2].
 
+    Raises
+    ------
+    ValueError
+        If `l_max` is out of range.
+
+    Notes
+    -----
+    The cache lies in the folder `FOREGLOW_CACHE`, by default `~/.cache/foreglow`.
+
     References
     ----------
     Lewis, Challinor & Lasenby 2000; Planck 2018 VI.
@@ -41,10 +51,13 @@ def cmb_spectra(l_max: int) -> np.ndarray:
     if not 2 <= l_max <= _L_MAX:
         raise ValueError(f"expected 2 <= l_max <= {_L_MAX}, got {l_max}")
     cache = _cache_file()
-    if cache.is_file():
+    # a cache that is absent, damaged or another user's costs two seconds, not the run
+    with suppress(OSError, ValueError, EOFError):
         spectra = np.load(cache, allow_pickle=False)
-    else:
-        spectra = _run_camb()
+        if spectra.shape == (4, _L_MAX + 1):
+            return spectra[:, : l_max + 1]
+    spectra = _run_camb()
+    with suppress(OSError):
         _save(cache, spectra)
     return spectra[:, : l_max + 1]
 
@@ -57,7 +70,13 @@ def cmb_polarisation_rms(nside: int) -> float:
 
 
 def cmb_map(nside: int, rng: np.random.Generator) -> np.ndarray:
-    """One Gaussian realisation, without beam or pixel window, ell < 3 Nside.
+    """One Gaussian realisation, without beam or pixel window, ell < 3 Nside (at most 3072).
+
+    Parameters
+    ----------
+    nside : int
+    rng : Generator
+        The same state gives the same map.
 
     Returns
     -------
@@ -89,9 +108,12 @@ def _cache_file() -> Path:
 
 def _save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
-        np.save(file, array)
-    os.replace(file.name, path)
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.npy")
+    try:
+        np.save(temporary, array)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _run_camb() -> np.ndarray:

@@ -24,7 +24,7 @@ SUN_RADIUS_KPC = 8.2  # distance of the Sun from the Galactic centre
 GAS_LENGTH_KPC = 6.0  # radial scale length of the gas and of the synchrotron emissivity
 SMALLEST_RADIUS_KPC = 3.0  # the gas does not rise further inside
 PITCH_DEG = 20.0  # the mean field at the Sun points to l = 90 - 20 = 70 deg (Planck int. XLIV)
-CHIMNEY = 0.5  # the Local Bubble's wall stands this much farther away towards the poles
+CHIMNEY = 0.5  # shells begin this much farther away at the poles: the Local Bubble opens there
 SLOW_LMAX = 32  # slow fields (cold fraction, radiation, emissivity) hold no finer structure
 CHUNK = 1 << 19  # pixels walked at a time, bounds the memory
 
@@ -37,7 +37,7 @@ class Gas(NamedTuple):
     dust_per_column: float = 8.5  # uK_RJ at 353 GHz for 1e20 cm-2 of local gas
     radiation_rms: float = 0.12  # slow radiation-field factor, rms of its logarithm
     polarisation: float = 0.175  # intrinsic polarisation fraction p0 of aligned grains
-    ame_per_dust: float = 0.69  # uK_RJ of AME at 30 GHz for each of dust at 353 GHz
+    ame_per_dust: float = 0.61  # uK_RJ of AME at 30 GHz for each of dust at 353 GHz
     ame_molecular: float = 0.3  # small grains coagulate: share that still spins in molecules
     ame_rms: float = 0.10  # slow emissivity factor, rms of its logarithm
 
@@ -224,7 +224,26 @@ def _synchrotron(nside: int, seed: int) -> Array:
 
 
 def gas_layer(shell: Shell, nside: int, seed: int) -> GasLayer:
-    """Gas of one shell: column, phases and the field in it."""
+    """Gas of one shell: column, phases and the field in it.
+
+    Parameters
+    ----------
+    shell : Shell
+        One of `GAS_SHELLS`.
+    nside, seed : int
+        As for `mock_galaxy`.
+
+    Returns
+    -------
+    GasLayer
+        Columns in 1e20 cm-2, RING, Galactic.
+
+    Raises
+    ------
+    SkyError
+        If `nside` or `seed` is not as for `mock_galaxy`.
+    """
+    _validate(nside, seed)
     column = _column(shell, nside, seed)
     slow = _slow_field(seed, shell.stream, COLD, nside)
     cold = 1 / (1 + np.exp(-shell.cold_logit - slow))
@@ -235,8 +254,12 @@ def gas_layer(shell: Shell, nside: int, seed: int) -> GasLayer:
 
 def _column(shell: Shell, nside: int, seed: int) -> Array:
     """Lognormal column of a shell around its smooth disc."""
-    ln_column = hp.alm2map(_ln_column_alm(shell, nside, seed), nside, lmax=2 * nside)
-    return _disc(shell, nside) * np.exp(shell.rms * ln_column - shell.rms**2 / 2)
+    lmax = 2 * nside
+    ln_column = hp.alm2map(_ln_column_alm(shell, nside, seed), nside, lmax=lmax)
+    # the variance this Nside holds, so that the mean column is the same at every Nside
+    power = _power(shell.slope, shell.outer_ell, lmax)
+    variance = np.sum((2 * np.arange(lmax + 1) + 1) / (4 * np.pi) * power)
+    return _disc(shell, nside) * np.exp(shell.rms * ln_column - shell.rms**2 * variance / 2)
 
 
 def _disc(shell: Shell, nside: int) -> Array:

@@ -112,22 +112,25 @@ def load_instrument(name_or_path: str | Path) -> Instrument:
     InstrumentError
         If there is no such preset or file, or a row is wrong.
     """
-    text = _read(name_or_path)
     try:
-        table = _InstrumentFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        table = _InstrumentFile.model_validate(tomllib.loads(_read(name_or_path)))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InstrumentError(f"{name_or_path} is not valid TOML: {error}.") from error
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']} (came: {e['input']!r})"
-            for e in error.errors()[:3]
-        )
         raise InstrumentError(
-            f"{name_or_path} does not describe an instrument: {wrong}. Expected a name and "
-            'one [[band]] table a band with name, frequency = "40 GHz", '
+            f"{name_or_path} does not describe an instrument: {wrong_fields(error)}. Expected a "
+            'name and one [[band]] table a band with name, frequency = "40 GHz", '
             'sensitivity = "36 uK_CMB arcmin", fwhm = "69 arcmin", source.'
         ) from error
     return _instrument_from_rows(table.name, table.band)
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """The first few fields that a file got wrong, on one line."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (came: {e['input']!r})"
+        for e in error.errors()[:3]
+    )
 
 
 def _read(name_or_path: str | Path) -> str:
@@ -161,14 +164,15 @@ def _quantity_in(unit: u.UnitBase):
     return BeforeValidator(convert)
 
 
+_POSITIVE = Field(gt=0, allow_inf_nan=False)
 
 
 class _BandRow(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1)
-    frequency: Annotated[float, _quantity_in(u.GHz), Field(gt=0)]
-    sensitivity: Annotated[float, _quantity_in(_UK_ARCMIN), Field(gt=0)]
-    fwhm: Annotated[float, _quantity_in(u.arcmin), Field(gt=0)]
+    frequency: Annotated[float, _quantity_in(u.GHz), _POSITIVE]
+    sensitivity: Annotated[float, _quantity_in(_UK_ARCMIN), _POSITIVE]
+    fwhm: Annotated[float, _quantity_in(u.arcmin), _POSITIVE]
     source: str = Field(min_length=1)
 
 

@@ -57,8 +57,8 @@ def cmb(frequency_ghz: Tensor) -> Tensor:
     -------
     Tensor, shape of `frequency_ghz`
     """
-    x = PLANCK_OVER_BOLTZMANN / CMB_TEMPERATURE * frequency_ghz
-    return x**2 * torch.exp(x) / torch.expm1(x) ** 2
+    half_x = PLANCK_OVER_BOLTZMANN / CMB_TEMPERATURE * frequency_ghz / 2
+    return (half_x / torch.sinh(half_x)) ** 2  # x^2 e^x / (e^x - 1)^2, which overflows later
 
 
 def synchrotron(
@@ -109,9 +109,9 @@ def modified_blackbody(
     ----------
     Farsian et al. 2020, eq. 2.2, in brightness temperature.
     """
-    scale = PLANCK_OVER_BOLTZMANN / torch.as_tensor(temperature, dtype=frequency_ghz.dtype)
-    planck = torch.expm1(scale * reference_ghz) / torch.expm1(scale * frequency_ghz)
-    return (frequency_ghz / reference_ghz) ** (beta + 1.0) * planck
+    ratio = frequency_ghz / reference_ghz
+    x = PLANCK_OVER_BOLTZMANN * frequency_ghz / temperature
+    return ratio ** (beta + 1.0) * torch.expm1(x / ratio) / torch.expm1(x)
 
 
 def spinning_dust(frequency_ghz: Tensor, reference_ghz: float = AME_REFERENCE_GHZ) -> Tensor:

@@ -1,8 +1,11 @@
 """Component amplitude maps from the mock Galaxy, a sky directory or PySM3 presets."""
 
+import logging
 import os
+import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from foreglow.errors import SkyError
+from foreglow.maps.conventions import canonical_unit, to_uk_rj_factor, unit_agrees
+from foreglow.maps.io import StoredMap, open_intensity_map, open_polarisation_map
 from foreglow.sky import seds
+from foreglow.sky.instrument import wrong_fields
 
 MOCK_NSIDE = 64
 _COMPONENTS = ("synchrotron", "thermal_dust", "ame")
@@ -23,6 +29,7 @@ _TO_REFERENCE: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "thermal_dust": (seds.DUST_REFERENCE_GHZ, seds.modified_blackbody),
     "ame": (seds.AME_REFERENCE_GHZ, seds.spinning_dust),
 }
+_PYSM_LETTER = {"synchrotron": "s", "thermal_dust": "d", "ame": "a"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,7 @@ def _from_mock(nside: int) -> Templates:
 class _Component(BaseModel):
     model_config = ConfigDict(extra="forbid")
     file: str
-    reference_frequency_ghz: float = Field(gt=0)
+    reference_frequency_ghz: float = Field(gt=0, allow_inf_nan=False)
     unit: str
 
 
@@ -115,21 +122,20 @@ class _SkyFile(BaseModel):
 
 
 def _from_directory(folder: Path) -> Templates:
-    table = _read_sky_toml(folder)
-    maps = {}
-    for name in _COMPONENTS:
-        component: _Component = getattr(table, name)
-        maps[name] = _read_component(folder, name, component)
-    nside = {name: hp.get_nside(m[0]) for name, m in maps.items()}
+    table = _read_sky_toml(folder / "sky.toml")
+    maps = {name: _read_component(folder, name, getattr(table, name)) for name in _COMPONENTS}
+    nside = {name: hp.npix2nside(m.shape[-1]) for name, m in maps.items()}
     if len(set(nside.values())) != 1:
-        raise SkyError(f"the maps of {folder} must share one Nside, but have {nside}.")
+        raise SkyError(
+            f"expected maps of one Nside in {folder}, got {nside}; bring them to the coarsest "
+            "(healpy.ud_grade)."
+        )
     return Templates(
-        str(folder), nside["ame"], maps["synchrotron"], maps["thermal_dust"], maps["ame"][0]
+        str(folder), nside["ame"], maps["synchrotron"], maps["thermal_dust"], maps["ame"]
     )
 
 
-def _read_sky_toml(folder: Path) -> _SkyFile:
-    path = folder / "sky.toml"
+def _read_sky_toml(path: Path) -> _SkyFile:
     if not path.is_file():
         raise SkyError(
             f"expected `mock`, `pysm:s1,d1,a2` or a directory with a sky.toml, but {path} does not "
@@ -137,70 +143,112 @@ def _read_sky_toml(folder: Path) -> _SkyFile:
         )
     try:
         return _SkyFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as error:
+        reason = wrong_fields(error) if isinstance(error, ValidationError) else error
         raise SkyError(
-            f"{path} does not describe a sky: {error}. Expected tables [synchrotron], "
+            f"{path} does not describe a sky: {reason}. Expected tables [synchrotron], "
             "[thermal_dust] and [ame], each with file, reference_frequency_ghz and unit."
         ) from error
 
 
 def _read_component(folder: Path, name: str, component: _Component) -> np.ndarray:
-    """Q,U (AME: I) at the reference frequency of the SED, float32, shape (2 or 1, n_pix)."""
-    if component.unit != "uK_RJ":
+    """Q,U (AME: I) at the reference frequency of the SED, float32, shape (2, n_pix) or (n_pix,)."""
+    unit = canonical_unit(f"{folder / 'sky.toml'}: [{name}]", component.unit)
+    open_map = open_intensity_map if name == "ame" else open_polarisation_map
+    opened = open_map(folder / component.file, unit)
+    _validate_stored(opened, name)
+    values = opened.read(np.arange(hp.nside2npix(opened.nside)))
+    missing = np.count_nonzero(
+        np.isnan(values).any(axis=0) if values.ndim > 1 else np.isnan(values)
+    )
+    if missing:
         raise SkyError(
-            f"[{name}] of {folder} has unit {component.unit!r}; amplitude maps must be in uK_RJ."
+            f"{opened.path}: expected a full sky, got {missing} unobserved (UNSEEN) pixels; fill "
+            "them, templates are needed everywhere."
         )
-    fields = (0,) if name == "ame" else (1, 2)
-    try:
-        maps = hp.read_map(folder / component.file, field=fields, dtype=np.float64)
-    except (OSError, IndexError, ValueError) as error:
-        raise SkyError(f"cannot read {folder / component.file}: {error}") from error
-    maps = np.atleast_2d(maps)
-    if not np.all(np.isfinite(maps)) or np.any(hp.mask_bad(maps)):
+    from_ghz = component.reference_frequency_ghz
+    factor = to_uk_rj_factor(unit, from_ghz) * _amplitude_factor(name, from_ghz)
+    return (values * factor).astype(np.float32)
+
+
+def _validate_stored(opened: StoredMap, name: str) -> None:
+    stated = {column.unit for column in opened.columns}
+    if not all(unit_agrees(text, opened.unit) for text in stated):
         raise SkyError(
-            f"{folder / component.file} has UNSEEN or NaN pixels; templates must be full sky."
+            f"{opened.path}: expected the unit that sky.toml gives for [{name}], {opened.unit}, "
+            f"got TUNIT {', '.join(sorted(stated))}; correct the one that is wrong."
         )
-    factor = _amplitude_factor(name, component.reference_frequency_ghz)
-    return (maps * factor).astype(np.float32)
+    if opened.frame != "G":
+        raise SkyError(
+            f"{opened.path}: expected a Galactic map, COORDSYS G, got {opened.frame}; rotate it "
+            "(healpy.Rotator.rotate_map_alms)."
+        )
 
 
 def _amplitude_factor(name: str, from_ghz: float) -> float:
     reference_ghz, sed = _TO_REFERENCE[name]
-    frequencies = torch.tensor([reference_ghz, from_ghz], dtype=torch.float64)
-    to, at = sed(frequencies)
+    to, at = sed(torch.tensor([reference_ghz, from_ghz], dtype=torch.float64))
     return float(to / at)
 
 
 def _from_pysm(sky: str, nside: int) -> Templates:
-    import pysm3
-    import pysm3.units as pysm_units
-    from astropy.utils.data import conf
-
     presets = sky.removeprefix("pysm:").split(",")
     if len(presets) != len(_COMPONENTS):
         raise SkyError(
             f"expected pysm:SYNCHROTRON,DUST,AME, such as pysm:s1,d1,a2, but {sky!r} came."
         )
-    maps = {}
-    for name, preset in zip(_COMPONENTS, presets, strict=True):
-        reference_ghz, _ = _TO_REFERENCE[name]
-        try:
-            with conf.set_temp("allow_internet", False):  # foreglow downloads nothing unasked
-                component = pysm3.Sky(nside=nside, preset_strings=[preset])
-                emission = component.get_emission(reference_ghz * pysm_units.GHz)
-        except Exception as error:  # PySM3 raises many kinds for a file it cannot have
-            raise SkyError(_pysm_message(preset, nside, error)) from error
-        maps[name] = np.asarray(emission.value, dtype=np.float32)
-    return Templates(sky, nside, maps["synchrotron"][1:], maps["thermal_dust"][1:], maps["ame"][0])
+    synchrotron, dust, ame = (
+        _pysm_emission(name, preset.strip(), nside)
+        for name, preset in zip(_COMPONENTS, presets, strict=True)
+    )
+    return Templates(sky, nside, synchrotron[1:], dust[1:], ame[0])
+
+
+def _pysm_emission(name: str, preset: str, nside: int) -> np.ndarray:
+    """I,Q,U of a PySM3 preset at the reference frequency of the SED, float32, shape (3, n_pix)."""
+    import pysm3  # slow to import, and not needed by every sky
+    import pysm3.units as pysm_units
+    from pysm3.sky import PRESET_MODELS
+
+    choice = [p for p in PRESET_MODELS if re.fullmatch(rf"{_PYSM_LETTER[name]}\d+", p)]
+    if preset not in choice:
+        raise SkyError(
+            f"expected a PySM3 preset of {name.replace('_', ' ')}, one of {', '.join(choice)}, but "
+            f"{preset!r} came."
+        )
+    reference_ghz, _ = _TO_REFERENCE[name]
+    try:
+        with _no_download():
+            component = pysm3.Sky(nside=nside, preset_strings=[preset])
+            emission = component.get_emission(reference_ghz * pysm_units.GHz)
+    except Exception as error:  # PySM3 raises many kinds for a file it cannot have
+        raise SkyError(_pysm_message(preset, nside, error)) from error
+    return np.asarray(emission.value, dtype=np.float32)
+
+
+@contextmanager
+def _no_download() -> Iterator[None]:
+    """Keep PySM3 to files at hand, and its advice on failed downloads off the terminal."""
+    from astropy.utils.data import conf
+
+    logger = logging.getLogger("pysm3")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with conf.set_temp("allow_internet", False):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _pysm_message(preset: str, nside: int, error: Exception) -> str:
-    local = os.environ.get("PYSM_LOCAL_DATA")
+    local = os.environ.get("PYSM_LOCAL_DATA") or "not set"
+    absent = re.search(r"pysm-data/([^']+)'", str(error))  # a URL it would have downloaded from
+    reason = f"it needs {absent[1]}" if absent else f"{type(error).__name__}: {error}"
     return (
-        f"PySM3 cannot make preset {preset!r}: {error}. Its templates were looked for in "
-        f"PYSM_LOCAL_DATA ({local or 'not set'}) and in PySM3's own cache; foreglow does not "
-        "download unasked. With a network, fill the cache once by: python -c "
+        f"PySM3 cannot make preset {preset!r}: {reason}. Templates are looked for in "
+        f"PYSM_LOCAL_DATA ({local}) and in astropy's cache; foreglow does not download unasked. "
+        "With a network, fill the cache once by: python -c "
         f"\"import pysm3; pysm3.Sky(nside={nside}, preset_strings=['{preset}'])\"; without, copy "
-        "the folder pysm_2 of the PySM data to a disk and set PYSM_LOCAL_DATA to what holds it; or "
-        "use --sky mock."
+        "the file to a disk and set PYSM_LOCAL_DATA to the folder above its own; or use --sky mock."
     )

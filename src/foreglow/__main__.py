@@ -1,0 +1,5 @@
+"""`python -m foreglow`."""
+
+from foreglow.cli import main
+
+main()

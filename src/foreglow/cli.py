@@ -1,0 +1,281 @@
+"""The command line: one thin function a command; the work is done by the library."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+# threads that wait without spinning: on a shared node spinning costs several times the work
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from foreglow.errors import ForeglowError
+
+app = typer.Typer(
+    name="foreglow",
+    help="Learn CMB foregrounds: recognise which foreground model holds in each sky pixel.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recognize = typer.Typer(
+    no_args_is_help=True, help="Recognise foreground models in Q,U maps (Farsian et al. 2020)."
+)
+app.add_typer(recognize, name="recognize")
+
+console = Console()
+_state = {"debug": False}
+
+Sky = Annotated[
+    str, typer.Option(help="mock, pysm:s1,d1,a2, or a directory with sky.toml and amplitude maps.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of every random draw.", min=0)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
+ModelDirectory = Annotated[Path, typer.Option(help="Model directory of `recognize train`.")]
+
+
+@app.callback()
+def main_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")] = False,
+) -> None:
+    """Options before the command."""
+    _state["debug"] = debug
+    _start_logging(logging.WARNING if quiet else logging.INFO)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("foreglow-demo"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo in --out.")] = False,
+) -> None:
+    """Train on the mock Galaxy, classify a test sky from FITS to FITS, and write a report."""
+    from foreglow.demo import run_demo
+
+    run_demo(out, seed, device, overwrite, console)
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="farsian2020")],
+    out: Annotated[Path | None, typer.Option(help="Run directory [runs/PAPER-SCALE].")] = None,
+    scale: Annotated[
+        str, typer.Option(help="smoke, laptop (10 min, 2 cores) or paper.")
+    ] = "laptop",
+    sky: Sky = "mock",
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Every table and figure of a paper, beside its own numbers."""
+    from foreglow.report.tables import accuracy_rows, rich_table
+    from foreglow.reproduce import farsian2020
+
+    if paper != "farsian2020":
+        raise ForeglowError(f"expected the paper farsian2020, but {paper!r} came.")
+    folder = out or Path("runs") / f"{paper}-{scale}"
+    report = farsian2020.reproduce(folder, scale, sky, seed, device, resume)
+    records = farsian2020.read_records(folder)
+    for table in (2, 3):
+        console.print(rich_table(accuracy_rows(records, table)))
+    console.print(f"report: {report}")
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory with metrics.json.")],
+) -> None:
+    """Write report.html anew from what a run directory holds."""
+    from foreglow.report.html import write_report
+
+    console.print(f"report: {write_report(run_dir)}")
+
+
+@recognize.command("simulate")
+def recognize_simulate(
+    out: Annotated[Path, typer.Option(help="Folder for band_NAME.fits and truth.fits.")],
+    sky: Sky = "mock",
+    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
+    blob_deg: Annotated[float, typer.Option(help="Size of the blobs [deg].")] = 30.0,
+    nside: Annotated[int, typer.Option(help="HEALPix Nside of the maps.")] = 16,
+    noise_scale: Annotated[
+        float, typer.Option(help="Factor on the instrument's noise; 0 for none.", min=0)
+    ] = 1.0,
+    instrument: Annotated[str, typer.Option(help="Preset or TOML file.")] = "quijote+litebird",
+    seed: Seed = 0,
+) -> None:
+    """Make Q,U maps [uK_RJ] of a sky with known models, a FITS file a band."""
+    from foreglow.recognition.simulate import make_sky_files
+
+    paths = make_sky_files(
+        out, sky, problem, regions, blob_deg, nside, noise_scale, instrument, seed
+    )
+    console.print(f"{len(paths)} maps and truth.fits in {out}")
+
+
+@recognize.command("train")
+def recognize_train(
+    out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    sky: Sky = "mock",
+    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    network: Annotated[str, typer.Option(help="foreglow or farsian2020.")] = "foreglow",
+    regime: Annotated[
+        str, typer.Option(help="conditioned (any noise), noiseless, one_noise or many_noise.")
+    ] = "conditioned",
+    noise_scale: Annotated[
+        float, typer.Option(help="Factor on the noise, for one_noise and many_noise.", min=0)
+    ] = 1.0,
+    epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 20,
+    steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 100,
+    batch: Annotated[int, typer.Option(help="Vectors a step.", min=2)] = 4096,
+    instrument: Annotated[str, typer.Option(help="Preset or TOML file.")] = "quijote+litebird",
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Train a network on vectors drawn fresh from the training law."""
+    from foreglow.recognition.train import train_model
+
+    accuracy = train_model(
+        out, sky, problem, network, regime, noise_scale, epochs, steps, batch, instrument, seed,
+        device, resume,
+    )  # fmt: skip
+    console.print(f"model: {out} (validation accuracy {accuracy:.4f})")
+
+
+@recognize.command("classify")
+def recognize_classify(
+    model: ModelDirectory,
+    maps: Annotated[
+        list[str], typer.Option(help="BAND=FILE, once a band; BAND by name or in GHz.")
+    ],
+    out: Annotated[Path, typer.Option(help="FITS file to write.")],
+    noise: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="BAND=FILE (rms map), BAND='36 uK_CMB arcmin' or BAND='0.5 uK_CMB' (a pixel); "
+            "others: the instrument's."
+        ),
+    ] = None,
+    noise_scale: Annotated[
+        float, typer.Option(help="Factor on the instrument's noise.", min=0)
+    ] = 1.0,
+    unit: Annotated[str | None, typer.Option(help="Unit of maps without one: uK_CMB, ...")] = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace --out.")] = False,
+) -> None:
+    """Probability of each model in each pixel of your own Q,U maps, FITS to FITS."""
+    from rich.progress import Progress
+
+    from foreglow.recognition.classify import classify, validate_output
+    from foreglow.recognition.model import Recogniser
+    from foreglow.training import pick_device
+
+    validate_output(out, overwrite)
+    recogniser = Recogniser.load(model, pick_device(device))
+    files, rms = _pairs(maps, "--maps"), _pairs(noise or [], "--noise")
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("classify", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        found = classify(recogniser, files, rms, noise_scale, unit, show)
+    found.write(out, overwrite)
+    console.print(found.summary())
+    console.print(f"written: {out}")
+
+
+@recognize.command("evaluate")
+def recognize_evaluate(
+    model: ModelDirectory,
+    sky: Sky = "mock",
+    problem: Annotated[
+        str | None, typer.Option(help="curvature, ame or four [all the model's].")
+    ] = None,
+    regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
+    nside: Annotated[int, typer.Option(help="HEALPix Nside of the test skies.")] = 16,
+    noise_scale: Annotated[
+        list[float] | None, typer.Option(help="Factor on the noise; may be given often.")
+    ] = None,
+    skies: Annotated[int, typer.Option(help="Test skies a noise scale.", min=1)] = 8,
+    seed: Seed = 1,
+    device: Device = "auto",
+) -> None:
+    """Accuracy of a model on fresh test skies with known models."""
+    from rich.table import Table
+
+    from foreglow.recognition.evaluate import accuracy_on_skies
+    from foreglow.recognition.model import Recogniser
+    from foreglow.training import pick_device
+
+    recogniser = Recogniser.load(model, pick_device(device))
+    scales = noise_scale or [0.0, 0.01, 0.1, 1.0]
+    rows = accuracy_on_skies(recogniser, sky, problem, regions, nside, scales, skies, seed)
+    table = Table("noise scale", "accuracy", "error", "pixels", title=f"{model} on {sky}")
+    for row in rows:
+        table.add_row(
+            f"{row.noise_scale:g}", f"{row.accuracy:.4f}", f"{row.error:.4f}", str(row.n_pixels)
+        )
+    console.print(table)
+
+
+def _pairs(texts: list[str], option: str) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        band, equals, value = text.partition("=")
+        if not (equals and band and value):
+            raise ForeglowError(f"expected {option} BAND=VALUE, but {text!r} came.")
+        if band in pairs:
+            raise ForeglowError(f"{option} names band {band} twice; give it once.")
+        pairs[band] = value
+    return pairs
+
+
+def _start_logging(level: int) -> None:
+    logger = logging.getLogger("foreglow")
+    logger.setLevel(logging.INFO)
+    handler = RichHandler(console=console, show_path=False, show_level=False)
+    if not console.is_terminal:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(level)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # noqa: ARG001
+    Console(stderr=True).print(f"[yellow]warning:[/] {message}", highlight=False)
+
+
+def main() -> None:
+    """Run the command line: 0 on success, 2 on a user's mistake, 1 on our own failure."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except ForeglowError as error:
+        if _state["debug"]:
+            raise
+        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; go on with --resume.")
+        sys.exit(130)
+    except Exception as error:
+        if _state["debug"]:
+            raise
+        Console(stderr=True).print(
+            f"[red]failure in foreglow:[/] {type(error).__name__}: {error} "
+            "(a bug: please report it with the output of --debug).",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        sys.exit(1)

@@ -1,0 +1,149 @@
+"""What the numbers of a map mean: units, frames and the polarisation basis."""
+
+import re
+import warnings
+
+import astropy.units as u
+import healpy as hp
+import numpy as np
+
+from foreglow.errors import MapError, ShapeError
+
+UNITS = ("K_CMB", "mK_CMB", "uK_CMB", "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr")
+T_CMB_K = 2.7255  # Fixsen 2009, as in pysm3.units
+
+_FRAMES = {
+    "G": ("G", "GAL", "GALACTIC"),
+    "C": ("C", "CEL", "CELESTIAL", "EQU", "EQUATORIAL", "ICRS"),
+    "E": ("E", "ECL", "ECLIPTIC"),
+}
+
+
+class MapWarning(UserWarning):
+    """A convention that a map does not state and that was assumed."""
+
+
+def rotate_to_galactic(qu: np.ndarray, pixels: np.ndarray, nside: int, frame: str) -> np.ndarray:
+    """Refer Q,U to the Galactic meridians, without resampling.
+
+    Pixel centres stay those of the stored frame; only the polarisation basis turns.
+
+    Parameters
+    ----------
+    qu : ndarray, shape (2, n)
+        COSMO, any unit.
+    pixels : ndarray of int, shape (n,)
+        RING indices in `frame`.
+    nside : int
+    frame : str
+        "G", "C" or "E".
+
+    Returns
+    -------
+    ndarray, shape (2, n), dtype of `qu`; `qu` itself if `frame` is "G".
+
+    Raises
+    ------
+    MapError
+        If the frame is unknown.
+    ShapeError
+        If `qu` is not (2, n).
+    """
+    frame = canonical_frame("rotate_to_galactic", frame)
+    if np.shape(qu) != (2, len(pixels)):
+        raise ShapeError(f"expected Q,U of shape (2, {len(pixels)}), got {np.shape(qu)}")
+    if frame == "G":
+        return qu
+    theta, phi = hp.pix2ang(nside, pixels)
+    angle = 2 * hp.Rotator(coord=[frame, "G"]).angle_ref(theta, phi)
+    cos, sin = np.cos(angle).astype(qu.dtype), np.sin(angle).astype(qu.dtype)
+    return np.stack([qu[0] * cos - qu[1] * sin, qu[0] * sin + qu[1] * cos])
+
+
+def to_uk_rj_factor(unit: str, frequency_ghz: float) -> float:
+    """Factor from `unit` to uK_RJ at a frequency, for a delta-function band.
+
+    Parameters
+    ----------
+    unit : str
+        One of `UNITS`, or another spelling of it.
+    frequency_ghz : float
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    MapError
+        If the unit is unknown or the frequency is not a positive number.
+    """
+    base, _, scale = canonical_unit("to_uk_rj_factor", unit).partition("_")
+    if not (np.isfinite(frequency_ghz) and frequency_ghz > 0):
+        raise MapError(f"expected a frequency above 0 GHz, got {frequency_ghz}")
+    frequency = u.Quantity(frequency_ghz, "GHz")
+    one = u.Quantity(1.0, base)
+    if scale == "CMB":
+        one = one.to("MJy/sr", u.thermodynamic_temperature(frequency, u.Quantity(T_CMB_K, "K")))
+    return float(np.asarray(one.to_value("uK", u.brightness_temperature(frequency))))
+
+
+def canonical_frame(where: str, text: str) -> str:
+    """Frame "G", "C" or "E" from any spelling; `where` begins the message of the MapError."""
+    for frame, spellings in _FRAMES.items():
+        if text.strip().upper() in spellings:
+            return frame
+    raise MapError(
+        f"{where}: expected a frame G (Galactic), C (celestial, ICRS) or E (ecliptic), "
+        f"got {text!r}; name one of them"
+    )
+
+
+def canonical_unit(where: str, text: str) -> str:
+    """One of `UNITS` from any spelling; `where` begins the message of the MapError."""
+    compact = re.sub(r"[\s{}()_,.-]", "", text)
+    # The case of M is not ours to guess: mJy/sr is not MJy/sr and MK is not mK.
+    if re.fullmatch(r"M[Jj][Yy](/[Ss][Rr]|\*?[Ss][Rr](\^|\*\*)?1)", compact):
+        return "MJy/sr"
+    kelvin = re.fullmatch(
+        r"(?P<prefix>m|[uUµμ]|mu|micro)?[Kk](?i:elvin)?"
+        r"(?i:(?P<cmb>cmb|thermo(dynamic)?)|(?P<rj>rj|antenna))?",
+        compact,
+    )
+    expected = f"{where}: expected one of {', '.join(UNITS)}, got unit {text!r}"
+    if kelvin is None:
+        raise MapError(f"{expected}; pass unit= (command line: --unit)")
+    if not kelvin["cmb"] and not kelvin["rj"]:
+        raise MapError(
+            f"{expected}, which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); "
+            "pass unit= (command line: --unit)"
+        )
+    prefix = {"": "", "m": "m"}.get(kelvin["prefix"] or "", "u")
+    return f"{prefix}K_{'CMB' if kelvin['cmb'] else 'RJ'}"
+
+
+def unit_agrees(stated: str, unit: str) -> bool:
+    """Whether what a header states, perhaps nothing or a bare kelvin, can mean a unit of `UNITS`.
+
+    Parameters
+    ----------
+    stated : str
+        TUNIT, or "" where there is none.
+    unit : str
+        One of `UNITS`.
+    """
+    if not stated:
+        return True
+    scale = unit.partition("_")[2]
+    for text in (stated, f"{stated}_{scale}"):  # a bare kelvin leaves its scale to us
+        try:
+            return canonical_unit("", text) == unit
+        except MapError:
+            continue
+    return False
+
+
+def warn_assumed(message: str) -> None:
+    """Warn of an assumed convention, at the line that called `open_*`."""
+    # 4: past here, the helper and `open_*`, to the line of the user
+    warnings.warn(message, MapWarning, stacklevel=4)

@@ -1,0 +1,195 @@
+"""Full-sky HEALPix maps written to FITS, a block at a time and atomically."""
+
+import gzip
+import os
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import healpy as hp
+import numpy as np
+from astropy.io import fits
+
+from foreglow.errors import MapError, ShapeError
+from foreglow.maps.conventions import canonical_frame, canonical_unit
+
+_WRITTEN_CODES = {"f4": "E", "f8": "D", "i2": "I", "i4": "J", "i8": "K"}
+_RESERVED = re.compile(
+    r"XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|T(TYPE|FORM|UNIT|NULL|SCAL|ZERO|DIM)\d+"
+    r"|PIXTYPE|ORDERING|COORDSYS|NSIDE|FIRSTPIX|LASTPIX|INDXSCHM|OBJECT|POLCCONV|END"
+)
+_FITS_BLOCK = 2880
+
+
+def write_maps(
+    path: str | Path,
+    columns: Mapping[str, tuple[np.ndarray, str]],
+    *,
+    frame: str,
+    ordering: str = "RING",
+    header: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write full-sky maps as one FITS table that `healpy.read_map(path, field=None)` reads.
+
+    The file appears whole or not at all, and is gzipped if its name ends in ``.gz``.
+
+    Parameters
+    ----------
+    path : path
+    columns : mapping of name to (map of shape (n_pix,), unit)
+        float32, float64, int16, int32 or int64. NaN is stored as UNSEEN; in integer maps -1
+        means masked (TNULL). An empty unit writes no TUNIT.
+    frame : str
+        "G", "C" or "E".
+    ordering : str
+        That of the arrays, "RING" or "NESTED".
+    header : mapping, optional
+        More cards; long or lower-case keys become HIERARCH cards.
+    overwrite : bool
+
+    Raises
+    ------
+    MapError
+        If the file exists and `overwrite` is not set, or cannot be written, or if the maps or
+        the header cards cannot go in a HEALPix FITS file.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise MapError(f"{path}: exists already; choose another name or pass overwrite=True")
+    arrays = [np.asarray(values) for values, _ in columns.values()]
+    nside = _validate_maps(path, list(columns), arrays)
+    # 1024 pixels a row is HEALPix custom; it does not divide the smallest and odd Nsides.
+    width = 1024 if arrays[0].size % 1024 == 0 else 1
+    table = _table_header(path, columns, arrays, width)
+    _add_healpix_cards(table, path, nside, ordering, frame)
+    _add_user_cards(table, path, header or {})
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(temporary, "xb") as stream:
+            stream.write(fits.PrimaryHDU().header.tostring().encode("ascii"))
+            stream.write(table.tostring().encode("ascii"))
+            _write_rows(stream, path, arrays, width)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise MapError(f"{path}: cannot be written ({error}); check folder and space") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_polarisation_map(
+    path: str | Path,
+    qu: np.ndarray,
+    unit: str,
+    frame: str = "G",
+    *,
+    ordering: str = "RING",
+    header: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write Q,U (COSMO, shape (2, n_pix)) as columns Q_STOKES and U_STOKES; see `write_maps`."""
+    if np.ndim(qu) != 2 or len(qu) != 2:
+        raise ShapeError(f"expected Q,U of shape (2, n_pix), got {np.shape(qu)}")
+    unit = canonical_unit(str(path), unit)
+    columns = {"Q_STOKES": (qu[0], unit), "U_STOKES": (qu[1], unit)}
+    write_maps(path, columns, frame=frame, ordering=ordering, header=header, overwrite=overwrite)
+
+
+def _validate_maps(path: Path, names: Sequence[str], arrays: Sequence[np.ndarray]) -> int:
+    """Nside of the arrays."""
+    if not arrays or len({name.strip().upper() for name in names}) < len(names):
+        raise MapError(f"{path}: expected distinct column names, at least one, got {names}")
+    for name, array in zip(names, arrays, strict=True):
+        if array.ndim != 1 or array.shape != arrays[0].shape or not hp.isnpixok(array.size):
+            raise MapError(
+                f"{path}: expected full-sky maps of one Nside, shape (12 Nside^2,), got "
+                f"{array.shape} for {name}; fill missing pixels with NaN"
+            )
+        if not re.fullmatch(r"\w{1,68}", name, re.ASCII):
+            raise MapError(
+                f"{path}: expected column names of letters, digits and underscores, got {name!r}"
+            )
+        if array.dtype.str[1:] not in _WRITTEN_CODES:
+            raise MapError(
+                f"{path}: expected float32, float64, int16, int32 or int64, got {array.dtype} "
+                f"for {name}; convert it"
+            )
+    return hp.npix2nside(arrays[0].size)
+
+
+def _table_header(
+    path: Path,
+    columns: Mapping[str, tuple[np.ndarray, str]],
+    arrays: Sequence[np.ndarray],
+    width: int,
+) -> fits.Header:
+    try:
+        definitions = [
+            fits.Column(
+                name=name,
+                format=f"{width}{_WRITTEN_CODES[array.dtype.str[1:]]}",
+                unit=unit or None,
+                null=-1 if array.dtype.kind == "i" else None,
+            )
+            for (name, (_, unit)), array in zip(columns.items(), arrays, strict=True)
+        ]
+        header = fits.BinTableHDU.from_columns(definitions, nrows=0).header
+    except (ValueError, AssertionError) as error:
+        raise MapError(
+            f"{path}: expected units in plain ASCII text, got "
+            f"{[unit for _, unit in columns.values()]} ({error}); write u for micro"
+        ) from error
+    header["NAXIS2"] = arrays[0].size // width
+    return header
+
+
+def _add_healpix_cards(
+    table: fits.Header, path: Path, nside: int, ordering: str, frame: str
+) -> None:
+    if ordering not in ("RING", "NESTED"):
+        raise MapError(f"{path}: expected ordering RING or NESTED, got {ordering!r}; name one")
+    table["PIXTYPE"] = ("HEALPIX", "HEALPIX pixelisation")
+    table["ORDERING"] = (ordering, "Pixel ordering scheme, either RING or NESTED")
+    table["COORDSYS"] = (canonical_frame(str(path), frame), "Galactic, celestial or ecliptic")
+    table["NSIDE"] = (nside, "Resolution parameter of HEALPIX")
+    table["FIRSTPIX"] = (0, "First pixel # (0 based)")
+    table["LASTPIX"] = (hp.nside2npix(nside) - 1, "Last pixel # (0 based)")
+    table["INDXSCHM"] = ("IMPLICIT", "Indexing: IMPLICIT or EXPLICIT")
+    table["OBJECT"] = ("FULLSKY", "Sky coverage, either FULLSKY or PARTIAL")
+    table["POLCCONV"] = ("COSMO", "Sign of U: COSMO or IAU")
+
+
+def _add_user_cards(table: fits.Header, path: Path, cards: Mapping[str, Any]) -> None:
+    for key, value in cards.items():
+        if _RESERVED.fullmatch(key.upper()):
+            raise MapError(f"{path}: header card {key} is written by foreglow; leave it out")
+        plain = re.fullmatch(r"[A-Z0-9_-]{1,8}", key)
+        try:
+            table[key if plain else f"HIERARCH {key}"] = value
+        except ValueError as error:
+            raise MapError(
+                f"{path}: header card {key} = {value!r} does not go in FITS ({error}); use a "
+                "number, a truth value or plain ASCII text"
+            ) from error
+
+
+def _write_rows(stream: Any, path: Path, arrays: Sequence[np.ndarray], width: int) -> None:
+    """Interleave the maps a few rows at a time, so that no second copy of them is made."""
+    row = np.dtype([(f"c{i}", a.dtype.newbyteorder(">"), (width,)) for i, a in enumerate(arrays)])
+    n_row, step = arrays[0].size // width, max(1, 2**22 // row.itemsize)
+    for first in range(0, n_row, step):
+        block = np.empty(min(step, n_row - first), row)
+        for i, array in enumerate(arrays):
+            values = array[first * width : (first + len(block)) * width]
+            if values.dtype.kind == "f":
+                if np.isinf(values).any():
+                    raise MapError(
+                        f"{path}: expected finite values or NaN (masked), got Inf in column "
+                        f"{i + 1}; set such pixels to NaN"
+                    )
+                values = np.where(np.isnan(values), hp.UNSEEN, values)
+            block[f"c{i}"] = values.reshape(-1, width)
+        stream.write(block.tobytes())
+    stream.write(bytes(-n_row * row.itemsize % _FITS_BLOCK))

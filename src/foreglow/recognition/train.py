@@ -1,0 +1,177 @@
+"""Training regimes of the recognition networks."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.networks import ForeglowNetwork
+from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
+from foreglow.sky.templates import Templates
+from foreglow.training import History, Schedule, Task, fit, make_generator
+
+REFERENCE_NSIDE = 16
+VALIDATION_FRACTION = 0.2
+_STANDARDISATION_SAMPLE = 65536
+_FIXED_SET, _STANDARDISATION, _ORDER = 2, 3, 4  # keys of generators; 0 and 1 are the trainer's
+
+Regime = Literal["noiseless", "one_noise", "many_noise", "conditioned"]
+REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise", "conditioned")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What vectors a network sees, and how many.
+
+    Parameters
+    ----------
+    regime : str
+        `noiseless`: no noise, templates as they are. `one_noise`: the same vectors with one
+        realisation of the instrument's noise in pixels of the templates. `many_noise`: templates
+        at Nside 16 with fresh noise at Nside 16. `conditioned`: noise drawn log-uniform over
+        `noise_range` and scattered between bands, so that one model serves maps of any depth.
+    epochs, steps, batch : int
+        Of `steps` batches each epoch.
+    fixed_set : bool
+        Draw `steps * batch` vectors once and see them every epoch, with a further fifth of the
+        whole held for validation, as the paper does; else every batch is fresh. The set is
+        drawn again from its seeds, never stored.
+    learning_rate : float
+    noise_scale : float
+        Factor on the instrument's noise, for `one_noise` and `many_noise`.
+    noise_range : tuple of float
+        For `conditioned`: lowest and highest factor on the instrument's noise at Nside 16.
+    """
+
+    regime: Regime
+    epochs: int
+    steps: int
+    batch: int
+    fixed_set: bool
+    learning_rate: float
+    noise_scale: float = 1.0
+    noise_range: tuple[float, float] = (5e-4, 4.0)
+
+    @property
+    def noise(self) -> NoiseLaw:
+        """The law from which the noise of a vector is drawn."""
+        if self.regime == "noiseless":
+            return NoiseLaw.fixed(0.0)
+        if self.regime == "conditioned":
+            return NoiseLaw(*self.noise_range, band_scatter=0.2)
+        return NoiseLaw.fixed(self.noise_scale)
+
+    @property
+    def validation_steps(self) -> int:
+        """Batches of validation, a fifth of the whole for a fixed set."""
+        held = round(self.steps * VALIDATION_FRACTION / (1 - VALIDATION_FRACTION))
+        return max(1, held if self.fixed_set else min(held, 10))
+
+
+def train(
+    model: Recogniser,
+    templates: Templates,
+    plan: TrainingPlan,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    resume: bool = False,
+) -> History:
+    """Train a recogniser in place, going on from the weights it has.
+
+    Parameters
+    ----------
+    model : Recogniser
+    templates : Templates
+    plan : TrainingPlan
+    folder : Path
+        For checkpoints and logs.
+    seed : int
+    device : torch.device
+    resume : bool
+        Go on from the last checkpoint in `folder`, if there is one.
+
+    Returns
+    -------
+    dict of list
+        `train_accuracy`, `train_loss`, `validation_accuracy`, `validation_loss`, a value an epoch.
+    """
+    simulator = make_simulator(model, templates, plan).to(device)
+    network = model.network.to(device).train()
+    if isinstance(network, ForeglowNetwork):
+        generator = make_generator(device, seed, _STANDARDISATION)
+        sample = simulator.draw(_STANDARDISATION_SAMPLE, plan.noise, generator)
+        network.standardise(sample.data, sample.sigma)
+    task = _task(network, simulator, plan, seed)
+    schedule = Schedule(plan.epochs, plan.steps, plan.validation_steps)
+    history = fit(task, schedule, folder, seed, device, resume)
+    model.card["training"] = {"sky": templates.source, "seed": seed, **asdict(plan)}
+    return history
+
+
+def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) -> VectorSimulator:
+    """The simulator of a regime: which pixels, and the noise of which pixels."""
+    if plan.regime == "many_noise":
+        templates = templates.degraded(REFERENCE_NSIDE)
+    noise_nside = templates.nside if plan.regime == "one_noise" else REFERENCE_NSIDE
+    return VectorSimulator(templates, model.instrument, model.models, noise_nside)
+
+
+def _task(network: nn.Module, simulator: VectorSimulator, plan: TrainingPlan, seed: int) -> Task:
+    device = simulator.sigma.device
+
+    def fixed_vectors(place: int) -> Vectors:
+        generator = make_generator(device, seed, _FIXED_SET, place)
+        return simulator.draw(plan.batch, plan.noise, generator)
+
+    def training_vectors(step: int, generator: torch.Generator) -> Vectors:
+        if not plan.fixed_set:
+            return simulator.draw(plan.batch, plan.noise, generator)
+        epoch, place = divmod(step, plan.steps)
+        order = make_generator(torch.device("cpu"), seed, _ORDER, epoch)
+        return fixed_vectors(int(torch.randperm(plan.steps, generator=order)[place]))
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        vectors = training_vectors(step, generator)
+        logits = network(vectors.data, vectors.sigma, generator)
+        return nn.functional.cross_entropy(logits, vectors.label), _accuracy(logits, vectors.label)
+
+    def validate(index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        if plan.fixed_set:
+            vectors = fixed_vectors(plan.steps + index)
+        else:
+            vectors = simulator.draw(plan.batch, plan.noise, generator)
+        logits = network(vectors.data, vectors.sigma)
+        value = nn.functional.cross_entropy(logits, vectors.label)
+        return {"loss": value, **_accuracy(logits, vectors.label)}
+
+    def optimiser(parameters: Any, total_steps: int) -> Any:
+        if isinstance(network, ForeglowNetwork):
+            return _adamw(parameters, plan.learning_rate, total_steps)
+        # Keras's Adadelta: rho 0.95, epsilon 1e-7
+        return torch.optim.Adadelta(parameters, lr=plan.learning_rate, rho=0.95, eps=1e-7)
+
+    return Task(network, loss, validate, optimiser, clip=isinstance(network, ForeglowNetwork))
+
+
+def _adamw(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, Any]:
+    """AdamW; the learning rate rises over a tenth of the steps, then falls as a cosine."""
+    optimiser = torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-3
+    )
+    rise = max(1.0, 0.1 * total_steps)
+
+    def factor(step: int) -> float:
+        fall = 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
+        return min((step + 1) / rise, 1.0) * fall
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _accuracy(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    return {"accuracy": (logits.argmax(1) == label).float().mean()}
