@@ -1,11 +1,25 @@
 """Shared fixtures."""
 
-import os
 from pathlib import Path
 
+import healpy as hp
+import numpy as np
 import pytest
+import torch
+
+from foreglow.maps.write import write_maps
+from foreglow.sky import seds
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def foreglow_cache(tmp_path_factory):
+    """A cache of the session's own, so that CAMB runs once and nobody's cache is touched."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOREGLOW_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -16,10 +30,27 @@ def real_data():
     return REAL_DATA
 
 
-@pytest.fixture(scope="session", autouse=True)
-def foreglow_cache(tmp_path_factory):
-    """A cache of the session's own, so that CAMB runs once and nobody's cache is touched."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "FOREGLOW_CACHE", str(folder))
-        yield folder
+@pytest.fixture(scope="session")
+def pysm_data(tmp_path_factory):
+    """A PYSM_LOCAL_DATA of synthetic maps that PySM3's presets s1, d1 and a2 find complete.
+
+    Returns the folder and the maps by file name, Nside 32.
+    """
+    folder = tmp_path_factory.mktemp("pysm")
+    n_pix = hp.nside2npix(32)
+    rng = np.random.default_rng(2020)
+    maps = {f"{c}_{s}_new": rng.normal(size=n_pix) for c in ("synch", "dust") for s in "qu"}
+    maps |= {f"{c}_t_new": rng.lognormal(size=n_pix) for c in ("synch", "dust", "ame", "ame2")}
+    maps["synch_beta"] = rng.normal(-3.0, 0.1, n_pix)
+    maps["dust_beta"] = rng.normal(1.54, 0.1, n_pix)
+    maps["dust_temp"] = rng.normal(20.0, 1.0, n_pix)
+    maps["ame_nu_peak_0"] = np.full(n_pix, 30.0)
+    (folder / "pysm_2").mkdir()
+    for name, values in maps.items():
+        unit = "uK_RJ" if name.endswith("_new") else ""
+        write_maps(folder / "pysm_2" / f"{name}.fits", {"T": (values, unit)}, frame="G")
+    frequency = torch.logspace(0, 2.3, 3000, dtype=torch.float64)
+    emissivity = seds.spinning_dust(frequency) * frequency**2
+    table = torch.stack([frequency, emissivity], dim=1).numpy()
+    np.savetxt(folder / "pysm_2" / "emissivity.txt", table)
+    return folder, maps

@@ -114,7 +114,7 @@ def recognize_simulate(
     seed: Seed = 0,
 ) -> None:
     """Make Q,U maps [uK_RJ] of a sky with known models, a FITS file a band."""
-    from foreglow.recognition.simulate import make_sky_files
+    from foreglow.recognition.skies import make_sky_files
 
     paths = make_sky_files(
         out, sky, problem, regions, blob_deg, nside, noise_scale, instrument, seed

@@ -62,6 +62,15 @@ class Classification:
         best[seen] = self.probability[:, seen].argmax(0)
         return best
 
+    def summary(self) -> str:
+        """A sentence: how much was classified, and how the models share it."""
+        seen = int(self.observed.sum())
+        shares = np.bincount(self.best[self.observed], minlength=len(self.models)) / seen
+        text = ", ".join(
+            f"{name} {part:.1%}" for name, part in zip(self.models, shares, strict=True)
+        )
+        return f"{seen} of {self.probability.shape[1]} pixels classified: {text}"
+
     def write(self, path: str | Path, overwrite: bool = False) -> None:
         """Write one FITS table: `P_<MODEL>` for each model, and `CLASS`."""
         columns = {
@@ -131,6 +140,18 @@ def classify(
         )
     _warn_beyond_training(model, depth)
     return Classification(model.models, first.nside, first.frame, probability)
+
+
+def validate_output(path: str | Path, overwrite: bool) -> None:
+    """Refuse a file that is there already, before the work is done.
+
+    Raises
+    ------
+    MapError
+        If `path` exists and `overwrite` is not set.
+    """
+    if Path(path).exists() and not overwrite:
+        raise MapError(f"{path} exists; give another --out, or --overwrite to replace it.")
 
 
 def _open_bands(
@@ -219,12 +240,11 @@ def _read_block(
         frequency = instrument.frequency_ghz[k]
         qu = rotate_to_galactic(one.read(pixels), pixels, one.nside, one.frame)
         data[:, :, k] = to_uk_rj_factor(one.unit, frequency) * qu.T
-        if isinstance(rms, float):
-            sigma[:, k] = rms
-        else:
-            q, p = rms.read(pixels)
-            mean_square = (q.astype(float) ** 2 + p.astype(float) ** 2) / 2
+        if isinstance(rms, NoiseMap):  # Q and U may differ; the network takes one rms for both
+            mean_square = (rms.read(pixels).astype(np.float64) ** 2).mean(0)
             sigma[:, k] = to_uk_rj_factor(rms.unit, frequency) * np.sqrt(mean_square)
+        else:
+            sigma[:, k] = rms
     return data, sigma
 
 

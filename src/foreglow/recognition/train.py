@@ -8,11 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from foreglow.errors import ModelError, RunError
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.networks import ForeglowNetwork
 from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
-from foreglow.sky.templates import Templates
-from foreglow.training import History, Schedule, Task, fit, make_generator
+from foreglow.recognition.skies import models_of
+from foreglow.sky.instrument import load_instrument
+from foreglow.sky.templates import Templates, load_templates
+from foreglow.training import History, Schedule, Task, fit, make_generator, pick_device
 
 REFERENCE_NSIDE = 16
 VALIDATION_FRACTION = 0.2
@@ -111,6 +114,55 @@ def train(
     history = fit(task, schedule, folder, seed, device, resume)
     model.card["training"] = {"sky": templates.source, "seed": seed, **asdict(plan)}
     return history
+
+
+def train_model(
+    out: Path,
+    sky: str,
+    problem: str,
+    network: str,
+    regime: str,
+    noise_scale: float,
+    epochs: int,
+    steps: int,
+    batch: int,
+    instrument: str,
+    seed: int,
+    device: str,
+    resume: bool,
+) -> float:
+    """Train a model and save it; the body of `foreglow recognize train`.
+
+    Checkpoints and logs lie in `OUT.training` beside the model until it is whole, and stay.
+
+    Returns
+    -------
+    float
+        Validation accuracy at the end.
+
+    Raises
+    ------
+    ModelError
+        If `out` exists, or the network is unknown.
+    RunError
+        If the regime or the device is unknown.
+    """
+    if regime not in REGIMES:
+        raise RunError(f"expected regime {', '.join(REGIMES)}, but {regime!r} came.")
+    if out.exists():
+        raise ModelError(f"{out} exists; give another --out, or remove it first.")
+    work = out.with_name(out.name + ".training")
+    if (work / "last.ckpt").exists() and not resume:
+        raise RunError(f"{work} holds an interrupted training; --resume goes on with it.")
+    chosen = pick_device(device)
+    models = models_of(problem)
+    model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
+    ours = network == "foreglow"
+    plan = TrainingPlan(regime, epochs, steps, batch, not ours, 2e-3 if ours else 1.0, noise_scale)
+    history = train(model, load_templates(sky), plan, work, seed, chosen, resume)
+    model.card["history"] = history
+    model.save(out)
+    return history["validation_accuracy"][-1]
 
 
 def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) -> VectorSimulator:

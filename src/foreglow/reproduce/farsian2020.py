@@ -14,9 +14,10 @@ import torch
 
 from foreglow.errors import RunError
 from foreglow.maps.regions import layout
-from foreglow.recognition.evaluate import Evaluation, evaluate
+from foreglow.recognition.evaluate import Evaluation, evaluate, summarise
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS, SimulatedSky, component_maps, simulate_sky
+from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.skies import SimulatedSky, component_maps, simulate_sky
 from foreglow.recognition.train import Regime, TrainingPlan, train
 from foreglow.report import figures, skymaps
 from foreglow.report.html import write_report
@@ -294,9 +295,8 @@ def _noise_curve(lab: _Lab) -> dict[str, Any]:
                 lab, tested, problem=problem, network="foreglow", training="conditioned",
                 noise_scale=scale, paper=None,
             )  # fmt: skip
-            accuracy = [e.accuracy for e in tested]
-            spread = np.std(accuracy) / np.sqrt(max(len(accuracy) - 1, 1))
-            points.append((np.mean(accuracy), spread))
+            summary = summarise(tested, scale)
+            points.append((summary.accuracy, summary.error))
         curves[problem] = (np.array(scales), *np.array(points).T)
     for scale in lab.settings["dedicated_noise_scales"]:
         dedicated, _ = _trained(lab, "four", "foreglow", "many_noise", noise_scale=scale)

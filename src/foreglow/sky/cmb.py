@@ -4,6 +4,7 @@ import os
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import healpy as hp
 import numpy as np
@@ -119,12 +120,11 @@ def _save(path: Path, array: np.ndarray) -> None:
 def _run_camb() -> np.ndarray:
     import camb  # slow to import, and needed once only
 
-    p = PLANCK_2018
     parameters = camb.set_params(
-        **{key: p[key] for key in ("H0", "ombh2", "omch2", "mnu", "omk", "tau", "ns")},
-        As=1e-10 * np.exp(p["ln10A_s"]),
+        As=1e-10 * np.exp(PLANCK_2018["ln10A_s"]),
         lmax=_L_MAX + 500,
         lens_potential_accuracy=1,
+        **cast(Any, {key: value for key, value in PLANCK_2018.items() if key != "ln10A_s"}),
     )
     total = camb.get_results(parameters).get_lensed_scalar_cls(
         lmax=_L_MAX, CMB_unit="muK", raw_cl=True

@@ -156,7 +156,7 @@ def _quantity_in(unit: u.UnitBase):
     def convert(text: object) -> float:
         try:
             with u.add_enabled_units(_THERMODYNAMIC):
-                return float(u.Quantity(str(text)).to_value(unit))
+                return float(np.asarray(u.Quantity(str(text)).to_value(unit)))
         except (TypeError, ValueError, u.UnitConversionError) as error:
             reason = str(error).split(". ")[0]
             raise ValueError(f"expected a quantity in {unit}: {reason}") from error

@@ -157,10 +157,9 @@ def _read_component(folder: Path, name: str, component: _Component) -> np.ndarra
     open_map = open_intensity_map if name == "ame" else open_polarisation_map
     opened = open_map(folder / component.file, unit)
     _validate_stored(opened, name)
-    values = opened.read(np.arange(hp.nside2npix(opened.nside)))
-    missing = np.count_nonzero(
-        np.isnan(values).any(axis=0) if values.ndim > 1 else np.isnan(values)
-    )
+    n_pix = hp.nside2npix(opened.nside)
+    values = opened.read(np.arange(n_pix))
+    missing = np.isnan(values).reshape(-1, n_pix).any(axis=0).sum()
     if missing:
         raise SkyError(
             f"{opened.path}: expected a full sky, got {missing} unobserved (UNSEEN) pixels; fill "
@@ -249,6 +248,6 @@ def _pysm_message(preset: str, nside: int, error: Exception) -> str:
         f"PySM3 cannot make preset {preset!r}: {reason}. Templates are looked for in "
         f"PYSM_LOCAL_DATA ({local}) and in astropy's cache; foreglow does not download unasked. "
         "With a network, fill the cache once by: python -c "
-        f"\"import pysm3; pysm3.Sky(nside={nside}, preset_strings=['{preset}'])\"; without, copy "
-        "the file to a disk and set PYSM_LOCAL_DATA to the folder above its own; or use --sky mock."
+        f"\"import pysm3; pysm3.Sky(nside={nside}, preset_strings=['{preset}'])\"; without, set "
+        "PYSM_LOCAL_DATA to a copy of the PySM data; or use --sky mock."
     )

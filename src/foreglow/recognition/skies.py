@@ -1,0 +1,194 @@
+"""Whole multi-band maps with a known model in every pixel, in memory or as FITS files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import healpy as hp
+import numpy as np
+import torch
+
+from foreglow.errors import ForeglowError, MapError, ShapeError
+from foreglow.maps.regions import layout
+from foreglow.maps.write import write_maps, write_polarisation_map
+from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS, PROBLEMS
+from foreglow.sky import seds
+from foreglow.sky.cmb import cmb_map
+from foreglow.sky.instrument import Instrument, load_instrument
+from foreglow.sky.templates import Templates, load_templates
+
+
+@dataclass(frozen=True)
+class SimulatedSky:
+    """Whole maps with a known model in every pixel.
+
+    Parameters
+    ----------
+    data : ndarray, float32, shape (2, n_band, n_pix)
+        Q, U [uK_RJ], RING, Galactic.
+    sigma : ndarray, shape (n_band,)
+        Noise rms of Q and of U [uK_RJ].
+    label : ndarray, int64, shape (n_pix,)
+    """
+
+    data: np.ndarray
+    sigma: np.ndarray
+    label: np.ndarray
+
+
+def simulate_sky(
+    templates: Templates,
+    instrument: Instrument,
+    models: tuple[str, ...],
+    label: np.ndarray,
+    noise_scale: float,
+    rng: np.random.Generator,
+) -> SimulatedSky:
+    """A test sky: templates as they are, fresh CMB, beta_s and noise.
+
+    Parameters
+    ----------
+    templates : Templates
+        At the Nside of the sky.
+    instrument : Instrument
+    models : tuple of str
+    label : ndarray, int, shape (n_pix,)
+        Place in `models` of the model that holds in each pixel.
+    noise_scale : float
+        Factor on the instrument's noise; 0 for none.
+    rng : numpy.random.Generator
+
+    Raises
+    ------
+    ShapeError
+        If `label` does not have a value a pixel.
+    """
+    n_pix = hp.nside2npix(templates.nside)
+    if label.shape != (n_pix,):
+        raise ShapeError(f"expected label of shape ({n_pix},), but {label.shape} came.")
+    candidate = np.array([(MODELS[name].curvature, MODELS[name].ame_fraction) for name in models])
+    curvature, fraction = candidate[label].T
+    beta = rng.normal(BETA_MEAN, BETA_SCATTER, n_pix)
+    cmb = cmb_map(templates.nside, rng)
+    ame = fraction * _ame_polarisation(templates)
+    sigma = noise_scale * instrument.noise_rms(templates.nside)
+    data = np.empty((2, instrument.n_band, n_pix), np.float32)
+    for k, frequency in enumerate(instrument.frequency_ghz):  # a band at a time, to spare memory
+        nu = torch.tensor(frequency, dtype=torch.float64)
+        synchrotron = seds.synchrotron(nu, torch.from_numpy(beta), torch.from_numpy(curvature))
+        data[:, k] = (
+            synchrotron.numpy() * templates.synchrotron
+            + float(seds.modified_blackbody(nu)) * templates.dust
+            + float(seds.cmb(nu)) * cmb
+            + float(seds.spinning_dust(nu)) * ame
+        )
+        if noise_scale > 0:
+            data[:, k] += sigma[k] * rng.standard_normal((2, n_pix), dtype=np.float32)
+    return SimulatedSky(data, sigma, label)
+
+
+def component_maps(
+    templates: Templates, instrument: Instrument, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Each component alone in every band, for a look at the sky.
+
+    Returns
+    -------
+    dict of ndarray, shape (n_band, 2, n_pix)
+        Q, U [uK_RJ] of `CMB`, `synchrotron power law`, `synchrotron curved`, `thermal dust`, `AME`.
+    """
+    frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+    ame = seds.AME_POLARISATION_FRACTION * _ame_polarisation(templates)
+    parts = {
+        "CMB": (seds.cmb(frequency), cmb_map(templates.nside, rng)),
+        "synchrotron power law": (seds.synchrotron(frequency, BETA_MEAN), templates.synchrotron),
+        "synchrotron curved": (
+            seds.synchrotron(frequency, BETA_MEAN, seds.KOGUT_CURVATURE),
+            templates.synchrotron,
+        ),
+        "thermal dust": (seds.modified_blackbody(frequency), templates.dust),
+        "AME": (seds.spinning_dust(frequency), ame),
+    }
+    return {name: sed.numpy()[:, None, None] * qu for name, (sed, qu) in parts.items()}
+
+
+def _ame_polarisation(templates: Templates) -> np.ndarray:
+    """Q, U of fully polarised AME along the dust, shape (2, n_pix)."""
+    modulus = np.hypot(*templates.dust)
+    return templates.ame * templates.dust / np.maximum(modulus, np.finfo(np.float32).tiny)
+
+
+def write_sky(
+    sky: SimulatedSky, instrument: Instrument, models: tuple[str, ...], folder: Path
+) -> dict[str, Path]:
+    """Write a sky as a user would bring it: `band_NAME.fits` a band, and `truth.fits`.
+
+    Parameters
+    ----------
+    sky : SimulatedSky
+    instrument : Instrument
+    models : tuple of str
+    folder : Path
+
+    Returns
+    -------
+    dict of Path
+        The map of each band, by its name.
+
+    Raises
+    ------
+    MapError
+        If the folder holds such maps already.
+    """
+    if folder.exists() and any(folder.glob("*.fits")):
+        raise MapError(f"{folder} holds FITS files already; give an empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for k, name in enumerate(instrument.band):
+        paths[name] = folder / f"band_{name}.fits"
+        header = {"FREQ": instrument.frequency_ghz[k], "INSTRUME": instrument.name}
+        write_polarisation_map(paths[name], sky.data[:, k], "uK_RJ", header=header)
+    header = {f"CLASS{k}": name for k, name in enumerate(models)}
+    columns = {"CLASS": (sky.label.astype(np.int16), "")}
+    write_maps(folder / "truth.fits", columns, frame="G", header=header)
+    return paths
+
+
+def models_of(problem: str) -> tuple[str, ...]:
+    """The candidate models of a problem.
+
+    Raises
+    ------
+    ForeglowError
+        If there is no such problem.
+    """
+    if problem not in PROBLEMS:
+        raise ForeglowError(f"expected problem {', '.join(PROBLEMS)}, but {problem!r} came.")
+    return PROBLEMS[problem]
+
+
+def make_sky_files(
+    out: Path,
+    sky: str,
+    problem: str,
+    regions: str,
+    blob_deg: float,
+    nside: int,
+    noise_scale: float,
+    instrument: str,
+    seed: int,
+) -> dict[str, Path]:
+    """Simulate a sky and write it; the body of `foreglow recognize simulate`.
+
+    Returns
+    -------
+    dict of Path
+        The map of each band, by its name.
+    """
+    models = models_of(problem)
+    bands = load_instrument(instrument)
+    label = layout(regions, nside, len(models), seed, blob_deg)
+    templates = load_templates(sky, nside)
+    rng = np.random.default_rng([seed, 7])
+    return write_sky(
+        simulate_sky(templates, bands, models, label, noise_scale, rng), bands, models, out
+    )

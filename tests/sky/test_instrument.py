@@ -1,0 +1,166 @@
+"""Instruments: the paper's table, noise in a pixel, bands by name, and what bad files are told."""
+
+import numpy as np
+import pytest
+import tomli_w
+
+from foreglow.errors import InstrumentError
+from foreglow.sky.instrument import Instrument, available_instruments, load_instrument
+
+# Farsian et al. 2020, Table 1: GHz, uK_CMB arcmin, arcmin
+TABLE_1 = [
+    (11, 840, 55.2), (13, 840, 55.2), (40, 36.1, 69.2), (50, 19.6, 56.9), (60, 20.2, 49.0),
+    (68, 11.3, 40.8), (78, 10.3, 36.1), (89, 8.4, 32.3), (100, 7.0, 27.7), (119, 5.8, 23.7),
+    (140, 4.7, 20.7), (166, 7.0, 24.2), (195, 5.8, 21.7), (235, 8.0, 19.6), (280, 9.1, 13.2),
+    (337, 11.4, 11.2), (402, 19.6, 9.7),
+]  # fmt: skip
+LOW = {
+    "name": "low",
+    "frequency": "30 GHz",
+    "sensitivity": "12 uK_CMB arcmin",
+    "fwhm": "40 arcmin",
+    "source": "a test",
+}
+HIGH = LOW | {"name": "high", "frequency": "150 GHz"}
+
+
+@pytest.fixture(scope="module")
+def instrument():
+    return load_instrument("quijote+litebird")
+
+
+def write(path, *bands, **top):
+    path.write_text(tomli_w.dumps({"name": "mine"} | top | {"band": list(bands)}), "utf-8")
+    return path
+
+
+def without(row, key):
+    return {k: v for k, v in row.items() if k != key}
+
+
+def test_the_preset_is_table_1_of_the_paper(instrument):
+    rows = zip(
+        instrument.frequency_ghz,
+        instrument.sensitivity_uk_arcmin,
+        instrument.fwhm_arcmin,
+        strict=True,
+    )
+    np.testing.assert_allclose(list(rows), TABLE_1, rtol=1e-12)
+    assert instrument.name == "quijote+litebird"
+    assert instrument.n_band == 17
+    assert all("Farsian et al. 2020, Table 1" in source for source in instrument.source)
+
+
+def test_every_preset_loads_and_is_named_after_its_file():
+    assert "quijote+litebird" in available_instruments()
+    for name in available_instruments():
+        assert load_instrument(name).name == name
+
+
+def test_noise_of_a_pixel(instrument):
+    # Nside 16: 4 pi sr / 3072 = 48343.1 arcmin^2, 219.871 arcmin a side
+    rms = instrument.noise_rms(16)
+    x = 0.04799243073366221 * 100 / 2.7255
+    to_rj = x**2 * np.exp(x) / (np.exp(x) - 1) ** 2
+    assert rms.shape == (17,)
+    assert rms[instrument.index("100")] == pytest.approx(7.0 / 219.871 * to_rj, rel=1e-5)
+    assert rms[0] == pytest.approx(840 / 219.871, rel=4e-3)  # Rayleigh-Jeans but for x^2/12
+    np.testing.assert_allclose(instrument.noise_rms(32), 2 * rms)
+
+
+@pytest.mark.parametrize("band", ["40", "40.0", "40 GHz", "40GHz", "40 ghz"])
+def test_bands_by_name_or_frequency(instrument, band):
+    assert instrument.index(band) == 2
+
+
+def test_a_name_comes_before_a_frequency():
+    swapped = Instrument("x", ("40", "30"), (30.0, 40.0), (1, 1), (1, 1), ("", ""))
+    assert swapped.index("40") == 0
+    assert swapped.index("40 GHz") == 1
+
+
+@pytest.mark.parametrize("band", ["41", "K", "nan", ""])
+def test_bands_that_are_not_there(instrument, band):
+    with pytest.raises(InstrumentError, match=rf"bands 11, 13, .* but band '{band}' came; name"):
+        instrument.index(band)
+
+
+def test_two_bands_of_one_frequency_go_by_name(tmp_path):
+    pair = load_instrument(write(tmp_path / "i.toml", LOW, LOW | {"name": "low2"}))
+    assert pair.index("low2") == 1
+    with pytest.raises(InstrumentError, match="band '30 GHz' came"):
+        pair.index("30 GHz")
+
+
+def test_a_users_file_goes_round(tmp_path, instrument):
+    bands = [
+        {
+            "name": name,
+            "frequency": f"{1e-3 * nu!r} THz",
+            "sensitivity": f"{noise / 60000!r} mK_CMB deg",
+            "fwhm": f"{fwhm / 60!r} deg",
+            "source": source,
+        }
+        for name, nu, noise, fwhm, source in zip(
+            instrument.band,
+            instrument.frequency_ghz,
+            instrument.sensitivity_uk_arcmin,
+            instrument.fwhm_arcmin,
+            instrument.source,
+            strict=True,
+        )
+    ]
+    read = load_instrument(write(tmp_path / "i.toml", *reversed(bands), name="mine"))
+    assert (read.name, read.band, read.source) == ("mine", instrument.band, instrument.source)
+    for column in ("frequency_ghz", "sensitivity_uk_arcmin", "fwhm_arcmin"):
+        np.testing.assert_allclose(getattr(read, column), getattr(instrument, column), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        ([LOW], "band: List should have at least 2 items"),
+        ([], "band: List should have at least 2 items"),
+        ([LOW, without(HIGH, "fwhm")], r"band\.1\.fwhm: Field required"),
+        ([LOW | {"beam": 1}, HIGH], r"band\.0\.beam: Extra inputs are not permitted \(came: 1\)"),
+        ([LOW | {"name": ""}, HIGH], r"band\.0\.name: String should have at least 1 character"),
+        ([LOW | {"frequency": 30}, HIGH], r"a quantity in GHz: .*\(came: 30\)"),
+        ([LOW | {"frequency": "30 arcmin"}, HIGH], "a quantity in GHz: 'arcmin' .* not convert"),
+        ([LOW | {"frequency": "30 furlong"}, HIGH], "a quantity in GHz: 'furlong' did not parse"),
+        ([LOW | {"frequency": "-30 GHz"}, HIGH], "frequency: Input should be greater than 0"),
+        ([LOW | {"frequency": "inf GHz"}, HIGH], "frequency: Input should be a finite number"),
+        ([LOW | {"fwhm": "nan arcmin"}, HIGH], "fwhm: Input should be a finite number"),
+        ([LOW | {"sensitivity": "0 uK_CMB arcmin"}, HIGH], "should be greater than 0"),
+        ([LOW | {"sensitivity": "12 uK arcmin"}, HIGH], "a quantity in arcmin uK_CMB: .*came: '12"),
+        ([LOW | {"sensitivity": "12 uK_RJ arcmin"}, HIGH], "'uK_RJ arcmin' did not parse"),
+        ([LOW, LOW], "instrument 'mine' names band low twice"),
+    ],
+)
+def test_bad_instruments(tmp_path, bands, message):
+    with pytest.raises(InstrumentError, match=message) as caught:
+        load_instrument(write(tmp_path / "i.toml", *bands))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name = ", "i.toml is not valid TOML: Invalid value"),
+        (b'name = "\xff"', "i.toml is not valid TOML: 'utf-8' codec"),
+        (b"", 'name: Field required .* band: Field required .* Expected a name and one .*"36 uK'),
+    ],
+)
+def test_files_that_are_no_instruments(tmp_path, content, message):
+    path = tmp_path / "i.toml"
+    path.write_bytes(content)
+    with pytest.raises(InstrumentError, match=message):
+        load_instrument(path)
+
+
+def test_an_instrument_that_is_nowhere(tmp_path):
+    with pytest.raises(
+        InstrumentError, match=r"built-in instrument \(.*quijote\+litebird.*'plank'"
+    ):
+        load_instrument("plank")
+    with pytest.raises(InstrumentError, match="is neither"):
+        load_instrument(tmp_path)
