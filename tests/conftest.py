@@ -1,5 +1,6 @@
 """Shared fixtures."""
 
+import os
 from pathlib import Path
 
 import healpy as hp
@@ -11,6 +12,9 @@ from foreglow.maps.write import write_maps
 from foreglow.sky import seds
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# Numba would compile PySM3 for ten seconds; plain Python gives the same numbers at once.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

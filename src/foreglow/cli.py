@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from foreglow.errors import ForeglowError
 
@@ -254,7 +256,7 @@ def _start_logging(level: int) -> None:
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # noqa: ARG001
-    Console(stderr=True).print(f"[yellow]warning:[/] {message}", highlight=False)
+    Console(stderr=True).print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False)
 
 
 def main() -> None:
@@ -264,8 +266,9 @@ def main() -> None:
         app()
     except ForeglowError as error:
         if _state["debug"]:
-            raise
-        Console(stderr=True).print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+            traceback.print_exc()
+        text = f"[red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; go on with --resume.")
@@ -274,7 +277,7 @@ def main() -> None:
         if _state["debug"]:
             raise
         Console(stderr=True).print(
-            f"[red]failure in foreglow:[/] {type(error).__name__}: {error} "
+            f"[red]failure in foreglow:[/] {type(error).__name__}: {escape(str(error))} "
             "(a bug: please report it with the output of --debug).",
             highlight=False, soft_wrap=True,
         )  # fmt: skip

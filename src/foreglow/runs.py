@@ -95,8 +95,10 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
     ------
     RunError
         If the folder holds something already and `resume` is not set, or what it holds was made
-        with another configuration.
+        with another configuration; or it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; give another --out.")
     resolved = {
         **config,
         "command": " ".join(["foreglow", *sys.argv[1:]]),
@@ -115,9 +117,13 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
     handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+    level = log.level
+    if not log.isEnabledFor(logging.INFO):  # called from Python: log.txt is written all the same
+        log.setLevel(logging.INFO)
     try:
         yield Run(folder, resolved)
     finally:
+        log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
 
@@ -134,7 +140,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
-    before = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    try:
+        before = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{folder / 'config.toml'} is damaged ({error}); give another --out."
+        ) from error
     now = tomllib.loads(tomli_w.dumps(dict(resolved)))
     differ = [key for key in _MUST_AGREE if before.get(key) != now.get(key)]
     if differ:

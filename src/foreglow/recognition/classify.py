@@ -143,13 +143,15 @@ def classify(
 
 
 def validate_output(path: str | Path, overwrite: bool) -> None:
-    """Refuse a file that is there already, before the work is done.
+    """Refuse a file that is there already or cannot be, before the work is done.
 
     Raises
     ------
     MapError
-        If `path` exists and `overwrite` is not set.
+        If `path` exists and `overwrite` is not set, or its folder does not exist.
     """
+    if not Path(path).parent.is_dir():
+        raise MapError(f"{path}: its folder does not exist; make it, or give another --out.")
     if Path(path).exists() and not overwrite:
         raise MapError(f"{path} exists; give another --out, or --overwrite to replace it.")
 
@@ -205,14 +207,17 @@ def _open_noise(
     return result
 
 
-_NOISE_TEXT = re.compile(r"\s*([0-9.eE+-]+)\s*([A-Za-z/_]+)(\s+arcmin)?\s*")
+# astropy writes a Quantity of 36 uK_CMB arcmin as "36 arcmin uK_CMB"
+_NOISE_TEXT = re.compile(
+    r"\s*([0-9.eE+-]+)\s*(?:(arcmin)\s+)?([A-Za-z/_]+)(?:\s+(arcmin))?\s*"
+)
 
 
 def _parse_noise(text: str, frequency_ghz: float, nside: int) -> float:
     """The rms in a pixel [uK_RJ] of a sensitivity or an rms in a pixel."""
-    match = _NOISE_TEXT.fullmatch(text)
+    match = _NOISE_TEXT.fullmatch(text.replace(" / ", "/"))
     try:
-        if match is None:
+        if match is None or (match[2] and match[4]):
             raise ValueError(text)
         number = float(match[1])
     except ValueError:
@@ -222,9 +227,9 @@ def _parse_noise(text: str, frequency_ghz: float, nside: int) -> float:
         ) from None
     if not (np.isfinite(number) and number >= 0):
         raise MapError(f"noise must be a number >= 0, but {text!r} came.")
-    if match[3]:
+    if match[2] or match[4]:
         number /= hp.nside2resol(nside, arcmin=True)
-    return number * to_uk_rj_factor(match[2], frequency_ghz)
+    return number * to_uk_rj_factor(match[3], frequency_ghz)
 
 
 def _read_block(

@@ -23,6 +23,10 @@ from foreglow.training import replace_directory
 
 _WEIGHTS = "weights.safetensors"
 _CARD = "model.toml"
+# what a card or weights raise that are not as `save` writes them
+_DAMAGED = (
+    KeyError, TypeError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError,
+)  # fmt: skip
 
 
 @dataclass
@@ -90,13 +94,13 @@ class Recogniser:
         state = {k: v.cpu().contiguous() for k, v in self.network.state_dict().items()}
         save_file(state, temporary / _WEIGHTS)
         table = {
+            **self.card,
             "foreglow_version": __version__,
             "job": "recognition",
             "network": self.kind,
             "models": list(self.models),
             "weights_sha256": _sha256(temporary / _WEIGHTS),
             "instrument": asdict(self.instrument),
-            **self.card,
         }
         (temporary / _CARD).write_text(tomli_w.dumps(_without_none(table)), encoding="utf-8")
         replace_directory(temporary, folder)
@@ -123,7 +127,7 @@ class Recogniser:
                     "differs); copy the model directory again, or train it anew."
                 )
             model.network.load_state_dict(load_file(weights))
-        except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+        except _DAMAGED as error:
             raise ModelError(
                 f"{folder} is not a whole model directory ({error}); it needs {_CARD} and "
                 f"{_WEIGHTS} as `foreglow recognize train` writes them."
@@ -142,7 +146,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         )
     try:
         card = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is not valid TOML: {error}.") from error
     if card.pop("job", None) != "recognition":
         raise ModelError(f"{folder} holds a model, but not one of foreground recognition.")

@@ -27,12 +27,12 @@ class ForegroundModel:
 MODELS = {
     "power_law": ForegroundModel(0.0, 0.0),
     "curved": ForegroundModel(seds.KOGUT_CURVATURE, 0.0),
-    "power_law+ame": ForegroundModel(0.0, seds.AME_POLARISATION_FRACTION),
-    "curved+ame": ForegroundModel(seds.KOGUT_CURVATURE, seds.AME_POLARISATION_FRACTION),
+    "power_law_ame": ForegroundModel(0.0, seds.AME_POLARISATION_FRACTION),
+    "curved_ame": ForegroundModel(seds.KOGUT_CURVATURE, seds.AME_POLARISATION_FRACTION),
 }
 PROBLEMS = {
     "curvature": ("power_law", "curved"),
-    "ame": ("power_law", "power_law+ame"),
+    "ame": ("power_law", "power_law_ame"),
     "four": tuple(MODELS),
 }
 

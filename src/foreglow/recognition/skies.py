@@ -7,7 +7,7 @@ import healpy as hp
 import numpy as np
 import torch
 
-from foreglow.errors import ForeglowError, MapError, ShapeError
+from foreglow.errors import ForeglowError, InstrumentError, MapError, ShapeError
 from foreglow.maps.regions import layout
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS, PROBLEMS
@@ -59,9 +59,13 @@ def simulate_sky(
 
     Raises
     ------
+    InstrumentError
+        If `noise_scale` is not a number >= 0.
     ShapeError
         If `label` does not have a value a pixel.
     """
+    if not np.isfinite(noise_scale) or noise_scale < 0:
+        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
     n_pix = hp.nside2npix(templates.nside)
     if label.shape != (n_pix,):
         raise ShapeError(f"expected label of shape ({n_pix},), but {label.shape} came.")
@@ -137,8 +141,10 @@ def write_sky(
     Raises
     ------
     MapError
-        If the folder holds such maps already.
+        If the folder holds such maps already, or is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise MapError(f"{folder} is a file; give a folder.")
     if folder.exists() and any(folder.glob("*.fits")):
         raise MapError(f"{folder} holds FITS files already; give an empty folder.")
     folder.mkdir(parents=True, exist_ok=True)

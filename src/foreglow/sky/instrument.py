@@ -146,17 +146,16 @@ def _read(name_or_path: str | Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-# thermodynamic temperature, spelled as PySM3 does; importing pysm3 for it would cost two seconds
-_K_CMB = u.def_unit("K_CMB")
-_THERMODYNAMIC = [_K_CMB, u.def_unit("mK_CMB", 1e-3 * _K_CMB), u.def_unit("uK_CMB", 1e-6 * _K_CMB)]
-_UK_ARCMIN = _THERMODYNAMIC[2] * u.arcmin
+def _quantity_in(unit: str) -> BeforeValidator:
+    """Read a number with a unit as the number in `unit`."""
 
-
-def _quantity_in(unit: u.UnitBase):
     def convert(text: object) -> float:
         try:
-            with u.add_enabled_units(_THERMODYNAMIC):
-                return float(np.asarray(u.Quantity(str(text)).to_value(unit)))
+            if ("K_CMB" in unit) != ("K_CMB" in str(text)):
+                raise ValueError("thermodynamic temperature is spelled K_CMB")
+            # to astropy a plain kelvin: a unit K_CMB of our own would clash with that of PySM3
+            quantity = u.Quantity(str(text).replace("K_CMB", "K"))
+            return float(np.asarray(quantity.to_value(unit.replace("K_CMB", "K"))))
         except (TypeError, ValueError, u.UnitConversionError) as error:
             reason = str(error).split(". ")[0]
             raise ValueError(f"expected a quantity in {unit}: {reason}") from error
@@ -170,9 +169,9 @@ _POSITIVE = Field(gt=0, allow_inf_nan=False)
 class _BandRow(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1)
-    frequency: Annotated[float, _quantity_in(u.GHz), _POSITIVE]
-    sensitivity: Annotated[float, _quantity_in(_UK_ARCMIN), _POSITIVE]
-    fwhm: Annotated[float, _quantity_in(u.arcmin), _POSITIVE]
+    frequency: Annotated[float, _quantity_in("GHz"), _POSITIVE]
+    sensitivity: Annotated[float, _quantity_in("uK_CMB arcmin"), _POSITIVE]
+    fwhm: Annotated[float, _quantity_in("arcmin"), _POSITIVE]
     source: str = Field(min_length=1)
 
 
