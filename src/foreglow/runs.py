@@ -103,7 +103,7 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
         **config,
         "command": " ".join(["foreglow", *sys.argv[1:]]),
         "git_revision": _git_revision(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **package_versions()},
     }
     if resume and (folder / "config.toml").is_file():
         _check_same(folder, resolved)
@@ -156,7 +156,8 @@ def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
         )
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that shape a result, of those installed."""
     found = {}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

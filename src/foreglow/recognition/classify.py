@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import healpy as hp
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 from astropy import units as u
 
 from foreglow.errors import InstrumentError, MapError
-from foreglow.maps.conventions import rotate_to_galactic, to_uk_rj_factor
+from foreglow.maps.conventions import rotate_to_galactic, to_uk_rj_factor, unit_agrees
 from foreglow.maps.io import (
     NoiseMap,
     PolarisationMap,
+    StoredMap,
     check_same_sky,
     open_noise_map,
     open_polarisation_map,
@@ -168,9 +170,23 @@ def _open_bands(
             f"came for {len(paths)}, and none for {', '.join(missing)}. Give a map for every band, "
             "or train a model for the bands you have."
         )
-    opened = {name: open_polarisation_map(paths[k], unit) for k, name in enumerate(instrument.band)}
+    opened = {
+        name: _open(open_polarisation_map, paths[k], unit) for k, name in enumerate(instrument.band)
+    }
     check_same_sky(opened)
     return list(opened.values())
+
+
+_Map = TypeVar("_Map", bound=StoredMap)
+
+
+def _open(
+    open_map: Callable[[str | Path, str | None], _Map], path: str | Path, unit: str | None
+) -> _Map:
+    """Open a map; `unit` counts where its header states none, or a bare kelvin."""
+    opened = open_map(path, unit)
+    agrees = unit is None or all(unit_agrees(c.unit, opened.unit) for c in opened.columns)
+    return opened if agrees else open_map(path, None)
 
 
 def _by_band(instrument: Instrument, values: Mapping, what: str) -> dict:
@@ -201,16 +217,14 @@ def _open_noise(
         elif isinstance(value, u.Quantity) or not Path(value).exists():
             result.append(_parse_noise(str(value), instrument.frequency_ghz[k], reference.nside))
         else:
-            opened = open_noise_map(value, unit)
+            opened = _open(open_noise_map, value, unit)
             check_same_sky({f"map of {name}": reference, f"noise of {name}": opened})
             result.append(opened)
     return result
 
 
 # astropy writes a Quantity of 36 uK_CMB arcmin as "36 arcmin uK_CMB"
-_NOISE_TEXT = re.compile(
-    r"\s*([0-9.eE+-]+)\s*(?:(arcmin)\s+)?([A-Za-z/_]+)(?:\s+(arcmin))?\s*"
-)
+_NOISE_TEXT = re.compile(r"\s*([0-9.eE+-]+)\s*(?:(arcmin)\s+)?([A-Za-z/_]+)(?:\s+(arcmin))?\s*")
 
 
 def _parse_noise(text: str, frequency_ghz: float, nside: int) -> float:

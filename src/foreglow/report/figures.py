@@ -119,6 +119,7 @@ def component_rms(frequency_ghz: ArrayLike, rms: Mapping[str, ArrayLike]) -> Fig
     axes.set(
         xscale="log", yscale="log", xlabel="Frequency [GHz]", ylabel=r"Rms of P [µK$_\mathrm{RJ}$]"
     )
+    axes.set_ylim(bottom=1e-4)  # AME falls to nothing above 100 GHz
     axes.grid(True)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

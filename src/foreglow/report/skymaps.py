@@ -205,7 +205,7 @@ def _draw_recognition(
     draw_borders(left, truth)
     draw_map(right, verdict, labels=False)
     share = correct[seen].mean() if seen.any() else np.nan
-    score = f"{100 * share:.1f}% of {seen.sum():,} pixels right"
+    score = f"{correct[seen].sum():,} of {seen.sum():,} pixels right ({100 * share:.1f}%)"
     right.set_title(score, loc="right", weight="normal", size=8.5)
 
 

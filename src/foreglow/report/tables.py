@@ -25,6 +25,11 @@ COLUMNS: dict[int, dict[str, str]] = {
 }
 """Key and heading of the columns of each table."""
 
+_TITLES = {
+    2: "Without noise (the paper's Table 2)",
+    3: "Test skies with Table 1 noise (the paper's Table 3)",
+}
+
 PROBLEMS = {
     "curvature": "power law or curved",
     "ame": "with or without AME",
@@ -135,7 +140,7 @@ def rich_table(rows: Sequence[AccuracyRow]) -> Table:
     rich.table.Table
     """
     head, body = _text_cells(rows, _plain_score)
-    table = Table(show_lines=True)
+    table = Table(show_lines=True, title=_TITLES[rows[0].table] if rows else None)
     for index, name in enumerate(head):
         table.add_column(name, justify="left" if index < 2 else "right")
     for line in body:

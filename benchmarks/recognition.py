@@ -1,0 +1,162 @@
+"""Recognition: simulator, classification, and the memory of classification."""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import healpy as hp
+import numpy as np
+import torch
+
+from foreglow.maps.write import write_polarisation_map
+from foreglow.recognition.classify import classify
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.sky.instrument import load_instrument
+from foreglow.sky.templates import load_templates
+from foreglow.training import make_generator
+
+BATCH = 8192
+REPEATS = 7
+MEMORY_NSIDES = (64, 256, 1024)
+_INSTRUMENT = load_instrument("quijote+litebird")
+
+
+def rate(work: Callable[[], int]) -> dict[str, float]:
+    """Items a second of a function that returns how many it did: median and range of repeats."""
+    work()
+    rates = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        n = work()
+        rates.append(n / (time.perf_counter() - start))
+    return {
+        "per_s": float(np.median(rates)),
+        "slowest": float(min(rates)),
+        "fastest": float(max(rates)),
+    }
+
+
+def simulation(device: torch.device) -> Iterator[dict]:
+    """Noisy vectors a second of our simulator, beside PySM3 components and noise."""
+    simulator = VectorSimulator(load_templates("mock"), _INSTRUMENT, PROBLEMS["four"]).to(device)
+    generator = make_generator(device, 0, 0)
+
+    def ours() -> int:
+        for _ in range(50):
+            simulator.draw(BATCH, NoiseLaw.fixed(1.0), generator)
+        _wait(device)
+        return 50 * BATCH
+
+    row = {"benchmark": "simulate", "device": device.type, "unit": "noisy vectors"}
+    mine = rate(ours)
+    yield {**row, "what": "foreglow", **mine}
+    if device.type == "cpu":
+        theirs = rate(_pysm_route())
+        yield {**row, "what": "pysm3, emission a band plus noise", **theirs}
+        yield {**row, "what": "ratio", "per_s": mine["per_s"] / theirs["per_s"]}
+
+
+def _pysm_route() -> Callable[[], int]:
+    """What an analyst does for the same maps: PySM3 emission of each component a band, noise."""
+    import pysm3
+    import pysm3.units as u
+
+    templates = load_templates("mock")
+    nside, n_pix = templates.nside, hp.nside2npix(templates.nside)
+    rng = np.random.default_rng(0)
+    zero = np.zeros(n_pix)
+    beta = rng.normal(-3.0, 0.2, n_pix)
+    synchrotron = pysm3.PowerLaw(
+        np.stack([zero, *templates.synchrotron]), "23 GHz", beta, nside, unit_I="uK_RJ",
+        unit_Q="uK_RJ", unit_U="uK_RJ", freq_ref_P="23 GHz",
+    )  # fmt: skip
+    dust = pysm3.ModifiedBlackBody(
+        np.stack([zero, *templates.dust]), "353 GHz", np.full(n_pix, 1.54), np.full(n_pix, 20.0),
+        nside, unit_I="uK_RJ", unit_Q="uK_RJ", unit_U="uK_RJ", unit_mbb_temperature="K",
+        freq_ref_P="353 GHz",
+    )  # fmt: skip
+    sigma = _INSTRUMENT.noise_rms(nside)
+
+    def route() -> int:
+        for k, frequency in enumerate(_INSTRUMENT.frequency_ghz):
+            emission = synchrotron.get_emission(frequency * u.GHz)
+            emission += dust.get_emission(frequency * u.GHz)
+            emission.value[1:] + sigma[k] * rng.standard_normal((2, n_pix))
+        return n_pix
+
+    return route
+
+
+def classification(device: torch.device) -> Iterator[dict]:
+    """Pixels a second through features and network, from memory."""
+    for kind in ("foreglow", "farsian2020"):
+        model = Recogniser.untrained(kind, _INSTRUMENT, PROBLEMS["four"], 0)
+        model.network.to(device)
+        data = torch.randn(BATCH, 2, _INSTRUMENT.n_band, device=device) * 10
+        sigma = torch.ones(BATCH, _INSTRUMENT.n_band, device=device)
+
+        def work(model=model, data=data, sigma=sigma) -> int:
+            for _ in range(25):
+                model.log_probability(data, sigma)
+            _wait(device)
+            return 25 * BATCH
+
+        yield {
+            "benchmark": "classify", "device": device.type, "unit": "pixels",
+            "what": f"{kind}, features and network", **rate(work),
+        }  # fmt: skip
+
+
+def memory() -> Iterator[dict]:
+    """Peak memory of classification from FITS, each Nside in a process of its own."""
+    for nside in MEMORY_NSIDES:
+        answer = subprocess.run(
+            [sys.executable, __file__, str(nside)], capture_output=True, text=True, check=True
+        )
+        yield json.loads(answer.stdout.splitlines()[-1])
+
+
+def _measure_memory(nside: int) -> dict:
+    model = Recogniser.untrained("foreglow", _INSTRUMENT, PROBLEMS["four"], 0)
+    n_pix = hp.nside2npix(nside)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {}
+        for name in _INSTRUMENT.band:
+            qu = np.random.default_rng(0).standard_normal((2, n_pix), dtype=np.float32)
+            paths[name] = Path(folder) / f"{name}.fits"
+            write_polarisation_map(paths[name], qu, "uK_RJ")
+            del qu
+        # how much one map took is already in the peak: measure what classification adds to it
+        before = _peak_mib()
+        start = time.perf_counter()
+        found = classify(model, paths)
+        seconds = time.perf_counter() - start
+        found.write(Path(folder) / "out.fits")
+    maps = 2 * 4 * n_pix * _INSTRUMENT.n_band / 2**20
+    probabilities = found.probability.nbytes / 2**20
+    # memory-mapped maps count as resident once read, though the system may drop them at will
+    return {
+        "benchmark": "memory of classification", "device": "cpu", "nside": nside,
+        "maps_mib": maps, "probabilities_mib": probabilities, "peak_mib": _peak_mib(),
+        "peak_less_maps_and_probabilities_mib": _peak_mib() - maps - probabilities,
+        "peak_before_mib": before, "pixels_per_s_from_fits": n_pix / seconds,
+    }  # fmt: skip
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure_memory(int(sys.argv[1]))))

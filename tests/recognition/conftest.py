@@ -1,0 +1,71 @@
+"""Small templates, models and skies that the tests of recognition share."""
+
+import healpy as hp
+import numpy as np
+import pytest
+import torch
+
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.skies import simulate_sky
+from foreglow.recognition.train import TrainingPlan, train
+from foreglow.sky.instrument import load_instrument
+from foreglow.sky.templates import Templates, load_templates
+
+NSIDE = 16
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Small work, shared machines."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def instrument():
+    return load_instrument("quijote+litebird")
+
+
+@pytest.fixture(scope="session")
+def templates():
+    """The mock Galaxy, Nside 16."""
+    return load_templates("mock", NSIDE)
+
+
+@pytest.fixture(scope="session")
+def lognormal_templates():
+    """Templates with known moments: dust along Q, so that its direction is."""
+    rng = np.random.default_rng(5)
+    n_pix = hp.nside2npix(NSIDE)
+    synchrotron = rng.normal(20.0, 8.0, (2, n_pix)).astype(np.float32)
+    dust = np.stack([rng.lognormal(1.0, 0.5, n_pix), np.zeros(n_pix)]).astype(np.float32)
+    ame = rng.lognormal(4.0, 0.5, n_pix).astype(np.float32)
+    return Templates("test", NSIDE, synchrotron, dust, ame)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, instrument, templates):
+    """A `foreglow` model of four classes, trained for some seconds on any noise."""
+    recogniser = Recogniser.untrained("foreglow", instrument, PROBLEMS["four"], 0)
+    plan = TrainingPlan("conditioned", 1, 40, 1024, fixed_set=False, learning_rate=2e-3)
+    history = train(recogniser, templates, plan, tmp_path_factory.mktemp("work"), 0, CPU)
+    recogniser.card["history"] = history
+    return recogniser
+
+
+@pytest.fixture(scope="session")
+def paper_model(instrument):
+    """The paper's network, untrained, and so neither blind to rotations nor to noise-free bands."""
+    return Recogniser.untrained("farsian2020", instrument, PROBLEMS["four"], 3)
+
+
+@pytest.fixture(scope="session")
+def sky(instrument, templates):
+    """A noisy test sky of four models."""
+    label = np.arange(hp.nside2npix(NSIDE)) % 4
+    rng = np.random.default_rng(11)
+    return simulate_sky(templates, instrument, PROBLEMS["four"], label, 0.1, rng)
