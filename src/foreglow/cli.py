@@ -68,7 +68,9 @@ def demo(
 @app.command()
 def reproduce(
     paper: Annotated[str, typer.Argument(help="farsian2020")],
-    out: Annotated[Path | None, typer.Option(help="Run directory [runs/PAPER-SCALE].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory (runs/PAPER-SCALE by default).")
+    ] = None,
     scale: Annotated[
         str, typer.Option(help="smoke, laptop (10 min, 2 cores) or paper.")
     ] = "laptop",
@@ -88,7 +90,7 @@ def reproduce(
     records = farsian2020.read_records(folder)
     for table in (2, 3):
         console.print(rich_table(accuracy_rows(records, table)))
-    console.print(f"report: {report}")
+    _say(f"report: {report}")
 
 
 @app.command()
@@ -98,7 +100,7 @@ def report(
     """Write report.html anew from what a run directory holds."""
     from foreglow.report.html import write_report
 
-    console.print(f"report: {write_report(run_dir)}")
+    _say(f"report: {write_report(run_dir)}")
 
 
 @recognize.command("simulate")
@@ -107,7 +109,7 @@ def recognize_simulate(
     sky: Sky = "mock",
     problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
     regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
-    blob_deg: Annotated[float, typer.Option(help="Size of the blobs [deg].")] = 30.0,
+    blob_deg: Annotated[float, typer.Option(help="Size of the blobs (deg).")] = 30.0,
     nside: Annotated[int, typer.Option(help="HEALPix Nside of the maps.")] = 16,
     noise_scale: Annotated[
         float, typer.Option(help="Factor on the instrument's noise; 0 for none.", min=0)
@@ -115,13 +117,13 @@ def recognize_simulate(
     instrument: Annotated[str, typer.Option(help="Preset or TOML file.")] = "quijote+litebird",
     seed: Seed = 0,
 ) -> None:
-    """Make Q,U maps [uK_RJ] of a sky with known models, a FITS file a band."""
+    """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band."""
     from foreglow.recognition.skies import make_sky_files
 
     paths = make_sky_files(
         out, sky, problem, regions, blob_deg, nside, noise_scale, instrument, seed
     )
-    console.print(f"{len(paths)} maps and truth.fits in {out}")
+    _say(f"{len(paths)} maps and truth.fits in {out}")
 
 
 @recognize.command("train")
@@ -151,7 +153,7 @@ def recognize_train(
         out, sky, problem, network, regime, noise_scale, epochs, steps, batch, instrument, seed,
         device, resume,
     )  # fmt: skip
-    console.print(f"model: {out} (validation accuracy {accuracy:.4f})")
+    _say(f"model: {out} (validation accuracy {accuracy:.4f})")
 
 
 @recognize.command("classify")
@@ -193,8 +195,8 @@ def recognize_classify(
 
         found = classify(recogniser, files, rms, noise_scale, unit, show)
     found.write(out, overwrite)
-    console.print(found.summary())
-    console.print(f"written: {out}")
+    _say(found.summary())
+    _say(f"written: {out}")
 
 
 @recognize.command("evaluate")
@@ -202,7 +204,7 @@ def recognize_evaluate(
     model: ModelDirectory,
     sky: Sky = "mock",
     problem: Annotated[
-        str | None, typer.Option(help="curvature, ame or four [all the model's].")
+        str | None, typer.Option(help="curvature, ame or four (all the model's by default).")
     ] = None,
     regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
     nside: Annotated[int, typer.Option(help="HEALPix Nside of the test skies.")] = 16,
@@ -223,12 +225,17 @@ def recognize_evaluate(
     recogniser = Recogniser.load(model, pick_device(device))
     scales = noise_scale or [0.0, 0.01, 0.1, 1.0]
     rows = accuracy_on_skies(recogniser, sky, problem, regions, nside, scales, skies, seed)
-    table = Table("noise scale", "accuracy", "error", "pixels", title=f"{model} on {sky}")
+    table = Table("noise scale", "accuracy", "error", "pixels", title=escape(f"{model} on {sky}"))
     for row in rows:
         table.add_row(
             f"{row.noise_scale:g}", f"{row.accuracy:.4f}", f"{row.error:.4f}", str(row.n_pixels)
         )
     console.print(table)
+
+
+def _say(text: str) -> None:
+    # a path is neither markup nor to be broken
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _pairs(texts: list[str], option: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Model directories: round trips, and what damaged or hostile ones are told."""
 
+import hashlib
 import pickle
 import shutil
 import tomllib
@@ -42,8 +43,6 @@ def edit(folder, **changes):
 
 
 def sha256_of(path):
-    import hashlib
-
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -159,7 +158,7 @@ def test_missing_file(copy, name):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(ModelError, match="expected a model directory.*does not exist"):
+    with pytest.raises(ModelError, match=r"expected a model directory.*does not exist"):
         Recogniser.load(tmp_path / "nothing")
 
 
@@ -182,6 +181,8 @@ def test_truncated_weights(copy, size):
         ({"network": None}, "not a whole model directory"),
         ({"models": ["power_law", "curved"]}, "not a whole model directory"),
         ({"models": 4}, "not a whole model directory"),
+        ({"models": ["power_law", "wiggly"]}, "knows models wiggly, which this foreglow does not"),
+        ({"models": [["power_law"]]}, "which this foreglow does not"),
         ({"instrument": "quijote"}, "not a whole model directory"),
         ({"instrument": {"name": "bare"}}, "not a whole model directory"),
         ({"weights_sha256": None}, "not a whole model directory"),

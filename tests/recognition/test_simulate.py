@@ -3,7 +3,6 @@
 from dataclasses import replace
 from math import erf, sqrt
 
-import healpy as hp
 import numpy as np
 import pytest
 import torch

@@ -41,9 +41,7 @@ def everywhere(k):
 
 
 def test_slopes_of_a_sky_of_one_model(templates, instrument, quiet_cmb):
-    bare = replace(
-        templates, dust=np.zeros_like(templates.dust), ame=np.zeros_like(templates.ame)
-    )
+    bare = replace(templates, dust=np.zeros_like(templates.dust), ame=np.zeros_like(templates.ame))
     for k, curvature in enumerate((0.0, -0.052)):
         sky = simulate_sky(bare, instrument, FOUR, everywhere(k), 0.0, np.random.default_rng(1))
         ratio = sky.data.astype(float) / bare.synchrotron[:, None]
@@ -121,7 +119,9 @@ def test_the_same_generator_gives_the_same_sky(templates, instrument):
 def test_components_add_up_to_a_sky(templates, instrument, monkeypatch):
     """With one beta of -3 everywhere, the sky is the sum of the parts of Figure 1."""
     monkeypatch.setattr(skies, "BETA_SCATTER", 0.0)
-    monkeypatch.setattr(skies, "cmb_map", lambda nside, rng: cmb_map(nside, np.random.default_rng(8)))
+    monkeypatch.setattr(
+        skies, "cmb_map", lambda nside, rng: cmb_map(nside, np.random.default_rng(8))
+    )
     rng = np.random.default_rng(0)
     parts = component_maps(templates, instrument, rng)
     sky = simulate_sky(templates, instrument, FOUR, everywhere(3), 0.0, rng)
@@ -148,7 +148,9 @@ def test_refuses_noise_that_is_no_scale(templates, instrument, scale):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files") / "sky"
-    paths = make_sky_files(folder, "mock", "four", "quadrants", 30.0, 16, 1.0, "quijote+litebird", 3)
+    paths = make_sky_files(
+        folder, "mock", "four", "quadrants", 30.0, 16, 1.0, "quijote+litebird", 3
+    )
     return folder, paths
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from foreglow import __version__
 from foreglow.errors import ModelError
 from foreglow.recognition.networks import NETWORKS
+from foreglow.recognition.simulate import MODELS
 from foreglow.sky.instrument import Instrument
 from foreglow.training import replace_directory
 
@@ -150,6 +151,14 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not valid TOML: {error}.") from error
     if card.pop("job", None) != "recognition":
         raise ModelError(f"{folder} holds a model, but not one of foreground recognition.")
+    models = card.get("models")
+    names = map(str, models) if isinstance(models, list) else ()
+    strangers = [name for name in names if name not in MODELS]
+    if strangers:
+        raise ModelError(
+            f"{folder} knows models {', '.join(strangers)}, which this foreglow does not; it has "
+            f"{', '.join(MODELS)}."
+        )
     return card
 
 

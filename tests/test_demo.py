@@ -1,0 +1,92 @@
+"""The demo, with plans of a few steps."""
+
+import io
+import json
+from dataclasses import replace
+
+import healpy as hp
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from foreglow import demo
+from foreglow.errors import RunError
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.simulate import PROBLEMS
+
+
+def draw_small(figure, folder, name):
+    """As `figures.save`, but quick."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", dpi=20)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The demo's folder and what it printed."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    plans = tuple(replace(plan, epochs=2, steps=8, batch=512) for plan in demo._PLANS)
+    console = Console(file=io.StringIO(), width=200)
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "_PLANS", plans)
+        patch.setattr(demo.figures, "save", draw_small)
+        torch.set_num_threads(1)
+        report = demo.run_demo(folder, 0, "cpu", overwrite=True, console=console)
+        torch.set_num_threads(threads)
+    assert report == folder / "report.html"
+    return folder, console.file.getvalue()
+
+
+def test_what_it_leaves(made):
+    folder, _ = made
+    captions = json.loads((folder / "figures" / "captions.json").read_text())
+    assert set(captions) == {p.stem for p in (folder / "figures").glob("*.png")}
+    page = (folder / "report.html").read_text()
+    assert all(f'id="figure-{name}"' in page for name in captions)
+    for regime in ("noiseless", "many_noise", "conditioned"):
+        assert Recogniser.load(folder / "model" / regime).models == PROBLEMS["four"]
+
+
+def test_what_it_prints(made):
+    folder, text = made
+    assert str(folder / "report.html") in text.replace("\n", "")
+    assert "Trained without noise" in text
+    assert "a pixel alone does not hold what the paper claims" in text
+    assert "paper 93%" in text
+
+
+def test_records_are_those_of_the_maps_on_disk(made):
+    """Accuracy counted again from truth.fits and recognised_*.fits."""
+    folder, _ = made
+    records = json.loads((folder / "metrics.json").read_text())["records"]
+    overall = [r for r in records if r["class"] is None]
+    assert len(overall) == 6
+    for record in overall:
+        maps = folder / "maps" / f"noise_{record['noise_scale']:g}"
+        truth = hp.read_map(maps / "truth.fits")
+        columns = hp.read_map(maps / f"recognised_{record['training']}.fits", field=None)
+        assert record["accuracy"] == pytest.approx(np.mean(columns[-1] == truth))
+        np.testing.assert_array_equal(columns[-1], columns[:-1].argmax(0))
+    papers = {(r["training"], r["noise_scale"]): r["paper"] for r in overall}
+    assert papers["noiseless", 0.0] == 0.93
+    assert papers["noiseless", 1.0] == 0.68
+    assert papers["many_noise", 1.0] == 0.93
+    assert papers["conditioned", 0.1] is None
+
+
+def test_an_earlier_demo_is_replaced_only_if_asked(made):
+    folder, _ = made
+    with pytest.raises(RunError, match="is not empty"):
+        demo.run_demo(folder, 0, "cpu", overwrite=False, console=Console(file=io.StringIO()))
+
+
+@pytest.mark.parametrize("content", [{}, {"config.toml": 'experiment = "farsian2020"\n'}])
+def test_overwrite_spares_what_is_no_demo(tmp_path, content):
+    (tmp_path / "thesis.tex").write_text("mine")
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(RunError, match="does not hold a demo, so it is not replaced"):
+        demo.run_demo(tmp_path, 0, "cpu", overwrite=True, console=Console(file=io.StringIO()))
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
