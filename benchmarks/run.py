@@ -9,9 +9,9 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from recognition import classification, memory, simulation
 
 from foreglow.runs import package_versions
+from recognition import classification, memory, simulation
 
 RESULTS = Path(__file__).parent / "results.json"
 

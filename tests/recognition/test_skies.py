@@ -12,7 +12,13 @@ from astropy.io import fits
 from foreglow.errors import ForeglowError, InstrumentError, MapError, ShapeError
 from foreglow.recognition import skies
 from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
-from foreglow.recognition.skies import component_maps, make_sky_files, simulate_sky, write_sky
+from foreglow.recognition.skies import (
+    SkyLaw,
+    component_maps,
+    make_sky_files,
+    simulate_sky,
+    write_sky,
+)
 from foreglow.sky.cmb import cmb_map
 
 NU = np.array([11, 13, 40, 50, 60, 68, 78, 89, 100, 119, 140, 166, 195, 235, 280, 337, 402.0])
@@ -118,16 +124,41 @@ def test_the_same_generator_gives_the_same_sky(templates, instrument):
 
 def test_components_add_up_to_a_sky(templates, instrument, monkeypatch):
     """With one beta of -3 everywhere, the sky is the sum of the parts of Figure 1."""
-    monkeypatch.setattr(skies, "BETA_SCATTER", 0.0)
     monkeypatch.setattr(
         skies, "cmb_map", lambda nside, rng: cmb_map(nside, np.random.default_rng(8))
     )
     rng = np.random.default_rng(0)
     parts = component_maps(templates, instrument, rng)
-    sky = simulate_sky(templates, instrument, FOUR, everywhere(3), 0.0, rng)
+    law = SkyLaw(beta_scatter=0.0)
+    sky = simulate_sky(templates, instrument, FOUR, everywhere(3), 0.0, rng, law)
     names = ("CMB", "synchrotron curved", "thermal dust", "AME")
     together = sum(parts[name] for name in names).transpose(1, 0, 2)
     np.testing.assert_allclose(sky.data, together, rtol=1e-4, atol=1e-5)
+
+
+def test_another_law(templates, instrument):
+    """C, AME fraction and dust as the law says; what it does not name stays the paper's."""
+    law = SkyLaw(0.0, dust_beta_scatter=0.1, curvature=-0.2, ame_fraction=0.04)
+    assert law.candidates(FOUR).tolist() == [[0, 0], [-0.2, 0], [0, 0.04], [-0.2, 0.04]]
+    beta, temperature = law.draw_dust(64, np.random.default_rng(0))
+    assert beta.std() == pytest.approx(0.1, rel=0.02)
+    assert set(temperature) == {20.0}
+    smooth = SkyLaw(0.2, beta_smoothing_deg=20.0).draw_beta(16, np.random.default_rng(0))
+    assert smooth.std() == pytest.approx(0.2)
+    nested = hp.ring2nest(16, np.arange(N_PIX))
+    order = np.argsort(nested)  # neighbours in NESTED order are near on the sky
+    assert np.abs(np.diff(smooth[order])).mean() < 0.5 * smooth.std()  # white: 1.13
+    given = [
+        simulate_sky(
+            templates, instrument, FOUR, everywhere(1), 0.0, np.random.default_rng(3), one
+        ).data
+        for one in (SkyLaw(0.0), SkyLaw(0.0, curvature=-0.2))
+    ]
+    band = instrument.index("40")
+    ratio = np.exp((-0.2 + 0.052) * np.log(40 / 23) ** 2)
+    change = given[1][:, band] - given[0][:, band]
+    curved = templates.synchrotron * np.exp((-3 - 0.052 * np.log(40 / 23)) * np.log(40 / 23))
+    np.testing.assert_allclose(change, (ratio - 1) * curved, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(N_PIX - 1,), (2, N_PIX), (12,)])

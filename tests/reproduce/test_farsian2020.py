@@ -97,7 +97,9 @@ def test_classes_add_up_to_the_whole(records, problem, network):
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_noise_curve(records, problem):
     curve = [
-        only(records, problem=problem, training="conditioned", noise_scale=s)["accuracy"]
+        only(records, problem=problem, training="conditioned", noise_scale=s, set="test")[
+            "accuracy"
+        ]
         for s in (0.001, 0.1, 1.0)
     ]
     chance = 0.25 if problem == "four" else 0.5
@@ -105,6 +107,18 @@ def test_noise_curve(records, problem):
     assert curve[0] > 0.9
     # physics.md: no method of single pixels passes these by much at Table 1 noise
     assert curve[2] < {"curvature": 0.72, "ame": 0.8, "four": 0.57}[problem]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_ceilings(records, problem):
+    """The optimum is not beaten by the network on the same vectors, beyond chance."""
+    for scale in (0.1, 1.0):
+        best = only(records, problem=problem, method="ceiling", noise_scale=scale)
+        network = only(records, problem=problem, set="validation", noise_scale=scale)
+        assert best["n_pixels"] == network["n_pixels"] > 50
+        assert best["accuracy"] > network["accuracy"] - 0.12  # three errors of 100 pixels
+        assert best["paper"] is None
+    assert best["accuracy"] < 0.9  # Table 1 noise: nowhere near the paper
 
 
 def test_dedicated_model(records):
@@ -244,6 +258,8 @@ TINY = {
     "test_skies": 2,
     "noise_scales": [0.1],
     "dedicated_noise_scales": [],
+    "ceiling_noise_scales": [0.1],
+    "ceiling_vectors": 64,
     "problems": ["ame"],
     "farsian2020": {r: _PLAN | {"fixed_set": True} for r in REGIMES},
     "foreglow": {r: _PLAN | {"fixed_set": False} for r in (*REGIMES, "conditioned")},

@@ -18,6 +18,64 @@ from foreglow.sky.templates import Templates, load_templates
 
 
 @dataclass(frozen=True)
+class SkyLaw:
+    """What a test sky draws beyond its templates; by default the paper's.
+
+    Parameters
+    ----------
+    beta_scatter : float
+        Rms of beta_s around -3.
+    beta_smoothing_deg : float, optional
+        Beta_s as a smooth field of this FWHM; by default it is drawn pixel by pixel.
+    dust_beta_scatter : float
+        Rms of beta_d around 1.54, pixel by pixel.
+    dust_temperature_scatter : float
+        Rms of T_d around 20 K [K], pixel by pixel.
+    curvature : float, optional
+        C of the curved models; by default that of `MODELS`.
+    ame_fraction : float, optional
+        Polarised fraction of the models with AME; by default that of `MODELS`.
+    """
+
+    beta_scatter: float = BETA_SCATTER
+    beta_smoothing_deg: float | None = None
+    dust_beta_scatter: float = 0.0
+    dust_temperature_scatter: float = 0.0
+    curvature: float | None = None
+    ame_fraction: float | None = None
+
+    def draw_beta(self, nside: int, rng: np.random.Generator) -> np.ndarray:
+        """A beta_s map, shape (n_pix,)."""
+        white = rng.standard_normal(hp.nside2npix(nside))
+        if self.beta_smoothing_deg is not None:
+            white = hp.smoothing(white, fwhm=np.radians(self.beta_smoothing_deg))
+            white = (white - white.mean()) / white.std()
+        return BETA_MEAN + self.beta_scatter * white
+
+    def draw_dust(self, nside: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Maps of beta_d and T_d [K], shape (n_pix,)."""
+        n_pix = hp.nside2npix(nside)
+        maps = []
+        for mean, scatter in (
+            (seds.DUST_BETA, self.dust_beta_scatter),
+            (seds.DUST_TEMPERATURE, self.dust_temperature_scatter),
+        ):
+            maps.append(rng.normal(mean, scatter, n_pix) if scatter else np.full(n_pix, mean))
+        return maps[0], maps[1]
+
+    def candidates(self, models: tuple[str, ...]) -> np.ndarray:
+        """C and polarised fraction of each model, shape (n_class, 2)."""
+        table = np.array([(MODELS[name].curvature, MODELS[name].ame_fraction) for name in models])
+        for column, value in enumerate((self.curvature, self.ame_fraction)):
+            if value is not None:
+                table[table[:, column] != 0, column] = value
+        return table
+
+
+PAPER_LAW = SkyLaw()
+
+
+@dataclass(frozen=True)
 class SimulatedSky:
     """Whole maps with a known model in every pixel.
 
@@ -28,11 +86,14 @@ class SimulatedSky:
     sigma : ndarray, shape (n_band,)
         Noise rms of Q and of U [uK_RJ].
     label : ndarray, int64, shape (n_pix,)
+    cmb : ndarray, shape (2, n_pix)
+        Q, U of the CMB in it [uK_CMB].
     """
 
     data: np.ndarray
     sigma: np.ndarray
     label: np.ndarray
+    cmb: np.ndarray
 
 
 def simulate_sky(
@@ -42,6 +103,7 @@ def simulate_sky(
     label: np.ndarray,
     noise_scale: float,
     rng: np.random.Generator,
+    law: SkyLaw = PAPER_LAW,
 ) -> SimulatedSky:
     """A test sky: templates as they are, fresh CMB, beta_s and noise.
 
@@ -69,25 +131,28 @@ def simulate_sky(
     n_pix = hp.nside2npix(templates.nside)
     if label.shape != (n_pix,):
         raise ShapeError(f"expected label of shape ({n_pix},), but {label.shape} came.")
-    candidate = np.array([(MODELS[name].curvature, MODELS[name].ame_fraction) for name in models])
-    curvature, fraction = candidate[label].T
-    beta = rng.normal(BETA_MEAN, BETA_SCATTER, n_pix)
+    curvature, fraction = law.candidates(models)[label].T
+    beta = law.draw_beta(templates.nside, rng)
     cmb = cmb_map(templates.nside, rng)
+    dust_beta, temperature = law.draw_dust(templates.nside, rng)
     ame = fraction * _ame_polarisation(templates)
     sigma = noise_scale * instrument.noise_rms(templates.nside)
     data = np.empty((2, instrument.n_band, n_pix), np.float32)
     for k, frequency in enumerate(instrument.frequency_ghz):  # a band at a time, to spare memory
         nu = torch.tensor(frequency, dtype=torch.float64)
         synchrotron = seds.synchrotron(nu, torch.from_numpy(beta), torch.from_numpy(curvature))
+        dust = seds.modified_blackbody(
+            nu, torch.from_numpy(dust_beta), torch.from_numpy(temperature)
+        )
         data[:, k] = (
             synchrotron.numpy() * templates.synchrotron
-            + float(seds.modified_blackbody(nu)) * templates.dust
+            + dust.numpy() * templates.dust
             + float(seds.cmb(nu)) * cmb
             + float(seds.spinning_dust(nu)) * ame
         )
         if noise_scale > 0:
             data[:, k] += sigma[k] * rng.standard_normal((2, n_pix), dtype=np.float32)
-    return SimulatedSky(data, sigma, label)
+    return SimulatedSky(data, sigma, label, cmb)
 
 
 def component_maps(

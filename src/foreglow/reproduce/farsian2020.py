@@ -15,6 +15,7 @@ import torch
 from foreglow.errors import RunError
 from foreglow.maps.regions import layout
 from foreglow.recognition.evaluate import Evaluation, evaluate, summarise
+from foreglow.recognition.evidence import draw_vectors, log_evidence
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import SimulatedSky, component_maps, simulate_sky
@@ -304,19 +305,65 @@ def _noise_curve(lab: _Lab) -> dict[str, Any]:
             lab, _test(lab, dedicated, "four", scale), problem="four", network="foreglow",
             training="many_noise", noise_scale=scale, paper=None,
         )  # fmt: skip
+    with lab.run.stage("ceilings"):
+        ceilings = _ceilings(lab, model)
     paper = {problem: PAPER_NOISY[problem]["many_noise"] for problem in curves}
     figures.save(
-        figures.noise_curve(curves, paper, chance=(0.5, 0.25)), lab.run.figures, "noise_curve"
+        figures.noise_curve(curves, paper, chance=(0.5, 0.25), ceiling=ceilings),
+        lab.run.figures,
+        "noise_curve",
     )
     caption = (
         "One foreglow network, trained over noise scales, on test skies of each noise; binary "
-        "problems by restricting its four classes. Stars: the paper at Table 1 noise."
+        "problems by restricting its four classes. Dashed: ceiling of any per-pixel classifier. "
+        "Stars: the paper at Table 1 noise."
     )
     return {
         "noise_curve": {
             "title": "Accuracy against noise", "caption": caption, "section": "Noise",
         }
     }  # fmt: skip
+
+
+def _ceilings(lab: _Lab, model: Recogniser) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The best accuracy of any per-pixel classifier, and the network's on the same vectors.
+
+    One set of vectors of four models serves all problems: a problem sees those of its models.
+    """
+    nside = lab.settings["test_nside"]
+    templates = lab.templates.degraded(nside)
+    four = PROBLEMS["four"]
+    points: dict[str, list[tuple[float, float]]] = {p: [] for p in lab.settings["problems"]}
+    for scale in lab.settings["ceiling_noise_scales"]:
+        n = lab.settings["ceiling_vectors"]
+        vectors = draw_vectors(templates, lab.instrument, four, scale, n, lab.seed)
+        evidence = log_evidence(vectors.data, vectors.sigma[0], templates, lab.instrument, four)
+        device = next(model.network.parameters()).device
+        network = model.log_probability(vectors.data.to(device), vectors.sigma.to(device)).cpu()
+        for problem, found in points.items():
+            keep = [four.index(name) for name in PROBLEMS[problem]]
+            mine = torch.isin(vectors.label, torch.tensor(keep))
+            truth = vectors.label[mine]
+            scores = {}
+            for method, score in (("ceiling", evidence), ("network", network)):
+                chosen = torch.tensor(keep)[score[mine][:, keep].argmax(1)]
+                scores[method] = float((chosen == truth).double().mean())
+            lab.run.records += [
+                {
+                    "problem": problem, "network": "foreglow" if method == "network" else None,
+                    "training": "conditioned" if method == "network" else None,
+                    "noise": "table1", "noise_scale": scale, "context": "pixel", "method": method,
+                    "set": "test" if method == "ceiling" else "validation", "class": None,
+                    "nside": nside, "n_pixels": len(truth), "accuracy": value, "paper": None,
+                }
+                for method, value in scores.items()
+            ]  # fmt: skip
+            log.info(
+                "%s, noise scale %g: ceiling %.4f, conditioned network on the same vectors %.4f",
+                problem, scale, scores["ceiling"], scores["network"],
+            )  # fmt: skip
+            found.append((scale, scores["ceiling"]))
+    return {problem: tuple(np.array(found).T) for problem, found in points.items()}
 
 
 def _figure_rms(lab: _Lab) -> dict[str, Any]:
