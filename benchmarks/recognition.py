@@ -73,13 +73,12 @@ def _pysm_route() -> Callable[[], int]:
     zero = np.zeros(n_pix)
     beta = rng.normal(-3.0, 0.2, n_pix)
     synchrotron = pysm3.PowerLaw(
-        np.stack([zero, *templates.synchrotron]), "23 GHz", beta, nside, unit_I="uK_RJ",
-        unit_Q="uK_RJ", unit_U="uK_RJ", freq_ref_P="23 GHz",
+        np.stack([zero, *templates.synchrotron]) * u.uK_RJ, "23 GHz",
+        beta * u.dimensionless_unscaled, nside, freq_ref_P="23 GHz",
     )  # fmt: skip
     dust = pysm3.ModifiedBlackBody(
-        np.stack([zero, *templates.dust]), "353 GHz", np.full(n_pix, 1.54), np.full(n_pix, 20.0),
-        nside, unit_I="uK_RJ", unit_Q="uK_RJ", unit_U="uK_RJ", unit_mbb_temperature="K",
-        freq_ref_P="353 GHz",
+        np.stack([zero, *templates.dust]) * u.uK_RJ, "353 GHz", "353 GHz",
+        np.full(n_pix, 1.54) * u.dimensionless_unscaled, np.full(n_pix, 20.0) * u.K, nside,
     )  # fmt: skip
     sigma = _INSTRUMENT.noise_rms(nside)
 
