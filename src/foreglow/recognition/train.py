@@ -15,7 +15,15 @@ from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
 from foreglow.recognition.skies import models_of
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import Templates, load_templates
-from foreglow.training import History, Schedule, Task, fit, make_generator, pick_device
+from foreglow.training import (
+    History,
+    Schedule,
+    Task,
+    fit,
+    make_generator,
+    pick_device,
+    threads_for,
+)
 
 REFERENCE_NSIDE = 16
 VALIDATION_FRACTION = 0.2
@@ -111,7 +119,8 @@ def train(
         network.standardise(sample.data, sample.sigma)
     task = _task(network, simulator, plan, seed)
     schedule = Schedule(plan.epochs, plan.steps, plan.validation_steps)
-    history = fit(task, schedule, folder, seed, device, resume)
+    with threads_for(plan.batch, device):
+        history = fit(task, schedule, folder, seed, device, resume)
     model.card["training"] = {"sky": templates.source, "seed": seed, **asdict(plan)}
     return history
 
