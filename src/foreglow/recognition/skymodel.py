@@ -1,0 +1,205 @@
+"""Parametric models of a pixel's Q,U: components, free spectral parameters and their priors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foreglow.errors import ModelError
+from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS
+from foreglow.sky import seds
+
+
+@dataclass(frozen=True)
+class Free:
+    """A free spectral parameter.
+
+    Parameters
+    ----------
+    start : float
+    low, high : float
+        Bounds.
+    prior : tuple of float, optional
+        Mean and rms of a Gaussian prior; by default flat between the bounds.
+
+    Raises
+    ------
+    ModelError
+        If the start does not lie between the bounds, or the prior has no width.
+    """
+
+    start: float
+    low: float
+    high: float
+    prior: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        if not self.low < self.start < self.high:
+            raise ModelError(
+                f"expected a start between the bounds {self.low:g} and {self.high:g}, but "
+                f"{self.start:g} came."
+            )
+        if self.prior is not None and not self.prior[1] > 0:
+            raise ModelError(f"expected a prior of rms > 0, but {self.prior[1]:g} came.")
+
+
+# Gaussian priors of the evidence: beta is that of the training law; C is that of Kogut 2012 with
+# a width that leaves a power law possible
+BETA_PRIOR = (BETA_MEAN, BETA_SCATTER)
+CURVATURE_PRIOR = (seds.KOGUT_CURVATURE, 0.05)
+
+# wide: in a faint pixel the best fit of the likelihood alone may lie far from any synchrotron
+FREE_BETA_S = Free(BETA_MEAN, -10.0, 2.0)
+FREE_CURVATURE = Free(0.0, -4.0, 4.0)
+FREE_BETA_D = Free(seds.DUST_BETA, 0.0, 4.0)
+FREE_DUST_TEMPERATURE = Free(seds.DUST_TEMPERATURE, 5.0, 80.0)
+
+
+@dataclass(frozen=True)
+class SkyModel:
+    """CMB, thermal dust, synchrotron (pivot 23 GHz) and perhaps AME, with Q and U amplitudes each.
+
+    Q and U share the spectral parameters. A parameter is free, or fixed at a number.
+
+    Parameters
+    ----------
+    beta_s : Free
+        Synchrotron spectral index.
+    curvature : Free or float
+        Synchrotron curvature C a unit of natural log.
+    beta_d, dust_temperature : Free or float
+        Emissivity index and temperature [K] of thermal dust.
+    ame : bool
+        Whether spinning dust is there.
+
+    References
+    ----------
+    Farsian et al. 2020, sections 2.1 and 5.
+    """
+
+    beta_s: Free = FREE_BETA_S
+    curvature: Free | float = 0.0
+    beta_d: Free | float = seds.DUST_BETA
+    dust_temperature: Free | float = seds.DUST_TEMPERATURE
+    ame: bool = False
+
+    @property
+    def free(self) -> dict[str, Free]:
+        """The free parameters by name, in the order of all results: synchrotron's first."""
+        named = {
+            "beta_s": self.beta_s,
+            "curvature": self.curvature,
+            "beta_d": self.beta_d,
+            "dust_temperature": self.dust_temperature,
+        }
+        return {name: value for name, value in named.items() if isinstance(value, Free)}
+
+    @property
+    def bent(self) -> tuple[str, ...]:
+        """Components with a free parameter."""
+        dust = isinstance(self.beta_d, Free) or isinstance(self.dust_temperature, Free)
+        return ("synchrotron", "dust") if dust else ("synchrotron",)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components in the order of all results: those of fixed spectrum first."""
+        present = ("cmb", "dust", "ame") if self.ame else ("cmb", "dust")
+        return (*(name for name in present if name not in self.bent), *self.bent)
+
+    @property
+    def owner(self) -> tuple[int, ...]:
+        """For each free parameter the place in `bent` of the component that it bends."""
+        return tuple(0 if name in ("beta_s", "curvature") else 1 for name in self.free)
+
+
+def candidate(name: str, curvature: float | None = None, priors: bool = False) -> SkyModel:
+    """The fit of a candidate model of recognition: dust fixed, beta_s free.
+
+    Parameters
+    ----------
+    name : str
+        `power_law`, `curved`, `power_law_ame` or `curved_ame`.
+    curvature : float, optional
+        C of the curved models, -0.052 for Kogut's; by default it is free, as in the paper.
+    priors : bool
+        Gaussian priors `BETA_PRIOR` and `CURVATURE_PRIOR` on what is free.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model.
+
+    References
+    ----------
+    Farsian et al. 2020, section 5.
+    """
+    if name not in MODELS:
+        raise ModelError(f"expected models among {', '.join(MODELS)}, but {name!r} came.")
+    model = MODELS[name]
+    running = 0.0 if curvature is None else curvature
+    if model.curvature and curvature is None:
+        start, low, high = FREE_CURVATURE.start, FREE_CURVATURE.low, FREE_CURVATURE.high
+        running = Free(start, low, high, CURVATURE_PRIOR if priors else None)
+    beta = Free(
+        FREE_BETA_S.start, FREE_BETA_S.low, FREE_BETA_S.high, BETA_PRIOR if priors else None
+    )
+    return SkyModel(beta, running if model.curvature else 0.0, ame=model.ame_fraction > 0)
+
+
+def fixed_spectra(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
+    """SEDs of the components without a free parameter, shape (n_band, n_fixed)."""
+    columns = []
+    for name in model.components[: -len(model.bent)]:
+        if name == "cmb":
+            columns.append(seds.cmb(frequency_ghz))
+        elif name == "ame":
+            columns.append(seds.spinning_dust(frequency_ghz))
+        else:
+            beta, temperature = model.beta_d, model.dust_temperature
+            columns.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
+    return torch.stack(columns, dim=-1)
+
+
+def bent_spectra(
+    model: SkyModel, frequency_ghz: Tensor, parameters: Tensor
+) -> tuple[Tensor, Tensor]:
+    """SEDs of the components with free parameters, and the slopes of their logarithms.
+
+    Parameters
+    ----------
+    model : SkyModel
+    frequency_ghz : Tensor, shape (n_band,)
+    parameters : Tensor, shape (n, n_param)
+        In the order of `model.free`.
+
+    Returns
+    -------
+    spectra : Tensor, shape (n, n_band, n_bent)
+    slopes : Tensor, shape (n, n_band, n_param)
+        Derivative of the natural logarithm of a parameter's component by that parameter.
+    """
+    value = dict(zip(model.free, parameters[:, None].unbind(-1), strict=True))  # each (n, 1)
+    log_ratio = torch.log(frequency_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
+    curvature = value.get("curvature", model.curvature)
+    spectra = [seds.synchrotron(frequency_ghz, value["beta_s"], curvature)]
+    slopes = {"beta_s": log_ratio, "curvature": log_ratio**2}
+    if "dust" in model.bent:
+        beta = value.get("beta_d", model.beta_d)
+        temperature = value.get("dust_temperature", model.dust_temperature)
+        spectra.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
+        slopes["beta_d"] = torch.log(frequency_ghz / seds.DUST_REFERENCE_GHZ)
+        slopes["dust_temperature"] = _temperature_slope(frequency_ghz, temperature)
+    shape = (len(parameters), len(frequency_ghz))
+    columns = [slopes[name].expand(shape) for name in model.free]
+    return torch.stack([s.expand(shape) for s in spectra], -1), torch.stack(columns, -1)
+
+
+def _temperature_slope(frequency_ghz: Tensor, temperature: Tensor | float) -> Tensor:
+    """Derivative of the logarithm of the modified blackbody by temperature [1/K]."""
+
+    def logarithmic(nu: Tensor) -> Tensor:  # -d ln(exp(x) - 1) / d ln T
+        x = seds.PLANCK_OVER_BOLTZMANN * nu / temperature
+        return x / -torch.expm1(-x)
+
+    reference = torch.full_like(frequency_ghz, seds.DUST_REFERENCE_GHZ)
+    return (logarithmic(frequency_ghz) - logarithmic(reference)) / temperature
