@@ -85,6 +85,17 @@ def test_ame_is_two_percent_along_the_dust(templates, instrument):
     np.testing.assert_allclose(ame, expected, rtol=0.02, atol=1e-3)
 
 
+def test_each_pixel_has_the_model_of_its_label(templates, instrument):
+    label = np.random.default_rng(2).integers(0, 4, N_PIX)
+    mixed = simulate_sky(templates, instrument, FOUR, label, 0.0, np.random.default_rng(4))
+    for k in range(4):
+        one = simulate_sky(
+            templates, instrument, FOUR, everywhere(k), 0.0, np.random.default_rng(4)
+        )
+        np.testing.assert_array_equal(mixed.data[:, :, label == k], one.data[:, :, label == k])
+    np.testing.assert_array_equal(mixed.label, label)
+
+
 def test_agrees_with_the_training_law(templates, instrument):
     """The same distribution in every band as vectors of the same model."""
     sky = simulate_sky(templates, instrument, FOUR, everywhere(3), 0.0, np.random.default_rng(5))

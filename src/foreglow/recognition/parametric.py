@@ -183,15 +183,13 @@ def _fit_batch(
     """The fields of a Fit for pixels with bands enough."""
     basis = torch.linalg.qr(weight[..., None] * fixed_spectra(model, frequency)).Q
     pixels = _Pixels(weight, basis, _project(basis, whitened))
-    best, converged = None, None
-    for start in _starts(model, frequency, pixels):
+    first, *others = _starts(model, frequency, pixels)
+    best, converged = _descend(model, frequency, pixels, first)
+    for start in others:
         point, arrived = _descend(model, frequency, pixels, start)
-        if best is None:
-            best, converged = point, arrived
-        else:
-            better = point.cost < best.cost
-            best = _where(better, point, best)
-            converged = torch.where(better, arrived, converged)
+        better = point.cost < best.cost
+        best = _where(better, point, best)
+        converged = torch.where(better, arrived, converged)
     covariance = _inverse(best.fisher)
     amplitudes = _amplitudes(model, frequency, weight, whitened, best.parameters, covariance)
     return {
@@ -206,7 +204,7 @@ def _linearise(model: SkyModel, frequency: Tensor, pixels: _Pixels, parameters: 
     spectra = spectra * pixels.weight[..., None]
     bare = _of_owner(model, spectra, 2)  # (n, band, param): the spectrum that a parameter bends
     columns = _project(pixels.basis, torch.cat([spectra, slopes * bare], dim=2))
-    f, p = spectra.shape[2], slopes.shape[2]
+    f = spectra.shape[2]
     gram = columns.mT @ columns
     inverse, _ = _solve(gram[:, :f, :f], torch.eye(f).to(gram).expand(len(gram), f, f))
     aside = inverse @ gram[:, :f, f:]  # (n, bent, param)

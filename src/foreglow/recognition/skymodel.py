@@ -86,13 +86,21 @@ class SkyModel:
     @property
     def free(self) -> dict[str, Free]:
         """The free parameters by name, in the order of all results: synchrotron's first."""
-        named = {
+        return {name: value for name, value in self._named.items() if isinstance(value, Free)}
+
+    @property
+    def fixed(self) -> dict[str, float]:
+        """The numbers of the fixed parameters by name."""
+        return {name: value for name, value in self._named.items() if not isinstance(value, Free)}
+
+    @property
+    def _named(self) -> dict[str, Free | float]:
+        return {
             "beta_s": self.beta_s,
             "curvature": self.curvature,
             "beta_d": self.beta_d,
             "dust_temperature": self.dust_temperature,
         }
-        return {name: value for name, value in named.items() if isinstance(value, Free)}
 
     @property
     def bent(self) -> tuple[str, ...]:
@@ -155,7 +163,7 @@ def fixed_spectra(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
         elif name == "ame":
             columns.append(seds.spinning_dust(frequency_ghz))
         else:
-            beta, temperature = model.beta_d, model.dust_temperature
+            beta, temperature = model.fixed["beta_d"], model.fixed["dust_temperature"]
             columns.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
     return torch.stack(columns, dim=-1)
 
@@ -178,14 +186,13 @@ def bent_spectra(
     slopes : Tensor, shape (n, n_band, n_param)
         Derivative of the natural logarithm of a parameter's component by that parameter.
     """
-    value = dict(zip(model.free, parameters[:, None].unbind(-1), strict=True))  # each (n, 1)
+    value: dict[str, Tensor | float] = dict(model.fixed)
+    value.update(zip(model.free, parameters[:, None].unbind(-1), strict=True))  # each (n, 1)
     log_ratio = torch.log(frequency_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
-    curvature = value.get("curvature", model.curvature)
-    spectra = [seds.synchrotron(frequency_ghz, value["beta_s"], curvature)]
+    spectra = [seds.synchrotron(frequency_ghz, value["beta_s"], value["curvature"])]
     slopes = {"beta_s": log_ratio, "curvature": log_ratio**2}
     if "dust" in model.bent:
-        beta = value.get("beta_d", model.beta_d)
-        temperature = value.get("dust_temperature", model.dust_temperature)
+        beta, temperature = value["beta_d"], value["dust_temperature"]
         spectra.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
         slopes["beta_d"] = torch.log(frequency_ghz / seds.DUST_REFERENCE_GHZ)
         slopes["dust_temperature"] = _temperature_slope(frequency_ghz, temperature)
