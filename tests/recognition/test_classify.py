@@ -19,7 +19,6 @@ from foreglow.recognition.classify import NoiseRangeWarning, classify, validate_
 from foreglow.recognition.evaluate import evaluate
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
-from foreglow.recognition.skies import SimulatedSky
 
 NSIDE, N_PIX = 16, hp.nside2npix(16)
 SCALE = 0.1  # noise of the sky, in units of the instrument's
@@ -525,7 +524,7 @@ def test_evaluation_counts(model, sky):
 
 def test_fewer_candidates_are_renormalised(model, sky):
     two = PROBLEMS["ame"]
-    binary = SimulatedSky(sky.data, sky.sigma, sky.label % 2)
+    binary = replace(sky, label=sky.label % 2)
     whole = evaluate(model, sky).probability[[0, 2]]
     found = evaluate(model, binary, two)
     np.testing.assert_allclose(found.probability, whole / whole.sum(0), atol=1e-4)
@@ -538,6 +537,6 @@ def test_a_stranger_among_the_candidates(instrument, sky):
 
 
 def test_a_class_without_pixels_has_no_accuracy(model, sky):
-    alone = SimulatedSky(sky.data, sky.sigma, np.zeros(N_PIX, np.int64))
+    alone = replace(sky, label=np.zeros(N_PIX, np.int64))
     records = evaluate(model, alone).records()
     assert [r["accuracy"] for r in records[2:]] == [None] * 3
