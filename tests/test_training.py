@@ -402,3 +402,19 @@ def test_train_model_keeps_what_is_there(train_tiny, tmp_path):
     (tmp_path / "model.training" / "last.ckpt").mkdir(parents=True)
     with pytest.raises(RunError, match="--resume goes on with it"):
         train_tiny()
+
+
+def test_another_training_does_not_go_on_with_a_checkpoint(tmp_path):
+    arguments = {
+        "sky": "mock", "problem": "ame", "network": "foreglow", "regime": "noiseless",
+        "noise_scale": 1.0, "epochs": 1, "steps": 2, "batch": 64,
+        "instrument": "quijote+litebird", "seed": 0, "device": "cpu",
+    }  # fmt: skip
+    train_model(tmp_path / "model", **arguments, resume=False)
+    work = tmp_path / "model.training"
+    assert (work / "last.ckpt").is_dir()
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    for change in ({"seed": 1}, {"problem": "four"}, {"batch": 32}):
+        with pytest.raises(RunError, match="was begun with another"):
+            train_model(tmp_path / "model", **{**arguments, **change}, resume=True)
+    assert not (tmp_path / "model").exists()

@@ -1,5 +1,6 @@
 """Training regimes of the recognition networks."""
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from foreglow.recognition.model import Recogniser
 from foreglow.recognition.networks import ForeglowNetwork
 from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
 from foreglow.recognition.skies import models_of
+from foreglow.runs import write_text
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import Templates, load_templates
 from foreglow.training import (
@@ -168,10 +170,28 @@ def train_model(
     model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
     ours = network == "foreglow"
     plan = TrainingPlan(regime, epochs, steps, batch, not ours, 2e-3 if ours else 1.0, noise_scale)
+    settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
+    settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}
+    _keep_settings(work, settings)
     history = train(model, load_templates(sky), plan, work, seed, chosen, resume)
     model.card["history"] = history
     model.save(out)
     return history["validation_accuracy"][-1]
+
+
+def _keep_settings(work: Path, settings: dict[str, Any]) -> None:
+    """Write what a training is made with, or refuse to go on with another."""
+    path = work / "settings.json"
+    text = json.dumps(settings, indent=1)
+    if (work / "last.ckpt").exists() and path.is_file():
+        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        differ = [key for key in now if before.get(key) != now[key]]
+        if differ:
+            raise RunError(
+                f"{work} was begun with another {', '.join(differ)}; resume with the same, or give "
+                "another --out."
+            )
+    write_text(path, text)
 
 
 def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) -> VectorSimulator:
