@@ -59,6 +59,8 @@ def run_demo(out: Path, seed: int, device: str, overwrite: bool, console: Consol
     """
     if overwrite:
         _remove_earlier(out)
+    elif out.is_dir() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty; give another --out, or --overwrite an earlier demo.")
     chosen = pick_device(device)
     config = {
         "experiment": "demo", "scale": "demo", "sky": "mock", "seed": seed, "device": str(chosen),
