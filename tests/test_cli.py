@@ -27,6 +27,7 @@ COMMANDS = [
     ["recognize", "simulate"],
     ["recognize", "train"],
     ["recognize", "classify"],
+    ["recognize", "fit"],
     ["recognize", "evaluate"],
 ]
 

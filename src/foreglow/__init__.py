@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from foreglow.errors import ForeglowError
     from foreglow.recognition.classify import classify
     from foreglow.recognition.evaluate import evaluate
+    from foreglow.recognition.fitted import fit_maps
     from foreglow.recognition.model import Recogniser
     from foreglow.recognition.skies import simulate_sky
     from foreglow.recognition.train import TrainingPlan, train
@@ -27,6 +28,7 @@ _HOMES = {
     "TrainingPlan": "recognition.train",
     "classify": "recognition.classify",
     "evaluate": "recognition.evaluate",
+    "fit_maps": "recognition.fitted",
     "load_instrument": "sky.instrument",
     "load_templates": "sky.templates",
     "simulate_sky": "recognition.skies",
@@ -40,6 +42,7 @@ __all__ = [
     "TrainingPlan",
     "classify",
     "evaluate",
+    "fit_maps",
     "load_instrument",
     "load_templates",
     "simulate_sky",

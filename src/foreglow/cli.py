@@ -5,6 +5,8 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +41,18 @@ Sky = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
+Maps = Annotated[list[str], typer.Option(help="BAND=FILE, once a band; BAND by name or in GHz.")]
+OutFile = Annotated[Path, typer.Option(help="FITS file to write.")]
+NoiseOfBands = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="BAND=FILE (rms map), BAND='36 uK_CMB arcmin' or BAND='0.5 uK_CMB' (a pixel); "
+        "others: the instrument's."
+    ),
+]
+NoiseScale = Annotated[float, typer.Option(help="Factor on the instrument's noise.", min=0)]
+Unit = Annotated[str | None, typer.Option(help="Unit of maps without one: uK_CMB, ...")]
+Overwrite = Annotated[bool, typer.Option(help="Replace --out.")]
 ModelDirectory = Annotated[Path, typer.Option(help="Model directory of `recognize train`.")]
 
 
@@ -159,41 +173,65 @@ def recognize_train(
 @recognize.command("classify")
 def recognize_classify(
     model: ModelDirectory,
-    maps: Annotated[
-        list[str], typer.Option(help="BAND=FILE, once a band; BAND by name or in GHz.")
-    ],
-    out: Annotated[Path, typer.Option(help="FITS file to write.")],
-    noise: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="BAND=FILE (rms map), BAND='36 uK_CMB arcmin' or BAND='0.5 uK_CMB' (a pixel); "
-            "others: the instrument's."
-        ),
-    ] = None,
-    noise_scale: Annotated[
-        float, typer.Option(help="Factor on the instrument's noise.", min=0)
-    ] = 1.0,
-    unit: Annotated[str | None, typer.Option(help="Unit of maps without one: uK_CMB, ...")] = None,
+    maps: Maps,
+    out: OutFile,
+    noise: NoiseOfBands = None,
+    noise_scale: NoiseScale = 1.0,
+    unit: Unit = None,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Replace --out.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Probability of each model in each pixel of your own Q,U maps, FITS to FITS."""
-    from rich.progress import Progress
-
-    from foreglow.recognition.classify import classify, validate_output
+    from foreglow.recognition.classify import classify
     from foreglow.recognition.model import Recogniser
+    from foreglow.recognition.observations import validate_output
     from foreglow.training import pick_device
 
     validate_output(out, overwrite)
     recogniser = Recogniser.load(model, pick_device(device))
     files, rms = _pairs(maps, "--maps"), _pairs(noise or [], "--noise")
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("classify", total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with _progress("classify") as show:
         found = classify(recogniser, files, rms, noise_scale, unit, show)
+    found.write(out, overwrite)
+    _say(found.summary())
+    _say(f"written: {out}")
+
+
+@recognize.command("fit")
+def recognize_fit(
+    maps: Maps,
+    out: OutFile,
+    instrument: Annotated[
+        str, typer.Option(help="Preset or TOML file; maps may lack some of its bands.")
+    ] = "quijote+litebird",
+    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    criterion: Annotated[
+        str, typer.Option(help="Choose by evidence, bic, aic or chi2 (reduced, the paper's).")
+    ] = "evidence",
+    curvature: Annotated[
+        float | None, typer.Option(help="C of the curved models, -0.052 for Kogut's; else free.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="A model of smaller p-value does not fit.")] = 1e-3,
+    noise: NoiseOfBands = None,
+    noise_scale: NoiseScale = 1.0,
+    unit: Unit = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit each model to each pixel of your own Q,U maps and choose, FITS to FITS."""
+    from foreglow.recognition.fitted import fit_maps
+    from foreglow.recognition.observations import validate_output
+    from foreglow.recognition.skies import models_of
+    from foreglow.sky.instrument import load_instrument
+    from foreglow.training import pick_device
+
+    validate_output(out, overwrite)
+    models, bands, where = models_of(problem), load_instrument(instrument), pick_device(device)
+    files, rms = _pairs(maps, "--maps"), _pairs(noise or [], "--noise")
+    with _progress("fit") as show:
+        found = fit_maps(
+            bands, models, files, rms, noise_scale, unit, criterion, curvature, level, where, show
+        )
     found.write(out, overwrite)
     _say(found.summary())
     _say(f"written: {out}")
@@ -231,6 +269,16 @@ def recognize_evaluate(
             f"{row.noise_scale:g}", f"{row.accuracy:.4f}", f"{row.error:.4f}", str(row.n_pixels)
         )
     console.print(table)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; yields what to call with pixels done and pixels in all."""
+    from rich.progress import Progress
+
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _say(text: str) -> None:

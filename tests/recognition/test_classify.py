@@ -15,7 +15,7 @@ from foreglow.errors import ForeglowError, MapError
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition import classify as module
-from foreglow.recognition.classify import NoiseRangeWarning, classify, validate_output
+from foreglow.recognition.classify import NoiseRangeWarning, classify
 from foreglow.recognition.evaluate import evaluate
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
@@ -488,19 +488,6 @@ def test_model_of_another_instrument(instrument, files):
     model = Recogniser.untrained("foreglow", other, PROBLEMS["four"], 0)
     with pytest.raises(ForeglowError, match=r"instrument 'other' has bands 30, 13.*'11' came"):
         classify(model, files)
-
-
-def test_output_is_refused_before_the_work(tmp_path):
-    (tmp_path / "there.fits").touch()
-    for path, overwrite, error in (
-        (tmp_path / "there.fits", False, "exists; give another --out, or --overwrite"),
-        (tmp_path / "no" / "where.fits", False, "its folder does not exist"),
-        (tmp_path / "no" / "where.fits", True, "its folder does not exist"),
-    ):
-        with pytest.raises(MapError, match=error):
-            validate_output(path, overwrite)
-    for path, overwrite in ((tmp_path / "there.fits", True), (tmp_path / "new.fits", False)):
-        validate_output(path, overwrite)
 
 
 # ---- evaluate --------------------------------------------------------------------------------

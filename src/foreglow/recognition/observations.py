@@ -1,0 +1,227 @@
+"""A user's Q,U maps and their noise, opened together and read a block of pixels at a time."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import healpy as hp
+import numpy as np
+from astropy import units as u
+
+from foreglow.errors import InstrumentError, MapError
+from foreglow.maps.conventions import rotate_to_galactic, to_uk_rj_factor, unit_agrees
+from foreglow.maps.io import (
+    NoiseMap,
+    PolarisationMap,
+    StoredMap,
+    check_same_sky,
+    open_noise_map,
+    open_polarisation_map,
+)
+from foreglow.sky.instrument import Instrument
+
+Noise = Mapping[str, str | Path | u.Quantity]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Maps and noise of an instrument, opened for streaming.
+
+    Parameters
+    ----------
+    instrument : Instrument
+    maps : tuple of PolarisationMap or None
+        In the order of the bands; None for a band without a map.
+    noise : tuple of NoiseMap or float
+        Rms of each band, as a map or in a pixel [uK_RJ].
+    nside : int
+    frame : str
+        G, C or E, as in the maps.
+    """
+
+    instrument: Instrument
+    maps: tuple[PolarisationMap | None, ...]
+    noise: tuple[NoiseMap | float, ...]
+    nside: int
+    frame: str
+
+    def read(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Data and noise of some pixels.
+
+        Parameters
+        ----------
+        pixels : ndarray of int, shape (n,)
+            RING, in the frame of the maps.
+
+        Returns
+        -------
+        data : ndarray, float32, shape (n, 2, n_band)
+            Q, U [uK_RJ] in the Galactic basis; NaN where not observed.
+        sigma : ndarray, float32, shape (n, n_band)
+            Noise rms of Q and of U [uK_RJ].
+
+        Raises
+        ------
+        MapError
+            If a file holds NaN or Inf there, or an rms that is not above zero.
+        """
+        n_band = self.instrument.n_band
+        data = np.full((len(pixels), 2, n_band), np.nan, np.float32)
+        sigma = np.empty((len(pixels), n_band), np.float32)
+        for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True)):
+            frequency = self.instrument.frequency_ghz[k]
+            if one is not None:
+                qu = rotate_to_galactic(one.read(pixels), pixels, one.nside, one.frame)
+                data[:, :, k] = to_uk_rj_factor(one.unit, frequency) * qu.T
+            if isinstance(rms, NoiseMap):  # Q and U may differ; one rms is taken for both
+                mean_square = (rms.read(pixels).astype(np.float64) ** 2).mean(0)
+                sigma[:, k] = to_uk_rj_factor(rms.unit, frequency) * np.sqrt(mean_square)
+            else:
+                sigma[:, k] = rms
+        return data, sigma
+
+
+def open_observation(
+    instrument: Instrument,
+    maps: Mapping[str, str | Path],
+    noise: Noise | None = None,
+    noise_scale: float = 1.0,
+    unit: str | None = None,
+) -> Observation:
+    """Open the maps and the noise of a user.
+
+    Parameters
+    ----------
+    instrument : Instrument
+    maps : mapping of band to path
+        Q,U FITS maps, for one band at least, named as the instrument does or by frequency in GHz.
+        One Nside and frame for all; any ordering, unit and sky coverage that the headers state.
+    noise : mapping of band to path or quantity, optional
+        A FITS map of the noise rms of Q and U; or a sensitivity (`"36.1 uK_CMB arcmin"`); or the
+        rms in a pixel (`"0.5 uK_CMB"`, `"0.5 uK_RJ"`). Bands left out have the instrument's
+        sensitivity.
+    noise_scale : float
+        Factor on the instrument's sensitivity, for bands that `noise` leaves out.
+    unit : str, optional
+        Unit of all maps, where the headers do not state one.
+
+    Raises
+    ------
+    InstrumentError
+        If a band is not the instrument's or named twice, or noise came for one without a map.
+    MapError
+        If a map cannot be used.
+    """
+    if not np.isfinite(noise_scale) or noise_scale < 0:
+        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
+    paths = by_band(instrument, maps, "map")
+    if not paths:
+        raise InstrumentError("expected a map for one band at least, but none came.")
+    opened = {
+        name: _open(open_polarisation_map, paths[k], unit)
+        for k, name in enumerate(instrument.band)
+        if k in paths
+    }
+    check_same_sky(opened)
+    first = next(iter(opened.values()))
+    placed = tuple(opened.get(name) for name in instrument.band)
+    rms = _open_noise(instrument, noise or {}, noise_scale, opened, unit)
+    return Observation(instrument, placed, rms, first.nside, first.frame)
+
+
+def validate_output(path: str | Path, overwrite: bool) -> None:
+    """Refuse a file that is there already or cannot be, before the work is done.
+
+    Raises
+    ------
+    MapError
+        If `path` exists and `overwrite` is not set, or its folder does not exist.
+    """
+    if not Path(path).parent.is_dir():
+        raise MapError(f"{path}: its folder does not exist; make it, or give another --out.")
+    if Path(path).exists() and not overwrite:
+        raise MapError(f"{path} exists; give another --out, or --overwrite to replace it.")
+
+
+def by_band(instrument: Instrument, values: Mapping[str, Any], what: str) -> dict[int, Any]:
+    """What a user gave by the name or frequency of a band, by its place in the instrument.
+
+    Raises
+    ------
+    InstrumentError
+        If a band is not the instrument's, or named twice; `what` says what of it.
+    """
+    placed = {}
+    for band, value in values.items():
+        k = instrument.index(str(band))
+        if k in placed:
+            raise InstrumentError(f"band {instrument.band[k]} has two {what}s; give one.")
+        placed[k] = value
+    return placed
+
+
+_Map = TypeVar("_Map", bound=StoredMap)
+
+
+def _open(
+    open_map: Callable[[str | Path, str | None], _Map], path: str | Path, unit: str | None
+) -> _Map:
+    """Open a map; `unit` counts where its header states none, or a bare kelvin."""
+    opened = open_map(path, unit)
+    agrees = unit is None or all(unit_agrees(c.unit, opened.unit) for c in opened.columns)
+    return opened if agrees else open_map(path, None)
+
+
+def _open_noise(
+    instrument: Instrument,
+    noise: Noise,
+    noise_scale: float,
+    maps: Mapping[str, PolarisationMap],
+    unit: str | None,
+) -> tuple[NoiseMap | float, ...]:
+    """For each band a map of the rms, or its value in uK_RJ."""
+    given = by_band(instrument, noise, "noise")
+    alone = [instrument.band[k] for k in given if instrument.band[k] not in maps]
+    if alone:
+        raise InstrumentError(
+            f"noise came for {', '.join(alone)}, but no map; give both, or leave the noise out."
+        )
+    reference = next(iter(maps.values()))
+    table = noise_scale * instrument.noise_rms(reference.nside)
+    result: list[NoiseMap | float] = []
+    for k, name in enumerate(instrument.band):
+        value = given.get(k)
+        if value is None:
+            result.append(float(table[k]))
+        elif isinstance(value, u.Quantity) or not Path(value).exists():
+            result.append(_parse_noise(str(value), instrument.frequency_ghz[k], reference.nside))
+        else:
+            opened = _open(open_noise_map, value, unit)
+            check_same_sky({f"map of {name}": maps[name], f"noise of {name}": opened})
+            result.append(opened)
+    return tuple(result)
+
+
+# astropy writes a Quantity of 36 uK_CMB arcmin as "36 arcmin uK_CMB"
+_NOISE_TEXT = re.compile(r"\s*([0-9.eE+-]+)\s*(?:(arcmin)\s+)?([A-Za-z/_]+)(?:\s+(arcmin))?\s*")
+
+
+def _parse_noise(text: str, frequency_ghz: float, nside: int) -> float:
+    """The rms in a pixel [uK_RJ] of a sensitivity or an rms in a pixel."""
+    match = _NOISE_TEXT.fullmatch(text.replace(" / ", "/"))
+    try:
+        if match is None or (match[2] and match[4]):
+            raise ValueError(text)
+        number = float(match[1])
+    except ValueError:
+        raise MapError(
+            f"expected noise as an existing FITS file, a sensitivity such as '36 uK_CMB arcmin' or "
+            f"an rms in a pixel such as '0.5 uK_CMB', but {text!r} came."
+        ) from None
+    if not (np.isfinite(number) and number >= 0):
+        raise MapError(f"noise must be a number >= 0, but {text!r} came.")
+    if match[2] or match[4]:
+        number /= hp.nside2resol(nside, arcmin=True)
+    return number * to_uk_rj_factor(match[3], frequency_ghz)
