@@ -54,6 +54,9 @@ NoiseScale = Annotated[float, typer.Option(help="Factor on the instrument's nois
 Unit = Annotated[str | None, typer.Option(help="Unit of maps without one: uK_CMB, ...")]
 Overwrite = Annotated[bool, typer.Option(help="Replace --out.")]
 ModelDirectory = Annotated[Path, typer.Option(help="Model directory of `recognize train`.")]
+ContextDirectory = Annotated[
+    Path | None, typer.Option(help="Context directory of `recognize context`; else pixel by pixel.")
+]
 
 
 @app.callback()
@@ -170,11 +173,31 @@ def recognize_train(
     _say(f"model: {out} (validation accuracy {accuracy:.4f})")
 
 
+@recognize.command("context")
+def recognize_context(
+    model: ModelDirectory,
+    out: Annotated[Path, typer.Option(help="Context directory to write.")],
+    sky: Sky = "mock",
+    network: Annotated[str, typer.Option(help="unet or potts.")] = "unet",
+    epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 10,
+    steps: Annotated[int, typer.Option(help="Steps of 16 skies an epoch.", min=1)] = 50,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Teach a spatial context, on random patches, what neighbours say of a pixel."""
+    from foreglow.recognition.context.train import train_context_model
+
+    accuracy = train_context_model(out, model, sky, network, epochs, steps, seed, device, resume)
+    _say(f"context: {out} (validation accuracy {accuracy:.4f})")
+
+
 @recognize.command("classify")
 def recognize_classify(
     model: ModelDirectory,
     maps: Maps,
     out: OutFile,
+    context: ContextDirectory = None,
     noise: NoiseOfBands = None,
     noise_scale: NoiseScale = 1.0,
     unit: Unit = None,
@@ -183,15 +206,18 @@ def recognize_classify(
 ) -> None:
     """Probability of each model in each pixel of your own Q,U maps, FITS to FITS."""
     from foreglow.recognition.classify import classify
+    from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.model import Recogniser
     from foreglow.recognition.observations import validate_output
     from foreglow.training import pick_device
 
     validate_output(out, overwrite)
-    recogniser = Recogniser.load(model, pick_device(device))
+    chosen = pick_device(device)
+    recogniser = Recogniser.load(model, chosen)
+    neighbours = ContextModel.load(context, chosen) if context else None
     files, rms = _pairs(maps, "--maps"), _pairs(noise or [], "--noise")
     with _progress("classify") as show:
-        found = classify(recogniser, files, rms, noise_scale, unit, show)
+        found = classify(recogniser, files, rms, noise_scale, unit, show, neighbours)
     found.write(out, overwrite)
     _say(found.summary())
     _say(f"written: {out}")
@@ -240,6 +266,7 @@ def recognize_fit(
 @recognize.command("evaluate")
 def recognize_evaluate(
     model: ModelDirectory,
+    context: ContextDirectory = None,
     sky: Sky = "mock",
     problem: Annotated[
         str | None, typer.Option(help="curvature, ame or four (all the model's by default).")
@@ -256,13 +283,18 @@ def recognize_evaluate(
     """Accuracy of a model on fresh test skies with known models."""
     from rich.table import Table
 
+    from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.evaluate import accuracy_on_skies
     from foreglow.recognition.model import Recogniser
     from foreglow.training import pick_device
 
-    recogniser = Recogniser.load(model, pick_device(device))
+    chosen = pick_device(device)
+    recogniser = Recogniser.load(model, chosen)
+    neighbours = ContextModel.load(context, chosen) if context else None
     scales = noise_scale or [0.0, 0.01, 0.1, 1.0]
-    rows = accuracy_on_skies(recogniser, sky, problem, regions, nside, scales, skies, seed)
+    rows = accuracy_on_skies(
+        recogniser, sky, problem, regions, nside, scales, skies, seed, neighbours
+    )
     table = Table("noise scale", "accuracy", "error", "pixels", title=escape(f"{model} on {sky}"))
     for row in rows:
         table.add_row(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import tempfile
 import warnings
@@ -100,6 +101,21 @@ def make_generator(device: torch.device, seed: int, *key: int) -> torch.Generato
     """An independent generator for each key, derived from the seed of the run."""
     state = np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state) & (2**63 - 1))
+
+
+def adamw(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, Any]:
+    """AdamW; the learning rate rises over a tenth of the steps, then falls as a cosine."""
+    optimiser = torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-3
+    )
+    rise = max(1.0, 0.1 * total_steps)
+
+    def factor(step: int) -> float:
+        fall = 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
+        return min((step + 1) / rise, 1.0) * fall
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 @contextlib.contextmanager

@@ -80,6 +80,23 @@ def test_card_is_kept(model, saved, tmp_path):
     assert tomllib.loads((tmp_path / "again" / "model.toml").read_text()) == card
 
 
+def test_temperature_is_kept_and_divides_the_logits(model, vectors, tmp_path):
+    warm = Recogniser(model.network, model.kind, model.instrument, model.models, temperature=2.5)
+    warm.save(tmp_path / "warm")
+    assert tomllib.loads((tmp_path / "warm" / "model.toml").read_text())["temperature"] == 2.5
+    loaded = Recogniser.load(tmp_path / "warm")
+    assert loaded.temperature == 2.5
+    assert "temperature" not in loaded.card
+    logits = model.network(vectors.data, vectors.sigma)
+    expected = torch.log_softmax(logits / 2.5, dim=1)
+    torch.testing.assert_close(loaded.log_probability(vectors.data, vectors.sigma), expected)
+
+
+def test_a_card_from_before_temperatures_has_one(copy):
+    edit(copy, temperature=None)
+    assert Recogniser.load(copy).temperature == 1
+
+
 def test_the_version_is_that_of_the_writer(copy, tmp_path):
     edit(copy, foreglow_version="0.0.1")
     Recogniser.load(copy).save(tmp_path / "again")
@@ -174,8 +191,8 @@ def test_truncated_weights(copy, size):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"job": "dust"}, "not one of foreground recognition"),
-        ({"job": None}, "not one of foreground recognition"),
+        ({"job": "dust"}, "holds a model for dust, not for recognition"),
+        ({"job": None}, "holds a model for None, not for recognition"),
         ({"network": "transformer"}, "expected network farsian2020 or foreglow"),
         ({"network": "farsian2020"}, "not a whole model directory"),
         ({"network": None}, "not a whole model directory"),
@@ -187,6 +204,13 @@ def test_truncated_weights(copy, size):
         ({"instrument": {"name": "bare"}}, "not a whole model directory"),
         ({"weights_sha256": None}, "not a whole model directory"),
         ({"weights_sha256": 5}, "SHA-256 differs"),
+        ({"temperature": 0}, "expected a temperature above zero in .*, but 0 stands there"),
+        ({"temperature": -1.5}, "expected a temperature above zero"),
+        ({"temperature": float("nan")}, "expected a temperature above zero"),
+        ({"temperature": float("inf")}, "expected a temperature above zero"),
+        ({"temperature": "hot"}, "but 'hot' stands there"),
+        ({"temperature": True}, "expected a temperature above zero"),
+        ({"temperature": [1.0]}, "expected a temperature above zero"),
     ],
 )
 def test_damaged_card(copy, changes, message):

@@ -247,3 +247,52 @@ def test_figures_leave_the_global_state_alone(tmp_path):
     figures.save(figures.confusion([[3, 1], [1, 3]], ["a", "b"], "Test"), tmp_path, "confusion")
     assert dict(matplotlib.rcParams) == before
     assert plt.get_fignums() == []
+
+
+# ---- fits ------------------------------------------------------------------------------------
+
+
+def test_goodness_of_fit_draws_histograms_and_the_law_of_chi_square():
+    rng = np.random.default_rng(0)
+    dof = np.array([28, 26])
+    values = rng.chisquare(dof[:, None], (2, 40_000)) / dof[:, None]
+    correct = np.arange(N_PIX) % 4 > 0
+    figure = figures.goodness_of_fit(values, dof, ["power law fit", "curved fit"], correct, "t")
+    axes = figure.axes[0]
+    assert f"{correct.sum():,} of {N_PIX:,} pixels right (75.0%)" in texts(figure)
+    for patch, line in zip(axes.patches, axes.lines, strict=False):
+        height, edges, _ = patch.get_data()
+        assert np.sum(height * np.diff(edges)) == pytest.approx(1, abs=0.01)
+        law = np.interp((edges[1:] + edges[:-1]) / 2, *line.get_data())
+        np.testing.assert_allclose(height, law, atol=0.1)
+    assert len(axes.patches) == 2
+    image = images(figure)[0]
+    assert {tuple(np.round(c, 2)) for c in image[200:400, 300:900, :3].reshape(-1, 3)} == {
+        (0.08, 0.09, 0.1), (1.0, 1.0, 1.0),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "dof"),
+    [(np.ones((1, 5)), [26, 28]), (np.ones((2, 5)), [26]), (np.ones(5), [26, 28])],
+)
+def test_goodness_of_fit_checks_its_shapes(values, dof):
+    with pytest.raises(ShapeError, match="Expected"):
+        figures.goodness_of_fit(values, dof, ["a", "b"], np.ones(N_PIX, bool), "t")
+
+
+def test_sky_map_draws_the_borders_of_regions(truth):
+    plain = figures.sky_map(np.ones(N_PIX), "t", "u")
+    bordered = figures.sky_map(np.ones(N_PIX), "t", "u", regions=truth)
+    assert len(bordered.axes[0].collections) > len(plain.axes[0].collections)
+    with pytest.raises(ShapeError, match="regions"):
+        figures.sky_map(np.ones(N_PIX), "t", "u", regions=truth[:-1])
+
+
+def test_criteria_curves_share_their_axes_and_one_legend():
+    curve = ([0.1, 1.0], [0.9, 0.6], [0.01, 0.01])
+    panels = {"curvature": {"chi2": curve, "ceiling": curve}, "four": {"chi2": curve}}
+    figure = figures.criteria_curves(panels)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["curvature", "four"]
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["ceiling, one pixel", "fits, reduced χ²"]

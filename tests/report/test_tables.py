@@ -4,12 +4,15 @@ import pytest
 from rich.console import Console
 
 from foreglow.report.tables import (
+    METHODS,
     AccuracyRow,
     Score,
     accuracy_rows,
     binomial_error,
     html_table,
     markdown_table,
+    method_rows,
+    method_table,
     rich_table,
 )
 
@@ -135,3 +138,51 @@ def test_rich_table_says_the_same():
 def test_no_rows_make_no_table():
     assert accuracy_rows([], 2) == []
     assert html_table([]) == markdown_table([]) == ""
+
+
+def fitted(method, problem="curvature", **changes):
+    return noisy(training=None, network=None, method=method, problem=problem, **changes)
+
+
+FITTED = [
+    *RECORDS,
+    fitted("evidence", accuracy=0.65),
+    fitted("evidence", "ame", accuracy=0.75),
+    fitted("evidence", accuracy=0.9, noise_scale=0.1),
+    fitted("evidence", **{"class": "curved"}, accuracy=0.2),
+    noisy(training="conditioned", spatial="unet", layout="halves", accuracy=0.9),
+    noisy(training="conditioned", spatial="unet", layout="blobs:30", accuracy=0.8),
+]
+
+
+def test_methods_beside_networks_and_ceiling():
+    rows = {row.name: row.scores for row in method_rows(FITTED)}
+    assert list(rows) == [
+        "Fits, reduced χ²",
+        "Fits, evidence",
+        "Network foreglow",
+        "Network foreglow, spatial",
+        "Ceiling, one pixel",
+        "Network foreglow, neighbours by unet",
+    ]
+    assert rows["Network foreglow, neighbours by unet"]["curvature"].accuracy == 0.9
+    assert rows["Fits, reduced χ²"]["curvature"].paper == 0.73
+    assert {p: s.accuracy for p, s in rows["Fits, evidence"].items()} == {
+        "curvature": 0.65, "ame": 0.75,
+    }  # fmt: skip
+    assert rows["Network foreglow"]["curvature"].accuracy == 0.655
+    assert rows["Ceiling, one pixel"]["curvature"].accuracy == 0.66
+
+
+def test_no_fits_no_methods():
+    assert method_rows([r for r in RECORDS if r["method"] not in METHODS]) == []
+    assert method_table([]) == ""
+
+
+def test_method_table_by_hand():
+    text = method_table(method_rows(FITTED))
+    assert text.count('<th scope="col">') == 3  # the method, two problems
+    assert (
+        '<th scope="row">Fits, reduced χ²</th><td><strong>58.0%</strong> <small>± 0.9</small><br>'
+        "<small>paper 73% (−15.0)</small></td><td>–</td>"
+    ) in text

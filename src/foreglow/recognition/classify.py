@@ -11,6 +11,7 @@ import torch
 
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps.write import write_maps
+from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.observations import Noise, by_band, open_observation
 from foreglow.recognition.train import REFERENCE_NSIDE
@@ -77,6 +78,7 @@ def classify(
     noise_scale: float = 1.0,
     unit: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    context: ContextModel | None = None,
 ) -> Classification:
     """Probability of each candidate model in each pixel of Q,U maps.
 
@@ -97,6 +99,8 @@ def classify(
         Unit of all maps, where the headers do not state one.
     progress : callable, optional
         Called with pixels done and pixels in all.
+    context : ContextModel, optional
+        Let the neighbours of a pixel have their say: for maps of regions wider than some pixels.
 
     Raises
     ------
@@ -107,6 +111,8 @@ def classify(
     """
     _require_every_band(model.instrument, maps)
     opened = open_observation(model.instrument, maps, noise, noise_scale, unit)
+    if context is not None:
+        validate_nside(opened.nside)
     n_pix = hp.nside2npix(opened.nside)
     probability = np.full((len(model.models), n_pix), np.nan, np.float32)
     depth = 0.0
@@ -125,6 +131,8 @@ def classify(
             "frames of the maps."
         )
     _warn_beyond_training(model, depth)
+    if context is not None:
+        probability = _with_neighbours(context, probability)
     return Classification(model.models, opened.nside, opened.frame, probability)
 
 
@@ -145,6 +153,13 @@ def _probabilities(model: Recogniser, data: np.ndarray, sigma: np.ndarray) -> np
         torch.from_numpy(data).to(device), torch.from_numpy(sigma).to(device)
     )
     return log_probability.exp().T.cpu().numpy()
+
+
+def _with_neighbours(context: ContextModel, probability: np.ndarray) -> np.ndarray:
+    """Probabilities (n_class, n_pix) with the neighbours' word; NaN stays where not observed."""
+    device = next(context.network.parameters()).device
+    said = context.log_probability(torch.from_numpy(probability).to(device).log())
+    return np.where(np.isfinite(probability), said.exp().cpu().numpy(), np.float32(np.nan))
 
 
 def _depth(model: Recogniser, sigma: np.ndarray) -> float:

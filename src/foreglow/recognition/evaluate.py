@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from foreglow.errors import ModelError
 from foreglow.maps.regions import layout
+from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.skies import SimulatedSky, models_of, simulate_sky
 from foreglow.sky.templates import load_templates
@@ -77,8 +79,37 @@ class Evaluation:
         return [overall, *by_class]
 
 
+def pixel_log_probability(model: Recogniser, data: np.ndarray, sigma: np.ndarray) -> Tensor:
+    """Log-probabilities of the models for every pixel of maps in memory.
+
+    Parameters
+    ----------
+    model : Recogniser
+    data : ndarray, float32, shape (2, n_band, n_pix)
+        Q, U [uK_RJ].
+    sigma : ndarray, shape (n_band,)
+        Noise rms of Q and of U [uK_RJ].
+
+    Returns
+    -------
+    Tensor, shape (n_class, n_pix)
+        On the device of the model.
+    """
+    device = next(model.network.parameters()).device
+    rms = torch.from_numpy(sigma).float().to(device)
+    parts = []
+    for start in range(0, data.shape[2], _BATCH):
+        block = np.ascontiguousarray(np.moveaxis(data[:, :, start : start + _BATCH], 2, 0))
+        vectors = torch.from_numpy(block).to(device)
+        parts.append(model.log_probability(vectors, rms.expand(len(vectors), -1)))
+    return torch.cat(parts).T
+
+
 def evaluate(
-    model: Recogniser, sky: SimulatedSky, candidates: tuple[str, ...] | None = None
+    model: Recogniser,
+    sky: SimulatedSky,
+    candidates: tuple[str, ...] | None = None,
+    context: ContextModel | None = None,
 ) -> Evaluation:
     """Recognise every pixel of a simulated sky.
 
@@ -89,6 +120,8 @@ def evaluate(
     candidates : tuple of str, optional
         The models the sky is made of, in the order of its labels; by default `model.models`. Where
         they are fewer than the model knows, its probabilities are renormalised over them.
+    context : ContextModel, optional
+        Let the neighbours of a pixel have their say.
 
     Raises
     ------
@@ -103,17 +136,10 @@ def evaluate(
             "only; test it on another problem."
         )
     keep = [model.models.index(name) for name in candidates]
-    device = next(model.network.parameters()).device
-    sigma = torch.from_numpy(sky.sigma).float().to(device)
-    n_pix = len(sky.label)
-    probability = np.empty((len(keep), n_pix), np.float32)
-    for start in range(0, n_pix, _BATCH):
-        block = np.ascontiguousarray(np.moveaxis(sky.data[:, :, start : start + _BATCH], 2, 0))
-        data = torch.from_numpy(block).to(device)
-        log_probability = model.log_probability(data, sigma.expand(len(data), -1))[:, keep]
-        part = torch.softmax(log_probability, dim=1).T
-        probability[:, start : start + _BATCH] = part.cpu().numpy()
-    return Evaluation(candidates, probability, sky.label)
+    said = torch.log_softmax(pixel_log_probability(model, sky.data, sky.sigma)[keep], dim=0)
+    if context is not None:
+        said = context.log_probability(said)
+    return Evaluation(candidates, said.exp().cpu().numpy(), sky.label)
 
 
 @dataclass(frozen=True)
@@ -145,6 +171,7 @@ def accuracy_on_skies(
     noise_scales: list[float],
     skies: int,
     seed: int,
+    context: ContextModel | None = None,
 ) -> list[Accuracy]:
     """Test a model on fresh skies; the body of `foreglow recognize evaluate`.
 
@@ -152,6 +179,7 @@ def accuracy_on_skies(
     ----------
     problem : str, optional
         By default all models that `model` knows.
+    context : ContextModel, optional
     """
     candidates = models_of(problem) if problem else model.models
     templates = load_templates(sky, nside)
@@ -162,7 +190,7 @@ def accuracy_on_skies(
             rng = np.random.default_rng([seed, 8, number])
             label = layout(regions, nside, len(candidates), seed + number)
             made = simulate_sky(templates, model.instrument, candidates, label, noise_scale, rng)
-            tested.append(evaluate(model, made, candidates))
+            tested.append(evaluate(model, made, candidates, context))
         rows.append(summarise(tested, noise_scale))
     return rows
 

@@ -202,7 +202,7 @@ class CleanedLogFeatures(nn.Module):
         return [(sed * self.log_ratio**k) @ self.projection for k in range(order + 1)]
 
 
-_TYPICAL_AME_PER_DUST = 0.013  # polarised AME at 30 GHz over polarised dust at 353 GHz
+_TYPICAL_AME_PER_DUST = 0.15  # polarised AME at 30 GHz over polarised dust at 353 GHz
 
 
 def _score_tests(g_c, g_a, h_cc, h_aa, h_ca, ame) -> list[Tensor]:

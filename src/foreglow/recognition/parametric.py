@@ -1,16 +1,29 @@
 """Parametric fits pixel by pixel: the maximum of the profile likelihood, thousands at a time."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import healpy as hp
 import torch
 from torch import Tensor
 
 from foreglow.errors import ShapeError
+from foreglow.recognition.profile import (
+    Columns,
+    Pixels,
+    Point,
+    explained,
+    invert,
+    linearise,
+    project,
+    solve,
+)
 from foreglow.recognition.skymodel import SkyModel, bent_spectra, fixed_spectra
 
-BATCH = 8192  # pixels in flight: their arrays stay in the processor's cache
+BATCH = 4096  # pixels in flight on each thread: their arrays stay in the processor's cache
+CHUNK = 8 * BATCH  # pixels of a thread's piece of work
+GPU_BATCH = 262144  # both of a GPU
+FEW = 1 / 4  # of a batch: descents that late go on together with those of the chunk's others
 MAX_STEPS = 100
 TOLERANCE = 1e-8  # converged where a step promises less than this in chi-square
 _BETA_NODES = 19
@@ -84,17 +97,22 @@ def fit(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> 
     _validate(frequency_ghz, data, sigma)
     frequency = frequency_ghz.to(data.device, torch.float64)
     result = _empty(model, len(data), data.device)
-    for start in range(0, len(data), BATCH):
-        part = slice(start, start + BATCH)
-        weight, whitened = _whiten(data[part], sigma[part])
-        n_seen = (weight > 0).sum(1)
-        dof = 2 * (n_seen - len(model.components)) - len(model.free)
-        enough = torch.nonzero((dof > 0) & (n_seen > len(model.components))).squeeze(1)
-        if len(enough):
-            found = _fit_batch(model, frequency, weight[enough], whitened[enough])
-            for name, values in found.items():
-                getattr(result, name)[start + enough] = values
-            result.dof[start + enough] = dof[enough]
+
+    on_cpu = data.device.type == "cpu"
+    chunk, batch = (CHUNK, BATCH) if on_cpu else (GPU_BATCH, GPU_BATCH)
+
+    def work(start: int) -> None:
+        part = slice(start, start + chunk)
+        _fit_chunk(model, frequency, data[part], sigma[part], batch, result, start)
+
+    # a chunk a thread: the operations are too small to be shared between threads
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads if on_cpu else 1, "fit", torch.set_num_threads, (1,))
+    try:
+        list(pool.map(work, range(0, len(data), chunk)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # else threads yet to be made would begin with one
     return result
 
 
@@ -131,238 +149,171 @@ def _empty(model: SkyModel, n: int, device: torch.device) -> Fit:
 
 
 def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """1 / sigma (n, n_band) and data / sigma (n, n_band, 2); both 0 where not observed."""
-    data, sigma = data.double(), sigma.double()
-    seen = torch.isfinite(data).all(1) & (data != hp.UNSEEN).all(1) & torch.isfinite(sigma)
+    """1 / sigma (n_band, n) and data / sigma (n_band, 2, n); both 0 where not observed."""
+    data = data.double().permute(2, 1, 0).contiguous()
+    sigma = sigma.double().T.contiguous()
+    seen = (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & torch.isfinite(sigma)
     weight = torch.where(seen, 1 / sigma, 0.0)
-    return weight, (torch.where(seen[:, None], data, 0.0) * weight[:, None]).mT.contiguous()
+    return weight, torch.where(seen[:, None], data, 0.0) * weight[:, None]
 
 
 @dataclass(frozen=True)
-class _Pixels:
-    """Whitened data with the components of fixed spectrum projected out.
+class _Descents(Columns):
+    """Descents under way, and the place of each one's end."""
 
-    weight (n, n_band); basis (n, n_band, n_fixed), orthonormal; data (n, n_band, 2).
-    """
-
-    weight: Tensor
-    basis: Tensor
-    data: Tensor
+    pixels: Pixels
+    point: Point
+    damping: Tensor
+    place: Tensor
 
 
 @dataclass(frozen=True)
-class _Point:
-    """The likelihood at a point of the spectral parameters.
-
-    `cost` is chi-square and priors (n,). Of half of it: `fall` (n, n_param), the gradient with
-    its sign turned; `fisher` (n, n_param, n_param), Gauss-Newton; and `hessian`, exact (but for
-    the curvature of the logarithm of dust in its temperature).
-    """
+class _Ends(Columns):
+    """Where descents ended: (n_param, start * n), (n_param, n_param, start * n), (start * n)."""
 
     parameters: Tensor
-    chi2: Tensor
-    cost: Tensor
-    fall: Tensor
     fisher: Tensor
-    hessian: Tensor
+    cost: Tensor
+    converged: Tensor
 
 
-def _take(values, index: Tensor):
-    """The same dataclass of tensors for some pixels."""
-    return type(values)(*(getattr(values, field.name)[index] for field in fields(values)))
+def _fit_chunk(
+    model: SkyModel,
+    frequency: Tensor,
+    data: Tensor,
+    sigma: Tensor,
+    batch: int,
+    result: Fit,
+    offset: int,
+) -> None:
+    """Fit pixels of which the first is number `offset` of the result."""
+    weight, whitened = _whiten(data, sigma)
+    n_seen = (weight > 0).sum(0)
+    dof = 2 * (n_seen - len(model.components)) - len(model.free)
+    enough = torch.nonzero((dof > 0) & (n_seen > len(model.components))).squeeze(1)
+    if len(enough) == 0:
+        return
+    if len(enough) < len(dof):
+        weight, whitened, dof = weight[:, enough], whitened[..., enough], dof[enough]
+    best = _best_ends(model, frequency, weight, whitened, batch)
+    covariance = invert(best.fisher)
+    amplitudes, spread, chi2 = _amplitudes(
+        model, frequency, weight, whitened, best.parameters, covariance
+    )
+    index = offset + enough
+    result.parameters[index] = best.parameters.T
+    result.covariance[index] = covariance.movedim(-1, 0)
+    result.amplitudes[index] = amplitudes.permute(2, 1, 0)
+    result.amplitude_covariance[index] = spread.movedim(-1, 0)
+    result.chi2[index] = chi2
+    result.dof[index] = dof
+    result.converged[index] = best.converged
 
 
-def _project(basis: Tensor, columns: Tensor) -> Tensor:
-    """What is left of columns (n, n_band, k) outside the span of an orthonormal basis."""
-    return torch.baddbmm(columns, basis, basis.mT @ columns, alpha=-1)
+def _best_ends(
+    model: SkyModel, frequency: Tensor, weight: Tensor, whitened: Tensor, batch: int
+) -> _Ends:
+    """The lowest end of the descents of every pixel."""
+    n, p = weight.shape[1], len(model.free)
+    fixed = fixed_spectra(model, frequency)[..., None]
+    n_start = len(_CURVATURE_STARTS) if "curvature" in model.free else 1
+    place = torch.arange(n * n_start, device=weight.device).reshape(n_start, n)
+    ends = _Ends(
+        weight.new_empty(p, place.numel()), weight.new_empty(p, p, place.numel()),
+        weight.new_empty(place.numel()), torch.zeros_like(place, dtype=torch.bool).flatten(),
+    )  # fmt: skip
+    late = []
+    for begin in range(0, n, batch):
+        part = slice(begin, begin + batch)
+        pixels = project(fixed, weight[:, part], whitened[..., part])
+        starts = _starts(model, frequency, pixels, weight[:, part], whitened[..., part])
+        for k, start in enumerate(starts):
+            point = linearise(model, frequency, pixels, start)
+            damping = torch.full_like(point.cost, 1e-3)
+            descents = _Descents(pixels, point, damping, place[k, part])
+            late.append(_descend(model, frequency, descents, ends, int(FEW * batch)))
+    # the last of all batches together: an operation takes as long for few pixels as for hundreds
+    _descend(model, frequency, _Descents.join(late), ends, 0)
+    first = ends.cost.reshape(n_start, n).argmin(0)
+    return ends.take(first * n + place[0])
 
 
-def _fit_batch(
-    model: SkyModel, frequency: Tensor, weight: Tensor, whitened: Tensor
-) -> dict[str, Tensor]:
-    """The fields of a Fit for pixels with bands enough."""
-    basis = torch.linalg.qr(weight[..., None] * fixed_spectra(model, frequency)).Q
-    pixels = _Pixels(weight, basis, _project(basis, whitened))
-    first, *others = _starts(model, frequency, pixels)
-    best, converged = _descend(model, frequency, pixels, first)
-    for start in others:
-        point, arrived = _descend(model, frequency, pixels, start)
-        better = point.cost < best.cost
-        best = _where(better, point, best)
-        converged = torch.where(better, arrived, converged)
-    covariance = _inverse(best.fisher)
-    amplitudes = _amplitudes(model, frequency, weight, whitened, best.parameters, covariance)
-    return {
-        "parameters": best.parameters, "covariance": covariance, "amplitudes": amplitudes[0],
-        "amplitude_covariance": amplitudes[1], "chi2": best.chi2, "converged": converged,
-    }  # fmt: skip
-
-
-def _linearise(model: SkyModel, frequency: Tensor, pixels: _Pixels, parameters: Tensor) -> _Point:
-    """Chi-square and its derivatives, amplitudes eliminated."""
-    spectra, slopes = bent_spectra(model, frequency, parameters)
-    spectra = spectra * pixels.weight[..., None]
-    bare = _of_owner(model, spectra, 2)  # (n, band, param): the spectrum that a parameter bends
-    columns = _project(pixels.basis, torch.cat([spectra, slopes * bare], dim=2))
-    f = spectra.shape[2]
-    gram = columns.mT @ columns
-    inverse, _ = _solve(gram[:, :f, :f], torch.eye(f).to(gram).expand(len(gram), f, f))
-    aside = inverse @ gram[:, :f, f:]  # (n, bent, param)
-    amplitude = inverse @ (columns[..., :f].mT @ pixels.data)  # (n, bent, 2)
-    residual = torch.baddbmm(pixels.data, columns[..., :f], amplitude, alpha=-1)  # (n, band, 2)
-    chi2 = residual.square().sum((1, 2))
-    bending = _of_owner(model, amplitude, 1)  # (n, param, 2)
-    along = columns[..., f:].mT @ residual  # (n, param, 2)
-    fall = (bending * along).sum(2)
-    fisher = (bending @ bending.mT) * (gram[:, f:, f:] - gram[:, f:, :f] @ aside)
-    second = (slopes * bare * (residual @ bending.mT)).mT @ slopes  # (n, param, param)
-    mixed = _of_owner(model, aside, 1).mT * (along @ bending.mT)
-    inverse = _of_owner(model, _of_owner(model, inverse, 1), 2)
-    hessian = fisher + mixed + mixed.mT - inverse * (along @ along.mT)
-    if f > 1:
-        owner = torch.tensor(model.owner, device=second.device)
-        second = second * (owner[:, None] == owner)
-    cost = chi2.clone()
-    return _with_priors(model, _Point(parameters, chi2, cost, fall, fisher, hessian - second))
-
-
-def _of_owner(model: SkyModel, values: Tensor, dim: int) -> Tensor:
-    """Values of the bent components (at `dim`), for each parameter those of what it bends."""
-    if values.shape[dim] == 1:
-        shape = list(values.shape)
-        shape[dim] = len(model.owner)
-        return values.expand(shape)
-    return values.index_select(dim, torch.tensor(model.owner, device=values.device))
-
-
-def _solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Solution X (n, k, m) of small symmetric systems, and which are positive definite (n,).
-
-    Gauss-Jordan over all systems at once: for k of 1 to 4 several times faster than LAPACK one by
-    one. Without pivots, so to be used where positive definite.
-    """
-    k = matrix.shape[1]
-    table = torch.cat([matrix, right], dim=2)
-    positive = torch.ones(len(matrix), dtype=torch.bool, device=matrix.device)
-    for i in range(k):
-        pivot = table[:, i, i]
-        positive &= pivot > 0
-        row = table[:, i : i + 1] / pivot[:, None, None]
-        if k > 1:
-            table = torch.baddbmm(table, table[:, :, i : i + 1], row, alpha=-1)
-            table[:, i] = row[:, 0]
-        else:
-            table = row
-    return table[..., k:], positive
-
-
-def _with_priors(model: SkyModel, point: _Point) -> _Point:
-    for k, free in enumerate(model.free.values()):
-        if free.prior is not None:
-            mean, rms = free.prior
-            pull = (mean - point.parameters[:, k]) / rms
-            point.cost.add_(pull**2)
-            point.fall[:, k] += pull / rms
-            point.fisher[:, k, k] += rms**-2
-            point.hessian[:, k, k] += rms**-2
-    return point
-
-
-def _starts(model: SkyModel, frequency: Tensor, pixels: _Pixels) -> Iterator[Tensor]:
-    """Where to descend from, each (n, n_param): for each start of C the best node of beta_s."""
+def _starts(
+    model: SkyModel, frequency: Tensor, pixels: Pixels, weight: Tensor, whitened: Tensor
+) -> Tensor:
+    """Where to descend from, for each start of C the best node of beta_s: (start, n_param, n)."""
     names, free = list(model.free), list(model.free.values())
     curvatures = _CURVATURE_STARTS if "curvature" in names else (0.0,)
     t = torch.linspace(-1, 1, _BETA_NODES + 2)[1:-1].to(frequency)
     side = torch.where(t > 0, free[0].high - free[0].start, free[0].start - free[0].low)
+    nodes = frequency.new_tensor([f.start for f in free]).repeat(len(t), 1)
+    nodes[:, 0] = free[0].start + side * t * t.abs()  # dense near the start
+    if "dust" in model.bent:  # the same at every node: as if it were fixed
+        dust = bent_spectra(model, frequency, nodes[:1])[0][0, :, 1:]
+        fixed = torch.cat([fixed_spectra(model, frequency), dust], dim=1)
+        pixels = project(fixed[..., None], weight, whitened)
+    found = []
     for curvature in curvatures:
-        nodes = frequency.new_tensor([f.start for f in free]).repeat(len(t), 1)
-        nodes[:, 0] = free[0].start + side * t * t.abs()  # dense near the start
         if "curvature" in names:
             k = names.index("curvature")
             nodes[:, k] = min(max(curvature, free[k].low), free[k].high)
-        gain = _explained(model, frequency, pixels, nodes)
+        gain = explained(pixels, bent_spectra(model, frequency, nodes)[0][..., 0].T)
         if free[0].prior is not None:
-            gain = gain - ((nodes[:, 0] - free[0].prior[0]) / free[0].prior[1]) ** 2
-        yield nodes[gain.argmax(1)]
-
-
-def _explained(model: SkyModel, frequency: Tensor, pixels: _Pixels, nodes: Tensor) -> Tensor:
-    """Fall of chi-square that synchrotron brings at each node (node, n_param): (n, node)."""
-    spectra, _ = bent_spectra(model, frequency, nodes)  # (node, band, bent)
-    basis, data = pixels.basis, pixels.data
-    if "dust" in model.bent:  # the same at every node: as if it were fixed
-        dust = _project(basis, pixels.weight[..., None] * spectra[:1, :, 1:])
-        dust = dust / torch.linalg.vector_norm(dust, dim=1, keepdim=True)
-        data, basis = _project(dust, data), torch.cat([basis, dust], dim=2)
-    synchrotron = spectra[..., 0].T.contiguous()  # (band, node)
-    along = (data.mT * pixels.weight[:, None]) @ synchrotron  # (n, 2, node)
-    inside = (basis.mT * pixels.weight[:, None]) @ synchrotron
-    length = pixels.weight.square() @ synchrotron.square()
-    left = (length - inside.square().sum(1)).clamp_min(1e-9 * length)
-    return along.square().sum(1) / left
+            gain -= (((nodes[:, 0] - free[0].prior[0]) / free[0].prior[1]) ** 2)[:, None]
+        found.append(nodes[gain.argmax(0)].T)
+    return torch.stack(found)
 
 
 def _descend(
-    model: SkyModel, frequency: Tensor, pixels: _Pixels, start: Tensor
-) -> tuple[_Point, Tensor]:
-    """Levenberg-Marquardt within the bounds: where it ended, and converged (n,)."""
+    model: SkyModel, frequency: Tensor, descents: _Descents, ends: _Ends, few: int
+) -> _Descents:
+    """Levenberg-Marquardt within the bounds, until only few are under way: these."""
     free = model.free.values()
-    low, high = frequency.new_tensor([[f.low for f in free], [f.high for f in free]])
-    live = torch.arange(len(start), device=start.device)
-    point = _linearise(model, frequency, pixels, start)
-    found, converged = _take(point, live), torch.zeros_like(live, dtype=torch.bool)
-    damping = torch.full_like(point.cost, 1e-3)
+    low, high = frequency.new_tensor([[f.low for f in free], [f.high for f in free]])[..., None]
+    pixels, point, damping = descents.pixels, descents.point, descents.damping
+    place = descents.place
     for _ in range(MAX_STEPS):
+        if len(place) <= few:
+            break
         step, promise = _damped_step(point, damping, low, high)
         aim = torch.clamp(point.parameters + step, low, high)
-        trial = _linearise(model, frequency, pixels, aim)
+        trial = linearise(model, frequency, pixels, aim)
         better = trial.cost <= point.cost
-        point = _where(better, trial, point)
-        damping = torch.where(better, damping / 10, damping * 10).clamp(*_DAMPING_RANGE)
-        converged[live] = promise < TOLERANCE
+        point = trial.where(better, point)
+        damping = torch.where(better, damping / 10, damping * 10).clamp_(*_DAMPING_RANGE)
         keep = torch.nonzero(promise >= TOLERANCE).squeeze(1)
-        if len(keep) < 0.75 * len(live):  # a few finished pixels cost less than a copy
-            _put(found, live, point)
-            if len(keep) == 0:
-                return found, converged
-            live, damping = live[keep], damping[keep]
-            pixels, point = _take(pixels, keep), _take(point, keep)
-    _put(found, live, point)
-    return found, converged
+        if len(keep) < 0.75 * len(place):  # a few finished pixels cost less than a copy
+            _end(ends, place, point, promise < TOLERANCE)
+            kept = _Descents(pixels, point, damping, place).take(keep)
+            pixels, point, damping, place = kept.pixels, kept.point, kept.damping, kept.place
+    else:
+        _end(ends, place, point, torch.zeros_like(place, dtype=torch.bool))
+    return _Descents(pixels, point, damping, place)
 
 
-def _damped_step(
-    point: _Point, damping: Tensor, low: Tensor, high: Tensor
-) -> tuple[Tensor, Tensor]:
-    """A step (n, n_param), and the fall of the cost that it promises (n,)."""
+def _end(ends: _Ends, place: Tensor, point: Point, converged: Tensor) -> None:
+    ends.parameters[:, place] = point.parameters
+    ends.fisher[..., place] = point.fisher
+    ends.cost[place] = point.cost
+    ends.converged[place] = converged
+
+
+def _damped_step(point: Point, damping: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """A step (n_param, n), and the fall of the cost that it promises (n,)."""
     at, fall = point.parameters, point.fall
     held = ((at <= low) & (fall < 0)) | ((at >= high) & (fall > 0))
     fall = fall.masked_fill(held, 0.0)
-    scale = torch.diagonal(point.fisher, dim1=1, dim2=2)
-    scale = torch.where((scale > 0) & ~held, scale, 1.0)
-    either = held[:, :, None] | held[:, None]
-    damped = torch.diag_embed(damping[:, None] * scale + held.double())
-    fisher = point.fisher.masked_fill(either, 0.0) + damped
-    newton = point.hessian.masked_fill(either, 0.0) + damped
-    step, positive = _solve(newton, fall[..., None])
+    either = held[:, None] | held
+    fisher, hessian = (m.masked_fill(either, 0.0) for m in (point.fisher, point.hessian))
+    for k in range(len(at)):
+        scale = damping * torch.where(fisher[k, k] > 0, fisher[k, k], 1.0) + held[k]
+        fisher[k, k] += scale
+        hessian[k, k] += scale
+    step, positive = solve(hessian, fall[:, None])
     if not positive.all():  # far from a minimum: Gauss and Newton's
-        step = torch.where(positive[:, None, None], step, _solve(fisher, fall[..., None])[0])
-    step = step.squeeze(2)
-    return step, (1 + damping) * (step * fall).sum(1)
-
-
-def _where(condition: Tensor, first: _Point, second: _Point) -> _Point:
-    return _Point(
-        *(
-            torch.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-            for a, b in ((getattr(first, f.name), getattr(second, f.name)) for f in fields(_Point))
-        )
-    )
-
-
-def _put(into: _Point, index: Tensor, point: _Point) -> None:
-    for field in fields(_Point):
-        getattr(into, field.name)[index] = getattr(point, field.name)
+        step = torch.where(positive, step, solve(fisher, fall[:, None])[0])
+    step = step.squeeze(1)
+    return step, (1 + damping) * (step * fall).sum(0)
 
 
 def _amplitudes(
@@ -372,26 +323,26 @@ def _amplitudes(
     whitened: Tensor,
     parameters: Tensor,
     covariance: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Amplitudes (n, 2, component), and their covariance marginal over spectral parameters."""
-    spectra, slopes = bent_spectra(model, frequency, parameters)
-    slopes = slopes * spectra[..., list(model.owner)]
-    fixed = fixed_spectra(model, frequency).expand(len(spectra), -1, -1)
-    mixing = weight[..., None] * torch.cat([fixed, spectra], dim=2)
-    inverse = _inverse(mixing.mT @ mixing)
-    amplitudes = (inverse @ (mixing.mT @ whitened)).mT
-    bending = amplitudes[:, :, fixed.shape[2] :][:, :, list(model.owner)]  # (n, 2, param)
-    shift = inverse @ (mixing.mT @ (weight[..., None] * slopes))  # (n, component, param)
-    shift = (bending[:, :, None] * shift[:, None]).flatten(1, 2)  # (n, 2 component, param)
-    m = inverse.shape[1]
-    spread = shift @ covariance @ shift.mT
-    spread[:, :m, :m] += inverse
-    spread[:, m:, m:] += inverse
-    return amplitudes, spread
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Amplitudes (component, 2, n), their covariance marginal over parameters, chi-square."""
+    spectra, slopes = bent_spectra(model, frequency, parameters.T)
+    owner = list(model.owner)
+    slopes = weight * (slopes * spectra[..., owner]).permute(2, 1, 0)  # (param, band, n)
+    fixed = fixed_spectra(model, frequency).T[..., None].expand(-1, -1, len(spectra))
+    mixing = weight * torch.cat([fixed, spectra.permute(2, 1, 0)])  # (component, band, n)
+    inverse = invert((mixing[:, None] * mixing).sum(2))
 
+    def generalised(values: Tensor) -> Tensor:  # least squares of (band, k, n): (component, k, n)
+        return (inverse[:, :, None] * (mixing[:, :, None] * values).sum(1)).sum(1)
 
-def _inverse(matrix: Tensor) -> Tensor:
-    """Inverse of symmetric positive matrices of any scale; infinite or NaN where singular."""
-    scale = torch.diagonal(matrix, dim1=1, dim2=2).rsqrt()
-    both = scale[:, :, None] * scale[:, None]
-    return both * torch.linalg.inv_ex(matrix * both).inverse
+    amplitudes = generalised(whitened)
+    residual = whitened - (mixing[:, :, None] * amplitudes[:, None]).sum(0)
+    bending = amplitudes[len(fixed) :][owner].transpose(0, 1)  # (2, param, n)
+    shift = bending[:, None] * generalised(slopes.transpose(0, 1))  # (2, component, param, n)
+    shift = shift.flatten(0, 1)
+    along = (shift[:, :, None] * covariance).sum(1)  # (2 component, param, n)
+    spread = (along[:, None] * shift).sum(2)
+    m = len(inverse)
+    spread[:m, :m] += inverse
+    spread[m:, m:] += inverse
+    return amplitudes, spread, residual.square().sum((0, 1))

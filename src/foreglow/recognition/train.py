@@ -1,15 +1,17 @@
 """Training regimes of the recognition networks."""
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from foreglow.errors import ModelError, RunError
+from foreglow.recognition.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.networks import ForeglowNetwork
 from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
@@ -21,6 +23,7 @@ from foreglow.training import (
     History,
     Schedule,
     Task,
+    adamw,
     fit,
     make_generator,
     pick_device,
@@ -30,7 +33,9 @@ from foreglow.training import (
 REFERENCE_NSIDE = 16
 VALIDATION_FRACTION = 0.2
 _STANDARDISATION_SAMPLE = 65536
-_FIXED_SET, _STANDARDISATION, _ORDER = 2, 3, 4  # keys of generators; 0 and 1 are the trainer's
+_CALIBRATION_SAMPLE = 65536
+# keys of generators; 0 and 1 are the trainer's
+_FIXED_SET, _STANDARDISATION, _ORDER, _CALIBRATION = 2, 3, 4, 5
 
 Regime = Literal["noiseless", "one_noise", "many_noise", "conditioned"]
 REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise", "conditioned")
@@ -94,7 +99,7 @@ def train(
     device: torch.device,
     resume: bool = False,
 ) -> History:
-    """Train a recogniser in place, going on from the weights it has.
+    """Train a recogniser in place, going on from its weights; its temperature is fitted anew.
 
     Parameters
     ----------
@@ -124,7 +129,35 @@ def train(
     with threads_for(plan.batch, device):
         history = fit(task, schedule, folder, seed, device, resume)
     model.card["training"] = {"sky": templates.source, "seed": seed, **asdict(plan)}
+    _calibrate(model, simulator, plan, seed)
     return history
+
+
+def _calibrate(
+    model: Recogniser, simulator: VectorSimulator, plan: TrainingPlan, seed: int
+) -> None:
+    """Fit the temperature on fresh vectors of the training law, and say in the card what it did."""
+    device = simulator.sigma.device
+    generator = make_generator(device, seed, _CALIBRATION)
+    model.network.eval()
+    # weights trained further are not as sure of themselves as those they started from
+    model.temperature = 1.0
+    model.card.pop("calibration", None)
+    logits, labels = [], []
+    for _ in range(-(-_CALIBRATION_SAMPLE // plan.batch)):
+        vectors = simulator.draw(plan.batch, plan.noise, generator)
+        logits.append(model.log_probability(vectors.data, vectors.sigma).double().T.cpu())
+        labels.append(vectors.label.cpu())
+    log_probability, label = torch.cat(logits, 1).numpy(), torch.cat(labels).numpy()
+    if not np.isfinite(log_probability).all():  # the network diverged: no temperature helps
+        return
+    model.temperature = fit_temperature(log_probability, label)
+    after = softmax(log_probability / model.temperature, axis=0)
+    model.card["calibration"] = {
+        "vectors": len(label),
+        "error_before": expected_calibration_error(np.exp(log_probability), label),
+        "error_after": expected_calibration_error(after, label),
+    }
 
 
 def train_model(
@@ -160,11 +193,6 @@ def train_model(
     """
     if regime not in REGIMES:
         raise RunError(f"expected regime {', '.join(REGIMES)}, but {regime!r} came.")
-    if out.exists():
-        raise ModelError(f"{out} exists; give another --out, or remove it first.")
-    work = out.with_name(out.name + ".training")
-    if (work / "last.ckpt").exists() and not resume:
-        raise RunError(f"{work} holds an interrupted training; --resume goes on with it.")
     chosen = pick_device(device)
     models = models_of(problem)
     model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
@@ -172,18 +200,32 @@ def train_model(
     plan = TrainingPlan(regime, epochs, steps, batch, not ours, 2e-3 if ours else 1.0, noise_scale)
     settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
     settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}
-    _keep_settings(work, settings)
+    work = open_training(out, settings, resume)
     history = train(model, load_templates(sky), plan, work, seed, chosen, resume)
     model.card["history"] = history
     model.save(out)
     return history["validation_accuracy"][-1]
 
 
-def _keep_settings(work: Path, settings: dict[str, Any]) -> None:
-    """Write what a training is made with, or refuse to go on with another."""
+def open_training(out: Path, settings: dict[str, Any], resume: bool) -> Path:
+    """The folder `OUT.training` for checkpoints, with what the training is made with.
+
+    Raises
+    ------
+    ModelError
+        If `out` exists.
+    RunError
+        If an interrupted training lies there and is not to be resumed, or had other settings.
+    """
+    if out.exists():
+        raise ModelError(f"{out} exists; give another --out, or remove it first.")
+    work = out.with_name(out.name + ".training")
+    interrupted = (work / "last.ckpt").exists()
+    if interrupted and not resume:
+        raise RunError(f"{work} holds an interrupted training; --resume goes on with it.")
     path = work / "settings.json"
     text = json.dumps(settings, indent=1)
-    if (work / "last.ckpt").exists() and path.is_file():
+    if interrupted and path.is_file():
         before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
         differ = [key for key in now if before.get(key) != now[key]]
         if differ:
@@ -192,6 +234,7 @@ def _keep_settings(work: Path, settings: dict[str, Any]) -> None:
                 "another --out."
             )
     write_text(path, text)
+    return work
 
 
 def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) -> VectorSimulator:
@@ -232,26 +275,11 @@ def _task(network: nn.Module, simulator: VectorSimulator, plan: TrainingPlan, se
 
     def optimiser(parameters: Any, total_steps: int) -> Any:
         if isinstance(network, ForeglowNetwork):
-            return _adamw(parameters, plan.learning_rate, total_steps)
+            return adamw(parameters, plan.learning_rate, total_steps)
         # Keras's Adadelta: rho 0.95, epsilon 1e-7
         return torch.optim.Adadelta(parameters, lr=plan.learning_rate, rho=0.95, eps=1e-7)
 
     return Task(network, loss, validate, optimiser, clip=isinstance(network, ForeglowNetwork))
-
-
-def _adamw(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, Any]:
-    """AdamW; the learning rate rises over a tenth of the steps, then falls as a cosine."""
-    optimiser = torch.optim.AdamW(
-        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-3
-    )
-    rise = max(1.0, 0.1 * total_steps)
-
-    def factor(step: int) -> float:
-        fall = 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
-        return min((step + 1) / rise, 1.0) * fall
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def _accuracy(logits: Tensor, label: Tensor) -> dict[str, Tensor]:

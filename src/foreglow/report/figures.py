@@ -22,12 +22,19 @@ from matplotlib.ticker import (
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
-from foreglow.report.skymaps import recognition_map, recognition_maps_before_after, sky_map
+from foreglow.report.skymaps import (
+    goodness_of_fit,
+    recognition_map,
+    recognition_maps_before_after,
+    sky_map,
+)
 from foreglow.report.style import CLASS_HUES, INK, MUTED, styled, tint, validate_shape
 
 __all__ = [
     "component_rms",
     "confusion",
+    "criteria_curves",
+    "goodness_of_fit",
     "noise_curve",
     "recognition_map",
     "recognition_maps_before_after",
@@ -223,6 +230,54 @@ def noise_curve(
     axes.grid(True)
     axes.set_xlim(right=1.35)
     _noise_legend(figure, axes, bool(paper), bool(ceiling))
+    return figure
+
+
+_METHOD_LOOKS = {
+    "ceiling": ("ceiling, one pixel", INK, "--", ""),
+    "network": ("network foreglow", CLASS_HUES[0], "-", "o"),
+    "evidence": ("fits, evidence", CLASS_HUES[1], "-", "s"),
+    "bic": ("fits, BIC", CLASS_HUES[2], ":", "^"),
+    "aic": ("fits, AIC", CLASS_HUES[3], ":", "v"),
+    "chi2": ("fits, reduced χ²", CLASS_HUES[4], "-", "D"),
+}
+
+
+@styled
+def criteria_curves(
+    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]],
+) -> Figure:
+    """Accuracy of a choice by fits against noise, beside the network and the ceiling.
+
+    Parameters
+    ----------
+    panels : mapping of str to mapping of str to (noise_scale, accuracy, error)
+        By problem, then by method: ``chi2``, ``aic``, ``bic``, ``evidence``, ``network``,
+        ``ceiling``; accuracies and their standard errors in [0, 1].
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure(figsize=(9.6, 3.7), layout="constrained")
+    every = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    drawn = {}
+    for axes, (problem, curves) in zip(every, panels.items(), strict=True):
+        for method, (label, hue, line, marker) in _METHOD_LOOKS.items():
+            if method in curves:
+                drawn[label] = axes.errorbar(
+                    *curves[method], color=hue, linestyle=line, marker=marker, markersize=4,
+                    linewidth=1.3, label=label,
+                )  # fmt: skip
+        axes.set(xscale="log", title=problem, xlabel="Noise, in units of the instrument's")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(True)
+    every[0].set_ylabel("Accuracy")
+    figure.legend(
+        drawn.values(), drawn.keys(), loc="outside lower center", ncols=len(_METHOD_LOOKS)
+    )
     return figure
 
 

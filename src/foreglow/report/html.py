@@ -16,13 +16,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foreglow.errors import RunError
+from foreglow.report.cleaning import cleaning_rows, cleaning_table
+from foreglow.report.neighbours import layout_rows, layout_table
 from foreglow.report.page import PAGE, STYLE
-from foreglow.report.tables import accuracy_rows, html_table
+from foreglow.report.robustness import law_rows, law_table
+from foreglow.report.tables import accuracy_rows, html_table, method_rows, method_table
 
 _TABLE_TITLES: dict[Literal[2, 3], str] = {
     2: "Table 2: trained and tested without noise",
     3: "Table 3: tested with the noise of the instrument",
 }
+_METHODS_TITLE = "Section 5: networks beside fits, with the noise of the instrument"
+_METHODS_NOTE = (
+    "<p>Fits choose the model, pixel by pixel, by the criterion named; C is free in the curved "
+    "models, as in the paper, or known, as it is to a network by its training. Networks are those "
+    "trained on many noise realisations. The ceiling of any method that looks at one pixel is "
+    "measured on vectors of the training law, all else on test skies.</p>\n"
+)
 _EXPERIMENTS = {
     "farsian2020": "Foreground model recognition (Farsian, Krachmalnicoff & Baccigalupi 2020)",
 }
@@ -66,7 +76,12 @@ def write_report(run_dir: Path) -> Path:
         subtitle=html.escape(_EXPERIMENTS.get(experiment, experiment)),
         notes=_notes(metrics),
         summary=_summary(metrics, config),
-        tables=_accuracy_section(records),
+        tables=(
+            _accuracy_section(records)
+            + _layout_section(records)
+            + _cleaning_section(records)
+            + _law_section(records)
+        ),
         figures=_figures_section(run_dir / "figures"),
         records=_records_section(records),
         making=_making_section(metrics, config, config_text),
@@ -192,6 +207,10 @@ def _accuracy_section(records: Sequence[Mapping[str, Any]]) -> str:
         body = html_table(accuracy_rows(records, table))
         if body:
             parts.append(f"<h3>{html.escape(title)}</h3>\n{_scrolling(body, title)}")
+    if body := method_table(method_rows(records)):
+        parts.append(
+            f"<h3>{_METHODS_TITLE}</h3>\n{_METHODS_NOTE}{_scrolling(body, _METHODS_TITLE)}"
+        )
     if not parts:
         return ""
     note = (
@@ -200,6 +219,54 @@ def _accuracy_section(records: Sequence[Mapping[str, Any]]) -> str:
         "ours minus it, in percent points.</p>\n"
     )
     return _section("accuracy", "Accuracy beside the paper's", note + "".join(parts))
+
+
+def _layout_section(records: Sequence[Mapping[str, Any]]) -> str:
+    table = layout_table(layout_rows(records))
+    if not table:
+        return ""
+    note = (
+        "<p>Percent of pixels whose model was recognised by the conditioned network, pixel by "
+        "pixel and with the neighbours' word; the error is that of the mean over skies. Contexts "
+        "are trained on random patches alone. The oracles are told which model holds at the centre "
+        "of every region and need only place the boundaries, each ring of pixels by itself or as "
+        "one meridian.</p>\n"
+    )
+    title = "More than one pixel"
+    return _section("neighbours", title, note + _scrolling(table, title))
+
+
+def _cleaning_section(records: Sequence[Mapping[str, Any]]) -> str:
+    rows = cleaning_rows(records)
+    table = cleaning_table(rows)
+    if not table:
+        return ""
+    note = (
+        f"<p>The CMB found by pixel fits less the true CMB, at {html.escape(rows[0]['region'])}: "
+        "foregrounds and noise together, mean and standard error over "
+        f"{rows[0]['realisations']} skies; BB is the mean of its spectrum from multipole 2 to "
+        f"{3 * rows[0]['nside'] - 1}. Everywhere: one model for the whole sky, C free with a prior "
+        "where curved. The ratios are taken sky by sky to the fit of the true models.</p>\n"
+    )
+    title = "What recognition is for: component separation"
+    return _section("separation", title, note + _scrolling(table, title))
+
+
+def _law_section(records: Sequence[Mapping[str, Any]]) -> str:
+    table = law_table(law_rows(records))
+    if not table:
+        return ""
+    note = (
+        "<p>One network, trained over noise scales, on skies that differ from its training law in "
+        "one thing. Calibration error: mean distance of the probability given to the chosen model "
+        "from how often it was right. No fit is good: share of the pixels where the fits of all "
+        "its models (C as trained) have a chi-square of p-value below 0.001, as at most 0.1% have "
+        "by chance. Where the accuracy falls and that share stays, only a wider training law "
+        "protects from wrong answers. A curved model with C above 0 still counts as curved, though "
+        "it is farther from the curved model that the network knows than a power law is.</p>\n"
+    )
+    title = "Outside the training law"
+    return _section("outside", title, note + _scrolling(table, title))
 
 
 def _records_section(records: Sequence[Mapping[str, Any]]) -> str:

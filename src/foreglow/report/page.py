@@ -41,6 +41,7 @@ thead th { color: var(--soft); font-weight: 600; font-size: 0.82rem; white-space
   vertical-align: bottom; min-width: 5.5rem; }
 tbody tr:last-child > * { border-bottom: 0; }
 tbody th { font-weight: 600; }
+td.words { white-space: normal; min-width: 14rem; }
 td small { color: var(--soft); }
 figure { margin: 1.25rem 0 2rem; }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #ffffff;

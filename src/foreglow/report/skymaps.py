@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import chi2
 
 from foreglow.report.mollweide import draw_borders, draw_map
 from foreglow.report.style import (
     CLASS_HUES,
     INK,
+    MUTED,
     NOT_OBSERVED,
     styled,
     tint,
@@ -111,6 +113,7 @@ def sky_map(
     title: str,
     unit: str,
     stretch: Literal["linear", "log", "asinh"] = "linear",
+    regions: ArrayLike | None = None,
 ) -> Figure:
     """One map of the sky in Mollweide projection.
 
@@ -125,6 +128,8 @@ def sky_map(
     stretch : {"linear", "log", "asinh"}
         ``log`` leaves pixels that are not positive grey; ``asinh`` is linear about zero and
         logarithmic far from it. Colours span the middle 99% of the pixels.
+    regions : array_like of int, shape (n_pix,), optional
+        Their borders are drawn.
 
     Returns
     -------
@@ -133,7 +138,7 @@ def sky_map(
     Raises
     ------
     ShapeError
-        If `n_pix` is not that of a full HEALPix map.
+        If the shapes do not agree, or `n_pix` is not that of a full HEALPix map.
     """
     sky = np.array(values, float)
     validate_dimensions("map", sky, 1)
@@ -144,6 +149,9 @@ def sky_map(
     figure = Figure(figsize=(7.2, 4.5), layout="constrained")
     axes = figure.add_subplot()
     draw_map(axes, scalar.to_rgba(np.ma.masked_invalid(sky)))
+    if regions is not None:
+        validate_shape("regions", np.asarray(regions), sky.shape)
+        draw_borders(axes, np.asarray(regions))
     axes.set_title(title)
     bar = figure.colorbar(
         scalar, ax=axes, orientation="horizontal", shrink=0.6, aspect=32, pad=0.03, extend="both"
@@ -153,6 +161,76 @@ def sky_map(
         ticks = _decades(scalar.get_clim()[1] or 1.0)
         bar.set_ticks(ticks, labels=[f"{tick:g}".replace("-", "−") for tick in ticks])
     return figure
+
+
+@styled
+def goodness_of_fit(
+    reduced_chi2: ArrayLike,
+    dof: ArrayLike,
+    fit_names: Sequence[str],
+    correct: ArrayLike,
+    title: str,
+) -> Figure:
+    """How well each model fits, and where the better fit is that of the true model (Fig. 9).
+
+    Parameters
+    ----------
+    reduced_chi2 : array_like, shape (n_fit, n)
+        Of each model in any number of pixels.
+    dof : array_like of int, shape (n_fit,)
+        Degrees of freedom of each fit; the law of its chi-square is drawn dashed.
+    fit_names : sequence of str, length n_fit
+    correct : array_like of bool, shape (n_pix,)
+        Whether the right model was chosen: a full sky, RING ordering, Galactic frame.
+    title : str
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not agree, or `n_pix` is not that of a full HEALPix map.
+
+    References
+    ----------
+    Farsian et al. 2020, fig. 9.
+    """
+    values, freedom = np.asarray(reduced_chi2, float), np.asarray(dof)
+    right = np.asarray(correct, bool)
+    validate_dimensions("reduced_chi2", values, 2)
+    validate_shape("reduced_chi2", values, (len(fit_names), values.shape[1]))
+    validate_shape("dof", freedom, (len(fit_names),))
+    height = 3.6
+    figure = Figure(figsize=(9.6, height))
+    grid = figure.add_gridspec(
+        1, 2, left=0.07, right=0.985, top=0.84, bottom=0.2, wspace=0.12, width_ratios=(1, 1.25)
+    )
+    figure.suptitle(title, x=0.02, y=1 - 0.12 / height, ha="left", va="top")
+    _draw_chi2(figure.add_subplot(grid[0, 0]), values, freedom, fit_names)
+    _draw_verdict(figure.add_subplot(grid[0, 1]), right, np.ones_like(right))
+    keys = figure.add_gridspec(
+        1, 2, left=0.07, right=0.985, top=0.1, bottom=0.05, wspace=0.12, width_ratios=(1, 1.25)
+    )
+    _right_wrong_legend(figure, keys[0, 1], all_seen=True)
+    return figure
+
+
+def _draw_chi2(axes: Axes, values: NDArray, dof: NDArray, names: Sequence[str]) -> None:
+    """Histograms of reduced chi-square and the law of each."""
+    edges = np.linspace(0, max(2.5, float(np.nanpercentile(values, 99.5))), 61)
+    grid = np.linspace(edges[0], edges[-1], 400)
+    for index, (row, freedom, name) in enumerate(zip(values, dof, names, strict=True)):
+        hue = CLASS_HUES[index % len(CLASS_HUES)]
+        share = np.histogram(row, edges)[0] / len(row) / np.diff(edges)
+        axes.stairs(share, edges, color=hue, label=name, linewidth=1.4)
+        law = freedom * chi2.pdf(grid * freedom, freedom)
+        axes.plot(grid, law, color=hue, linestyle="--", linewidth=1.0)
+    axes.plot([], [], color=MUTED, linestyle="--", linewidth=1.0, label="law if the model holds")
+    axes.set(xlabel="Reduced χ²", ylabel="Share of pixels, per unit", xlim=(0, edges[-1]))
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="upper right")
 
 
 def _recognition_figure(
@@ -198,15 +276,20 @@ def _draw_recognition(
         mine = correct & (truth == index)
         scalar = _class_scale(index, n_class)
         colours[mine] = scalar.to_rgba(probability[index, mine])
-    verdict = np.where(correct[:, None], (0.08, 0.09, 0.1, 1.0), (1.0, 1.0, 1.0, 1.0))
-    grey = to_rgba(NOT_OBSERVED)
-    colours[~seen] = verdict[~seen] = grey
+    colours[~seen] = to_rgba(NOT_OBSERVED)
     draw_map(left, colours)
     draw_borders(left, truth)
-    draw_map(right, verdict, labels=False)
+    _draw_verdict(right, correct, seen)
+
+
+def _draw_verdict(axes: Axes, correct: NDArray, seen: NDArray) -> None:
+    """Black where the choice was right, white where it was wrong, and how many were right."""
+    verdict = np.where(correct[:, None], (0.08, 0.09, 0.1, 1.0), (1.0, 1.0, 1.0, 1.0))
+    verdict[~seen] = to_rgba(NOT_OBSERVED)
+    draw_map(axes, verdict, labels=False)
     share = correct[seen].mean() if seen.any() else np.nan
     score = f"{correct[seen].sum():,} of {seen.sum():,} pixels right ({100 * share:.1f}%)"
-    right.set_title(score, loc="right", weight="normal", size=8.5)
+    axes.set_title(score, loc="right", weight="normal", size=8.5)
 
 
 def _class_bars(figure: Figure, place: SubplotSpec, class_names: Sequence[str]) -> None:

@@ -30,6 +30,18 @@ _TITLES = {
     3: "Test skies with Table 1 noise (the paper's Table 3)",
 }
 
+_REGULAR = ("halves", "quadrants")  # the paper's layouts of the models on the sky
+
+METHODS = {
+    "chi2": "Fits, reduced χ²",
+    "aic": "Fits, AIC",
+    "bic": "Fits, BIC",
+    "evidence": "Fits, evidence",
+    "chi2_known_c": "Fits that know C, reduced χ²",
+    "evidence_known_c": "Fits that know C, evidence",
+}
+"""Methods of single pixels that are not trained, in words."""
+
 PROBLEMS = {
     "curvature": "power law or curved",
     "ame": "with or without AME",
@@ -73,6 +85,22 @@ class AccuracyRow:
     network: str
     context: str
     scores: Mapping[str, Score] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method of recognition on noisy test skies.
+
+    Attributes
+    ----------
+    name : str
+        In words.
+    scores : mapping of str to Score
+        By problem.
+    """
+
+    name: str
+    scores: Mapping[str, Score]
 
 
 def binomial_error(accuracy: float, n_pixels: int) -> float:
@@ -126,6 +154,42 @@ def accuracy_rows(records: Iterable[Record], table: Literal[2, 3]) -> list[Accur
     return sorted(
         rows, key=lambda row: order.index(row.problem) if row.problem in order else len(order)
     )
+
+
+def method_rows(records: Sequence[Record]) -> list[MethodRow]:
+    """Choice by fits at Table 1 noise, and beside it the networks and the ceiling.
+
+    Parameters
+    ----------
+    records : sequence of mapping
+        The ``records`` of ``metrics.json``. Where two fill one cell the later one stands.
+
+    Returns
+    -------
+    list of MethodRow
+        Fits in the order of `METHODS`, networks as trained on many noise realisations, ceiling,
+        and networks with spatial context on the paper's layouts; empty if nothing was fitted.
+    """
+    fitted: dict[str, dict[str, Score]] = {name: {} for name in METHODS}
+    for record in records:
+        if record.get("method") in METHODS and _is_noisy_test(record):
+            fitted[record["method"]][str(record.get("problem", ""))] = _score(record)
+    rows = [MethodRow(METHODS[name], scores) for name, scores in fitted.items() if scores]
+    beside: dict[str, dict[str, Score]] = {}
+    ceiling: dict[str, Score] = {}
+    for row in accuracy_rows(records, 3):
+        if "many_noise" in row.scores:
+            name = f"Network {_network_name(row)}"
+            beside.setdefault(name, {})[row.problem] = row.scores["many_noise"]
+        if "ceiling" in row.scores:
+            ceiling[row.problem] = row.scores["ceiling"]
+    if ceiling:
+        beside[COLUMNS[3]["ceiling"]] = ceiling
+    for record in records:
+        if record.get("spatial") and _is_noisy_test(record) and record.get("layout") in _REGULAR:
+            name = f"Network {record['network']}, neighbours by {record['spatial']}"
+            beside.setdefault(name, {})[str(record["problem"])] = _score(record)
+    return rows + [MethodRow(name, scores) for name, scores in beside.items()] if rows else []
 
 
 def rich_table(rows: Sequence[AccuracyRow]) -> Table:
@@ -183,6 +247,29 @@ def html_table(rows: Sequence[AccuracyRow]) -> str:
     head, body = _text_cells(rows, _html_score, html.escape)
     if not body:
         return ""
+    return _html(head, body)
+
+
+def method_table(rows: Sequence[MethodRow]) -> str:
+    """Rows of methods as an HTML ``<table>``, everything escaped; empty for no rows.
+
+    Parameters
+    ----------
+    rows : sequence of MethodRow
+    """
+    if not rows:
+        return ""
+    columns = {key: name for key, name in PROBLEMS.items() if any(key in r.scores for r in rows)}
+    body = [
+        [html.escape(row.name)]
+        + [_html_score(row.scores[key]) if key in row.scores else "–" for key in columns]
+        for row in rows
+    ]
+    return _html(["Method", *columns.values()], body)
+
+
+def _html(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """An HTML table; the cells of `body` are HTML already."""
     titles = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
     lines = "".join(
         f'<tr><th scope="row">{line[0]}</th>'
@@ -200,9 +287,15 @@ def _table_of(record: Record) -> Literal[2, 3] | None:
     if noise == "none" and method == "network":
         in_table = record.get("training") == "noiseless" and record.get("set") in COLUMNS[2]
         return 2 if in_table else None
-    tested = record.get("set") == "test" and record.get("noise_scale") in (None, 1)
     trained = method == "network" and record.get("training") in COLUMNS[3]
-    return 3 if noise == "table1" and tested and (trained or method == "ceiling") else None
+    return 3 if _is_noisy_test(record) and (trained or method == "ceiling") else None
+
+
+def _is_noisy_test(record: Record) -> bool:
+    """Whether it is a score over all classes of test skies at Table 1 noise."""
+    whole = record.get("accuracy") is not None and record.get("class") is None
+    tested = record.get("set") == "test" and record.get("noise_scale") in (None, 1)
+    return whole and tested and record.get("noise") == "table1"
 
 
 def _score(record: Record) -> Score:

@@ -1,0 +1,139 @@
+"""Model directories: weights as safetensors, the card as TOML; nothing pickled is read."""
+
+import hashlib
+import json
+import math
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from foreglow import __version__
+from foreglow.errors import ModelError
+from foreglow.training import replace_directory
+
+_WEIGHTS = "weights.safetensors"
+_CARD = "model.toml"
+# what a card or weights raise that are not as `write_model` writes them
+DAMAGED = (
+    KeyError, TypeError, AttributeError, ValueError, RuntimeError, OSError, SafetensorError,
+)  # fmt: skip
+
+
+def write_model(folder: Path, network: nn.Module, job: str, card: Mapping[str, Any]) -> None:
+    """Write a model directory; the folder appears whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+    network : Module
+    job : str
+        What the model is for; `read_card` asks for it.
+    card : mapping
+        Plain values; what is None is left out.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".saving-"))
+    state = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
+    save_file(state, temporary / _WEIGHTS)
+    table = {
+        **card,
+        "foreglow_version": __version__,
+        "job": job,
+        "weights_sha256": _sha256(temporary / _WEIGHTS),
+    }
+    (temporary / _CARD).write_text(tomli_w.dumps(_without_none(table)), encoding="utf-8")
+    replace_directory(temporary, folder)
+
+
+def read_card(folder: Path, job: str, command: str) -> dict[str, Any]:
+    """The card of a model directory.
+
+    Parameters
+    ----------
+    folder : Path
+    job : str
+    command : str
+        What writes such a directory, for the messages.
+
+    Raises
+    ------
+    ModelError
+        If there is none, it is no TOML, or the model is for another job.
+    """
+    path = folder / _CARD
+    if not path.is_file():
+        raise ModelError(
+            f"expected a model directory with {_CARD}, but {path} does not exist; give the folder "
+            f"that `{command} --out` wrote."
+        )
+    try:
+        card = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not valid TOML: {error}.") from error
+    if (found := card.pop("job", None)) != job:
+        raise ModelError(
+            f"{folder} holds a model for {found}, not for {job}; give the folder that "
+            f"`{command} --out` wrote."
+        )
+    return card
+
+
+def read_weights(folder: Path, card: dict[str, Any], network: nn.Module) -> None:
+    """Load the weights that a card describes into a network; takes their hash off the card.
+
+    Raises
+    ------
+    ModelError
+        If the file is not the one that the card describes; whatever else is wrong with it raises
+        one of `DAMAGED`.
+    """
+    weights = folder / _WEIGHTS
+    if _sha256(weights) != card.pop("weights_sha256"):
+        raise ModelError(
+            f"{weights} is not the file that {folder / _CARD} describes (its SHA-256 differs); "
+            "copy the model directory again, or train it anew."
+        )
+    network.load_state_dict(load_file(weights))
+
+
+def read_temperature(card: dict[str, Any], folder: Path) -> float:
+    """The temperature of a model, taken off its card; 1 where there is none.
+
+    Raises
+    ------
+    ModelError
+        If it is no number above zero.
+    """
+    value = card.pop("temperature", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ModelError(
+            f"expected a temperature above zero in {folder / _CARD}, but {value!r} stands there; "
+            "take the line out for a temperature of 1, or train the model anew."
+        )
+    return float(value)
+
+
+def damaged(folder: Path, error: Exception, command: str) -> ModelError:
+    """What to tell of a directory whose reading raised one of `DAMAGED`."""
+    return ModelError(
+        f"{folder} is not a whole model directory ({error}); it needs {_CARD} and {_WEIGHTS} as "
+        f"`{command}` writes them."
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has no null: JSON's round trip makes plain types, and what is None is left out."""
+    plain = json.loads(json.dumps(table))
+    return {k: v for k, v in plain.items() if v is not None}

@@ -1,0 +1,1 @@
+"""Spatial context: what the neighbours of a pixel say about its model."""

@@ -1,0 +1,235 @@
+"""Training of the spatial context on layouts composed from an ensemble of classified skies."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foreglow.maps.faces import face_order
+from foreglow.recognition.calibration import fit_temperature
+from foreglow.recognition.context.layouts import BlobLaw
+from foreglow.recognition.context.model import ContextModel
+from foreglow.recognition.evaluate import pixel_log_probability
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.skies import simulate_sky
+from foreglow.recognition.train import REFERENCE_NSIDE, open_training
+from foreglow.sky.templates import Templates, load_templates
+from foreglow.training import (
+    History,
+    Schedule,
+    Task,
+    adamw,
+    fit,
+    make_generator,
+    pick_device,
+)
+
+_HELD = 0.15  # of the ensemble, for validation
+_VALIDATION_STEPS = 4
+_TEMPERATURE_BATCHES = 8
+_TEMPERATURE = 11  # key of its generator
+
+
+@dataclass(frozen=True)
+class ContextPlan:
+    """How much a context sees.
+
+    Parameters
+    ----------
+    epochs, steps, batch : int
+        Of `steps` batches of `batch` skies each epoch, every layout fresh.
+    realisations : int
+        Skies classified once for each model everywhere; a layout takes each pixel from the sky
+        of its model.
+    noise_range : tuple of float
+        Lowest and highest factor on the instrument's noise, log-uniform over realisations.
+    learning_rate : float
+    """
+
+    epochs: int
+    steps: int
+    batch: int = 16
+    realisations: int = 96
+    noise_range: tuple[float, float] = (0.3, 2.0)
+    learning_rate: float = 4e-3
+
+
+def train_context(
+    context: ContextModel,
+    recogniser: Recogniser,
+    templates: Templates,
+    plan: ContextPlan,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    resume: bool = False,
+) -> History:
+    """Train a context in place on what a recogniser says of simulated skies.
+
+    Parameters
+    ----------
+    context : ContextModel
+    recogniser : Recogniser
+        Its models, and every choice of two or more of them, are the classes.
+    templates : Templates
+    plan : ContextPlan
+    folder : Path
+        For checkpoints and logs.
+    seed : int
+    device : torch.device
+    resume : bool
+
+    Returns
+    -------
+    dict of list
+        As `training.fit`.
+    """
+    ensemble = pixel_ensemble(recogniser, templates, plan, seed).to(device)
+    held = max(1, round(_HELD * plan.realisations))
+    blobs = BlobLaw(REFERENCE_NSIDE, device)
+    network = context.network.to(device).train()
+
+    def score(part: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        x, observed, label = compose(part, blobs, plan.batch, generator)
+        logits = network(x, observed).movedim(1, 2)[observed]
+        truth = label[observed]
+        value = nn.functional.cross_entropy(logits, truth)
+        return value, {"accuracy": (logits.argmax(1) == truth).float().mean()}
+
+    def loss(_step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return score(ensemble[held:], generator)
+
+    def validate(_index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        value, metrics = score(ensemble[:held], generator)
+        return {"loss": value, **metrics}
+
+    def optimiser(parameters: Any, total_steps: int) -> Any:
+        return adamw(parameters, plan.learning_rate, total_steps)
+
+    task = Task(network, loss, validate, optimiser, clip=True)
+    schedule = Schedule(plan.epochs, plan.steps, _VALIDATION_STEPS)
+    history = fit(task, schedule, folder, seed, device, resume)
+    context.temperature = _temperature(network, ensemble[:held], blobs, plan.batch, seed)
+    context.card["training"] = {
+        "sky": templates.source, "seed": seed, "recogniser": recogniser.card.get("training"),
+        **asdict(plan),
+    }  # fmt: skip
+    return history
+
+
+def train_context_model(
+    out: Path,
+    model: Path,
+    sky: str,
+    network: str,
+    epochs: int,
+    steps: int,
+    seed: int,
+    device: str,
+    resume: bool,
+) -> float:
+    """Train a context for a saved model and save it; the body of `foreglow recognize context`.
+
+    Checkpoints and logs lie in `OUT.training` beside it until it is whole, and stay.
+
+    Returns
+    -------
+    float
+        Validation accuracy at the end, over random patches and noise.
+
+    Raises
+    ------
+    ModelError
+        If `out` exists, or the model or network is none.
+    RunError
+        If the device is unknown, or `out` holds an interrupted training.
+    """
+    chosen = pick_device(device)
+    context = ContextModel.untrained(network, seed)
+    recogniser = Recogniser.load(model, chosen)
+    plan = ContextPlan(epochs, steps)
+    settings = {"sky": sky, "model": str(model), "network": network, "seed": seed}
+    work = open_training(out, settings | {"plan": asdict(plan)}, resume)
+    history = train_context(
+        context, recogniser, load_templates(sky), plan, work, seed, chosen, resume
+    )
+    context.save(out)
+    return history["validation_accuracy"][-1]
+
+
+def pixel_ensemble(
+    recogniser: Recogniser, templates: Templates, plan: ContextPlan, seed: int
+) -> Tensor:
+    """What a recogniser says of every pixel, were each of its models the true one.
+
+    The skies of a realisation share CMB, beta_s and noise, so that any layout can be put together
+    from them.
+
+    Returns
+    -------
+    Tensor, shape (realisation, true model, n_class, n_pix)
+        Log-probabilities, face order, at Nside 16.
+    """
+    templates = templates.degraded(REFERENCE_NSIDE)
+    order = face_order(REFERENCE_NSIDE)
+    n_class = len(recogniser.models)
+    low, high = np.log(plan.noise_range)
+    result = torch.empty(plan.realisations, n_class, n_class, len(order))
+    for number in range(plan.realisations):
+        noise_scale = float(np.exp(np.random.default_rng([seed, 9, number, 0]).uniform(low, high)))
+        for true in range(n_class):
+            rng = np.random.default_rng([seed, 9, number, 1])
+            label = np.full(len(order), true)
+            sky = simulate_sky(
+                templates, recogniser.instrument, recogniser.models, label, noise_scale, rng
+            )
+            said = pixel_log_probability(recogniser, sky.data, sky.sigma)
+            result[number, true] = said[:, order]
+    return result
+
+
+def compose(
+    ensemble: Tensor, blobs: BlobLaw, n: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Skies of random blobs from an ensemble, with some of its models as candidates.
+
+    Returns
+    -------
+    log_probability : Tensor, shape (n, n_class, n_pix)
+    observed : Tensor, bool, shape (n, n_pix)
+    label : Tensor, int64, shape (n, n_pix)
+    """
+    device = ensemble.device
+    n_model = ensemble.shape[1]
+    # every second batch tells two models apart, the hardest case among them
+    most = n_model if torch.rand((), generator=generator, device=device) < 0.5 else 2
+    n_class = int(torch.randint(2, most + 1, (), generator=generator, device=device))
+    candidate = torch.randperm(n_model, generator=generator, device=device)[:n_class]
+    number = torch.randint(len(ensemble), (n,), generator=generator, device=device)
+    label = blobs.layouts(n, n_class, generator)
+    chosen = ensemble[number][:, candidate][:, :, candidate]  # (n, true, class, pixel)
+    place = label[:, None, None].expand(-1, 1, n_class, -1)
+    said = torch.log_softmax(chosen.gather(1, place)[:, 0], 1)
+    return said, blobs.footprints(n, generator), label
+
+
+@torch.inference_mode()
+def _temperature(
+    network: nn.Module, ensemble: Tensor, blobs: BlobLaw, batch: int, seed: int
+) -> float:
+    """Temperature that fits skies held back from training, two classes and more together."""
+    generator = make_generator(ensemble.device, seed, _TEMPERATURE)
+    most = ensemble.shape[1]
+    logits, labels = [], []
+    for _ in range(_TEMPERATURE_BATCHES):
+        x, observed, label = compose(ensemble, blobs, batch, generator)
+        said = network(x, observed)
+        # classes that are no candidates, out of reach
+        said = nn.functional.pad(said, (0, 0, 0, most - said.shape[1]), value=-1e4)
+        logits.append(said.movedim(1, 2)[observed])
+        labels.append(label[observed])
+    together = torch.cat(logits).T.cpu().numpy()
+    return fit_temperature(together, torch.cat(labels).cpu().numpy())

@@ -1,0 +1,249 @@
+"""The profile likelihood of pixels: chi-square and its derivatives, amplitudes eliminated.
+
+Beware: here and in `parametric` the pixel is the last axis. The algebra of one pixel is so small
+that it is quick only side by side with that of thousands of others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from foreglow.recognition.skymodel import SkyModel, bent_spectra
+from foreglow.sky import seds
+
+
+class Columns:
+    """What dataclasses of tensors share whose last axis is the pixel."""
+
+    def each(self, make: Callable[..., Tensor], *others: Self) -> Self:
+        """A function of the tensors of this one and of others, field by field."""
+        made = []
+        for name in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            values = [getattr(columns, name) for columns in (self, *others)]
+            nested = isinstance(values[0], Columns)
+            made.append(values[0].each(make, *values[1:]) if nested else make(*values))
+        return type(self)(*made)
+
+    def take(self, index: Tensor) -> Self:
+        """The same for some pixels."""
+        # gather: several times faster than indexing along the last axis
+        return self.each(lambda values: values.gather(-1, index.expand(*values.shape[:-1], -1)))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """All pixels of several."""
+        return parts[0].each(lambda *values: torch.cat(values, dim=-1), *parts[1:])
+
+
+@dataclass(frozen=True)
+class Pixels(Columns):
+    """Data with the components of fixed spectrum projected out.
+
+    Parameters
+    ----------
+    rows : Tensor, shape (n_band, 2 + n_fixed, n)
+        Over sigma: whitened Q, U; then an orthonormal basis of the whitened fixed components.
+    inverse_variance : Tensor, shape (n_band, n)
+    """
+
+    rows: Tensor
+    inverse_variance: Tensor
+
+
+@dataclass(frozen=True)
+class Point(Columns):
+    """The likelihood at a point of the spectral parameters.
+
+    `cost` is chi-square and priors, less chi-square of the fixed components alone, (n,). Of half
+    of it: `fall` (n_param, n), the gradient with its sign turned; `fisher` (n_param, n_param, n),
+    Gauss-Newton; and `hessian`, exact (but for the curvature of the logarithm of dust in its
+    temperature).
+    """
+
+    parameters: Tensor
+    cost: Tensor
+    fall: Tensor
+    fisher: Tensor
+    hessian: Tensor
+
+    def where(self, condition: Tensor, other: Self) -> Self:
+        """Itself where the condition (n,) holds, else the other."""
+        return self.each(lambda one, two: torch.where(condition, one, two), other)
+
+
+def project(fixed: Tensor, weight: Tensor, whitened: Tensor) -> Pixels:
+    """Pixels without what the fixed components can explain.
+
+    Parameters
+    ----------
+    fixed : Tensor, shape (n_band, n_fixed, n or 1)
+        Spectra.
+    weight : Tensor, shape (n_band, n)
+        1 / sigma; 0 where not observed.
+    whitened : Tensor, shape (n_band, 2, n)
+        Q, U over sigma; 0 where not observed.
+    """
+    basis: list[Tensor] = []
+    for column in fixed.unbind(1):
+        column = column * weight
+        for other in basis * 2:  # Gram and Schmidt; once more for what rounding left
+            column = column - other * (other * column).sum(0)
+        basis.append(column / torch.linalg.vector_norm(column, dim=0))
+    data = whitened
+    for other in basis:
+        data = data - other[:, None] * (other[:, None] * data).sum(0)
+    rows = torch.cat([data, *(b[:, None] for b in basis)], dim=1) * weight[:, None]
+    return Pixels(rows, weight.square())
+
+
+def linearise(model: SkyModel, frequency: Tensor, pixels: Pixels, parameters: Tensor) -> Point:
+    """Cost and derivatives at parameters (n_param, n)."""
+    products = _products if "dust" in model.bent else _synchrotron_products
+    first, second, gram, second_gram = products(model, frequency, pixels, parameters)
+    f = len(model.bent)
+    inverse = invert(gram[:f, :f])
+    bare = first[:f]
+    amplitude = _apply(inverse, bare)  # (bent, 2, n)
+    aside = _apply(inverse, gram[:f, f:])  # (bent, param, n)
+    along = first[f:] - _apply(gram[f:, :f], amplitude)  # (param, 2, n)
+    bending = _of_owner(model, amplitude)  # (param, 2, n)
+    fall = (bending * along).sum(1)
+    fisher = _outer(bending, bending) * (gram[f:, f:] - _apply(gram[f:, :f], aside))
+    mixed = _of_owner(model, aside).transpose(0, 1) * _outer(along, bending)
+    inverse = _of_owner(model, _of_owner(model, inverse).transpose(0, 1))
+    hessian = fisher + mixed + mixed.transpose(0, 1) - inverse * _outer(along, along)
+    rest = second - _apply(second_gram, amplitude)  # (pair, 2, n)
+    for (i, j), left in zip(_pairs(model), rest, strict=True):
+        curve = (bending[i] * left).sum(0)
+        hessian[i, j] -= curve
+        if i != j:
+            hessian[j, i] -= curve
+    point = Point(parameters, -(amplitude * bare).sum((0, 1)), fall, fisher, hessian)
+    _add_priors(model, point)
+    return point
+
+
+def _apply(matrix: Tensor, values: Tensor) -> Tensor:
+    """Matrices (k, bent, n) times values (bent, m, n)."""
+    if len(values) == 1:
+        return matrix * values
+    return (matrix[:, :, None] * values).sum(1)
+
+
+def _of_owner(model: SkyModel, values: Tensor) -> Tensor:
+    """Values (bent, ..., n), for each parameter those of the component that it bends."""
+    if len(values) == 1:
+        return values.expand(len(model.owner), *values.shape[1:])
+    return values[list(model.owner)]
+
+
+def _pairs(model: SkyModel) -> list[tuple[int, int]]:
+    """Pairs of parameters, each once, that bend the same component."""
+    p, owner = len(model.owner), model.owner
+    return [(i, j) for i in range(p) for j in range(i, p) if owner[i] == owner[j]]
+
+
+def _outer(first: Tensor, second: Tensor) -> Tensor:
+    """(param, param, n) from two of (param, 2, n)."""
+    return (first[:, None] * second).sum(2)
+
+
+def _synchrotron_products(
+    model: SkyModel, frequency: Tensor, pixels: Pixels, parameters: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `_products` where only synchrotron is bent: all are moments of powers of ln frequency."""
+    p = len(model.free)  # beta_s, and perhaps C: derivatives are the spectrum times a power
+    log_ratio = torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ)
+    powers = log_ratio ** torch.arange(2 * p + 1, device=frequency.device)[:, None]
+    spectrum = powers[1 : p + 1].T @ parameters
+    if p == 1 and model.fixed["curvature"]:
+        spectrum += (model.fixed["curvature"] * log_ratio**2)[:, None]
+    spectrum.exp_()  # (band, n)
+    seen = pixels.rows * spectrum[:, None]
+    moments = (powers @ seen.flatten(1)).unflatten(1, seen.shape[1:])  # (power, row, n)
+    length = powers @ spectrum.square_().mul_(pixels.inverse_variance)  # (power, n)
+    inside = moments[:, 2:]
+    gram = length.unfold(0, p + 1, 1).transpose(1, 2)  # [i, j] is that of power i + j
+    gram = gram - (inside[: p + 1, None] * inside[: p + 1]).sum(2)
+    second_gram = length[2:] - (inside[2:] * inside[:1]).sum(1)
+    return moments[: p + 1, :2], moments[2:, :2], gram, second_gram[:, None]
+
+
+def _products(
+    model: SkyModel, frequency: Tensor, pixels: Pixels, parameters: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Inner products of spectra, their first derivatives and their second ones (`_pairs`).
+
+    Returns
+    -------
+    first : Tensor, shape (bent + param, 2, n)
+        Of spectra and first derivatives with the data.
+    second : Tensor, shape (pair, 2, n)
+        Of second derivatives with the data.
+    gram : Tensor, shape (bent + param, bent + param, n)
+        Among spectra and first derivatives, fixed components projected out.
+    second_gram : Tensor, shape (pair, bent, n)
+        Of second derivatives with the spectra, likewise.
+    """
+    spectra, slopes = (t.permute(2, 1, 0) for t in bent_spectra(model, frequency, parameters.T))
+    bent = slopes * spectra[list(model.owner)]
+    columns = [spectra, bent, *(bent[i, None] * slopes[j] for i, j in _pairs(model))]
+    weight = pixels.inverse_variance.sqrt()
+    rows = torch.where(weight[:, None] > 0, pixels.rows / weight[:, None], 0.0)
+    terms = torch.cat(columns) * weight  # (term, band, n)
+    for fixed in rows[:, 2:].unbind(1):  # first: dust and CMB are too alike to subtract products
+        terms = terms - fixed * (fixed * terms).sum(1, keepdim=True)
+    moments = torch.stack([(terms * row).sum(1) for row in rows[:, :2].unbind(1)], 1)
+    n_first = len(spectra) + len(bent)
+    gram = torch.stack([(terms * terms[k]).sum(1) for k in range(n_first)], 1)
+    return moments[:n_first], moments[n_first:], gram[:n_first], gram[n_first:, : len(spectra)]
+
+
+def _add_priors(model: SkyModel, point: Point) -> None:
+    for k, free in enumerate(model.free.values()):
+        if free.prior is not None:
+            mean, rms = free.prior
+            pull = (mean - point.parameters[k]) / rms
+            point.cost.add_(pull**2)
+            point.fall[k] += pull / rms
+            point.fisher[k, k] += rms**-2
+            point.hessian[k, k] += rms**-2
+
+
+def explained(pixels: Pixels, spectra: Tensor) -> Tensor:
+    """Fall of chi-square that each of many spectra (n_band, node) brings, (node, n)."""
+    rows = pixels.rows
+    along = (spectra.T @ rows.flatten(1)).unflatten(1, rows.shape[1:])  # (node, row, n)
+    length = spectra.T.square() @ pixels.inverse_variance
+    along.square_()
+    left = (length - along[:, 2:].sum(1)).clamp_min_(1e-9 * length)
+    return along[:, :2].sum(1).div_(left)
+
+
+def solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Solutions (k, m, n) of symmetric systems (k, k, n), and which are positive definite (n,).
+
+    Gauss-Jordan without pivots, so to be used where positive definite.
+    """
+    k = len(matrix)
+    table = torch.cat([matrix, right], dim=1)
+    positive = torch.ones_like(table[0, 0], dtype=torch.bool)
+    for i in range(k):
+        positive &= table[i, i] > 0
+        row = table[i] / table[i, i]
+        table -= table[:, i, None] * row
+        table[i] = row
+    return table[:, k:], positive
+
+
+def invert(matrix: Tensor) -> Tensor:
+    """Inverse of symmetric positive matrices (k, k, n) of any scale; no number where singular."""
+    if len(matrix) == 1:
+        return 1 / matrix
+    scale = torch.diagonal(matrix).T.rsqrt()
+    both = scale[:, None] * scale
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)[..., None]
+    return both * solve(matrix * both, unit.expand_as(matrix))[0]

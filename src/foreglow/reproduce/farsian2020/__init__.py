@@ -1,0 +1,100 @@
+"""Every table and figure of Farsian et al. 2020, and what they leave open.
+
+`sky`, `networks`, `noise`, `fits`, `context`, `separation` and `outside` hold a step each: a
+function of the `Lab` that adds its records to the run and returns the captions of its figures, run
+in the order of `STEPS`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foreglow.report.html import write_report
+from foreglow.reproduce.farsian2020 import lab as labs
+from foreglow.reproduce.farsian2020.context import spatial_context
+from foreglow.reproduce.farsian2020.fits import choose_by_fits
+from foreglow.reproduce.farsian2020.lab import SCALES, Captions, Lab
+from foreglow.reproduce.farsian2020.networks import NETWORKS, train_and_test
+from foreglow.reproduce.farsian2020.noise import noise_curve
+from foreglow.reproduce.farsian2020.outside import outside_the_law
+from foreglow.reproduce.farsian2020.paper import PAPER_NOISELESS, PAPER_NOISY
+from foreglow.reproduce.farsian2020.separation import component_separation
+from foreglow.reproduce.farsian2020.sky import components
+from foreglow.runs import open_run, write_text
+from foreglow.sky.instrument import load_instrument
+from foreglow.sky.templates import load_templates
+from foreglow.training import pick_device
+
+__all__ = [
+    "NETWORKS",
+    "PAPER_NOISELESS",
+    "PAPER_NOISY",
+    "SCALES",
+    "STEPS",
+    "read_records",
+    "reproduce",
+]
+
+STEPS: tuple[Callable[[Lab], Captions], ...] = (
+    components,
+    train_and_test,
+    noise_curve,
+    choose_by_fits,
+    spatial_context,
+    component_separation,
+    outside_the_law,
+)
+"""In order; a step may use the models that those before it trained."""
+
+
+def reproduce(
+    out: Path,
+    scale: str,
+    sky: str = "mock",
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+) -> Path:
+    """Train both networks on the three problems and write tables, figures and the report.
+
+    Parameters
+    ----------
+    out : Path
+        Run directory.
+    scale : str
+        `smoke`, `laptop` or `paper`.
+    sky : str
+        `mock`, `pysm:s1,d1,a2` or a sky directory.
+    seed : int
+    device : str
+        `auto`, `cpu` or `cuda`.
+    resume : bool
+        Go on with an interrupted run; what it had finished is kept.
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    settings = labs.read_settings(scale)
+    chosen = pick_device(device)
+    instrument = load_instrument("quijote+litebird")
+    templates = load_templates(sky, None if Path(sky).is_dir() else settings["template_nside"])
+    config = {
+        "experiment": "farsian2020", "scale": scale, "sky": sky, "seed": seed,
+        "device": str(chosen), "settings": settings,
+    }  # fmt: skip
+    with open_run(out, config, resume) as run:
+        lab = Lab(run, settings, templates, instrument, seed, chosen, resume)
+        captions: Captions = {}
+        for step in STEPS:
+            captions |= step(lab)
+        write_text(run.figures / "captions.json", json.dumps(captions, indent=1))
+        run.save_metrics()
+        return write_report(run.folder)
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.json."""
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["records"]

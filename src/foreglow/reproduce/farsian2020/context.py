@@ -1,0 +1,229 @@
+"""Beyond one pixel: what neighbours add, on layouts never trained on, and what limits it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import healpy as hp
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from foreglow.maps.regions import layout
+from foreglow.recognition.calibration import (
+    accuracy_against_coverage,
+    expected_calibration_error,
+    reliability,
+)
+from foreglow.recognition.context.limits import boundary_oracle, distance_to_boundary
+from foreglow.recognition.context.model import ContextModel
+from foreglow.recognition.context.networks import CONTEXT_NETWORKS
+from foreglow.recognition.context.train import ContextPlan, train_context
+from foreglow.recognition.evaluate import Evaluation, evaluate
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.skies import simulate_sky
+from foreglow.report import curves, neighbours, skymaps
+from foreglow.reproduce.farsian2020.lab import REGIONS, Captions, Lab, joined, log
+from foreglow.reproduce.farsian2020.paper import PAPER_NOISY
+
+_SECTION = "Neighbours"
+_REGULAR = "regular"  # halves or quadrants, the paper's
+_PIXEL = "one pixel"
+_ORACLES = {"oracle_rings": True, "oracle_meridian": False}
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What each method said of the skies of a problem, layout and noise; labels sky by sky.
+
+    right: by method, bool (sky, pixel); evaluations: by method, all skies in a row.
+    """
+
+    label: NDArray[np.int64]
+    right: dict[str, NDArray[np.bool_]]
+    evaluations: dict[str, Evaluation]
+
+
+def spatial_context(lab: Lab) -> Captions:
+    """Accuracy with neighbours by layout, its calibration, and how far boundaries can be placed."""
+    pixel, _ = lab.trained("four", "foreglow", "conditioned")
+    contexts = {kind: trained_context(lab, kind) for kind in CONTEXT_NETWORKS}
+    captions: Captions = {}
+    regular = {}
+    with lab.run.stage("neighbours"):
+        for problem in lab.settings["problems"]:
+            for kind in (_REGULAR, *lab.settings["context_layouts"]):
+                for scale in lab.settings["context_noise_scales"]:
+                    trial = _try(lab, pixel, contexts, problem, kind, scale)
+                    _record(lab, trial, problem, kind, scale)
+                    if kind == _REGULAR and scale == 1:
+                        regular[problem] = trial
+    for problem, trial in regular.items():
+        captions |= _maps(lab, problem, trial)
+    if regular:
+        captions |= _boundary_figure(lab, regular) | _trust_figures(lab, regular)
+    return captions
+
+
+def trained_context(lab: Lab, kind: str) -> ContextModel:
+    """Train a spatial context on the conditioned network, or load what was trained before."""
+    folder = lab.run.models / f"context_{kind}"
+    if (folder / "model.toml").is_file():
+        return ContextModel.load(folder, lab.device)
+    pixel, _ = lab.trained("four", "foreglow", "conditioned")
+    context = ContextModel.untrained(kind, lab.seed)
+    plan = ContextPlan(**lab.settings["context"][kind])
+    with lab.run.stage(f"train context_{kind}"):
+        train_context(
+            context, pixel, lab.templates, plan, lab.run.folder / "training" / folder.name,
+            lab.seed, lab.device, lab.resume,
+        )  # fmt: skip
+    context.save(folder)
+    return context
+
+
+def _try(
+    lab: Lab,
+    pixel: Recogniser,
+    contexts: dict[str, ContextModel],
+    problem: str,
+    kind: str,
+    noise_scale: float,
+) -> _Trial:
+    """Recognise skies of one layout by each method; of regular ones by the oracles, too."""
+    nside = lab.settings["test_nside"]
+    models, templates = PROBLEMS[problem], lab.templates.degraded(nside)
+    labels: list[NDArray[np.int64]] = []
+    said: dict[str, list[Evaluation]] = {}
+    right: dict[str, list[NDArray[np.bool_]]] = {}
+    for number in range(lab.settings["context_skies"]):
+        rng = np.random.default_rng([lab.seed, 12, number])
+        label = _label(kind, problem, nside, number, rng)
+        sky = simulate_sky(templates, lab.instrument, models, label, noise_scale, rng)
+        labels.append(label)
+        for name, context in {_PIXEL: None, **contexts}.items():
+            found = evaluate(pixel, sky, models, context)
+            said.setdefault(name, []).append(found)
+            right.setdefault(name, []).append(found.predicted == label)
+        if kind == _REGULAR:
+            with np.errstate(divide="ignore"):
+                logs = np.maximum(np.log(said[_PIXEL][-1].probability), -50)
+            for name, by_ring in _ORACLES.items():
+                right.setdefault(name, []).append(boundary_oracle(logs, label, by_ring))
+    return _Trial(
+        np.array(labels),
+        {name: np.array(values) for name, values in right.items()},
+        {name: joined(values) for name, values in said.items()},
+    )
+
+
+def _label(
+    kind: str, problem: str, nside: int, number: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """A layout: the classes change places from sky to sky."""
+    n_class = len(PROBLEMS[problem])
+    if kind == "single":
+        return layout(f"single:{number % n_class}", nside, n_class)
+    if kind.startswith("blobs"):
+        return layout("blobs", nside, n_class, 1000 + number, float(kind.removeprefix("blobs:")))
+    label = (layout(REGIONS[problem], nside, n_class) + number) % n_class
+    if kind == "tilted":  # the same regions, turned so that no boundary lies along the pixels
+        turn = Rotation.random(rng=rng).as_matrix()
+        vectors = turn @ np.array(hp.pix2vec(nside, np.arange(len(label))))
+        label = label[hp.vec2pix(nside, *vectors)]
+    return label
+
+
+def _record(lab: Lab, trial: _Trial, problem: str, kind: str, noise_scale: float) -> None:
+    where = REGIONS[problem] if kind == _REGULAR else kind
+    fields: dict[str, Any] = {
+        "problem": problem, "network": "foreglow", "training": "conditioned", "noise": "table1",
+        "noise_scale": noise_scale, "set": "test", "class": None, "layout": where,
+        "nside": lab.settings["test_nside"], "n_pixels": trial.label.size,
+    }  # fmt: skip
+    target = PAPER_NOISY[problem]["many_noise"] if kind == _REGULAR and noise_scale == 1 else None
+    for name, right in trial.right.items():
+        by_sky = right.mean(1)
+        error = float(by_sky.std(ddof=1) / np.sqrt(len(by_sky))) if len(by_sky) > 1 else None
+        found = trial.evaluations.get(name)
+        ece = expected_calibration_error(found.probability, found.label) if found else None
+        lab.run.records.append(
+            {
+                **fields, "method": name if name in _ORACLES else "network",
+                "context": "pixel" if name == _PIXEL else "spatial",
+                "spatial": None if name == _PIXEL or name in _ORACLES else name,
+                "accuracy": float(right.mean()), "error": error, "ece": ece, "paper": target,
+            }
+        )  # fmt: skip
+        log.info(
+            "%s, %s, noise scale %g, %s: accuracy %.4f", problem, where, noise_scale, name,
+            right.mean(),
+        )  # fmt: skip
+
+
+def _maps(lab: Lab, problem: str, trial: _Trial) -> Captions:
+    n_pix = trial.label.shape[1]
+    before, after = (trial.evaluations[name].probability[:, :n_pix] for name in (_PIXEL, "unet"))
+    share = {name: trial.right[name][0].mean() for name in (_PIXEL, "unet")}
+    return lab.draw(
+        skymaps.recognition_maps_before_after(
+            before, after, trial.label[0], PROBLEMS[problem], f"{problem}, Table 1 noise",
+            row_titles=("Pixel by pixel", "With neighbours"),
+        ),
+        f"context_{problem}",
+        _SECTION,
+        f"With neighbours: {problem}",
+        f"The same test sky with Table 1 noise, judged pixel by pixel (accuracy "
+        f"{share[_PIXEL]:.1%}) and with spatial context (U-Net; {share['unet']:.1%}). Context was "
+        "trained on random patches; it has never seen regions like these.",
+    )  # fmt: skip
+
+
+def _boundary_figure(lab: Lab, regular: dict[str, _Trial]) -> Captions:
+    names = {
+        _PIXEL: "one pixel", "potts": "Potts field", "unet": "U-Net",
+        "oracle_rings": "oracle, ring by ring", "oracle_meridian": "oracle, meridian",
+    }  # fmt: skip
+    panels = {}
+    for problem, trial in regular.items():
+        distance = np.array([distance_to_boundary(label) for label in trial.label]).ravel()
+        panels[problem] = (
+            distance,
+            {names[name]: right.ravel() for name, right in trial.right.items()},
+        )
+    return lab.draw(
+        neighbours.accuracy_by_distance(panels, "Table 1 noise, regular regions"),
+        "context_boundary",
+        _SECTION,
+        "How far a boundary can be placed",
+        "Accuracy against distance from the nearest pixel of another model. The oracles know "
+        "which model holds at the centre of every region and look for the boundary between two "
+        "alone, by the same probabilities of pixels: ring by ring, as if nothing were known of its "
+        "shape, or along one meridian. What separates the U-Net from the last is that it must "
+        "find the shape; what is wrong far from a boundary is a region taken for another.",
+    )
+
+
+def _trust_figures(lab: Lab, regular: dict[str, _Trial]) -> Captions:
+    said = {
+        f"{problem}, {'with neighbours' if name == 'unet' else name}": trial.evaluations[name]
+        for problem, trial in regular.items()
+        for name in (_PIXEL, "unet")
+    }
+    bins = {name: reliability(e.probability, e.label) for name, e in said.items()}
+    kept = {name: accuracy_against_coverage(e.probability, e.label) for name, e in said.items()}
+    return lab.draw(
+        curves.reliability_diagram(bins, "Table 1 noise, regular regions"),
+        "reliability",
+        "Calibration",
+        "Do probabilities mean what they say?",
+        "How often the most probable model was right, by the probability it was given; below, how "
+        "many pixels were so sure. Temperatures were fitted on the training law, with random "
+        "patches; these are other skies and other regions.",
+    ) | lab.draw(
+        curves.coverage_curve(kept, "Table 1 noise, regular regions"),
+        "coverage",
+        "Calibration",
+        "Accuracy where the least certain pixels are left out",
+        "Pixels in order of the probability of their most probable model.",
+    )

@@ -1,0 +1,176 @@
+"""Section 5, Figures 9 and 10: the classical answer, a model chosen by its fit to the pixel."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from foreglow.recognition.choice import CRITERIA, Choice, choose
+from foreglow.recognition.evaluate import Evaluation, summarise
+from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.skies import SimulatedSky
+from foreglow.report import figures, skymaps
+from foreglow.report.tables import binomial_error
+from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined
+from foreglow.reproduce.farsian2020.paper import PAPER_FITS
+from foreglow.sky import seds
+
+_SECTION = "Parametric fits"
+# told the C of the curved models, as a network is by its training: `METHOD_known_c` in records
+_KNOWN_C = ("chi2", "evidence")
+_FIGURE_9 = (
+    "Left: reduced chi-square of both fits in every pixel of the test skies; dashed, its law if "
+    "the model holds. The two lie on each other: at this noise either model fits nearly every "
+    "pixel. Right: on one sky, where the smaller reduced chi-square is that of the true model: "
+    "{here:.1%} of its pixels, {all:.1%} of those of all skies (paper: 73%). C is free in the "
+    "curved fit, as in the paper."
+)
+_FIGURE_10 = (
+    "Reduced chi-square of the curved fit minus that of the power law, same sky: red prefers a "
+    "power law, blue a curved one. It leaves zero by more than noise only where synchrotron is "
+    "bright."
+)
+_CURVES = (
+    "The model chosen by fits, pixel by pixel, C free. Chi-square, AIC and BIC see the best fits "
+    "alone; evidence integrates over amplitudes and spectral parameters with their priors. Beside "
+    "them the foreglow network that was trained over noise scales, and the ceiling of any method "
+    "that looks at one pixel, measured on vectors of the training law."
+)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Test skies of a problem at one noise, chosen by fits.
+
+    evaluations: by method, sky by sky; reduced_chi2 (n_class, n_pix) and dof (n_class,) of the
+    first method, skies in a row.
+    """
+
+    evaluations: dict[str, list[Evaluation]]
+    reduced_chi2: np.ndarray
+    dof: np.ndarray
+
+
+def choose_by_fits(lab: Lab) -> Captions:
+    """Accuracy of a choice by fits at Table 1 noise and below, and Figures 9 and 10."""
+    captions: Captions = {}
+    found: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    with lab.run.stage("fits"):
+        for problem in lab.settings["problems"]:
+            curves = found.setdefault(problem, {})
+            for scale in lab.settings["fit_noise_scales"]:
+                fitted = _fit_skies(lab, problem, scale)
+                for method, evaluations in fitted.evaluations.items():
+                    _record(lab, problem, scale, method, evaluations)
+                    summary = summarise(evaluations, scale)
+                    point = (scale, summary.accuracy, summary.error)
+                    curves.setdefault(method, []).append(point)
+                if problem == "curvature" and scale == 1.0:
+                    captions |= _figures_9_and_10(lab, fitted)
+    return captions | _curves_figure(lab, found)
+
+
+def choose_on_sky(
+    lab: Lab, sky: SimulatedSky, models: tuple[str, ...], curvature: float | None = None
+) -> Choice:
+    """Fits of some models to every pixel of a sky; C free, or known."""
+    frequency = torch.tensor(lab.instrument.frequency_ghz, dtype=torch.float64)
+    data = torch.from_numpy(np.moveaxis(sky.data, 2, 0)).to(lab.device)
+    sigma = torch.from_numpy(sky.sigma).to(lab.device).expand(len(data), -1)
+    return choose(models, frequency.to(lab.device), data, sigma, curvature)
+
+
+def _fit_skies(lab: Lab, problem: str, noise_scale: float) -> _Fitted:
+    models = PROBLEMS[problem]
+    curved = any(name.startswith("curved") for name in models)
+    evaluations: dict[str, list[Evaluation]] = {}
+    chi2, dof = [], np.empty(0)
+    for sky in lab.skies(problem, noise_scale, number=lab.settings["fit_skies"]):
+        choice = choose_on_sky(lab, sky, models)
+        chosen = {name: (choice, name) for name in CRITERIA}
+        if curved:
+            known = choose_on_sky(lab, sky, models, seds.KOGUT_CURVATURE)
+            chosen |= {f"{name}_known_c": (known, name) for name in _KNOWN_C}
+        for method, (of, criterion) in chosen.items():
+            probability = of.probability(criterion).T.cpu().numpy()
+            evaluations.setdefault(method, []).append(Evaluation(models, probability, sky.label))
+        chi2.append(choice.reduced_chi2.T.cpu().numpy())
+        dof = choice.dof[0].cpu().numpy()
+    return _Fitted(evaluations, np.concatenate(chi2, axis=1), dof)
+
+
+def _record(
+    lab: Lab, problem: str, noise_scale: float, method: str, evaluations: list[Evaluation]
+) -> None:
+    known = PAPER_FITS.get((problem, method)) if noise_scale == 1.0 else None
+    lab.record(
+        evaluations, noise_scale, problem=problem, network=None, training=None, method=method,
+        paper=known,
+    )  # fmt: skip
+
+
+def _figures_9_and_10(lab: Lab, fitted: _Fitted) -> Captions:
+    tested = fitted.evaluations["chi2"]
+    first = tested[0]
+    names = [f"{name.replace('_', ' ')} fit" for name in first.models]
+    power_law, curved = fitted.reduced_chi2[:, : len(first.label)]
+    nine = lab.draw(
+        skymaps.goodness_of_fit(
+            fitted.reduced_chi2, fitted.dof, names, first.predicted == first.label,
+            "curvature, Table 1 noise",
+        ),
+        "fits_reduced_chi2",
+        _SECTION,
+        "Figure 9: reduced chi-square, and the choice by it",
+        _FIGURE_9.format(here=first.accuracy, all=joined(tested).accuracy),
+    )  # fmt: skip
+    return nine | lab.draw(
+        skymaps.sky_map(
+            curved - power_law,
+            "curvature, Table 1 noise",
+            "Reduced χ², curved fit minus power law",
+            stretch="asinh",
+            regions=first.label,
+        ),
+        "fits_chi2_difference",
+        _SECTION,
+        "Figure 10: difference of the reduced chi-squares",
+        _FIGURE_10,
+    )
+
+
+def _curves_figure(
+    lab: Lab, found: dict[str, dict[str, list[tuple[float, float, float]]]]
+) -> Captions:
+    """Accuracy of every criterion against noise, beside the network and the ceiling."""
+    panels = {}
+    for problem, curves in found.items():
+        lines = {name: points for name, points in curves.items() if name in CRITERIA}
+        lines |= {"network": _recorded(lab, problem, "network")}
+        lines |= {"ceiling": _recorded(lab, problem, "ceiling")}
+        panels[problem] = {name: np.array(points).T for name, points in lines.items() if points}
+    return lab.draw(
+        figures.criteria_curves(panels),
+        "fits_criteria",
+        _SECTION,
+        "Choice by fits against noise",
+        _CURVES,
+    )
+
+
+def _recorded(lab: Lab, problem: str, method: str) -> list[tuple[float, float, float]]:
+    """Noise scale, accuracy and error that the steps before recorded, in order of noise."""
+    lowest = min(lab.settings["fit_noise_scales"])
+    wanted = {"problem": problem, "method": method, "context": "pixel", "set": "test"}
+    found = [
+        r
+        for r in lab.run.records
+        if wanted.items() <= r.items()
+        and r["class"] is None
+        and r["training"] in ("conditioned", None)
+        and r["noise_scale"] >= lowest
+    ]
+    return sorted(
+        (r["noise_scale"], r["accuracy"], binomial_error(r["accuracy"], r["n_pixels"]))
+        for r in found
+    )

@@ -1,0 +1,189 @@
+"""What every step of the reproduction shares: the sky, trained models, test skies, recording."""
+
+import logging
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from foreglow.errors import RunError
+from foreglow.maps.regions import layout
+from foreglow.recognition.evaluate import Evaluation, evaluate
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw, simulate_sky
+from foreglow.recognition.train import Regime, TrainingPlan, train
+from foreglow.report import figures
+from foreglow.runs import Run
+from foreglow.sky.instrument import Instrument
+from foreglow.sky.templates import Templates
+from foreglow.training import History
+
+log = logging.getLogger("foreglow")
+
+SCALES = ("smoke", "laptop", "paper")
+REGIONS = {"curvature": "halves", "ame": "halves", "four": "quadrants"}
+"""Layout of the models on the test skies, by problem."""
+
+Captions = dict[str, dict[str, str]]
+"""Title, caption and section of figures, by file name."""
+
+
+def read_settings(scale: str) -> dict[str, Any]:
+    """The preset at a scale.
+
+    Raises
+    ------
+    RunError
+        If there is no such scale.
+    """
+    if scale not in SCALES:
+        raise RunError(f"expected scale {', '.join(SCALES)}, but {scale!r} came.")
+    preset = resources.files("foreglow") / "presets" / "farsian2020.toml"
+    return tomllib.loads(preset.read_text(encoding="utf-8"))[scale]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """An open run with all that its steps need.
+
+    Parameters
+    ----------
+    run : Run
+    settings : dict
+        The preset at a scale.
+    templates : Templates
+        At the Nside of training.
+    instrument : Instrument
+    seed : int
+    device : torch.device
+    resume : bool
+        Go on with a training that was interrupted.
+    """
+
+    run: Run
+    settings: dict[str, Any]
+    templates: Templates
+    instrument: Instrument
+    seed: int
+    device: torch.device
+    resume: bool
+
+    def plan(self, network: str, regime: Regime, problem: str, **changes: Any) -> TrainingPlan:
+        """The preset's plan, that of the problem before that of the network."""
+        table = self.settings[network]
+        values = table.get(problem, {}).get(regime) or table[regime]
+        return TrainingPlan(regime=regime, **values, **changes)
+
+    def trained(
+        self, problem: str, network: str, regime: Regime, **changes: Any
+    ) -> tuple[Recogniser, History]:
+        """Train, or load what this run has trained; later regimes go on from noiseless."""
+        name = "_".join([problem, network, regime, *(f"{v:g}" for v in changes.values())])
+        folder = self.run.models / name
+        if (folder / "model.toml").is_file():  # by an earlier step, or before an interruption
+            model = Recogniser.load(folder, self.device)
+            log.info("%s: trained already", name)
+            return model, model.card["history"]
+        plan = self.plan(network, regime, problem, **changes)
+        before = self.run.models / f"{problem}_{network}_noiseless"
+        if regime in ("one_noise", "many_noise") and not changes:
+            model = Recogniser.load(before, self.device)
+        else:
+            model = Recogniser.untrained(network, self.instrument, PROBLEMS[problem], self.seed)
+        with self.run.stage(f"train {name}"):
+            history = train(
+                model, self.templates, plan, self.run.folder / "training" / name, self.seed,
+                self.device, self.resume,
+            )  # fmt: skip
+        model.card["history"] = history
+        model.save(folder)
+        return model, history
+
+    def skies(
+        self,
+        problem: str,
+        noise_scale: float,
+        law: SkyLaw = PAPER_LAW,
+        number: int | None = None,
+    ) -> list[SimulatedSky]:
+        """Test skies of a problem, the same for every network, regime and criterion.
+
+        Parameters
+        ----------
+        problem : str
+        noise_scale : float
+            Factor on the instrument's noise.
+        law : SkyLaw
+        number : int, optional
+            Of skies; by default the preset's `test_skies`.
+        """
+        nside = self.settings["test_nside"]
+        models = PROBLEMS[problem]
+        label = layout(REGIONS[problem], nside, len(models))
+        made = []
+        for k in range(self.settings["test_skies"] if number is None else number):
+            rng = np.random.default_rng([self.seed, 5, k])
+            # regions change places, so that every model is tested on every part of the sky
+            turned = (label + k) % len(models)
+            made.append(
+                simulate_sky(
+                    self.templates.degraded(nside), self.instrument, models, turned, noise_scale,
+                    rng, law,
+                )
+            )  # fmt: skip
+        return made
+
+    def test(self, model: Recogniser, problem: str, noise_scale: float) -> list[Evaluation]:
+        """Recognise the test skies of a problem."""
+        return [evaluate(model, s, PROBLEMS[problem]) for s in self.skies(problem, noise_scale)]
+
+    def record(
+        self, evaluations: list[Evaluation], noise_scale: float, **fields: Any
+    ) -> Evaluation:
+        """Record the accuracy over skies together, all classes and each.
+
+        Parameters
+        ----------
+        evaluations : list of Evaluation
+        noise_scale : float
+        **fields
+            `problem`, `network`, `training`, `paper`; and `method`, `context`, `set` where they
+            are not `network`, `pixel`, `test`.
+
+        Returns
+        -------
+        Evaluation
+            Of all skies.
+        """
+        together = joined(evaluations)
+        self.run.records += together.records(
+            **{"context": "pixel", "method": "network", "set": "test", **fields},
+            noise="table1" if noise_scale else "none",
+            noise_scale=noise_scale,
+            nside=self.settings["test_nside"],
+        )
+        by = (fields.get(key) for key in ("problem", "method", "network", "training"))
+        log.info(
+            "%s, test at noise scale %g: accuracy %.4f (paper %s)",
+            ", ".join(filter(None, by)), noise_scale, together.accuracy, fields.get("paper"),
+        )  # fmt: skip
+        return together
+
+    def draw(self, figure: Figure, name: str, section: str, title: str, caption: str) -> Captions:
+        """Save a figure; returns its caption."""
+        figures.save(figure, self.run.figures, name)
+        return {name: {"title": title, "caption": caption, "section": section}}
+
+
+def joined(evaluations: list[Evaluation]) -> Evaluation:
+    """Several skies as one."""
+    return Evaluation(
+        evaluations[0].models,
+        np.concatenate([e.probability for e in evaluations], axis=1),
+        np.concatenate([e.label for e in evaluations]),
+    )

@@ -1,0 +1,112 @@
+"""Tables 2 and 3, and Figures 3 to 8: both networks on the three problems."""
+
+from typing import Any
+
+from foreglow.recognition.evaluate import Evaluation
+from foreglow.recognition.model import Recogniser
+from foreglow.report import figures, skymaps
+from foreglow.reproduce.farsian2020 import paper
+from foreglow.reproduce.farsian2020.lab import Captions, Lab
+from foreglow.training import History
+
+NETWORKS = ("farsian2020", "foreglow")
+
+
+def train_and_test(lab: Lab) -> Captions:
+    """Train and test every network on every problem."""
+    captions: Captions = {}
+    for problem in lab.settings["problems"]:
+        for network in NETWORKS:
+            captions |= _one_network(lab, problem, network)
+    return captions
+
+
+def _one_network(lab: Lab, problem: str, network: str) -> Captions:
+    """Tables 2 and 3 for one network and problem, and its figures."""
+    known = paper.PAPER_NOISELESS[problem]
+    common = {"problem": problem, "network": network}
+    model, history = lab.trained(problem, network, "noiseless")
+    lab.run.records += _history_records(lab, model, history, known["train"], **common)
+    clean = lab.test(model, problem, 0.0)
+    lab.record(clean, 0.0, training="noiseless", paper=known["test"], **common)
+    noisy: dict[str, list[Evaluation]] = {}
+    for regime in ("noiseless", "one_noise", "many_noise"):
+        if regime != "noiseless":
+            model, _ = lab.trained(problem, network, regime)
+        noisy[regime] = lab.test(model, problem, 1.0)
+        known = paper.PAPER_NOISY[problem][regime]
+        lab.record(noisy[regime], 1.0, training=regime, paper=known, **common)
+    return (
+        _history_figure(lab, problem, network, history)
+        | _clean_figure(lab, problem, network, clean[0])
+        | _noise_figure(lab, problem, network, noisy["noiseless"][0], noisy["many_noise"][0])
+    )
+
+
+def _history_records(
+    lab: Lab, model: Recogniser, history: History, known: float, **fields: Any
+) -> list[dict[str, Any]]:
+    """Accuracy on training and validation sets at the last epoch."""
+    training = model.card["training"]
+    records = []
+    for name, n, value in (("train", training["steps"], known), ("validation", None, None)):
+        records.append(
+            {
+                **fields,
+                "training": "noiseless", "noise": "none", "noise_scale": 0.0,
+                "context": "pixel", "method": "network", "set": name, "class": None,
+                "nside": lab.templates.nside,
+                "n_pixels": n * training["batch"] if n else None,
+                "accuracy": history[f"{name}_accuracy"][-1],
+                "paper": value,
+            }
+        )  # fmt: skip
+    return records
+
+
+def _history_figure(lab: Lab, problem: str, network: str, history: History) -> Captions:
+    number = paper.HISTORY_FIGURE[problem]
+    what = f"{problem}, {network}"
+    known = paper.PAPER_NOISELESS[problem]["train"]
+    return lab.draw(
+        figures.training_history(history, f"{what}, noiseless", known),
+        f"history_{network}_{problem}",
+        _section(network),
+        f"Figure {number}: training history, {what}" if number else f"Training history, {what}",
+        "Accuracy and loss by epoch, noiseless; dashed: the paper's final training accuracy.",
+    )
+
+
+def _clean_figure(lab: Lab, problem: str, network: str, clean: Evaluation) -> Captions:
+    what = f"{problem}, {network}"
+    return lab.draw(
+        skymaps.recognition_map(clean.probability, clean.label, clean.models, f"{what}, noiseless"),
+        f"map_{network}_{problem}",
+        _section(network),
+        f"Figure {paper.MAP_FIGURE[problem]}: noiseless test sky, {what}",
+        "Left: probability of the true model, white where another is chosen. Right: right and "
+        f"wrong pixels. Accuracy on this sky {clean.accuracy:.1%}.",
+    )
+
+
+def _noise_figure(
+    lab: Lab, problem: str, network: str, before: Evaluation, after: Evaluation
+) -> Captions:
+    what = f"{problem}, {network}"
+    title = f"before and after training with noise, {what}"
+    return lab.draw(
+        skymaps.recognition_maps_before_after(
+            before.probability, after.probability, after.label, after.models,
+            f"{what}, Table 1 noise",
+        ),
+        f"noise_{network}_{problem}",
+        _section(network),
+        f"Figure 8: {title}" if problem == "four" else title[0].upper() + title[1:],
+        "Test sky with Table 1 noise, recognised after noiseless training (accuracy "
+        f"{before.accuracy:.1%}) and after training with many noise realisations "
+        f"({after.accuracy:.1%}).",
+    )  # fmt: skip
+
+
+def _section(network: str) -> str:
+    return f"Network {network}"

@@ -1,0 +1,36 @@
+"""Figure 1: what the sky holds."""
+
+import healpy as hp
+import numpy as np
+
+from foreglow.recognition.skies import component_maps
+from foreglow.report import figures
+from foreglow.reproduce.farsian2020.lab import Captions, Lab
+
+SMOOTHING_DEG = 10.0
+
+
+def components(lab: Lab) -> Captions:
+    """Figure 1: rms of P by component at Nside 16, smoothed to 10 degrees."""
+    nside = lab.settings["test_nside"]
+    rng = np.random.default_rng([lab.seed, 6])
+    parts = component_maps(lab.templates.degraded(nside), lab.instrument, rng)
+    rms = {
+        name: np.array([_smoothed_rms(qu) for qu in maps])  # maps (n_band, 2, n_pix)
+        for name, maps in parts.items()
+    }
+    rms["noise"] = np.sqrt(2) * lab.instrument.noise_rms(nside)
+    return lab.draw(
+        figures.component_rms(lab.instrument.frequency_ghz, rms),
+        "component_rms",
+        "The sky",
+        "Figure 1: the components",
+        "Rms of polarised intensity over the full sky at Nside 16, components smoothed to 10 "
+        "degrees; noise of a pixel dashed.",
+    )
+
+
+def _smoothed_rms(qu: np.ndarray) -> float:
+    zero = np.zeros_like(qu[0])
+    _, q, u = hp.smoothing([zero, *qu], fwhm=np.radians(SMOOTHING_DEG))
+    return np.sqrt(np.mean(q**2) + np.mean(u**2))

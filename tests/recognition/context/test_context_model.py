@@ -1,0 +1,172 @@
+"""Model directories of context, its door, and that training teaches it."""
+
+import shutil
+import tomllib
+
+import healpy as hp
+import numpy as np
+import pytest
+import tomli_w
+import torch
+
+from foreglow.errors import MapError, ModelError, ShapeError
+from foreglow.maps.faces import face_order
+from foreglow.recognition.context import train as training
+from foreglow.recognition.context.layouts import BlobLaw
+from foreglow.recognition.context.model import ContextModel
+from foreglow.recognition.context.train import ContextPlan, compose, pixel_ensemble, train_context
+from foreglow.recognition.evaluate import evaluate, pixel_log_probability
+from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.skies import simulate_sky
+from foreglow.training import make_generator
+
+CPU = torch.device("cpu")
+PLAN = ContextPlan(1, 12, batch=8, realisations=6, noise_range=(0.3, 1.0))
+
+
+@pytest.fixture(scope="module")
+def context(model, templates, tmp_path_factory):
+    context = ContextModel.untrained("unet", 0)
+    train_context(context, model, templates, PLAN, tmp_path_factory.mktemp("context"), 0, CPU)
+    return context
+
+
+@pytest.fixture
+def saved(context, tmp_path):
+    context.save(tmp_path / "context")
+    return tmp_path / "context"
+
+
+def some_logs(nside=16, n_class=2):
+    generator = torch.Generator().manual_seed(0)
+    return torch.log_softmax(torch.randn(n_class, hp.nside2npix(nside), generator=generator), 0)
+
+
+def test_round_trip(context, saved):
+    again = ContextModel.load(saved)
+    x = some_logs()
+    assert torch.equal(again.log_probability(x), context.log_probability(x))
+    assert again.temperature == context.temperature != 1.0
+    assert again.card["training"]["steps"] == PLAN.steps
+    assert not again.network.training
+
+
+def test_probabilities_are_probabilities(context):
+    said = context.log_probability(some_logs(n_class=4))
+    np.testing.assert_allclose(said.exp().sum(0), 1, rtol=1e-5)
+
+
+def test_nan_is_not_observed(context):
+    x = some_logs()
+    seen = torch.ones(x.shape[1], dtype=torch.bool)
+    seen[:500] = False
+    holes = torch.where(seen, x, torch.nan)
+    said = context.log_probability(holes)
+    assert torch.equal(said, context.log_probability(x, seen))
+    assert torch.isfinite(said).all()
+
+
+@pytest.mark.parametrize("shape", [(3072,), (1, 3072), (2, 3000)])
+def test_shapes_are_refused(context, shape):
+    with pytest.raises(ShapeError, match="expected log-probabilities of shape"):
+        context.log_probability(torch.zeros(shape))
+
+
+def test_nsides_are_refused(context):
+    with pytest.raises(MapError, match="power of two, but 3 came"):
+        context.log_probability(torch.zeros(2, 108))
+    with pytest.raises(MapError, match="up to Nside 256, but Nside 512 came; lower the Nside"):
+        context.log_probability(torch.zeros(2, 1).expand(2, hp.nside2npix(512)))
+
+
+def test_unknown_network():
+    with pytest.raises(ModelError, match="expected context unet or potts, but 'crf' came"):
+        ContextModel.untrained("crf", 0)
+
+
+def test_no_directory(tmp_path):
+    with pytest.raises(ModelError, match="that `foreglow recognize context --out` wrote"):
+        ContextModel.load(tmp_path / "nothing")
+
+
+def test_a_recogniser_is_no_context(model, tmp_path):
+    model.save(tmp_path / "model")
+    with pytest.raises(ModelError, match="a model for recognition, not for context"):
+        ContextModel.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("change", [{"network": None}, {"temperature": -1.0}, {"network": 3}])
+def test_damaged_cards(saved, change):
+    path = saved / "model.toml"
+    card = tomllib.loads(path.read_text()) | change
+    path.write_text(tomli_w.dumps({k: v for k, v in card.items() if v is not None}))
+    with pytest.raises(ModelError):
+        ContextModel.load(saved)
+
+
+def test_other_weights(saved, tmp_path):
+    shutil.copy(saved / "model.toml", tmp_path / "model.toml")
+    (saved / "weights.safetensors").write_bytes(b"0" * 64)
+    with pytest.raises(ModelError, match="SHA-256"):
+        ContextModel.load(saved)
+
+
+def test_the_ensemble_is_what_single_skies_say(model, templates):
+    ensemble = pixel_ensemble(model, templates, PLAN, 0)
+    assert ensemble.shape == (6, 4, 4, 3072)
+    rng = np.random.default_rng([0, 9, 2, 1])
+    low, high = np.log(PLAN.noise_range)
+    noise_scale = float(np.exp(np.random.default_rng([0, 9, 2, 0]).uniform(low, high)))
+    label = np.full(3072, 3)
+    sky = simulate_sky(templates, model.instrument, model.models, label, noise_scale, rng)
+    said = pixel_log_probability(model, sky.data, sky.sigma)
+    torch.testing.assert_close(ensemble[2, 3], said[:, face_order(16)])
+
+
+def test_composed_skies_take_each_pixel_from_its_model():
+    # a sky that says nothing but the truth
+    truth = torch.eye(4)[:, :, None].expand(4, 4, 3072)
+    ensemble = (30 * truth - 30)[None]
+    x, seen, label = compose(ensemble, BlobLaw(16, CPU), 8, make_generator(CPU, 3, 0))
+    assert 2 <= x.shape[1] <= 4
+    assert torch.equal(x.argmax(1), label)
+    assert seen.shape == label.shape
+
+
+def test_training_gains_on_unseen_layouts(context, model, templates):
+    models = PROBLEMS["curvature"]
+    gains = []
+    for number in range(3):
+        rng = np.random.default_rng([99, number])
+        label = (hp.pix2ang(16, np.arange(3072))[1] > np.pi).astype(int)
+        sky = simulate_sky(templates, model.instrument, models, label, 0.5, rng)
+        alone, together = (evaluate(model, sky, models, c) for c in (None, context))
+        gains.append(together.accuracy - alone.accuracy)
+    assert np.mean(gains) > 0.05
+
+
+def test_same_seed_same_weights(context, model, templates, tmp_path):
+    again = ContextModel.untrained("unet", 0)
+    train_context(again, model, templates, PLAN, tmp_path, 0, CPU)
+    for a, b in zip(again.network.parameters(), context.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert again.temperature == context.temperature
+
+
+def test_held_realisations_are_not_trained_on(monkeypatch, model, templates, tmp_path):
+    calls = []
+    whole = pixel_ensemble(model, templates, PLAN, 0)
+
+    def spy(part, blobs, n, generator):
+        calls.append(part)
+        return compose(part, blobs, n, generator)
+
+    monkeypatch.setattr(training, "compose", spy)
+    monkeypatch.setattr(training, "pixel_ensemble", lambda *_: whole)
+    context = ContextModel.untrained("potts", 0)
+    plan = ContextPlan(1, 2, batch=2, realisations=6)
+    train_context(context, model, templates, plan, tmp_path, 0, CPU)
+    kinds = {len(part) for part in calls}
+    assert kinds == {1, 5}
+    first = next(part for part in calls if len(part) == 1)
+    assert torch.equal(first[0], whole[0])
