@@ -1,7 +1,6 @@
 """Recognition: simulator, classification, and the memory of classification."""
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,26 +19,11 @@ from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from foreglow.training import make_generator
+from measure import peak_mib, rate
 
 BATCH = 8192
-REPEATS = 7
 MEMORY_NSIDES = (64, 256, 1024)
 _INSTRUMENT = load_instrument("quijote+litebird")
-
-
-def rate(work: Callable[[], int]) -> dict[str, float]:
-    """Items a second of a function that returns how many it did: median and range of repeats."""
-    work()
-    rates = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        n = work()
-        rates.append(n / (time.perf_counter() - start))
-    return {
-        "per_s": float(np.median(rates)),
-        "slowest": float(min(rates)),
-        "fastest": float(max(rates)),
-    }
 
 
 def simulation(device: torch.device) -> Iterator[dict]:
@@ -132,7 +116,7 @@ def _measure_memory(nside: int) -> dict:
             write_polarisation_map(paths[name], qu, "uK_RJ")
             del qu
         # how much one map took is already in the peak: measure what classification adds to it
-        before = _peak_mib()
+        before = peak_mib()
         start = time.perf_counter()
         found = classify(model, paths)
         seconds = time.perf_counter() - start
@@ -142,14 +126,10 @@ def _measure_memory(nside: int) -> dict:
     # memory-mapped maps count as resident once read, though the system may drop them at will
     return {
         "benchmark": "memory of classification", "device": "cpu", "nside": nside,
-        "maps_mib": maps, "probabilities_mib": probabilities, "peak_mib": _peak_mib(),
-        "peak_less_maps_and_probabilities_mib": _peak_mib() - maps - probabilities,
+        "maps_mib": maps, "probabilities_mib": probabilities, "peak_mib": peak_mib(),
+        "peak_less_maps_and_probabilities_mib": peak_mib() - maps - probabilities,
         "peak_before_mib": before, "pixels_per_s_from_fits": n_pix / seconds,
     }  # fmt: skip
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _wait(device: torch.device) -> None:

@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+from fits import fits, full_sky
 from foreglow.runs import package_versions
 from recognition import classification, memory, simulation
 
@@ -31,13 +32,14 @@ def main() -> None:
     }
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
-        for part in (simulation, classification):
+        for part in (simulation, classification, fits):
             for row in part(torch.device(device)):
                 print(row)
                 table["results"].append(row)
-    for row in memory():
-        print(row)
-        table["results"].append(row)
+    for part in (memory, full_sky):
+        for row in part():
+            print(row)
+            table["results"].append(row)
     RESULTS.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(f"written: {RESULTS}")
 

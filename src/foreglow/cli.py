@@ -148,7 +148,9 @@ def recognize_train(
     out: Annotated[Path, typer.Option(help="Model directory to write.")],
     sky: Sky = "mock",
     problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
-    network: Annotated[str, typer.Option(help="foreglow or farsian2020.")] = "foreglow",
+    network: Annotated[
+        str, typer.Option(help="foreglow, foreglow_memory or farsian2020.")
+    ] = "foreglow",
     regime: Annotated[
         str, typer.Option(help="conditioned (any noise), noiseless, one_noise or many_noise.")
     ] = "conditioned",

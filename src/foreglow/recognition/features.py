@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from foreglow.errors import InstrumentError
+from foreglow.recognition.simulate import AMPLITUDE_SCATTER
 from foreglow.sky import seds
 from foreglow.sky.instrument import Instrument
+from foreglow.sky.templates import Templates
 
 NOISE_FLOOR = 1e-3  # of the instrument's noise at Nside 16: what 'noiseless' means to the network
 _REFERENCE_NSIDE = 16
@@ -100,7 +102,7 @@ class CleanedLogFeatures(nn.Module):
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor.float().contiguous(), persistent=False)
 
-    def forward(self, data: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, data: Tensor, sigma: Tensor, ame: Tensor | None = None) -> Tensor:
         """Features of a batch.
 
         Parameters
@@ -109,6 +111,9 @@ class CleanedLogFeatures(nn.Module):
             Q, U [uK_RJ].
         sigma : Tensor, shape (n, n_band)
             Noise rms [uK_RJ].
+        ame : Tensor, shape (n,), optional
+            Polarised AME to expect [uK_RJ at 30 GHz] where a model has it; by default what is
+            typical for the dust.
 
         Returns
         -------
@@ -123,11 +128,16 @@ class CleanedLogFeatures(nn.Module):
             torch.log(frame.synchrotron.abs() + 1e-6),
             frame.sign[:, :1],  # that of U is a convention, that of Q says where AME points
         ]
-        scores = self._scores(frame, torch.exp(log_depth.mean(1)))
+        ame = _TYPICAL_AME_PER_DUST * frame.dust if ame is None else ame
+        scores = self._scores(frame, torch.exp(log_depth.mean(1)), ame)
         return torch.cat([*general, *self._log_spectra(frame, sigma), scores], 1)
 
+    def amplitudes(self, data: Tensor) -> Tensor:
+        """Rough amplitudes (n, 2, 4) of CMB, dust, synchrotron and its change by the index."""
+        return data @ self.fit
+
     def _dust_frame(self, data: Tensor) -> Frame:
-        amplitude = data @ self.fit  # (n, stokes, component)
+        amplitude = self.amplitudes(data)  # (n, stokes, component)
         dust = amplitude[..., 1]
         modulus = torch.linalg.vector_norm(dust, dim=1).clamp_min(_TINY)
         cos, sin = (dust / modulus[:, None]).unbind(1)
@@ -148,7 +158,7 @@ class CleanedLogFeatures(nn.Module):
             spectrum[:, 0] - spectrum[:, 1],
         ]
 
-    def _scores(self, frame: Frame, depth: Tensor) -> Tensor:
+    def _scores(self, frame: Frame, depth: Tensor, expected_ame: Tensor) -> Tensor:
         """Score statistics, (n, 19); `depth` (n,): noise in units of the instrument's."""
         z = (frame.data @ self.projection) / depth[:, None, None]  # (n, stokes, mode), white
         beta = self._fit_index(z)
@@ -173,7 +183,7 @@ class CleanedLogFeatures(nn.Module):
         h_ca = f_ca - f_bc * f_ba / f_bb
         residual = ((z - amplitude[:, :, None] * template[:, None]) ** 2).sum((1, 2))
         statistics = [
-            *_score_tests(g_c, g_a, h_cc, h_aa, h_ca, _TYPICAL_AME_PER_DUST * frame.dust),
+            *_score_tests(g_c, g_a, h_cc, h_aa, h_ca, expected_ame),
             beta,
             torch.log1p(residual),
             torch.log(squared.clamp_min(_TINY)),
@@ -243,3 +253,55 @@ def _complement(columns: Tensor) -> Tensor:
     """Orthonormal basis, (band, band - k), of what is orthogonal to k columns (band, k)."""
     basis, _ = torch.linalg.qr(columns, mode="complete")
     return basis[:, columns.shape[1] :]
+
+
+class SkyMemory(nn.Module):
+    """The AME to expect of a pixel, from the pixels of the training sky that look like it.
+
+    A kernel average over template pixels, as wide as the training law scatters their amplitudes:
+    the posterior mean of the AME given rough amplitudes of synchrotron and dust. It knows where on
+    its own sky a direction of polarisation is found, and is of no use on another.
+
+    Parameters
+    ----------
+    n_pixel : int
+        Of the templates to be remembered.
+    """
+
+    quadratic: Tensor
+    constant: Tensor
+    ame: Tensor
+
+    def __init__(self, n_pixel: int):
+        super().__init__()
+        self.register_buffer("quadratic", torch.zeros(8, n_pixel))
+        self.register_buffer("constant", torch.zeros(n_pixel))
+        self.register_buffer("ame", torch.ones(n_pixel, 3))
+
+    @torch.no_grad()
+    def remember(self, templates: Templates) -> None:
+        """Keep the amplitudes of the pixels of a sky, as many as there is room for."""
+        stokes = [torch.from_numpy(t).double() for t in (templates.synchrotron, templates.dust)]
+        mean = torch.cat(stokes).T  # (pixel, 4)
+        variance = (AMPLITUDE_SCATTER * mean) ** 2 + torch.tensor(_FIT_ERROR).double() ** 2
+        log_volume = (mean**2 / variance + torch.log(variance)).sum(1)
+        ame = seds.AME_POLARISATION_FRACTION * torch.from_numpy(templates.ame).double()
+        self.quadratic.copy_(torch.cat([-0.5 / variance, mean / variance], 1).T)
+        self.constant.copy_(-0.5 * log_volume)
+        self.ame.copy_(torch.stack([ame, ame**2, torch.log(ame.clamp_min(_TINY))], 1))
+
+    def forward(self, synchrotron: Tensor, dust: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected AME (n,) [uK_RJ], and features of it (n, 2), of Q,U amplitudes (n, 2)."""
+        x = torch.cat([synchrotron, dust], 1)
+        averages = []
+        for block in torch.cat([x**2, x], 1).split(_MEMORY_BLOCK):
+            weight = torch.softmax(torch.addmm(self.constant, block, self.quadratic), 1)
+            averages.append(weight @ self.ame)
+        mean, square, log_mean = torch.cat(averages).unbind(1)
+        spread = (square - mean**2).clamp_min(0).sqrt()
+        return mean, torch.stack([log_mean, torch.log(spread / mean + 1e-2)], 1)
+
+
+# rms error of the rough amplitudes of synchrotron Q, U and dust Q, U at Table 1 noise [uK_RJ]
+_FIT_ERROR = (1.0, 1.0, 0.06, 0.06)
+_MEMORY_BLOCK = 2048  # vectors whose weights stay in the cache

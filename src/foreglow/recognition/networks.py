@@ -1,13 +1,16 @@
-"""The two recognition networks: the paper's and ours."""
+"""The recognition networks: the paper's and ours."""
 
 from itertools import pairwise
 
+import healpy as hp
 import torch
 from torch import Tensor, nn
 
-from foreglow.recognition.features import CleanedLogFeatures
+from foreglow.recognition.features import CleanedLogFeatures, SkyMemory
 from foreglow.sky.instrument import Instrument
+from foreglow.sky.templates import Templates
 
+MEMORY_NSIDE = 16
 WIDTH = 128
 DEPTH = 3
 _CLIP = 10.0  # standard deviations
@@ -60,15 +63,24 @@ class ForeglowNetwork(nn.Module):
     """Residual perceptron on standardised `CleanedLogFeatures`.
 
     Its statistics are part of it: call `standardise` once on vectors of the training law.
+
+    Parameters
+    ----------
+    instrument : Instrument
+    n_class : int
+    memory : SkyMemory, optional
+        Then turning Q and U changes the answer: a direction of polarisation says where on the
+        training sky a pixel may lie, and so how much AME to expect. Call `remember` first.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, instrument: Instrument, n_class: int):
+    def __init__(self, instrument: Instrument, n_class: int, memory: SkyMemory | None = None):
         super().__init__()
         self.features = CleanedLogFeatures(instrument)
-        n_feature = self._count(instrument)
+        self.memory = memory
+        n_feature = self._look(*_any_vector(instrument)).shape[1]
         self.register_buffer("mean", torch.zeros(n_feature))
         self.register_buffer("scale", torch.ones(n_feature))
         self.input = nn.Linear(n_feature, WIDTH)
@@ -83,11 +95,16 @@ class ForeglowNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logits, shape (n, n_class), of data (n, 2, n_band) with noise (n, n_band), uK_RJ."""
-        x = (self.features(data, sigma) - self.mean) / self.scale
+        x = (self._look(data, sigma) - self.mean) / self.scale
         x = self.input(x.clamp(-_CLIP, _CLIP))
         for block in self.blocks:
             x = block(x)
         return self.output(self.norm(x))
+
+    def remember(self, templates: Templates) -> None:
+        """Keep the sky of the training, where there is a memory."""
+        if self.memory is not None:
+            self.memory.remember(templates.degraded(MEMORY_NSIDE))
 
     @torch.no_grad()
     def standardise(self, data: Tensor, sigma: Tensor) -> None:
@@ -95,14 +112,23 @@ class ForeglowNetwork(nn.Module):
 
         A feature that does not vary there (the depth of noiseless vectors) is ignored from then on.
         """
-        features = self.features(data, sigma)
+        features = self._look(data, sigma)
         spread = features.std(0)
         self.mean.copy_(features.mean(0))
         self.scale.copy_(torch.where(spread > 1e-3, spread, torch.inf))
 
-    def _count(self, instrument: Instrument) -> int:
-        n_band = instrument.n_band
-        return self.features(torch.ones(1, 2, n_band), torch.ones(1, n_band)).shape[1]
+    def _look(self, data: Tensor, sigma: Tensor) -> Tensor:
+        """What it sees of vectors, shape (n, n_feature)."""
+        if self.memory is None:
+            return self.features(data, sigma)
+        amplitude = self.features.amplitudes(data)
+        ame, expectation = self.memory(amplitude[..., 2], amplitude[..., 1])
+        return torch.cat([self.features(data, sigma, ame), expectation], 1)
+
+
+def _any_vector(instrument: Instrument) -> tuple[Tensor, Tensor]:
+    """Data and noise of one vector, to count the features."""
+    return torch.ones(1, 2, instrument.n_band), torch.ones(1, instrument.n_band)
 
 
 class _Block(nn.Module):
@@ -116,4 +142,13 @@ class _Block(nn.Module):
         return x + self.contract(nn.functional.gelu(self.expand(self.norm(x))))
 
 
-NETWORKS = {"farsian2020": FarsianNetwork, "foreglow": ForeglowNetwork}
+def foreglow_with_memory(instrument: Instrument, n_class: int) -> ForeglowNetwork:
+    """`foreglow` for maps of the very sky of the templates."""
+    return ForeglowNetwork(instrument, n_class, SkyMemory(hp.nside2npix(MEMORY_NSIDE)))
+
+
+NETWORKS = {
+    "farsian2020": FarsianNetwork,
+    "foreglow": ForeglowNetwork,
+    "foreglow_memory": foreglow_with_memory,
+}

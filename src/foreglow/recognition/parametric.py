@@ -23,7 +23,7 @@ from foreglow.recognition.skymodel import SkyModel, bent_spectra, fixed_spectra
 BATCH = 4096  # pixels in flight on each thread: their arrays stay in the processor's cache
 CHUNK = 8 * BATCH  # pixels of a thread's piece of work
 GPU_BATCH = 262144  # both of a GPU
-FEW = 1 / 4  # of a batch: descents that late go on together with those of the chunk's others
+FEW = 1 / 2  # of a batch: descents still under way then go on together with the next batch
 MAX_STEPS = 100
 TOLERANCE = 1e-8  # converged where a step promises less than this in chi-square
 _BETA_NODES = 19
@@ -196,18 +196,20 @@ def _fit_chunk(
     if len(enough) < len(dof):
         weight, whitened, dof = weight[:, enough], whitened[..., enough], dof[enough]
     best = _best_ends(model, frequency, weight, whitened, batch)
-    covariance = invert(best.fisher)
-    amplitudes, spread, chi2 = _amplitudes(
-        model, frequency, weight, whitened, best.parameters, covariance
-    )
-    index = offset + enough
-    result.parameters[index] = best.parameters.T
-    result.covariance[index] = covariance.movedim(-1, 0)
-    result.amplitudes[index] = amplitudes.permute(2, 1, 0)
-    result.amplitude_covariance[index] = spread.movedim(-1, 0)
-    result.chi2[index] = chi2
-    result.dof[index] = dof
-    result.converged[index] = best.converged
+    result.dof[offset + enough] = dof
+    for part in torch.arange(len(enough), device=weight.device).split(batch):
+        end, columns = best.take(part), slice(int(part[0]), int(part[-1]) + 1)
+        covariance = invert(end.fisher)
+        amplitudes, spread, chi2 = _amplitudes(
+            model, frequency, weight[:, columns], whitened[..., columns], end.parameters, covariance
+        )
+        index = offset + enough[part]
+        result.parameters[index] = end.parameters.T
+        result.covariance[index] = covariance.movedim(-1, 0)
+        result.amplitudes[index] = amplitudes.permute(2, 1, 0)
+        result.amplitude_covariance[index] = spread.movedim(-1, 0)
+        result.chi2[index] = chi2
+        result.converged[index] = end.converged
 
 
 def _best_ends(
@@ -222,18 +224,18 @@ def _best_ends(
         weight.new_empty(p, place.numel()), weight.new_empty(p, p, place.numel()),
         weight.new_empty(place.numel()), torch.zeros_like(place, dtype=torch.bool).flatten(),
     )  # fmt: skip
-    late = []
+    late: list[_Descents] = []
     for begin in range(0, n, batch):
         part = slice(begin, begin + batch)
         pixels = project(fixed, weight[:, part], whitened[..., part])
         starts = _starts(model, frequency, pixels, weight[:, part], whitened[..., part])
         for k, start in enumerate(starts):
             point = linearise(model, frequency, pixels, start)
-            damping = torch.full_like(point.cost, 1e-3)
-            descents = _Descents(pixels, point, damping, place[k, part])
-            late.append(_descend(model, frequency, descents, ends, int(FEW * batch)))
-    # the last of all batches together: an operation takes as long for few pixels as for hundreds
-    _descend(model, frequency, _Descents.join(late), ends, 0)
+            fresh = _Descents(pixels, point, torch.full_like(point.cost, 1e-3), place[k, part])
+            # with the last of those before: few pixels take as long as hundreds
+            descents = _Descents.join([*late, fresh])
+            late = [_descend(model, frequency, descents, ends, int(FEW * batch))]
+    _descend(model, frequency, late[0], ends, 0)
     first = ends.cost.reshape(n_start, n).argmin(0)
     return ends.take(first * n + place[0])
 

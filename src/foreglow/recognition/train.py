@@ -123,6 +123,7 @@ def train(
     if isinstance(network, ForeglowNetwork):
         generator = make_generator(device, seed, _STANDARDISATION)
         sample = simulator.draw(_STANDARDISATION_SAMPLE, plan.noise, generator)
+        network.remember(templates)
         network.standardise(sample.data, sample.sigma)
     task = _task(network, simulator, plan, seed)
     schedule = Schedule(plan.epochs, plan.steps, plan.validation_steps)
@@ -196,7 +197,7 @@ def train_model(
     chosen = pick_device(device)
     models = models_of(problem)
     model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
-    ours = network == "foreglow"
+    ours = network != "farsian2020"
     plan = TrainingPlan(regime, epochs, steps, batch, not ours, 2e-3 if ours else 1.0, noise_scale)
     settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
     settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}

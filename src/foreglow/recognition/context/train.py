@@ -27,9 +27,10 @@ from foreglow.training import (
     pick_device,
 )
 
+_GOLDEN = 0.618033988749895
 _HELD = 0.15  # of the ensemble, for validation
-_VALIDATION_STEPS = 4
-_TEMPERATURE_BATCHES = 8
+_VALIDATION_STEPS = 12  # a batch has one choice of models: many, so that all are there
+_TEMPERATURE_BATCHES = 16
 _TEMPERATURE = 11  # key of its generator
 
 
@@ -179,9 +180,10 @@ def pixel_ensemble(
     low, high = np.log(plan.noise_range)
     result = torch.empty(plan.realisations, n_class, n_class, len(order))
     for number in range(plan.realisations):
-        noise_scale = float(np.exp(np.random.default_rng([seed, 9, number, 0]).uniform(low, high)))
+        # spread evenly, so that every part of the ensemble holds every noise
+        noise_scale = float(np.exp(low + (high - low) * (number * _GOLDEN % 1)))
         for true in range(n_class):
-            rng = np.random.default_rng([seed, 9, number, 1])
+            rng = np.random.default_rng([seed, 9, number])
             label = np.full(len(order), true)
             sky = simulate_sky(
                 templates, recogniser.instrument, recogniser.models, label, noise_scale, rng

@@ -27,8 +27,9 @@ def noise_curve(lab: Lab) -> Captions:
             lab.test(dedicated, "four", scale), scale, problem="four", network="foreglow",
             training="many_noise", paper=None,
         )  # fmt: skip
+    remembering, _ = lab.trained("four", "foreglow_memory", "conditioned")
     with lab.run.stage("ceilings"):
-        ceilings = _ceilings(lab, model)
+        ceilings = _ceilings(lab, {"foreglow": model, "foreglow_memory": remembering})
     known = {problem: paper.PAPER_NOISY[problem]["many_noise"] for problem in curves}
     return lab.draw(
         figures.noise_curve(curves, known, chance=(0.5, 0.25), ceiling=ceilings),
@@ -56,8 +57,10 @@ def _curve(lab: Lab, model: Recogniser, problem: str) -> tuple[np.ndarray, np.nd
     return np.array(scales), accuracy, error
 
 
-def _ceilings(lab: Lab, model: Recogniser) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The best accuracy of any per-pixel classifier, and the network's on the same vectors.
+def _ceilings(
+    lab: Lab, networks: dict[str, Recogniser]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The best accuracy of any per-pixel classifier, and the networks' on the same vectors.
 
     One set of vectors of four models serves all problems: a problem sees those of its models.
     """
@@ -68,15 +71,16 @@ def _ceilings(lab: Lab, model: Recogniser) -> dict[str, tuple[np.ndarray, np.nda
         n = lab.settings["ceiling_vectors"]
         vectors = draw_vectors(templates, lab.instrument, four, scale, n, lab.seed)
         evidence = log_evidence(vectors.data, vectors.sigma[0], templates, lab.instrument, four)
-        device = next(model.network.parameters()).device
-        network = model.log_probability(vectors.data.to(device), vectors.sigma.to(device)).cpu()
-        scores = {"ceiling": evidence, "network": network}
+        scores = {"ceiling": evidence}
+        for name, model in networks.items():
+            said = model.log_probability(vectors.data.to(lab.device), vectors.sigma.to(lab.device))
+            scores[name] = said.cpu()
         for problem, found in points.items():
             accuracy, n_mine = _accuracies(scores, vectors, problem)
             lab.run.records += _ceiling_records(lab, problem, scale, accuracy, n_mine)
             log.info(
-                "%s, noise scale %g: ceiling %.4f, conditioned network on the same vectors %.4f",
-                problem, scale, accuracy["ceiling"], accuracy["network"],
+                "%s, noise scale %g, the same vectors: %s", problem, scale,
+                ", ".join(f"{name} {value:.4f}" for name, value in accuracy.items()),
             )  # fmt: skip
             found.append((scale, accuracy["ceiling"]))
     return {problem: tuple(np.array(found).T) for problem, found in points.items()}
@@ -101,11 +105,12 @@ def _ceiling_records(
 ) -> list[dict[str, Any]]:
     return [
         {
-            "problem": problem, "network": "foreglow" if method == "network" else None,
-            "training": "conditioned" if method == "network" else None,
-            "noise": "table1", "noise_scale": scale, "context": "pixel", "method": method,
-            "set": "test" if method == "ceiling" else "validation", "class": None,
+            "problem": problem, "network": None if name == "ceiling" else name,
+            "training": None if name == "ceiling" else "conditioned", "noise": "table1",
+            "noise_scale": scale, "context": "pixel", "class": None,
+            "method": "ceiling" if name == "ceiling" else "network",
+            "set": "test" if name == "ceiling" else "validation",
             "nside": lab.settings["test_nside"], "n_pixels": n, "accuracy": value, "paper": None,
         }
-        for method, value in accuracy.items()
+        for name, value in accuracy.items()
     ]  # fmt: skip
