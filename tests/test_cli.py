@@ -120,7 +120,12 @@ def test_help(run, command, flag):
         ),
         (
             ["recognize", "train"],
-            ["default: conditioned", "default: 4096", "foreglow, foreglow_memory or farsian2020", "curvature, ame"],
+            [
+                "default: conditioned",
+                "default: 4096",
+                "foreglow, foreglow_memory or farsian2020",
+                "curvature, ame",
+            ],
         ),
         (
             ["recognize", "classify"],

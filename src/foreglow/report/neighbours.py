@@ -26,6 +26,7 @@ _LAYOUTS = {
     "halves": "halves",
     "quadrants": "quadrants",
     "tilted": "the same, tilted",
+    "patches": "random patches, as in training",
     "single": "one model everywhere",
 }
 

@@ -21,13 +21,19 @@ from foreglow.recognition.skies import simulate_sky
 from foreglow.training import make_generator
 
 CPU = torch.device("cpu")
-PLAN = ContextPlan(1, 12, batch=8, realisations=6, noise_range=(0.3, 1.0))
+PLAN = ContextPlan(1, 12, batch=8)
+NOISE_RANGE = (0.3, 1.0)
 
 
 @pytest.fixture(scope="module")
-def context(model, templates, tmp_path_factory):
+def ensemble(model, templates):
+    return pixel_ensemble(model, templates, 0, 6, NOISE_RANGE)
+
+
+@pytest.fixture(scope="module")
+def context(ensemble, tmp_path_factory):
     context = ContextModel.untrained("unet", 0)
-    train_context(context, model, templates, PLAN, tmp_path_factory.mktemp("context"), 0, CPU)
+    train_context(context, ensemble, PLAN, tmp_path_factory.mktemp("context"), 0, CPU)
     return context
 
 
@@ -48,6 +54,7 @@ def test_round_trip(context, saved):
     assert torch.equal(again.log_probability(x), context.log_probability(x))
     assert again.temperature == context.temperature != 1.0
     assert again.card["training"]["steps"] == PLAN.steps
+    assert again.card["training"]["sky"] == "mock"
     assert not again.network.training
 
 
@@ -111,16 +118,17 @@ def test_other_weights(saved, tmp_path):
         ContextModel.load(saved)
 
 
-def test_the_ensemble_is_what_single_skies_say(model, templates):
-    ensemble = pixel_ensemble(model, templates, PLAN, 0)
-    assert ensemble.shape == (6, 4, 4, 3072)
+def test_the_ensemble_is_what_single_skies_say(ensemble, model, templates):
+    found = ensemble.log_probability
+    assert found.shape == (6, 4, 4, 3072)
+    assert ensemble.made["noise_range"] == list(NOISE_RANGE)
     rng = np.random.default_rng([0, 9, 2])
-    low, high = PLAN.noise_range
+    low, high = NOISE_RANGE
     noise_scale = low * (high / low) ** (2 * 0.618033988749895 % 1)
     label = np.full(3072, 3)
     sky = simulate_sky(templates, model.instrument, model.models, label, noise_scale, rng)
     said = pixel_log_probability(model, sky.data, sky.sigma)
-    torch.testing.assert_close(ensemble[2, 3], said[:, face_order(16)])
+    torch.testing.assert_close(found[2, 3], said[:, face_order(16)])
 
 
 def test_composed_skies_take_each_pixel_from_its_model():
@@ -145,28 +153,25 @@ def test_training_gains_on_unseen_layouts(context, model, templates):
     assert np.mean(gains) > 0.05
 
 
-def test_same_seed_same_weights(context, model, templates, tmp_path):
+def test_same_seed_same_weights(context, ensemble, tmp_path):
     again = ContextModel.untrained("unet", 0)
-    train_context(again, model, templates, PLAN, tmp_path, 0, CPU)
+    train_context(again, ensemble, PLAN, tmp_path, 0, CPU)
     for a, b in zip(again.network.parameters(), context.network.parameters(), strict=True):
         assert torch.equal(a, b)
     assert again.temperature == context.temperature
 
 
-def test_held_realisations_are_not_trained_on(monkeypatch, model, templates, tmp_path):
+def test_held_realisations_are_not_trained_on(monkeypatch, ensemble, tmp_path):
     calls = []
-    whole = pixel_ensemble(model, templates, PLAN, 0)
 
     def spy(part, blobs, n, generator):
         calls.append(part)
         return compose(part, blobs, n, generator)
 
     monkeypatch.setattr(training, "compose", spy)
-    monkeypatch.setattr(training, "pixel_ensemble", lambda *_: whole)
-    context = ContextModel.untrained("potts", 0)
-    plan = ContextPlan(1, 2, batch=2, realisations=6)
-    train_context(context, model, templates, plan, tmp_path, 0, CPU)
-    kinds = {len(part) for part in calls}
-    assert kinds == {1, 5}
+    train_context(
+        ContextModel.untrained("potts", 0), ensemble, ContextPlan(1, 2, 2), tmp_path, 0, CPU
+    )
+    assert {len(part) for part in calls} == {1, 5}
     first = next(part for part in calls if len(part) == 1)
-    assert torch.equal(first[0], whole[0])
+    assert torch.equal(first[0], ensemble.log_probability[0])

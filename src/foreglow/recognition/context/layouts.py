@@ -5,6 +5,7 @@ from functools import cache
 import healpy as hp
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foreglow.maps.faces import face_order
@@ -27,6 +28,7 @@ class BlobLaw:
     def __init__(self, nside: int, device: torch.device):
         self._modes = _harmonics(nside).to(device)  # (pixel, mode), face order
         self._ell = _degrees().to(device)
+        self._order = face_order(nside).numpy()
 
     def layouts(self, n: int, n_class: int, generator: torch.Generator) -> Tensor:
         """Classes of every pixel, int64, shape (n, n_pix) in face order."""
@@ -35,6 +37,12 @@ class BlobLaw:
         fwhm = torch.exp(low + (high - low) * torch.rand(n, generator=generator, device=device))
         lead = _OFFSET * torch.randn(n, n_class, 1, generator=generator, device=device)
         return (self._fields(fwhm, n_class, generator) + lead).argmax(1)
+
+    def maps(self, n: int, n_class: int, generator: torch.Generator) -> NDArray[np.int64]:
+        """The same as RING maps, shape (n, n_pix)."""
+        found = np.empty((n, len(self._modes)), np.int64)
+        found[:, self._order] = self.layouts(n, n_class, generator).cpu().numpy()
+        return found
 
     def footprints(self, n: int, generator: torch.Generator) -> Tensor:
         """Which pixels are observed, bool, shape (n, n_pix): the whole sky for every second."""

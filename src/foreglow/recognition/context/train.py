@@ -42,26 +42,35 @@ class ContextPlan:
     ----------
     epochs, steps, batch : int
         Of `steps` batches of `batch` skies each epoch, every layout fresh.
-    realisations : int
-        Skies classified once for each model everywhere; a layout takes each pixel from the sky
-        of its model.
-    noise_range : tuple of float
-        Lowest and highest factor on the instrument's noise, log-uniform over realisations.
     learning_rate : float
     """
 
     epochs: int
     steps: int
     batch: int = 16
-    realisations: int = 96
-    noise_range: tuple[float, float] = (0.3, 2.0)
-    learning_rate: float = 4e-3
+    learning_rate: float = 1e-2
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What a recogniser says of every pixel, were each of its models the true one.
+
+    Parameters
+    ----------
+    log_probability : Tensor, shape (realisation, true model, n_class, n_pix)
+        Face order, Nside 16. The skies of a realisation share CMB, beta_s and noise, so that any
+        layout can be put together from them.
+    made : dict
+        How it was made, for the card of a context.
+    """
+
+    log_probability: Tensor
+    made: dict[str, Any]
 
 
 def train_context(
     context: ContextModel,
-    recogniser: Recogniser,
-    templates: Templates,
+    ensemble: Ensemble,
     plan: ContextPlan,
     folder: Path,
     seed: int,
@@ -73,9 +82,9 @@ def train_context(
     Parameters
     ----------
     context : ContextModel
-    recogniser : Recogniser
-        Its models, and every choice of two or more of them, are the classes.
-    templates : Templates
+    ensemble : Ensemble
+        Its models, and every choice of two or more of them, are the classes. A part is held back
+        for validation and the temperature.
     plan : ContextPlan
     folder : Path
         For checkpoints and logs.
@@ -88,8 +97,8 @@ def train_context(
     dict of list
         As `training.fit`.
     """
-    ensemble = pixel_ensemble(recogniser, templates, plan, seed).to(device)
-    held = max(1, round(_HELD * plan.realisations))
+    said = ensemble.log_probability.to(device)
+    held = max(1, round(_HELD * len(said)))
     blobs = BlobLaw(REFERENCE_NSIDE, device)
     network = context.network.to(device).train()
 
@@ -101,10 +110,10 @@ def train_context(
         return value, {"accuracy": (logits.argmax(1) == truth).float().mean()}
 
     def loss(_step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        return score(ensemble[held:], generator)
+        return score(said[held:], generator)
 
     def validate(_index: int, generator: torch.Generator) -> dict[str, Tensor]:
-        value, metrics = score(ensemble[:held], generator)
+        value, metrics = score(said[:held], generator)
         return {"loss": value, **metrics}
 
     def optimiser(parameters: Any, total_steps: int) -> Any:
@@ -113,11 +122,8 @@ def train_context(
     task = Task(network, loss, validate, optimiser, clip=True)
     schedule = Schedule(plan.epochs, plan.steps, _VALIDATION_STEPS)
     history = fit(task, schedule, folder, seed, device, resume)
-    context.temperature = _temperature(network, ensemble[:held], blobs, plan.batch, seed)
-    context.card["training"] = {
-        "sky": templates.source, "seed": seed, "recogniser": recogniser.card.get("training"),
-        **asdict(plan),
-    }  # fmt: skip
+    context.temperature = _temperature(network, said[:held], blobs, plan.batch, seed)
+    context.card["training"] = {"seed": seed, **asdict(plan), **ensemble.made}
     return history
 
 
@@ -154,32 +160,40 @@ def train_context_model(
     plan = ContextPlan(epochs, steps)
     settings = {"sky": sky, "model": str(model), "network": network, "seed": seed}
     work = open_training(out, settings | {"plan": asdict(plan)}, resume)
-    history = train_context(
-        context, recogniser, load_templates(sky), plan, work, seed, chosen, resume
-    )
+    ensemble = pixel_ensemble(recogniser, load_templates(sky), seed)
+    history = train_context(context, ensemble, plan, work, seed, chosen, resume)
     context.save(out)
     return history["validation_accuracy"][-1]
 
 
 def pixel_ensemble(
-    recogniser: Recogniser, templates: Templates, plan: ContextPlan, seed: int
-) -> Tensor:
-    """What a recogniser says of every pixel, were each of its models the true one.
+    recogniser: Recogniser,
+    templates: Templates,
+    seed: int,
+    realisations: int = 96,
+    noise_range: tuple[float, float] = (0.3, 2.0),
+) -> Ensemble:
+    """Classify skies that hold one model everywhere, for each model of a recogniser.
 
-    The skies of a realisation share CMB, beta_s and noise, so that any layout can be put together
-    from them.
-
-    Returns
-    -------
-    Tensor, shape (realisation, true model, n_class, n_pix)
-        Log-probabilities, face order, at Nside 16.
+    Parameters
+    ----------
+    recogniser : Recogniser
+    templates : Templates
+    seed : int
+    realisations : int
+    noise_range : tuple of float
+        Lowest and highest factor on the instrument's noise, log-uniform over realisations.
     """
+    made = {
+        "sky": templates.source, "recogniser": recogniser.card.get("training"),
+        "realisations": realisations, "noise_range": list(noise_range),
+    }  # fmt: skip
     templates = templates.degraded(REFERENCE_NSIDE)
     order = face_order(REFERENCE_NSIDE)
     n_class = len(recogniser.models)
-    low, high = np.log(plan.noise_range)
-    result = torch.empty(plan.realisations, n_class, n_class, len(order))
-    for number in range(plan.realisations):
+    low, high = np.log(noise_range)
+    result = torch.empty(realisations, n_class, n_class, len(order))
+    for number in range(realisations):
         # spread evenly, so that every part of the ensemble holds every noise
         noise_scale = float(np.exp(low + (high - low) * (number * _GOLDEN % 1)))
         for true in range(n_class):
@@ -190,7 +204,7 @@ def pixel_ensemble(
             )
             said = pixel_log_probability(recogniser, sky.data, sky.sigma)
             result[number, true] = said[:, order]
-    return result
+    return Ensemble(result, made)
 
 
 def compose(

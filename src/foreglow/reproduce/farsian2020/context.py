@@ -5,6 +5,7 @@ from typing import Any
 
 import healpy as hp
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
@@ -14,10 +15,11 @@ from foreglow.recognition.calibration import (
     expected_calibration_error,
     reliability,
 )
+from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.limits import boundary_oracle, distance_to_boundary
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.networks import CONTEXT_NETWORKS
-from foreglow.recognition.context.train import ContextPlan, train_context
+from foreglow.recognition.context.train import ContextPlan, pixel_ensemble, train_context
 from foreglow.recognition.evaluate import Evaluation, evaluate
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
@@ -25,6 +27,7 @@ from foreglow.recognition.skies import simulate_sky
 from foreglow.report import curves, neighbours, skymaps
 from foreglow.reproduce.farsian2020.lab import REGIONS, Captions, Lab, joined, log
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISY
+from foreglow.training import make_generator
 
 _SECTION = "Neighbours"
 _REGULAR = "regular"  # halves or quadrants, the paper's
@@ -47,7 +50,7 @@ class _Trial:
 def spatial_context(lab: Lab) -> Captions:
     """Accuracy with neighbours by layout, its calibration, and how far boundaries can be placed."""
     pixel, _ = lab.trained("four", "foreglow", "conditioned")
-    contexts = {kind: trained_context(lab, kind) for kind in CONTEXT_NETWORKS}
+    contexts = trained_contexts(lab)
     captions: Captions = {}
     regular = {}
     with lab.run.stage("neighbours"):
@@ -65,21 +68,30 @@ def spatial_context(lab: Lab) -> Captions:
     return captions
 
 
-def trained_context(lab: Lab, kind: str) -> ContextModel:
-    """Train a spatial context on the conditioned network, or load what was trained before."""
-    folder = lab.run.models / f"context_{kind}"
-    if (folder / "model.toml").is_file():
-        return ContextModel.load(folder, lab.device)
-    pixel, _ = lab.trained("four", "foreglow", "conditioned")
-    context = ContextModel.untrained(kind, lab.seed)
-    plan = ContextPlan(**lab.settings["context"][kind])
-    with lab.run.stage(f"train context_{kind}"):
-        train_context(
-            context, pixel, lab.templates, plan, lab.run.folder / "training" / folder.name,
-            lab.seed, lab.device, lab.resume,
-        )  # fmt: skip
-    context.save(folder)
-    return context
+def trained_contexts(lab: Lab) -> dict[str, ContextModel]:
+    """Train each kind of context on the conditioned network, or load what was trained before."""
+    settings = lab.settings["context"]
+    contexts: dict[str, ContextModel] = {}
+    ensemble = None
+    for kind in CONTEXT_NETWORKS:
+        folder = lab.run.models / f"context_{kind}"
+        if (folder / "model.toml").is_file():
+            contexts[kind] = ContextModel.load(folder, lab.device)
+            continue
+        with lab.run.stage(f"train context_{kind}"):
+            if ensemble is None:
+                pixel, _ = lab.trained("four", "foreglow", "conditioned")
+                ensemble = pixel_ensemble(
+                    pixel, lab.templates, lab.seed, settings["realisations"],
+                    settings["noise_range"],
+                )  # fmt: skip
+            contexts[kind] = ContextModel.untrained(kind, lab.seed)
+            train_context(
+                contexts[kind], ensemble, ContextPlan(**settings[kind]),
+                lab.run.folder / "training" / folder.name, lab.seed, lab.device, lab.resume,
+            )  # fmt: skip
+        contexts[kind].save(folder)
+    return contexts
 
 
 def _try(
@@ -124,6 +136,9 @@ def _label(
     n_class = len(PROBLEMS[problem])
     if kind == "single":
         return layout(f"single:{number % n_class}", nside, n_class)
+    if kind == "patches":  # the law of the training
+        generator = make_generator(torch.device("cpu"), number, 14)
+        return BlobLaw(nside, generator.device).maps(1, n_class, generator)[0]
     if kind.startswith("blobs"):
         return layout("blobs", nside, n_class, 1000 + number, float(kind.removeprefix("blobs:")))
     label = (layout(REGIONS[problem], nside, n_class) + number) % n_class

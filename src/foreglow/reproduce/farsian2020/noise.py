@@ -16,6 +16,9 @@ from foreglow.reproduce.farsian2020.lab import Captions, Lab
 
 log = logging.getLogger("foreglow")
 
+# networks beside the ceiling, by their training
+_TRAINED = {"conditioned": "foreglow", "many_noise": "foreglow_memory"}
+
 
 def noise_curve(lab: Lab) -> Captions:
     """Accuracy against noise of one conditioned model, and of dedicated ones beside it."""
@@ -27,9 +30,9 @@ def noise_curve(lab: Lab) -> Captions:
             lab.test(dedicated, "four", scale), scale, problem="four", network="foreglow",
             training="many_noise", paper=None,
         )  # fmt: skip
-    remembering, _ = lab.trained("four", "foreglow_memory", "conditioned")
+    remembering, _ = lab.trained("four", "foreglow_memory", "many_noise", noise_scale=1.0)
     with lab.run.stage("ceilings"):
-        ceilings = _ceilings(lab, {"foreglow": model, "foreglow_memory": remembering})
+        ceilings = _ceilings(lab, model, remembering)
     known = {problem: paper.PAPER_NOISY[problem]["many_noise"] for problem in curves}
     return lab.draw(
         figures.noise_curve(curves, known, chance=(0.5, 0.25), ceiling=ceilings),
@@ -58,7 +61,7 @@ def _curve(lab: Lab, model: Recogniser, problem: str) -> tuple[np.ndarray, np.nd
 
 
 def _ceilings(
-    lab: Lab, networks: dict[str, Recogniser]
+    lab: Lab, conditioned: Recogniser, remembering: Recogniser
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The best accuracy of any per-pixel classifier, and the networks' on the same vectors.
 
@@ -72,7 +75,10 @@ def _ceilings(
         vectors = draw_vectors(templates, lab.instrument, four, scale, n, lab.seed)
         evidence = log_evidence(vectors.data, vectors.sigma[0], templates, lab.instrument, four)
         scores = {"ceiling": evidence}
-        for name, model in networks.items():
+        models = {"conditioned": conditioned}
+        if scale == 1:  # the noise it was trained for
+            models["many_noise"] = remembering
+        for name, model in models.items():
             said = model.log_probability(vectors.data.to(lab.device), vectors.sigma.to(lab.device))
             scores[name] = said.cpu()
         for problem, found in points.items():
@@ -105,11 +111,10 @@ def _ceiling_records(
 ) -> list[dict[str, Any]]:
     return [
         {
-            "problem": problem, "network": None if name == "ceiling" else name,
-            "training": None if name == "ceiling" else "conditioned", "noise": "table1",
-            "noise_scale": scale, "context": "pixel", "class": None,
-            "method": "ceiling" if name == "ceiling" else "network",
-            "set": "test" if name == "ceiling" else "validation",
+            "problem": problem, "network": _TRAINED.get(name), "noise": "table1",
+            "training": name if name in _TRAINED else None, "noise_scale": scale,
+            "context": "pixel", "class": None, "method": "network" if name in _TRAINED else name,
+            "set": "validation" if name in _TRAINED else "test",
             "nside": lab.settings["test_nside"], "n_pixels": n, "accuracy": value, "paper": None,
         }
         for name, value in accuracy.items()

@@ -16,7 +16,7 @@ from foreglow.recognition.separation import (
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import SimulatedSky, simulate_sky
 from foreglow.report import curves
-from foreglow.reproduce.farsian2020.context import trained_context
+from foreglow.reproduce.farsian2020.context import trained_contexts
 from foreglow.reproduce.farsian2020.lab import REGIONS, Captions, Lab
 from foreglow.sky.cmb import cmb_spectra
 
@@ -43,7 +43,7 @@ def component_separation(lab: Lab) -> Captions:
 
 def _residuals(lab: Lab, problem: str, noise_scale: float) -> list[Residuals]:
     pixel, _ = lab.trained("four", "foreglow", "conditioned")
-    context = trained_context(lab, "unet")
+    context = trained_contexts(lab)["unet"]
     models = PROBLEMS[problem]
 
     def recognise(sky: SimulatedSky) -> Mapping[str, NDArray]:
