@@ -15,25 +15,20 @@ from typing import NamedTuple
 import healpy as hp
 import numpy as np
 
-from foreglow.errors import SkyError
-
-Array = np.ndarray
-
-SMALLEST_NSIDE, LARGEST_NSIDE = 16, 2048
-SUN_RADIUS_KPC = 8.2  # distance of the Sun from the Galactic centre
-GAS_LENGTH_KPC = 6.0  # radial scale length of the gas and of the synchrotron emissivity
-SMALLEST_RADIUS_KPC = 3.0  # the gas does not rise further inside
-PITCH_DEG = 20.0  # the mean field at the Sun points to l = 90 - 20 = 70 deg (Planck int. XLIV)
-CHIMNEY = 0.5  # shells begin this much farther away at the poles: the Local Bubble opens there
-SLOW_LMAX = 32  # slow fields (cold fraction, radiation, emissivity) hold no finer structure
-CHUNK = 1 << 19  # pixels walked at a time, bounds the memory
+from foreglow.sky.fields import SLOW, Array, slow_field, validate
+from foreglow.sky.layers import (
+    ELECTRON_SHELLS,
+    GAS_SHELLS,
+    GasLayer,
+    gas_layer,
+    shell_column,
+    shell_field,
+)
 
 
-class Gas(NamedTuple):
+class Grains(NamedTuple):
     """Constants of the dust emission shared by all shells."""
 
-    molecular_threshold: float = 3.0  # cold column where molecules form, 1e20 cm-2
-    molecular_yield: float = 1.6  # H nuclei in molecules for each cold one above the threshold
     dust_per_column: float = 8.5  # uK_RJ at 353 GHz for 1e20 cm-2 of local gas
     radiation_rms: float = 0.12  # slow radiation-field factor, rms of its logarithm
     polarisation: float = 0.175  # intrinsic polarisation fraction p0 of aligned grains
@@ -42,57 +37,10 @@ class Gas(NamedTuple):
     ame_rms: float = 0.10  # slow emissivity factor, rms of its logarithm
 
 
-GAS = Gas()
+GRAINS = Grains()
 ELECTRON_POLARISATION = 0.75  # of electrons with an energy spectrum E^-3 in an ordered field
 
-
-class Shell(NamedTuple):
-    """One layer along the line of sight: an exponential disc between two distances."""
-
-    stream: int  # names the shell's own random draws; never reuse or renumber
-    near: float  # kpc
-    far: float  # kpc
-    height: float  # scale height, kpc
-    density: float  # midplane, 1e20 cm-2 per kpc (1 cm-3 is 31); relative for synchrotron
-    rms: float  # of the logarithm of the column
-    slope: float  # of its angular spectrum
-    outer_ell: int  # no structure on scales larger than this multipole
-    filaments: float  # share of the small-scale variance drawn out along the field
-    turbulence: float  # turbulent over mean field strength
-    turbulence_slope: float
-    shared: float  # share of the turbulent variance common to all shells
-    tangled: float  # mean square of the field tangled below every scale, over the mean field's
-    cold_logit: float = 0.0  # logit of the typical cold fraction
-    dust_ratio: float = 1.0  # dust to gas, relative to the local gas
-
-
-GAS_SHELLS = (  # local, local, near arm, far arm, intermediate and high velocity
-    #    near  far   height dens  rms  slope l0  fil  turb tslope shar tang cold dust
-    Shell(1, 0.08, 0.20, 0.12, 36.0, 0.75, -2.6, 4, 0.95, 0.65, -2.75, 0.4, 0.0, -0.5, 1.0),
-    Shell(2, 0.20, 0.50, 0.12, 45.0, 0.75, -2.6, 5, 0.90, 0.65, -2.75, 0.3, 0.0, 0.3, 1.0),
-    Shell(3, 0.50, 2.00, 0.12, 34.0, 0.75, -2.6, 8, 0.60, 0.65, -2.75, 0.2, 1.2, 0.3, 1.0),
-    Shell(6, 2.00, 10.0, 0.12, 23.0, 0.75, -2.6, 12, 0.0, 0.65, -2.75, 0.1, 2.5, 0.3, 1.0),
-    Shell(4, 0.50, 1.50, 1.00, 0.80, 0.75, -2.6, 4, 0.00, 0.80, -2.75, 0.3, 0.5, -1.0, 0.55),
-    Shell(5, 3.00, 10.0, 10.0, 0.06, 0.75, -2.6, 4, 0.00, 0.80, -2.75, 0.0, 0.5, -2.0, 0.1),
-)
-
-ELECTRON_SHELLS = (  # the nearby field lines, the thick disc, the thin disc
-    #     near  far   height dens rms  slope  l0  fil  turb tslope shar tang
-    Shell(11, 0.05, 1.00, 0.60, 10.6, 0.60, -2.55, 6, 0.98, 0.45, -4.0, 0.2, 0.5),
-    Shell(12, 1.00, 12.0, 4.00, 1.95, 0.40, -3.40, 5, 0.00, 0.45, -4.0, 0.2, 4.0),
-    Shell(13, 0.30, 12.0, 0.25, 10.0, 0.60, -2.70, 10, 0.0, 0.40, -4.0, 0.2, 1.5),
-)
-
-COMMON_FIELD, RADIATION, EMISSIVITY = 100, 101, 102  # streams of what no single shell owns
-FIELD, DENSITY, COLD, WALK, SLOW = (
-    0,
-    10,
-    20,
-    30,
-    40,
-)  # purposes: with the stream they name every draw
-FILAMENT_NSIDE = 8  # the coarsest octave of filaments
-WALK_STEPS, STEP_PIXELS = 12, 1.0  # to each side along the field, at every octave
+RADIATION, EMISSIVITY = 101, 102  # streams of what no single shell owns
 
 
 @dataclass(frozen=True)
@@ -117,18 +65,6 @@ class MockGalaxy:
     dust: Array
     synchrotron: Array
     ame: Array
-
-
-@dataclass(frozen=True)
-class GasLayer:
-    """What a shell of gas holds, per pixel: the causes of everything it emits."""
-
-    column: Array  # atomic hydrogen, 1e20 cm-2
-    cold_fraction: Array  # of the column
-    molecular: Array  # hydrogen nuclei in molecules, 2 H2, 1e20 cm-2
-    dust_ratio: float  # relative to the local gas
-    tangled: float  # mean square field without direction, over the mean field's
-    field: Array  # (3, n_pix) resolved magnetic field over the mean one: south, east, outwards
 
 
 def mock_galaxy(nside: int, seed: int = 0) -> MockGalaxy:
@@ -157,23 +93,9 @@ def mock_galaxy(nside: int, seed: int = 0) -> MockGalaxy:
     Vansyngel et al. 2017 (arXiv:1611.02577): a few shells, mean plus turbulent field.
     Clark & Hensley 2019 (arXiv:1909.11673): HI filaments along the field give E above B.
     """
-    _validate(nside, seed)
+    validate(nside, seed)
     dust, ame = _dust_and_ame(nside, seed)
     return MockGalaxy(nside, seed, dust, _synchrotron(nside, seed), ame)
-
-
-def _validate(nside: int, seed: int) -> None:
-    """Raise SkyError unless Nside is a power of two in range and the seed not negative."""
-    whole = isinstance(nside, int | np.integer)
-    if not (whole and SMALLEST_NSIDE <= nside <= LARGEST_NSIDE and nside & (nside - 1) == 0):
-        raise SkyError(
-            f"expected a power of two from {SMALLEST_NSIDE} to {LARGEST_NSIDE} as the Nside of "
-            f"the mock Galaxy, got {nside}; make the nearest one and degrade it"
-        )
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise SkyError(
-            f"expected a whole number of 0 or more as the seed of the mock Galaxy, got {seed}"
-        )
 
 
 # --- what the Galaxy shines
@@ -185,16 +107,16 @@ def _dust_and_ame(nside: int, seed: int) -> tuple[Array, Array]:
     grains = np.zeros(dust.shape[1])  # what spins, in the unit of the dust intensity
     for shell in GAS_SHELLS:
         layer = gas_layer(shell, nside, seed)
-        scale = GAS.dust_per_column * layer.dust_ratio
-        dust += scale * _aligned_dust(layer, GAS.polarisation)
-        grains += scale * (layer.column + GAS.ame_molecular * layer.molecular)
-    radiation = np.exp(GAS.radiation_rms * _slow_field(seed, RADIATION, SLOW, nside))
-    emissivity = np.exp(GAS.ame_rms * _slow_field(seed, EMISSIVITY, SLOW, nside))
-    ame = GAS.ame_per_dust * grains * radiation * emissivity
+        scale = GRAINS.dust_per_column * layer.dust_ratio
+        dust += scale * aligned_dust(layer, GRAINS.polarisation)
+        grains += scale * (layer.column + GRAINS.ame_molecular * layer.molecular)
+    radiation = np.exp(GRAINS.radiation_rms * slow_field(seed, RADIATION, SLOW, nside))
+    emissivity = np.exp(GRAINS.ame_rms * slow_field(seed, EMISSIVITY, SLOW, nside))
+    ame = GRAINS.ame_per_dust * grains * radiation * emissivity
     return (dust * radiation).astype(np.float32), ame.astype(np.float32)
 
 
-def _aligned_dust(layer: GasLayer, p0: float) -> Array:
+def aligned_dust(layer: GasLayer, p0: float) -> Array:
     """I, Q, U of a layer's aligned grains for a unit of emission per column."""
     amount = layer.column + layer.molecular
     south, east, outwards = layer.field
@@ -211,189 +133,10 @@ def _synchrotron(nside: int, seed: int) -> Array:
     """Synchrotron I, Q, U at 30 GHz: emissivity goes with the square of the field across."""
     total = np.zeros((3, hp.nside2npix(nside)))
     for shell in ELECTRON_SHELLS:
-        south, east, _ = _field(shell, nside, seed)
-        amount = _column(shell, nside, seed)
+        south, east, _ = shell_field(shell, nside, seed)
+        amount = shell_column(shell, nside, seed)
         total[0] += amount * (south**2 + east**2 + 2 / 3 * shell.tangled)
         polarised = ELECTRON_POLARISATION * amount
         total[1] += polarised * (east**2 - south**2)
         total[2] -= polarised * 2 * south * east
     return total.astype(np.float32)
-
-
-# --- the layers
-
-
-def gas_layer(shell: Shell, nside: int, seed: int) -> GasLayer:
-    """Gas of one shell: column, phases and the field in it.
-
-    Parameters
-    ----------
-    shell : Shell
-        One of `GAS_SHELLS`.
-    nside, seed : int
-        As for `mock_galaxy`.
-
-    Returns
-    -------
-    GasLayer
-        Columns in 1e20 cm-2, RING, Galactic.
-
-    Raises
-    ------
-    SkyError
-        If `nside` or `seed` is not as for `mock_galaxy`.
-    """
-    _validate(nside, seed)
-    column = _column(shell, nside, seed)
-    slow = _slow_field(seed, shell.stream, COLD, nside)
-    cold = 1 / (1 + np.exp(-shell.cold_logit - slow))
-    molecular = GAS.molecular_yield * np.maximum(cold * column - GAS.molecular_threshold, 0)
-    field = _field(shell, nside, seed)
-    return GasLayer(column, cold, molecular, shell.dust_ratio, shell.tangled, field)
-
-
-def _column(shell: Shell, nside: int, seed: int) -> Array:
-    """Lognormal column of a shell around its smooth disc."""
-    lmax = 2 * nside
-    ln_column = hp.alm2map(_ln_column_alm(shell, nside, seed), nside, lmax=lmax)
-    # the variance this Nside holds, so that the mean column is the same at every Nside
-    power = _power(shell.slope, shell.outer_ell, lmax)
-    variance = np.sum((2 * np.arange(lmax + 1) + 1) / (4 * np.pi) * power)
-    return _disc(shell, nside) * np.exp(shell.rms * ln_column - shell.rms**2 * variance / 2)
-
-
-def _disc(shell: Shell, nside: int) -> Array:
-    """Column of an exponential disc between two distances: 1/|sin b|, capped by the far one."""
-    x, y, z = _directions(nside)
-    fall = np.maximum(np.abs(z), 1e-4) / shell.height  # of the density, per kpc along the line
-    near = np.minimum(shell.near * (1 + CHIMNEY * z**2), shell.far)
-    column = (np.exp(-near * fall) - np.exp(-shell.far * fall)) / fall
-    # where most of this column lies: one scale height away, or the middle of the shell
-    distance = np.minimum(np.sqrt(shell.near * shell.far), shell.near + 1 / fall)
-    radius = np.hypot(distance * x - SUN_RADIUS_KPC, distance * y)
-    radius = np.maximum(radius, SMALLEST_RADIUS_KPC)
-    return shell.density * column * np.exp((SUN_RADIUS_KPC - radius) / GAS_LENGTH_KPC)
-
-
-def _field(shell: Shell, nside: int, seed: int) -> Array:
-    """Field of a shell over the mean one: its parts to the south, to the east and outwards."""
-    b = _field_xyz(shell, nside, seed)
-    theta, phi = hp.pix2ang(nside, np.arange(b.shape[1]))
-    flat = np.cos(phi) * b[0] + np.sin(phi) * b[1]
-    south = np.cos(theta) * flat - np.sin(theta) * b[2]
-    east = np.cos(phi) * b[1] - np.sin(phi) * b[0]
-    return np.stack([south, east, np.sin(theta) * flat + np.cos(theta) * b[2]])
-
-
-def _field_xyz(shell: Shell, nside: int, seed: int) -> Array:
-    """Mean spiral plus turbulence, Galactic x, y, z: shape (3, n_pix)."""
-    lmax = 2 * nside
-    spectrum = np.sqrt(_power(shell.turbulence_slope, 2, lmax))
-    field = _spiral(shell, nside)
-    for axis in range(3):
-        common = _white_alm(seed, COMMON_FIELD, FIELD + axis, lmax)
-        own = _white_alm(seed, shell.stream, FIELD + axis, lmax)
-        alm = np.sqrt(shell.shared) * common + np.sqrt(1 - shell.shared) * own
-        turbulent = hp.alm2map(hp.almxfl(alm, spectrum), nside, lmax=lmax)
-        field[axis] += shell.turbulence / np.sqrt(3) * turbulent
-    return field
-
-
-def _spiral(shell: Shell, nside: int) -> Array:
-    """Unit mean field at the typical distance of a shell: circles opened by the pitch."""
-    x, y, _ = _directions(nside)
-    distance = np.sqrt(shell.near * shell.far)
-    out = np.stack([distance * x - SUN_RADIUS_KPC, distance * y])  # from the centre
-    out /= np.maximum(np.hypot(*out), 1e-6)
-    pitch = np.radians(PITCH_DEG)
-    around = np.stack([out[1], -out[0]])  # towards l = 90 at the Sun
-    return np.stack([*(np.cos(pitch) * around - np.sin(pitch) * out), np.zeros_like(x)])
-
-
-# --- random fields, the same at every Nside
-
-
-def _white_alm(seed: int, stream: int, purpose: int, lmax: int) -> Array:
-    """Harmonic coefficients of unit power, drawn by multipole so that lmax only adds to them."""
-    draws = np.random.default_rng([seed, stream, purpose]).standard_normal((lmax + 1) ** 2)
-    ell, m = hp.Alm.getlm(lmax)
-    first = ell**2 + 2 * m
-    pairs = (draws[np.maximum(first - 1, 0)] + 1j * draws[first]) / np.sqrt(2)
-    return np.where(m == 0, draws[ell**2], pairs)
-
-
-def _power(slope: float, outer_ell: int, lmax: int) -> Array:
-    """Power law C_ell from `outer_ell` on, of unit variance once continued to all multipoles."""
-    ell = np.arange(outer_ell, 8 * LARGEST_NSIDE, dtype=float)
-    variance = np.sum((2 * ell + 1) / (4 * np.pi) * ell**slope)
-    ell = np.arange(lmax + 1, dtype=float)
-    return np.where(ell >= outer_ell, np.maximum(ell, 1) ** slope, 0) / variance
-
-
-def _slow_field(seed: int, stream: int, purpose: int, nside: int) -> Array:
-    """Smooth field of unit variance and slope -3."""
-    lmax = min(SLOW_LMAX, 2 * nside)
-    alm = hp.almxfl(_white_alm(seed, stream, purpose, lmax), np.sqrt(_power(-3.0, 2, lmax)))
-    return hp.alm2map(alm, nside, lmax=lmax)
-
-
-def _ln_column_alm(shell: Shell, nside: int, seed: int) -> Array:
-    """Harmonics of the fluctuations of ln column, of unit variance: a round part and filaments."""
-    lmax = 2 * nside
-    drawn_out = np.zeros(lmax + 1)  # share of the variance in filaments
-    filaments = np.zeros(hp.Alm.getsize(lmax), dtype=complex)
-    octave = FILAMENT_NSIDE
-    while octave <= nside and shell.filaments > 0:
-        window = _octave_window(octave, lmax, finest=octave == nside)
-        alm = hp.resize_alm(_filament_alm(shell, octave, seed), 2 * octave, 2 * octave, lmax, lmax)
-        filaments += hp.almxfl(alm, window)
-        drawn_out += shell.filaments * window**2
-        octave *= 2
-    round_part = _white_alm(seed, shell.stream, DENSITY, lmax)
-    total = hp.almxfl(round_part, np.sqrt(1 - drawn_out)) + np.sqrt(shell.filaments) * filaments
-    return hp.almxfl(total, np.sqrt(_power(shell.slope, shell.outer_ell, lmax)))
-
-
-def _octave_window(octave: int, lmax: int, finest: bool = False) -> Array:
-    """Amplitude of an octave, centred on ell = octave; the squares of all octaves sum to one."""
-    octaves_away = np.log2(np.maximum(np.arange(lmax + 1), 0.5) / octave)
-    # the finest octave also stands for the finer ones that the map cannot hold
-    return np.cos(np.pi / 2 * np.clip(octaves_away, -1, 0 if finest else 1))
-
-
-def _filament_alm(shell: Shell, octave: int, seed: int) -> Array:
-    """Harmonics, of about unit power, of noise smeared along the field on the octave's own grid."""
-    n_pix = hp.nside2npix(octave)
-    noise = np.random.default_rng([seed, shell.stream, WALK, octave]).standard_normal(n_pix)
-    field = _field_xyz(shell, octave, seed)
-    start = _directions(octave)
-    field -= start * np.sum(field * start, axis=0)
-    field /= np.maximum(np.linalg.norm(field, axis=0), 1e-6)
-    smeared = np.empty(n_pix)
-    for first in range(0, n_pix, CHUNK):
-        part = slice(first, min(first + CHUNK, n_pix))
-        smeared[part] = noise[part]
-        for sense in (-1, 1):
-            smeared[part] += _walk(start[:, part], sense, field, noise, octave)
-    alm = hp.map2alm(smeared, lmax=2 * octave, iter=0)
-    ell = np.arange(2 * octave + 1)
-    power = np.average(hp.alm2cl(alm), weights=(2 * ell + 1) * _octave_window(octave, 2 * octave))
-    return alm / np.sqrt(power)
-
-
-def _walk(start: Array, sense: int, field: Array, noise: Array, octave: int) -> Array:
-    """Sum of the noise met on a walk along the field (or against it), tapered to its end."""
-    length = sense * STEP_PIXELS * hp.nside2resol(octave)
-    total, position = np.zeros(start.shape[1]), start
-    pixel = hp.vec2pix(octave, *position)
-    for step in range(1, WALK_STEPS + 1):
-        position = position + length * field[:, pixel]
-        position = position / np.linalg.norm(position, axis=0)
-        pixel = hp.vec2pix(octave, *position)
-        total += np.cos(np.pi / 2 * step / (WALK_STEPS + 1)) * noise[pixel]
-    return total
-
-
-def _directions(nside: int) -> Array:
-    """Unit vectors of the pixel centres: shape (3, n_pix)."""
-    return np.stack(hp.pix2vec(nside, np.arange(hp.nside2npix(nside))))

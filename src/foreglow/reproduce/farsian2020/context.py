@@ -31,6 +31,7 @@ from foreglow.training import make_generator
 
 _SECTION = "Neighbours"
 _REGULAR = "regular"  # halves or quadrants, the paper's
+_PATCHES = "patches"  # the law of the training, other draws
 _PIXEL = "one pixel"
 _ORACLES = {"oracle_rings": True, "oracle_meridian": False}
 
@@ -52,19 +53,21 @@ def spatial_context(lab: Lab) -> Captions:
     pixel, _ = lab.trained("four", "foreglow", "conditioned")
     contexts = trained_contexts(lab)
     captions: Captions = {}
-    regular = {}
+    regular, patches = {}, {}
     with lab.run.stage("neighbours"):
         for problem in lab.settings["problems"]:
             for kind in (_REGULAR, *lab.settings["context_layouts"]):
                 for scale in lab.settings["context_noise_scales"]:
                     trial = _try(lab, pixel, contexts, problem, kind, scale)
                     _record(lab, trial, problem, kind, scale)
-                    if kind == _REGULAR and scale == 1:
-                        regular[problem] = trial
+                    if scale == 1 and kind in (_REGULAR, _PATCHES):
+                        (regular if kind == _REGULAR else patches)[problem] = trial
     for problem, trial in regular.items():
         captions |= _maps(lab, problem, trial)
     if regular:
-        captions |= _boundary_figure(lab, regular) | _trust_figures(lab, regular)
+        captions |= _boundary_figure(lab, regular)
+    if patches:
+        captions |= _trust_figures(lab, patches)
     return captions
 
 
@@ -136,7 +139,7 @@ def _label(
     n_class = len(PROBLEMS[problem])
     if kind == "single":
         return layout(f"single:{number % n_class}", nside, n_class)
-    if kind == "patches":  # the law of the training
+    if kind == _PATCHES:
         generator = make_generator(torch.device("cpu"), number, 14)
         return BlobLaw(nside, generator.device).maps(1, n_class, generator)[0]
     if kind.startswith("blobs"):
@@ -219,24 +222,25 @@ def _boundary_figure(lab: Lab, regular: dict[str, _Trial]) -> Captions:
     )
 
 
-def _trust_figures(lab: Lab, regular: dict[str, _Trial]) -> Captions:
+def _trust_figures(lab: Lab, patches: dict[str, _Trial]) -> Captions:
     said = {
         f"{problem}, {'with neighbours' if name == 'unet' else name}": trial.evaluations[name]
-        for problem, trial in regular.items()
+        for problem, trial in patches.items()
         for name in (_PIXEL, "unet")
     }
     bins = {name: reliability(e.probability, e.label) for name, e in said.items()}
     kept = {name: accuracy_against_coverage(e.probability, e.label) for name, e in said.items()}
     return lab.draw(
-        curves.reliability_diagram(bins, "Table 1 noise, regular regions"),
+        curves.reliability_diagram(bins, "Table 1 noise, random patches"),
         "reliability",
         "Calibration",
         "Do probabilities mean what they say?",
         "How often the most probable model was right, by the probability it was given; below, how "
-        "many pixels were so sure. Temperatures were fitted on the training law, with random "
-        "patches; these are other skies and other regions.",
+        "many pixels were so sure. Other skies and other patches than in training, of the same "
+        "law of patches; on regions of another kind see the table: straight boundaries make the "
+        "neighbours more often right than they dare to say.",
     ) | lab.draw(
-        curves.coverage_curve(kept, "Table 1 noise, regular regions"),
+        curves.coverage_curve(kept, "Table 1 noise, random patches"),
         "coverage",
         "Calibration",
         "Accuracy where the least certain pixels are left out",

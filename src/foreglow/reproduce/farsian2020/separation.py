@@ -51,7 +51,7 @@ def _residuals(lab: Lab, problem: str, noise_scale: float) -> list[Residuals]:
         return {
             "recognised, one pixel": alone.predicted,
             "recognised, with neighbours": together.predicted,
-            "averaged over probabilities": together.probability,
+            "averaged, with neighbours": together.probability,
         }
 
     return separate_many(_skies(lab, problem, noise_scale), lab.instrument, models, recognise)
@@ -82,5 +82,6 @@ def _figure(lab: Lab, problem: str, noise_scale: float, residuals: list[Residual
         f"What is left in the CMB: {problem}, noise scale {noise_scale:g}",
         f"B modes of the cleaned CMB less the true one, foregrounds and noise together, mean over "
         f"{n} skies with its error. Pixels of Nside {lab.settings['test_nside']} carry multipoles "
-        f"up to {n_ell - 1}. All fits have the same prior on the synchrotron index.",
+        f"up to {n_ell - 1}. All fits have the same prior on the synchrotron index. Averaged: the "
+        f"CMB of every model, weighted by its probability.",
     )
