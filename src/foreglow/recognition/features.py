@@ -286,9 +286,10 @@ class SkyMemory(nn.Module):
         variance = (AMPLITUDE_SCATTER * mean) ** 2 + torch.tensor(_FIT_ERROR).double() ** 2
         log_volume = (mean**2 / variance + torch.log(variance)).sum(1)
         ame = seds.AME_POLARISATION_FRACTION * torch.from_numpy(templates.ame).double()
+        ame = ame.clamp_min(_TINY)  # a map may have zeros; spread and scores are divided by it
         self.quadratic.copy_(torch.cat([-0.5 / variance, mean / variance], 1).T)
         self.constant.copy_(-0.5 * log_volume)
-        self.ame.copy_(torch.stack([ame, ame**2, torch.log(ame.clamp_min(_TINY))], 1))
+        self.ame.copy_(torch.stack([ame, ame**2, torch.log(ame)], 1))
 
     def forward(self, synchrotron: Tensor, dust: Tensor) -> tuple[Tensor, Tensor]:
         """Expected AME (n,) [uK_RJ], and features of it (n, 2), of Q,U amplitudes (n, 2)."""

@@ -13,6 +13,7 @@ from foreglow.sky.fields import (
     COLD,
     DENSITY,
     FIELD,
+    VELOCITY,
     WALK,
     Array,
     directions,
@@ -27,6 +28,9 @@ GAS_LENGTH_KPC = 6.0  # radial scale length of the gas and of the synchrotron em
 SMALLEST_RADIUS_KPC = 3.0  # the gas does not rise further inside
 PITCH_DEG = 20.0  # the mean field at the Sun points to l = 90 - 20 = 70 deg (Planck int. XLIV)
 CHIMNEY = 0.5  # shells begin this much farther away at the poles: the Local Bubble opens there
+ROTATION_KMS = 230.0  # of the Sun around the Galaxy, and of the disc at every radius
+THICK_DISC_KPC = 0.5  # gas of a greater scale height does not turn with the disc
+VELOCITY_LMAX = 256  # beyond, a field of slope -3 holds less than a hundredth of its variance
 CHUNK = 1 << 19  # pixels walked at a time, bounds the memory
 MOLECULAR_THRESHOLD = 3.0  # cold column where molecules form, 1e20 cm-2
 MOLECULAR_YIELD = 1.6  # H nuclei in molecules for each cold one above the threshold
@@ -50,16 +54,18 @@ class Shell(NamedTuple):
     tangled: float  # mean square of the field tangled below every scale, over the mean field's
     cold_logit: float = 0.0  # logit of the typical cold fraction
     dust_ratio: float = 1.0  # dust to gas, relative to the local gas
+    velocity: float = 0.0  # mean motion away from the local standard of rest, km/s
+    velocity_rms: float = 0.0  # of the field of velocities around it, km/s
 
 
 GAS_SHELLS = (  # local, local, near arm, far arm, intermediate and high velocity
-    #    near  far   height dens  rms  slope l0  fil  turb tslope shar tang cold dust
-    Shell(1, 0.08, 0.20, 0.12, 36.0, 0.75, -2.6, 4, 0.95, 0.65, -2.75, 0.4, 0.0, -0.5, 1.0),
-    Shell(2, 0.20, 0.50, 0.12, 45.0, 0.75, -2.6, 5, 0.90, 0.65, -2.75, 0.3, 0.0, 0.3, 1.0),
-    Shell(3, 0.50, 2.00, 0.12, 34.0, 0.75, -2.6, 8, 0.60, 0.65, -2.75, 0.2, 1.2, 0.3, 1.0),
-    Shell(6, 2.00, 10.0, 0.12, 23.0, 0.75, -2.6, 12, 0.0, 0.65, -2.75, 0.1, 2.5, 0.3, 1.0),
-    Shell(4, 0.50, 1.50, 1.00, 0.80, 0.75, -2.6, 4, 0.00, 0.80, -2.75, 0.3, 0.5, -1.0, 0.55),
-    Shell(5, 3.00, 10.0, 10.0, 0.06, 0.75, -2.6, 4, 0.00, 0.80, -2.75, 0.0, 0.5, -2.0, 0.1),
+    #    near  far   height dens  rms  slope l0  fil  turb tslope shar tang cold dust  vel  rms
+    Shell(1, 0.08, 0.20, 0.12, 36.0, 0.75, -2.6, 4, 0.95, 0.65, -2.75, 0.4, 0.0, -0.5, 1.0, 1, 4),
+    Shell(2, 0.20, 0.50, 0.12, 45.0, 0.75, -2.6, 5, 0.90, 0.65, -2.75, 0.3, 0.0, 0.3, 1.0, -5, 5),
+    Shell(3, 0.50, 2.00, 0.12, 34.0, 0.75, -2.6, 8, 0.60, 0.65, -2.75, 0.2, 1.2, 0.3, 1.0, -8, 6),
+    Shell(6, 2.00, 10.0, 0.12, 23.0, 0.75, -2.6, 12, 0.0, 0.65, -2.75, 0.1, 2.5, 0.3, 1.0, -8, 8),
+    Shell(4, 0.50, 1.50, 1.00, 0.80, 0.75, -2.6, 4, 0.0, 0.80, -2.75, 0.3, 0.5, -1, 0.55, -45, 10),
+    Shell(5, 3.00, 10.0, 10.0, 0.06, 0.75, -2.6, 4, 0.0, 0.80, -2.75, 0.0, 0.5, -2, 0.1, -110, 20),
 )
 
 ELECTRON_SHELLS = (  # the nearby field lines, the thick disc, the thin disc
@@ -131,11 +137,48 @@ def _disc(shell: Shell, nside: int) -> Array:
     fall = np.maximum(np.abs(z), 1e-4) / shell.height  # of the density, per kpc along the line
     near = np.minimum(shell.near * (1 + CHIMNEY * z**2), shell.far)
     column = (np.exp(-near * fall) - np.exp(-shell.far * fall)) / fall
-    # where most of this column lies: one scale height away, or the middle of the shell
+    return (
+        shell.density * column * np.exp((SUN_RADIUS_KPC - _radius(shell, x, y, z)) / GAS_LENGTH_KPC)
+    )
+
+
+def _radius(shell: Shell, x: Array, y: Array, z: Array) -> Array:
+    """Distance from the Galactic axis of most of a column, kpc."""
+    fall = np.maximum(np.abs(z), 1e-4) / shell.height
+    # one scale height away, or the middle of the shell
     distance = np.minimum(np.sqrt(shell.near * shell.far), shell.near + 1 / fall)
     radius = np.hypot(distance * x - SUN_RADIUS_KPC, distance * y)
-    radius = np.maximum(radius, SMALLEST_RADIUS_KPC)
-    return shell.density * column * np.exp((SUN_RADIUS_KPC - radius) / GAS_LENGTH_KPC)
+    return np.maximum(radius, SMALLEST_RADIUS_KPC)
+
+
+def shell_velocity(shell: Shell, nside: int, seed: int) -> Array:
+    """Bulk velocity of a shell along the line of sight, km/s from the local standard of rest.
+
+    Its mean, the rotation of a Galaxy of flat rotation curve, and a field of slope -3. Near the
+    Sun the rotation is the Oort law, 14 sin 2l cos^2 b km/s a kpc; what stands far above the disc
+    (the intermediate- and high-velocity gas) does not turn with it.
+
+    Parameters
+    ----------
+    shell : Shell
+        One of `GAS_SHELLS`.
+    nside, seed : int
+        As for `mock_galaxy`.
+
+    Returns
+    -------
+    ndarray, shape (n_pix,)
+        RING, Galactic.
+    """
+    lmax = min(VELOCITY_LMAX, 2 * nside)
+    alm = white_alm(seed, shell.stream, VELOCITY, lmax)
+    alm = hp.almxfl(alm, np.sqrt(power_law(-3.0, 2, lmax)))
+    velocity = shell.velocity + shell.velocity_rms * hp.alm2map(alm, nside, lmax=lmax)
+    if shell.height < THICK_DISC_KPC:
+        x, y, z = directions(nside)  # y is sin l cos b
+        turn = SUN_RADIUS_KPC / _radius(shell, x, y, z) - 1
+        velocity += ROTATION_KMS * turn * y
+    return velocity
 
 
 def shell_field(shell: Shell, nside: int, seed: int) -> Array:

@@ -111,7 +111,9 @@ def _try(
     labels: list[NDArray[np.int64]] = []
     said: dict[str, list[Evaluation]] = {}
     right: dict[str, list[NDArray[np.bool_]]] = {}
-    for number in range(lab.settings["context_skies"]):
+    # calibration is measured on patches: it takes more skies than an accuracy
+    skies = lab.settings["patch_skies" if kind == _PATCHES else "context_skies"]
+    for number in range(skies):
         rng = np.random.default_rng([lab.seed, 12, number])
         label = _label(kind, problem, nside, number, rng)
         sky = simulate_sky(templates, lab.instrument, models, label, noise_scale, rng)
