@@ -1,13 +1,18 @@
 """Shared fixtures."""
 
+import logging
 import os
+import sys
+import warnings
 from pathlib import Path
 
 import healpy as hp
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from foreglow import cli
 from foreglow.maps.write import write_maps
 from foreglow.sky import seds
 
@@ -58,3 +63,32 @@ def pysm_data(tmp_path_factory):
     table = torch.stack([frequency, emissivity], dim=1).numpy()
     np.savetxt(folder / "pysm_2" / "emissivity.txt", table)
     return folder, maps
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run `foreglow ...` in this process; returns its exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(cli, "console", Console(width=200))
+    # the command line sets these for good
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    logger = logging.getLogger("foreglow")
+    state = logger.level, list(logger.handlers), logger.propagate
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["foreglow", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    yield call
+    level, handlers, propagate = state
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+    logger.propagate = propagate

@@ -1,18 +1,14 @@
 """The command line: help, exit codes, and one paragraph for every mistake."""
 
-import logging
 import os
 import re
 import subprocess
 import sys
-import warnings
 
 import healpy as hp
 import numpy as np
 import pytest
-from rich.console import Console
 
-from foreglow import cli
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
@@ -26,39 +22,11 @@ COMMANDS = [
     ["recognize"],
     ["recognize", "simulate"],
     ["recognize", "train"],
+    ["recognize", "context"],
     ["recognize", "classify"],
     ["recognize", "fit"],
     ["recognize", "evaluate"],
 ]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run `foreglow ...` in this process; returns its exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(cli, "console", Console(width=200))
-    # the command line sets these for good
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    logger = logging.getLogger("foreglow")
-    state = logger.level, list(logger.handlers), logger.propagate
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["foreglow", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    yield call
-    level, handlers, propagate = state
-    logger.setLevel(level)
-    logger.handlers[:] = handlers
-    logger.propagate = propagate
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +97,11 @@ def test_help(run, command, flag):
         ),
         (
             ["recognize", "classify"],
-            ["BAND=FILE", "uK_CMB arcmin", "GHz", "default: 1.0", "--overwrite"],
+            ["BAND=FILE", "uK_CMB arcmin", "GHz", "default: 1.0", "--overwrite", "--context"],
+        ),
+        (
+            ["recognize", "context"],
+            ["unet or potts", "default: unet", "default: 10", "16 skies", "--resume"],
         ),
         (
             ["recognize", "evaluate"],
@@ -173,6 +145,13 @@ def test_no_command_shows_help(run):
         (["recognize", "train", "--problem", "x"], "expected problem curvature, ame, four"),
         (["recognize", "train", "--instrument", "x"], "expected a built-in instrument"),
         (["recognize", "train", "--device", "tpu"], "expected device"),
+        (["recognize", "train", "--sky", "nowhere"], "sky.toml does not exist"),
+        (
+            ["recognize", "context", "--network", "crf", "--model", "nowhere", "--seed", "1"],
+            "expected context unet or potts, but 'crf' came",
+        ),
+        (["recognize", "context", "--model", "nowhere", "--seed", "1"], "expected a model"),
+        (["recognize", "context", "--model", "nowhere", "--device", "tpu"], "expected device"),
         (["recognize", "evaluate", "--model", "nowhere"], "expected a model directory"),
     ],
     ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else "",

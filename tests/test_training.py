@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from foreglow.errors import ModelError, RunError
+from foreglow.recognition import train as module
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.train import REGIMES, TrainingPlan, make_simulator, train, train_model
@@ -78,6 +79,12 @@ class Watch:
         seen = self.training if network.training else self.validation
         seen.append(hashlib.sha256(data.numpy().tobytes()).hexdigest())
         self.sigma.append(sigma.numpy().copy())
+
+
+@pytest.fixture
+def uncalibrated(monkeypatch):
+    """The network sees training and validation alone, not the vectors that set its temperature."""
+    monkeypatch.setattr(module, "_calibrate", lambda *_: None)
 
 
 def assert_same_weights(one, other):
@@ -243,7 +250,7 @@ def test_fixed_set_is_seen_every_epoch_in_another_order(templates, tmp_path):
     assert not set(checks[0]) & set(epochs[0])
 
 
-def test_fresh_vectors_at_every_step(templates, tmp_path):
+def test_fresh_vectors_at_every_step(uncalibrated, templates, tmp_path):
     model = make_model("foreglow")
     seen = Watch(model)
     train(model, templates, make_plan("foreglow", steps=6, epochs=3), tmp_path, 0, CPU)
@@ -266,7 +273,7 @@ def sigma_seen(regime, tmp_path, templates, **changes):
     return np.concatenate(seen.sigma)
 
 
-def test_regimes_have_the_noise_they_claim(tmp_path):
+def test_regimes_have_the_noise_they_claim(uncalibrated, tmp_path):
     fine = load_templates("mock", 32)
     instrument = load_instrument("quijote+litebird")
     at_16, at_32 = instrument.noise_rms(16), instrument.noise_rms(32)
@@ -302,7 +309,7 @@ def test_regimes_have_the_pixels_they_claim():
         assert torch.equal(a.data, b.data)
 
 
-def test_one_noise_sees_the_noiseless_vectors(templates, tmp_path):
+def test_one_noise_sees_the_noiseless_vectors(uncalibrated, templates, tmp_path):
     data = {}
     for regime in ("noiseless", "one_noise"):
         model = make_model("farsian2020")

@@ -89,7 +89,7 @@ def reproduce(
         Path | None, typer.Option(help="Run directory (runs/PAPER-SCALE by default).")
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="smoke, laptop (10 min, 2 cores) or paper.")
+        str, typer.Option(help="smoke, laptop (15 min, 2 cores) or paper.")
     ] = "laptop",
     sky: Sky = "mock",
     seed: Seed = 0,

@@ -36,7 +36,7 @@ def write_model(folder: Path, network: nn.Module, job: str, card: Mapping[str, A
     job : str
         What the model is for; `read_card` asks for it.
     card : mapping
-        Plain values; what is None is left out.
+        Plain values, in tables or not; what is None is left out.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".saving-"))
@@ -135,5 +135,8 @@ def _sha256(path: Path) -> str:
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     """TOML has no null: JSON's round trip makes plain types, and what is None is left out."""
-    plain = json.loads(json.dumps(table))
-    return {k: v for k, v in plain.items() if v is not None}
+
+    def without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {k: v for k, v in pairs if v is not None}
+
+    return json.loads(json.dumps(table), object_pairs_hook=without_none)

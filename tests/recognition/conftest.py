@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from foreglow.recognition import train as training
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
@@ -61,6 +62,25 @@ def model(tmp_path_factory, instrument, templates):
 def paper_model(instrument):
     """The paper's network, untrained, and so neither blind to rotations nor to noise-free bands."""
     return Recogniser.untrained("farsian2020", instrument, PROBLEMS["four"], 3)
+
+
+@pytest.fixture(scope="session")
+def fine_templates():
+    """The mock Galaxy, finer than a memory holds it."""
+    return load_templates("mock", 2 * NSIDE)
+
+
+@pytest.fixture(scope="session")
+def memory_model(tmp_path_factory, instrument, fine_templates):
+    """A `foreglow_memory` model of four classes after some steps of training."""
+    recogniser = Recogniser.untrained("foreglow_memory", instrument, PROBLEMS["four"], 0)
+    plan = TrainingPlan("many_noise", 1, 6, 256, fixed_set=False, learning_rate=2e-3)
+    folder = tmp_path_factory.mktemp("memory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_STANDARDISATION_SAMPLE", 2048)
+        patch.setattr(training, "_CALIBRATION_SAMPLE", 2048)
+        recogniser.card["history"] = train(recogniser, fine_templates, plan, folder, 0, CPU)
+    return recogniser
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import shutil
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def sha256_of(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("which", ["model", "paper_model"])
+@pytest.mark.parametrize("which", ["model", "paper_model", "memory_model"])
 def test_round_trip(request, which, vectors, tmp_path):
     model = request.getfixturevalue(which)
     model.save(tmp_path / "deep" / "folder")
@@ -78,6 +79,14 @@ def test_card_is_kept(model, saved, tmp_path):
     assert loaded.card["training"]["sky"] == "mock"
     loaded.save(tmp_path / "again")
     assert tomllib.loads((tmp_path / "again" / "model.toml").read_text()) == card
+
+
+def test_what_is_none_is_left_out_of_the_card(paper_model, tmp_path):
+    """TOML has no null; a table within a table may hold one, too."""
+    card = {"paper": None, "training": {"sky": "mock", "recogniser": None}}
+    replace(paper_model, card=card).save(tmp_path / "model")
+    assert Recogniser.load(tmp_path / "model").card["training"] == {"sky": "mock"}
+    assert "paper" not in Recogniser.load(tmp_path / "model").card
 
 
 def test_temperature_is_kept_and_divides_the_logits(model, vectors, tmp_path):

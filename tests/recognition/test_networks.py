@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from foreglow.recognition.networks import FarsianNetwork, ForeglowNetwork
+from foreglow.recognition.networks import NETWORKS, FarsianNetwork, ForeglowNetwork
 from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
 
 
@@ -108,7 +108,7 @@ def test_farsian_survives_a_flat_vector(instrument):
         assert torch.isfinite(make(FarsianNetwork, instrument, 4)(data, torch.ones(2, 17))).all()
 
 
-@pytest.mark.parametrize("kind", [FarsianNetwork, ForeglowNetwork])
+@pytest.mark.parametrize("kind", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("n_class", [2, 3, 4])
 def test_pixels_do_not_see_each_other(instrument, vectors, kind, n_class):
     network = make(kind, instrument, n_class)

@@ -111,6 +111,40 @@ def test_report_says_plainly_that_the_sky_is_a_mock_and_the_scale_small(tmp_path
     assert "Scale “smoke” is smaller than the paper's" in page.text
 
 
+CONTEXT = RECORD | {
+    "training": "conditioned", "noise": "table1", "noise_scale": 1.0, "context": "spatial",
+    "spatial": "unet", "layout": "halves", "accuracy": 0.876, "error": 0.01, "ece": 0.02,
+    "class": None,
+}  # fmt: skip
+SEPARATION = {
+    "problem": "curvature", "noise_scale": 1.0, "method": "separation", "nside": 16,
+    "option": "true models", "region": "|b| > 20 deg", "realisations": 7, "rms": 0.02,
+    "rms_sem": None, "bb": 1e-6, "bb_sem": None, "rms_over_truth": 1.0, "bb_over_truth": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("with_context", [False, True])
+@pytest.mark.parametrize("with_separation", [False, True])
+def test_sections_for_what_was_run(tmp_path, with_context, with_separation):
+    """Neighbours and component separation, each by itself or not at all."""
+    more = [CONTEXT] * with_context + [SEPARATION] * with_separation
+    page = read_page(write_run(tmp_path, METRICS | {"records": [*METRICS["records"], *more]}))
+    titles = {attributes.get("id") for attributes in page.all("h2")}
+    assert ("neighbours" in titles) == with_context
+    assert ("separation" in titles) == with_separation
+    assert "accuracy" in titles
+    assert ("More than one pixel" in page.text) == with_context
+    assert ("87.6% ± 1.0 calibration error 2.0%" in page.text) == with_context
+    for words in (
+        "mean and standard error over 7 skies",
+        "at |b| > 20 deg",
+        "from multipole 2 to 47",
+    ):
+        assert (words in page.text) == with_separation
+    regions = {attributes["aria-label"] for attributes in page.all("div") if "role" in attributes}
+    assert ("What recognition is for: component separation" in regions) == with_separation
+
+
 def test_report_loads_nothing_from_outside(tmp_path):
     write_run(tmp_path, names=["fig4"])
     text = write_report(tmp_path).read_text(encoding="utf-8")
@@ -153,14 +187,16 @@ def test_everything_is_escaped(tmp_path):
     evil = '<script>alert("&")</script>'
     captions = {"fig": {"title": evil, "caption": evil, "section": evil}}
     record = RECORD | {"problem": evil, "network": evil, evil: evil}
+    context = CONTEXT | {"problem": evil, "layout": evil, "spatial": evil}
+    separation = SEPARATION | {"problem": evil, "option": evil, "region": evil}
     metrics = {
         "experiment": evil, "scale": evil, "sky": evil, "seed": evil,
-        "records": [record], "timings_s": {evil: 1.0},
+        "records": [record, context, separation], "timings_s": {evil: 1.0},
     }  # fmt: skip
     config = f"device = '{evil}'\ncommand = '{evil}'\n[versions]\nx = '{evil}'\n"
     page = read_page(write_run(tmp_path, metrics, config, ["fig"], captions))
     assert page.all("script") == []
-    assert page.text.count(evil) > 12
+    assert page.text.count(evil) > 22
 
 
 def test_headings_go_down_one_level_at_a_time(tmp_path):

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,16 @@ import torch
 
 from foreglow.errors import RunError
 from foreglow.recognition import train as training
+from foreglow.recognition.context import train as context_training
+from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.model import Recogniser
+from foreglow.report import skymaps
 from foreglow.reproduce import farsian2020
+from foreglow.reproduce.farsian2020 import context as contexts
 from foreglow.reproduce.farsian2020 import lab as labs
+from foreglow.runs import Run
+from foreglow.sky.instrument import load_instrument
+from foreglow.sky.templates import load_templates
 
 # Farsian et al. 2020, Table 2 (training set, test set) and Table 3 (noiseless, one, many), percent
 TABLE_2 = {"curvature": (99, 98), "ame": (93, 97), "four": (87, 93)}
@@ -128,11 +136,112 @@ def test_ceilings(records, problem):
     """The optimum is not beaten by the network on the same vectors, beyond chance."""
     for scale in (0.1, 1.0):
         best = only(records, problem=problem, method="ceiling", noise_scale=scale)
-        network = only(records, problem=problem, set="validation", noise_scale=scale)
+        network = only(
+            records, problem=problem, network="foreglow", set="validation", noise_scale=scale
+        )
         assert best["n_pixels"] == network["n_pixels"] > 50
         assert best["accuracy"] > network["accuracy"] - 0.12  # three errors of 100 pixels
         assert best["paper"] is None
     assert best["accuracy"] < 0.9  # Table 1 noise: nowhere near the paper
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_a_network_with_memory_beside_the_ceiling(records, problem):
+    """On the vectors of the ceiling, at the noise it was trained for, and nowhere else."""
+    found = [r for r in records if r.get("network") == "foreglow_memory"]
+    assert {(r["problem"], r["noise_scale"]) for r in found} == {(p, 1.0) for p in PROBLEMS}
+    mine = only(found, problem=problem)
+    best = only(records, problem=problem, method="ceiling", noise_scale=1.0)
+    assert (mine["training"], mine["set"], mine["method"]) == (
+        "many_noise", "validation", "network",
+    )  # fmt: skip
+    assert mine["n_pixels"] == best["n_pixels"]
+    assert mine["paper"] is None
+    assert 0.15 < mine["accuracy"] < best["accuracy"] + 0.12
+
+
+# ---- more than one pixel ---------------------------------------------------------------------
+
+LAYOUTS = [(p, ("halves", "quadrants")[p == "four"]) for p in PROBLEMS]
+LAYOUTS += list(product(PROBLEMS, ("patches", "single")))
+SPATIAL = (*BASE, "layout", "spatial", "error", "ece")
+ORACLES = ("oracle_rings", "oracle_meridian")
+
+
+@pytest.mark.parametrize(("problem", "layout"), LAYOUTS)
+def test_neighbours(records, problem, layout):
+    """Pixel by pixel, each context and, where there are boundaries to place, the oracles."""
+    found = {
+        r["spatial"] or r["method"]: r
+        for r in records
+        if r.get("layout") == layout and r["problem"] == problem
+    }
+    regular = layout in ("halves", "quadrants")
+    assert set(found) == {"network", "unet", "potts", *(ORACLES if regular else ())}
+    paper = TABLE_3[problem][2] / 100 if regular else None
+    for name, record in found.items():
+        assert set(record) == set(SPATIAL)
+        assert record["context"] == ("pixel" if name == "network" else "spatial")
+        assert (record["network"], record["training"], record["noise"], record["set"]) == (
+            "foreglow", "conditioned", "table1", "test",
+        )  # fmt: skip
+        assert (record["noise_scale"], record["nside"], record["n_pixels"]) == (1.0, 16, 3072)
+        assert record["paper"] == paper
+        assert record["error"] is None  # of one sky
+        assert 0 <= record["accuracy"] <= 1
+        assert record["ece"] is None if name in ORACLES else 0 <= record["ece"] <= 1
+
+
+@pytest.mark.parametrize(("problem", "layout"), LAYOUTS[:3])
+def test_oracles_pass_the_pixels(records, problem, layout):
+    """Who knows all but the boundaries is right more often."""
+    pixel = only(records, problem=problem, layout=layout, context="pixel")["accuracy"]
+    rings, meridian = (
+        only(records, problem=problem, layout=layout, method=name)["accuracy"] for name in ORACLES
+    )
+    # which of the two is better is decided on many skies, by a network that has learned more
+    assert pixel < min(rings, meridian)
+
+
+def test_neighbours_and_curve_are_of_the_same_network(records):
+    """One pixel on regular regions: the accuracy of the noise curve, on another sky."""
+    for problem, layout in LAYOUTS[:3]:
+        pixel = only(records, problem=problem, layout=layout, context="pixel")["accuracy"]
+        curve = only(records, problem=problem, training="conditioned", noise_scale=1.0, set="test")[
+            "accuracy"
+        ]
+        assert pixel == pytest.approx(curve, abs=0.05)
+
+
+# ---- what recognition is for -----------------------------------------------------------------
+
+OPTIONS = {
+    "power law everywhere", "curved everywhere", "recognised, one pixel",
+    "recognised, with neighbours", "averaged, with neighbours", "true models",
+}  # fmt: skip
+
+
+def test_component_separation(records):
+    found = [r for r in records if r.get("method") == "separation"]
+    assert {(r["option"], r["region"]) for r in found} == set(
+        product(OPTIONS, ("full sky", "|b| > 20 deg"))
+    )
+    assert len(found) == 2 * len(OPTIONS)
+    for record in found:
+        assert (record["problem"], record["noise_scale"], record["nside"]) == ("curvature", 1, 16)
+        assert record["realisations"] == 2
+        assert record["rms"] > 0.5 * record["expected"] > 0
+        assert record["bb"] > 0
+        assert record["bb_sem"] >= 0
+        if record["option"] == "true models":
+            assert record["rms_over_truth"] == record["bb_over_truth"] == 1
+
+
+def test_a_wrong_model_leaves_more_in_the_cmb(records):
+    wrong = only(records, option="power law everywhere", region="full sky")
+    right = only(records, option="true models", region="full sky")
+    assert wrong["rms"] > right["rms"]
+    assert wrong["rms_over_truth"] > 1
 
 
 def test_dedicated_model(records):
@@ -199,7 +308,9 @@ def test_metrics_say_what_was_run(smoke, records):
     assert (metrics["experiment"], metrics["scale"], metrics["sky"], metrics["seed"]) == (
         "farsian2020", "smoke", "mock", 0,
     )  # fmt: skip
-    assert sum(name.startswith(trainings) for name in metrics["timings_s"]) == 20
+    assert sum(name.startswith(trainings) for name in metrics["timings_s"]) == 21
+    steps = {"train context_unet", "train context_potts", "neighbours", "component separation"}
+    assert steps <= set(metrics["timings_s"])
     # flat, as pandas.DataFrame wants it; skies outside the law have fields of their own
     plain = {frozenset(r) for r in records if r.get("method") in METHODS and "layout" not in r}
     assert {keys - {"law", "ece", "none_fits"} for keys in plain} == {frozenset(BASE)}
@@ -219,7 +330,9 @@ def test_figures(smoke):
     assert set(captions) == drawn
     wanted = {f"{kind}_{n}_{p}" for kind in ("history", "map", "noise") for p, n in EVERY}
     fits = {"fits_reduced_chi2", "fits_chi2_difference", "fits_criteria"}
-    assert drawn >= wanted | fits | {"component_rms", "noise_curve"}
+    contexts = {f"context_{name}" for name in (*PROBLEMS, "boundary")}
+    trust = {"reliability", "coverage", "separation_curvature_1"}
+    assert drawn >= wanted | fits | contexts | trust | {"component_rms", "noise_curve"}
     numbers = [c["title"].split(":")[0] for c in captions.values() if "Figure" in c["title"]]
     assert set(numbers) == {f"Figure {k}" for k in (1, 3, 4, 5, 6, 7, 8, 9, 10)}
     for name, caption in captions.items():
@@ -235,7 +348,12 @@ def test_report_holds_it_all(smoke):
         assert f'id="figure-{path.stem}"' in page
     for table in (2, 3):
         assert f"Table {table}:" in page
-    assert page.count("<small>paper ") == 6 * 2 + 6 * 3 + (6 + 1)  # Tables 2 and 3, section 5
+    # Tables 2 and 3; section 5: networks, chi-square, contexts
+    assert page.count("<small>paper ") == 6 * 2 + 6 * 3 + (6 + 1 + 2 * 3)
+    for section in ("neighbours", "separation", "outside"):
+        assert f'<h2 id="{section}">' in page
+    assert "Oracle, meridian" in page
+    assert "recognised, with neighbours" in page
     assert "Fits, reduced χ²" in page
     assert "β_s scatters by 0.4" in page
     assert "mock Galaxy, a stand-in" in page
@@ -246,9 +364,14 @@ def test_log_and_checkpoints(smoke):
     log = (smoke / "log.txt").read_text()
     assert "train four_foreglow_conditioned" in log
     assert "epoch 2/2: " in log
+    assert "component separation" in log
     for folder in (smoke / "model").iterdir():
-        model = Recogniser.load(folder)
-        assert model.card["history"]["train_loss"]
+        if folder.name.startswith("context_"):
+            plan = ContextModel.load(folder).card["training"]
+            assert plan["realisations"] == 3
+            assert plan["recogniser"]["regime"] == "conditioned"
+        else:
+            assert Recogniser.load(folder).card["history"]["train_loss"]
         assert (smoke / "training" / folder.name / "last.ckpt").is_dir()
     assert not list(smoke.rglob(".*"))
 
@@ -269,7 +392,7 @@ def test_later_regimes_begin_with_the_noiseless_weights(smoke):
 # ---- resuming --------------------------------------------------------------------------------
 
 
-def no_drawing(*_):
+def no_drawing(*_, **__):
     """Drawing is tested above, and slow."""
 
 
@@ -284,11 +407,36 @@ def test_resume_trains_no_more_and_changes_no_record(smoke, records, monkeypatch
         raise AssertionError("trained again")
 
     monkeypatch.setattr(labs, "train", no_training)
+    monkeypatch.setattr(contexts, "train_context", no_training)
+    monkeypatch.setattr(contexts, "pixel_ensemble", no_training)
     monkeypatch.setattr(labs.figures, "save", no_drawing)
+    monkeypatch.setattr(skymaps, "_recognition_figure", no_drawing)
     models = file_states(smoke / "model")
     farsian2020.reproduce(smoke, "smoke", "mock", seed=0, device="cpu", resume=True)
     assert farsian2020.read_records(smoke) == records
     assert file_states(smoke / "model") == models
+
+
+def test_one_context_is_missing(smoke, tmp_path, monkeypatch):
+    """Stopped between two of them: the missing one is trained, and is what it would have been."""
+    models = ("four_foreglow_conditioned", "context_unet")
+    for name in models:
+        shutil.copytree(smoke / "model" / name, tmp_path / "model" / name)
+    before = file_states(tmp_path)
+    run, settings = Run(tmp_path, {}), labs.read_settings("smoke")
+    templates = load_templates("mock", settings["template_nside"])
+    instrument, cpu = load_instrument("quijote+litebird"), torch.device("cpu")
+    found = contexts.trained_contexts(
+        labs.Lab(run, settings, templates, instrument, 0, cpu, resume=True)
+    )
+    assert set(found) == {"unet", "potts"}
+    assert set(run.timings_s) == {"train context_potts"}
+    assert before.items() <= file_states(tmp_path).items()
+    again, first = (
+        (folder / "model" / "context_potts" / "weights.safetensors").read_bytes()
+        for folder in (tmp_path, smoke)
+    )
+    assert again == first
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"scale": "laptop"}])
@@ -326,20 +474,42 @@ TINY = {
     "fit_noise_scales": [1.0],
     "outside": {"skies": 1, "noise_scales": [1.0], "changes": {"ame_fraction": [0.0]}},
     "problems": ["ame"],
+    "context_layouts": ["patches"],
+    "context_noise_scales": [1.0],
+    "context_skies": 1,
+    "patch_skies": 1,
+    "context": {
+        "realisations": 2,
+        "noise_range": [0.5, 1.0],
+        "unet": {"epochs": 1, "steps": 1, "batch": 2},
+        "potts": {"epochs": 1, "steps": 1, "batch": 2},
+    },
+    "separation_problems": ["ame"],
+    "separation_noise_scales": [1.0],
+    "separation_skies": 1,
     "farsian2020": {r: _PLAN | {"fixed_set": True} for r in REGIMES},
     "foreglow": {r: _PLAN | {"fixed_set": False} for r in (*REGIMES, "conditioned")},
+    "foreglow_memory": {"many_noise": _PLAN | {"fixed_set": False}},
 }
+SMALL = (
+    (training, "_CALIBRATION_SAMPLE", 64),
+    (training, "_STANDARDISATION_SAMPLE", 1024),
+    (context_training, "_VALIDATION_STEPS", 1),
+    (context_training, "_TEMPERATURE_BATCHES", 1),
+    (skymaps, "_recognition_figure", no_drawing),
+    (labs.figures, "save", no_drawing),
+)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from test_farsian2020 import TINY, farsian2020, labs, no_drawing
+from test_farsian2020 import SMALL, TINY, farsian2020, labs
 from foreglow.recognition import train as training
 labs.read_settings = lambda scale: TINY
-labs.figures.save = no_drawing
-training._CALIBRATION_SAMPLE = 64
+for module, name, value in SMALL:
+    setattr(module, name, value)
 draw, drawn = training.VectorSimulator.draw, 0
 def strike(*arguments):
     global drawn
@@ -355,8 +525,8 @@ farsian2020.reproduce(Path({folder!r}), "smoke", "mock", seed=0, device="cpu")
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(labs, "read_settings", lambda scale: TINY)
-    monkeypatch.setattr(training, "_CALIBRATION_SAMPLE", 64)
-    monkeypatch.setattr(labs.figures, "save", no_drawing)
+    for module, name, value in SMALL:
+        monkeypatch.setattr(module, name, value)
 
 
 def test_killed_and_resumed(tiny, tmp_path, caplog):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foreglow.errors import ModelError
 from foreglow.maps.regions import layout
-from foreglow.recognition.context.model import ContextModel
+from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.skies import SimulatedSky, models_of, simulate_sky
 from foreglow.sky.templates import load_templates
@@ -181,6 +181,8 @@ def accuracy_on_skies(
         By default all models that `model` knows.
     context : ContextModel, optional
     """
+    if context is not None:
+        validate_nside(nside)
     candidates = models_of(problem) if problem else model.models
     templates = load_templates(sky, nside)
     rows = []

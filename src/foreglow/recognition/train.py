@@ -201,8 +201,9 @@ def train_model(
     plan = TrainingPlan(regime, epochs, steps, batch, not ours, 2e-3 if ours else 1.0, noise_scale)
     settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
     settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}
+    templates = load_templates(sky)  # before a folder is made: there may be no such sky
     work = open_training(out, settings, resume)
-    history = train(model, load_templates(sky), plan, work, seed, chosen, resume)
+    history = train(model, templates, plan, work, seed, chosen, resume)
     model.card["history"] = history
     model.save(out)
     return history["validation_accuracy"][-1]

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable, Sequence
 
-from foreglow.report.tables import PROBLEMS, Record
+from foreglow.report.tables import PROBLEMS, Record, problem_place
 
 _HEAD = (
     "Noise", "Problem", "Models fitted", "Residual rms [nK]", "over the truth's",
@@ -21,8 +21,7 @@ def cleaning_rows(records: Iterable[Record]) -> list[Record]:
         passed over.
     """
     mine = [r for r in records if r.get("method") == "separation" and r["region"] != "full sky"]
-    order = list(PROBLEMS)
-    return sorted(mine, key=lambda r: (-float(r["noise_scale"]), order.index(r["problem"])))
+    return sorted(mine, key=lambda r: (-float(r["noise_scale"]), problem_place(r["problem"])))
 
 
 def cleaning_table(rows: Sequence[Record]) -> str:
@@ -36,7 +35,7 @@ def cleaning_table(rows: Sequence[Record]) -> str:
 
 def _line(row: Record) -> str:
     cells = [
-        html.escape(PROBLEMS[row["problem"]]),
+        html.escape(PROBLEMS.get(row["problem"], str(row["problem"]))),
         html.escape(row["option"]),
         _with_error(row, "rms", 1e3, 2),
         _with_error(row, "rms_over_truth", 1, 3),

@@ -10,11 +10,11 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from foreglow.report.style import CLASS_HUES, MUTED, styled, validate_shape
-from foreglow.report.tables import PROBLEMS, Record
+from foreglow.report.tables import PROBLEMS, Record, problem_place
 
 _EDGES = np.array([0, 3, 6, 9, 12, 16, 20, 25, 30, 40, 50, 60, 75, 90])  # deg
 _FEWEST = 30  # pixels in a bin
-_DASHES = ("-", (0, (5, 1.5)), "-", (0, (1, 1)), (0, (4, 1, 1, 1)))
+_DASHES = ("-", (0, (5, 1.5)), (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _METHODS = {
     "pixel": "One pixel",
     "potts": "Potts field",
@@ -68,8 +68,7 @@ def layout_rows(records: Iterable[Record]) -> list[LayoutRow]:
             record["context"] if record["method"] == "network" else record["method"]
         )
         row.scores[method] = (record["accuracy"], record.get("error"), record.get("ece"))
-    order = list(PROBLEMS)
-    return sorted(rows.values(), key=lambda row: (-row.noise_scale, order.index(row.problem)))
+    return sorted(rows.values(), key=lambda row: (-row.noise_scale, problem_place(row.problem)))
 
 
 def layout_table(rows: Sequence[LayoutRow]) -> str:
@@ -86,11 +85,11 @@ def layout_table(rows: Sequence[LayoutRow]) -> str:
 def _line(row: LayoutRow, methods: Sequence[str]) -> str:
     cells = [f"<td>{_score(row.scores.get(method))}</td>" for method in methods]
     paper = "–" if row.paper is None else f"{row.paper:.0%}"
-    where = _LAYOUTS.get(row.layout, row.layout)
+    problem, where = PROBLEMS.get(row.problem, row.problem), _LAYOUTS.get(row.layout, row.layout)
     if row.layout.startswith("blobs:"):
         where = f"patches of {row.layout.removeprefix('blobs:')}°"
     return (
-        f'<tr><th scope="row">{row.noise_scale:g}</th><td>{html.escape(PROBLEMS[row.problem])}</td>'
+        f'<tr><th scope="row">{row.noise_scale:g}</th><td>{html.escape(problem)}</td>'
         f"<td>{html.escape(where)}</td>{''.join(cells)}<td>{paper}</td></tr>\n"
     )
 
@@ -154,6 +153,8 @@ def accuracy_by_distance(
 
 def _binned(distance: NDArray, right: NDArray) -> tuple[NDArray, NDArray, NDArray]:
     """Mean distance, accuracy and binomial error in bins of distance with pixels enough."""
+    near = np.isfinite(distance)  # a sky of one model has no boundary
+    distance, right = distance[near], right[near]
     place = np.digitize(distance, _EDGES)
     rows = []
     for index in np.unique(place):

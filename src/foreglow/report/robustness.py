@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from foreglow.report.tables import PROBLEMS, Record, binomial_error
+from foreglow.report.tables import PROBLEMS, Record, binomial_error, problem_place
 
 REFERENCE = "as trained"
 """What a record says of the law where the sky follows that of the training."""
@@ -86,11 +86,7 @@ def law_rows(records: Iterable[Record]) -> list[LawRow]:
             accuracy, binomial_error(accuracy, int(record["n_pixels"])), float(record["ece"]),
             float(record["none_fits"]),
         )  # fmt: skip
-    order = list(PROBLEMS)
-    return sorted(
-        rows.values(),
-        key=lambda row: order.index(row.problem) if row.problem in order else len(order),
-    )
+    return sorted(rows.values(), key=lambda row: problem_place(row.problem))
 
 
 def law_table(rows: Sequence[LawRow]) -> str:

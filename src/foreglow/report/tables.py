@@ -103,6 +103,12 @@ class MethodRow:
     scores: Mapping[str, Score]
 
 
+def problem_place(problem: str) -> int:
+    """Place of a problem in the paper's order; any other comes last."""
+    order = list(PROBLEMS)
+    return order.index(problem) if problem in order else len(order)
+
+
 def binomial_error(accuracy: float, n_pixels: int) -> float:
     """Standard error of an accuracy measured on so many pixels.
 
@@ -150,10 +156,7 @@ def accuracy_rows(records: Iterable[Record], table: Literal[2, 3]) -> list[Accur
         AccuracyRow(table, *key, {**scores, **ceilings.get(key[0], {})})
         for key, scores in cells.items()
     ]
-    order = list(PROBLEMS)
-    return sorted(
-        rows, key=lambda row: order.index(row.problem) if row.problem in order else len(order)
-    )
+    return sorted(rows, key=lambda row: problem_place(row.problem))
 
 
 def method_rows(records: Sequence[Record]) -> list[MethodRow]:

@@ -30,7 +30,7 @@ from foreglow.training import (
 _GOLDEN = 0.618033988749895
 _HELD = 0.15  # of the ensemble, for validation
 _VALIDATION_STEPS = 12  # a batch has one choice of models: many, so that all are there
-_TEMPERATURE_BATCHES = 16
+_TEMPERATURE_BATCHES = 48
 _TEMPERATURE = 11  # key of its generator
 
 
@@ -159,8 +159,9 @@ def train_context_model(
     recogniser = Recogniser.load(model, chosen)
     plan = ContextPlan(epochs, steps)
     settings = {"sky": sky, "model": str(model), "network": network, "seed": seed}
+    templates = load_templates(sky)  # before a folder is made: there may be no such sky
     work = open_training(out, settings | {"plan": asdict(plan)}, resume)
-    ensemble = pixel_ensemble(recogniser, load_templates(sky), seed)
+    ensemble = pixel_ensemble(recogniser, templates, seed)
     history = train_context(context, ensemble, plan, work, seed, chosen, resume)
     context.save(out)
     return history["validation_accuracy"][-1]

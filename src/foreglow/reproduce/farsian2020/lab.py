@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from foreglow.errors import RunError
 from foreglow.maps.regions import layout
+from foreglow.recognition.calibration import expected_calibration_error
 from foreglow.recognition.evaluate import Evaluation, evaluate
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
@@ -145,7 +146,7 @@ class Lab:
     def record(
         self, evaluations: list[Evaluation], noise_scale: float, **fields: Any
     ) -> Evaluation:
-        """Record the accuracy over skies together, all classes and each.
+        """Record the accuracy over skies together, all classes and each, and its calibration.
 
         Parameters
         ----------
@@ -161,12 +162,14 @@ class Lab:
             Of all skies.
         """
         together = joined(evaluations)
-        self.run.records += together.records(
+        records = together.records(
             **{"context": "pixel", "method": "network", "set": "test", **fields},
             noise="table1" if noise_scale else "none",
             noise_scale=noise_scale,
             nside=self.settings["test_nside"],
         )
+        records[0]["ece"] = expected_calibration_error(together.probability, together.label)
+        self.run.records += records
         by = (fields.get(key) for key in ("problem", "method", "network", "training"))
         log.info(
             "%s, test at noise scale %g: accuracy %.4f (paper %s)",
