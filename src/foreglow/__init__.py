@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from foreglow.errors import ForeglowError
     from foreglow.recognition.classify import classify
+    from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.evaluate import evaluate
     from foreglow.recognition.fitted import fit_maps
     from foreglow.recognition.model import Recogniser
     from foreglow.recognition.skies import simulate_sky
     from foreglow.recognition.train import TrainingPlan, train
-    from foreglow.sky.instrument import Instrument, load_instrument
+    from foreglow.sky.instrument import load_instrument
     from foreglow.sky.templates import Templates, load_templates
 
 __version__ = version("foreglow")
 
 _HOMES = {
+    "ContextModel": "recognition.context.model",
     "ForeglowError": "errors",
-    "Instrument": "sky.instrument",
     "Recogniser": "recognition.model",
     "Templates": "sky.templates",
     "TrainingPlan": "recognition.train",
@@ -35,8 +36,8 @@ _HOMES = {
     "train": "recognition.train",
 }
 __all__ = [
+    "ContextModel",
     "ForeglowError",
-    "Instrument",
     "Recogniser",
     "Templates",
     "TrainingPlan",

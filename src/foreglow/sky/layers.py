@@ -30,8 +30,9 @@ PITCH_DEG = 20.0  # the mean field at the Sun points to l = 90 - 20 = 70 deg (Pl
 CHIMNEY = 0.5  # shells begin this much farther away at the poles: the Local Bubble opens there
 ROTATION_KMS = 230.0  # of the Sun around the Galaxy, and of the disc at every radius
 THICK_DISC_KPC = 0.5  # gas of a greater scale height does not turn with the disc
-VELOCITY_LMAX = 256  # beyond, a field of slope -3 holds less than a hundredth of its variance
-CHUNK = 1 << 19  # pixels walked at a time, bounds the memory
+VELOCITY_OUTER_ELL = 16  # clouds of ten degrees move together, smaller ones follow Larson's law
+VELOCITY_LMAX = 512  # beyond, a field of slope -3 holds a thirtieth of its variance
+CHUNK = 1 << 14  # pixels walked at a time: they stay in the cache of a core
 MOLECULAR_THRESHOLD = 3.0  # cold column where molecules form, 1e20 cm-2
 MOLECULAR_YIELD = 1.6  # H nuclei in molecules for each cold one above the threshold
 
@@ -172,7 +173,7 @@ def shell_velocity(shell: Shell, nside: int, seed: int) -> Array:
     """
     lmax = min(VELOCITY_LMAX, 2 * nside)
     alm = white_alm(seed, shell.stream, VELOCITY, lmax)
-    alm = hp.almxfl(alm, np.sqrt(power_law(-3.0, 2, lmax)))
+    alm = hp.almxfl(alm, np.sqrt(power_law(-3.0, VELOCITY_OUTER_ELL, lmax)))
     velocity = shell.velocity + shell.velocity_rms * hp.alm2map(alm, nside, lmax=lmax)
     if shell.height < THICK_DISC_KPC:
         x, y, z = directions(nside)  # y is sin l cos b
