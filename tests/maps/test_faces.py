@@ -59,3 +59,14 @@ def test_images_and_back():
     images = with_borders(values)
     assert images.shape == (24, 3, 6, 6)
     torch.testing.assert_close(without_borders(images[:, :, 1:-1, 1:-1]), values)
+
+
+def test_what_inference_made_serves_training():
+    face_order.cache_clear()
+    bordered_faces.cache_clear()
+    values = torch.randn(1, 48, 1)
+    with torch.inference_mode():
+        with_borders(values)
+    weight = torch.ones((), requires_grad=True)
+    with_borders(weight * values).sum().backward()
+    assert weight.grad is not None

@@ -22,7 +22,7 @@ def face_order(nside: int) -> Tensor:
     x, y, face = hp.pix2xyf(nside, np.arange(n_pix))
     order = np.empty(n_pix, np.int64)
     order[(face * nside + x) * nside + y] = np.arange(n_pix)
-    return torch.from_numpy(order)
+    return _kept(order)
 
 
 @cache
@@ -47,7 +47,7 @@ def bordered_faces(nside: int) -> Tensor:
         at = (beyond_x & beyond_y) if dx and dy else (beyond_x | beyond_y)
         found = np.where(neighbour < 0, pixel, neighbour)[at]
         table[face[at], to_x[at], to_y[at]] = position[found]
-    return torch.from_numpy(table.reshape(-1))
+    return _kept(table.reshape(-1))
 
 
 def halve(values: Tensor) -> Tensor:
@@ -77,6 +77,12 @@ def without_borders(images: Tensor) -> Tensor:
     """Images of faces (12 n, c, m, m) as a map in face order (n, 12 m^2, c)."""
     faces, c, m, _ = images.shape
     return images.permute(0, 2, 3, 1).reshape(faces // 12, 12 * m * m, c)
+
+
+def _kept(index: np.ndarray) -> Tensor:
+    """A tensor for the cache: made in inference mode it could not serve a training later."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(index)
 
 
 def _side(pixels: int) -> int:
