@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
+from cutouts import cutouts, filtering
 from fits import fits, full_sky
 from foreglow.runs import package_versions
 from recognition import classification, memory, simulation
@@ -32,11 +33,11 @@ def main() -> None:
     }
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
-        for part in (simulation, classification, fits):
+        for part in (simulation, classification, fits, cutouts):
             for row in part(torch.device(device)):
                 print(row)
                 table["results"].append(row)
-    for part in (memory, full_sky):
+    for part in (memory, full_sky, filtering):
         for row in part():
             print(row)
             table["results"].append(row)

@@ -1,0 +1,169 @@
+"""Cutouts a second beside healpy's projector, and filters beside the bare transforms of ducc0.
+
+`python benchmarks/cutouts.py` prints these rows alone.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import ducc0
+import healpy as hp
+import numpy as np
+import torch
+
+from foreglow.dust.baselines import NormalEquations
+from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.maps.gnomonic import Grid, Pointings
+from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
+from foreglow.maps.hemispheres import METHODS, NORTH
+from foreglow.training import make_generator
+from measure import rate_once, spread
+
+NSIDE, FILTER_NSIDE = 512, 1024
+N_CHANNEL = 64
+BATCH = 64
+HEALPY_CUTOUTS = 4  # a turn: it makes a few a second
+REPEATS = 5
+
+
+def cutouts(device: torch.device) -> Iterator[dict]:
+    """Cutouts of 64 channels, target and mask a second, in turn with healpy on the processor."""
+    maps = _maps()
+    sky = SkyCube.from_maps(maps[:-1], N_CHANNEL, maps[-1], np.ones(len(maps[0]))).to(device)
+    row = {"benchmark": "cutouts", "device": device.type, "unit": "cutouts", "nside": NSIDE}
+    row |= {"channels": N_CHANNEL, "batch": BATCH, "threads": torch.get_num_threads()}
+    works = {f"foreglow, {m}": _ours(CutoutSampler(sky, NORTH, method=m)) for m in METHODS}
+    if device.type == "cpu":
+        works |= {"healpy projector": _healpy(maps), "gather from (channel, pixel)": _plain(maps)}
+        sampler = CutoutSampler(sky, NORTH)
+        cut = sampler.draw(2, make_generator(device, 1))
+        same = np.array_equal(cut.inputs.numpy(), _projected(maps, cut.pointings)[:, :-1])
+        yield {**row, "what": "pixel by pixel as healpy, nearest", "value": same}
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(REPEATS):
+        for name, work in works.items():
+            rates[name].append(rate_once(work))
+    for name, values in rates.items():
+        yield {**row, "what": name, **spread(values)}
+    if device.type == "cpu":
+        for method in METHODS:
+            pairs = zip(rates[f"foreglow, {method}"], rates["healpy projector"], strict=True)
+            ratio = spread([mine / theirs for mine, theirs in pairs])
+            yield {**row, "what": f"ratio to healpy, {method}", **ratio}
+    yield {**row, "what": "normal equations of the linear models", **_equations(sky)}
+
+
+def _maps() -> np.ndarray:
+    """Channels and target, RING float32."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((N_CHANNEL + 1, hp.nside2npix(NSIDE)), dtype=np.float32)
+
+
+def _ours(sampler: CutoutSampler) -> Callable[[], int]:
+    generator, room = make_generator(torch.device("cpu"), 0), sampler.room(BATCH)
+
+    def work() -> int:
+        for _ in range(4):
+            sampler.draw(BATCH, generator, out=room)
+        if sampler.sky.inputs.device.type == "cuda":
+            torch.cuda.synchronize()
+        return 4 * BATCH
+
+    return work
+
+
+def _healpy(maps: np.ndarray) -> Callable[[], int]:
+    generator = make_generator(torch.device("cpu"), 0)
+
+    def work() -> int:
+        _projected(maps, NORTH.draw(HEALPY_CUTOUTS, generator))
+        return HEALPY_CUTOUTS
+
+    return work
+
+
+def _projected(maps: np.ndarray, where: Pointings) -> np.ndarray:
+    """Cutouts as an analyst makes them: (cutout, channel, n, n)."""
+    grid, images = Grid(), []
+    for k in range(len(where)):
+        rot = [float(t[k]) for t in (where.lon_deg, where.lat_deg, where.rotation_deg)]
+        projector = hp.projector.GnomonicProj(rot=rot, xsize=grid.n, reso=grid.pixel_arcmin)
+        number = lambda x, y, z: hp.vec2pix(NSIDE, x, y, z)  # noqa: E731
+        images.append(np.stack([projector.projmap(m, number) for m in maps]))
+    return np.stack(images)
+
+
+def _plain(maps: np.ndarray) -> Callable[[], int]:
+    """Pixel numbers once a cutout, but maps one after the other in memory."""
+    generator, grid = make_generator(torch.device("cpu"), 0), Grid()
+
+    def work() -> int:
+        where = NORTH.draw(16, generator)
+        for k in range(16):
+            rot = [float(t[k]) for t in (where.lon_deg, where.lat_deg, where.rotation_deg)]
+            projector = hp.projector.GnomonicProj(rot=rot, xsize=grid.n, reso=grid.pixel_arcmin)
+            pixel = hp.vec2pix(NSIDE, *projector.xy2vec(*projector.ij2xy()))
+            np.ascontiguousarray(maps[:, pixel])
+        return 16
+
+    return work
+
+
+def _equations(sky: SkyCube) -> dict[str, float]:
+    sampler = CutoutSampler(sky, NORTH)
+    cut = sampler.draw(BATCH, make_generator(torch.device("cpu"), 0))
+    equations = NormalEquations(N_CHANNEL, sampler.grid)
+
+    def work() -> int:
+        equations.add(cut.inputs, cut.target)
+        if sky.inputs.device.type == "cuda":
+            torch.cuda.synchronize()
+        return BATCH
+
+    work()
+    return spread([rate_once(work) for _ in range(REPEATS)])
+
+
+def filtering() -> Iterator[dict]:
+    """Channels filtered a second at Nside 1024, each in turn with the bare ducc0 transforms."""
+    l_max = low_pass_l_max(FILTER_NSIDE)
+    one = HarmonicFilter(FILTER_NSIDE, butterworth(l_max), threads=torch.get_num_threads())
+    rings = ducc0.healpix.Healpix_Base(FILTER_NSIDE, "RING").sht_info()
+    options = {**rings, "spin": 0, "lmax": l_max, "nthreads": torch.get_num_threads()}
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((1, hp.nside2npix(FILTER_NSIDE)), dtype=np.float32)
+
+    def bare() -> None:
+        alm = ducc0.sht.adjoint_synthesis(map=values, **options)
+        ducc0.sht.synthesis(alm=alm, **options)
+
+    def ours() -> None:
+        next(one.stream([values[0]]))
+
+    mine, theirs = [], []
+    bare(), ours()
+    for k in range(N_CHANNEL):
+        # whichever goes first now goes second next time
+        for work, times in ((ours, mine), (bare, theirs))[:: 1 if k % 2 else -1]:
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+    row = {"benchmark": "filter", "device": "cpu", "unit": "channels", "nside": FILTER_NSIDE}
+    row |= {"l_max": l_max, "channels": N_CHANNEL, "threads": torch.get_num_threads()}
+    yield {**row, "what": "foreglow", **spread([1 / t for t in mine])}
+    yield {**row, "what": "bare ducc0 transforms", **spread([1 / t for t in theirs])}
+    yield {**row, "what": "time over bare, all channels", "value": sum(mine) / sum(theirs)}
+
+
+if __name__ == "__main__":
+    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        for found in cutouts(torch.device(device)):
+            print(json.dumps(found), flush=True)
+    for found in filtering():
+        print(json.dumps(found), flush=True)

@@ -1,0 +1,336 @@
+"""Cutouts of the HI cube and of the dust, drawn on the fly from one copy of the sky in memory.
+
+The cube lies in memory as (pixel, channel), NESTED: all channels of a pixel are neighbours, and so
+are pixels that are neighbours on the sky, so that a cutout reads few pages, each a row at a time.
+What is gathered is in channels-last order already: nothing is transposed. On a graphics card all
+of this happens there.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import healpy as hp
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from foreglow.errors import MapError, ShapeError
+from foreglow.maps.gnomonic import Grid, Pointings, cutout_interpolation, cutout_pixels
+from foreglow.maps.hemispheres import METHODS, Method, Region
+from foreglow.training import make_generator
+
+_BLOCK = 16  # channels transposed at once: their float32 fill a line of the cache
+_BLEND_AT_ONCE = 8  # cutouts whose blended channels stay in the cache until they are copied
+_MAX_ROUNDS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class SkyCube:
+    """Inputs, target and mask of the whole sky, ready for cutouts.
+
+    Attributes
+    ----------
+    inputs : Tensor, shape (n_pix, channel)
+        NESTED; zero where masked.
+    target : Tensor, shape (n_pix, 2)
+        Target, zero where masked, and mask (1 where the sky counts), side by side so that one
+        visit to memory brings both.
+    """
+
+    inputs: Tensor
+    target: Tensor
+
+    @classmethod
+    def from_maps(
+        cls,
+        inputs: Iterable[np.ndarray],
+        n_channel: int,
+        target: np.ndarray,
+        mask: np.ndarray,
+        nest: bool = False,
+    ) -> "SkyCube":
+        """Read maps one at a time; only the cube itself and 16 channels are ever in memory.
+
+        Parameters
+        ----------
+        inputs : iterable of ndarray, shape (n_pix,)
+            The channels. Values where the mask is zero are not used and may be NaN.
+        n_channel : int
+        target : ndarray, shape (n_pix,)
+        mask : ndarray, shape (n_pix,)
+            The sky counts where it is above zero.
+        nest : bool
+            Maps are NESTED, else RING.
+
+        Returns
+        -------
+        SkyCube, float32
+
+        Raises
+        ------
+        ShapeError
+            If a map has other pixels than the mask, or channels are missing.
+        MapError
+            If the pixels are not those of a HEALPix map whose Nside is a power of two, or a value
+            where the mask is above zero is not finite.
+        """
+        mask = np.asarray(mask)
+        n_pix = mask.size
+        if mask.ndim != 1 or not hp.isnpixok(n_pix):
+            raise MapError(f"expected a HEALPix mask of shape (n_pix,), got {mask.shape}")
+        nside = hp.npix2nside(n_pix)
+        if not hp.isnsideok(nside, nest=True):
+            raise MapError(
+                f"expected an Nside that is a power of two, as NESTED needs, got {nside}; bring "
+                "maps and mask to one (healpy.ud_grade)"
+            )
+        order = np.arange(n_pix) if nest else hp.nest2ring(nside, np.arange(n_pix))
+        keep = (mask > 0)[order]
+        cube = np.empty((n_pix, n_channel), np.float32)
+        filled = 0
+        for block in _blocks(inputs, _BLOCK):
+            end = filled + len(block)
+            if end <= n_channel:
+                rows = [_kept(m, f"channel {filled + k}", order, keep) for k, m in enumerate(block)]
+                cube[:, filled:end] = np.stack(rows, 1)
+            filled = end
+        if filled != n_channel:
+            raise ShapeError(f"expected {n_channel} channels, got {filled}; correct n_channel")
+        aside = np.stack([_kept(target, "the target", order, keep), keep.astype(np.float32)], 1)
+        return cls(torch.from_numpy(cube), torch.from_numpy(aside))
+
+    @property
+    def nside(self) -> int:
+        """Nside of the maps."""
+        return hp.npix2nside(len(self.inputs))
+
+    def to(self, device: torch.device) -> "SkyCube":
+        """The same sky on a device."""
+        return SkyCube(self.inputs.to(device), self.target.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Cutouts:
+    """A batch of cutouts; inputs and target are zero where masked.
+
+    Attributes
+    ----------
+    inputs : Tensor, shape (batch, channel, n, n)
+        Channels last in memory.
+    target : Tensor, shape (batch, n, n)
+    mask : Tensor of bool, shape (batch, n, n)
+        True where the sky counts.
+    pointings : Pointings
+    """
+
+    inputs: Tensor
+    target: Tensor
+    mask: Tensor
+    pointings: Pointings
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+@dataclass(frozen=True, eq=False)
+class CutoutSampler:
+    """Cutouts of one sky with centres in one region.
+
+    Attributes
+    ----------
+    sky : SkyCube
+    region : Region
+        Where centres may lie; see `foreglow.maps.hemispheres.split`.
+    grid : Grid
+    method : str
+        "nearest" or "bilinear"; bilinear values are means over the pixels that count, and a
+        pixel of a cutout counts where they hold at least half of the weight.
+    max_masked : float
+        A cutout of which more than this fraction is masked is dropped, and another drawn.
+    """
+
+    sky: SkyCube
+    region: Region
+    grid: Grid = field(default_factory=Grid)
+    method: Method = "nearest"
+    max_masked: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise MapError(f"expected a method {', '.join(METHODS)}, got {self.method!r}")
+
+    def draw(self, n: int, generator: torch.Generator, out: Tensor | None = None) -> Cutouts:
+        """Draw cutouts with random centres and rotations.
+
+        Parameters
+        ----------
+        n : int
+        generator : Generator
+            On any device: pointings are drawn there, cutouts made where the sky is.
+        out : Tensor, optional
+            Where to put the inputs, from `room`: what an earlier batch had there is lost. A loop
+            that is done with each batch before the next saves the making of memory.
+
+        Returns
+        -------
+        Cutouts
+
+        Raises
+        ------
+        MapError
+            If the mask leaves no cutout in the region.
+        ShapeError
+            If `out` is not room for the inputs.
+        """
+        return self._gather(*self._find(n, generator), out)
+
+    def room(self, n: int) -> Tensor:
+        """Memory for the inputs of n cutouts, to be used again and again as `out`."""
+        cube, side = self.sky.inputs, self.grid.n
+        return _empty((n, side, side, cube.shape[1]), cube)
+
+    def draw_pointings(self, n: int, generator: torch.Generator) -> Pointings:
+        """The pointings of `draw`, without the cutouts."""
+        return self._find(n, generator)[0]
+
+    def fixed_pointings(self, n: int = 1000, seed: int = 0) -> Pointings:
+        """Pointings that depend on mask, region, grid and seed only, whatever the device."""
+        return self.draw_pointings(n, make_generator(torch.device("cpu"), seed, n))
+
+    def at(self, pointings: Pointings, out: Tensor | None = None) -> Cutouts:
+        """Cutouts at given pointings, all of them, in their order; `out` as in `draw`."""
+        return self._gather(*self._look(pointings.to(self.sky.inputs.device)), out)
+
+    def batches(self, pointings: Pointings, size: int = 64) -> Iterator[Cutouts]:
+        """Cutouts at given pointings, `size` at a time."""
+        for start in range(0, len(pointings), size):
+            yield self.at(pointings[start : start + size])
+
+    def _find(self, n: int, generator: torch.Generator) -> "_Found":
+        parts: list[_Found] = []
+        missing = n
+        for _ in range(_MAX_ROUNDS):
+            where = self.region.draw(missing, generator)
+            found = self._look(where.to(self.sky.inputs.device))
+            good = (~found[-1]).float().mean((1, 2)) <= self.max_masked
+            parts.append(found if bool(good.all()) else _select(found, good.nonzero().squeeze(1)))
+            missing -= len(parts[-1][0])
+            if not missing:
+                return _join(parts)
+        raise MapError(
+            f"expected cutouts in the {self.region.name} of which at most {self.max_masked:.0%} "
+            f"is masked, found {n - missing} of {n}; use a mask that leaves more of the sky"
+        )
+
+    def _look(self, where: Pointings) -> "_Found":
+        """Pixels, weights, target and mask: all that decides whether a cutout is kept."""
+        nside, aside = self.sky.nside, self.sky.target
+        if self.method == "nearest":
+            pixel, weight = cutout_pixels(where, self.grid, nside, nest=True), None
+            both = aside.index_select(0, pixel.reshape(-1)).view(*pixel.shape, 2)
+            return where, pixel, weight, both[..., 0], both[..., 1] > 0
+        pixel, weight = cutout_interpolation(where, self.grid, nside, nest=True)
+        weight = weight.to(aside.dtype)
+        both = _blend(aside, pixel, weight)
+        counts = both[..., 1] >= 0.5
+        # weights become those of a mean over the pixels that count
+        share = torch.where(counts, 1 / both[..., 1].clamp(min=0.5), 0.0)
+        return where, pixel, weight * share.unsqueeze(-1), both[..., 0] * share, counts
+
+    def _gather(
+        self,
+        where: Pointings,
+        pixel: Tensor,
+        weight: Tensor | None,
+        target: Tensor,
+        mask: Tensor,
+        out: Tensor | None,
+    ) -> Cutouts:
+        cube = self.sky.inputs
+        values = self.room(len(where)) if out is None else out
+        if values.shape != (*target.shape, cube.shape[1]):
+            raise ShapeError(
+                f"expected room for inputs of shape {(*target.shape, cube.shape[1])}, got "
+                f"{tuple(values.shape)}; make it with room({len(where)})"
+            )
+        if weight is None:
+            torch.index_select(cube, 0, pixel.reshape(-1), out=values.view(-1, cube.shape[1]))
+        else:
+            for part in range(0, len(pixel), _BLEND_AT_ONCE):
+                rows = slice(part, part + _BLEND_AT_ONCE)
+                values[rows] = _blend(cube, pixel[rows], weight[rows])
+        # (batch, n, n, channel) in memory, (batch, channel, n, n) to a network
+        return Cutouts(values.permute(0, 3, 1, 2), target, mask, where)
+
+
+# pointings; pixels (batch, n, n[, 4]); their weights if bilinear; target and mask (batch, n, n)
+_Found = tuple[Pointings, Tensor, Tensor | None, Tensor, Tensor]
+
+
+def _select(found: _Found, which: Tensor) -> _Found:
+    where, pixel, weight, target, mask = found
+    weight = None if weight is None else weight[which]
+    return where[which], pixel[which], weight, target[which], mask[which]
+
+
+def _join(parts: list[_Found]) -> _Found:
+    if len(parts) == 1:
+        return parts[0]
+    where, pixel, weight, target, mask = zip(*parts, strict=True)
+    columns = [[getattr(p, c) for p in where] for c in ("lon_deg", "lat_deg", "rotation_deg")]
+    return (
+        Pointings(*map(torch.cat, columns)),
+        torch.cat(pixel),
+        None if weight[0] is None else torch.cat(weight),
+        torch.cat(target),
+        torch.cat(mask),
+    )
+
+
+def _blend(table: Tensor, pixel: Tensor, weight: Tensor) -> Tensor:
+    """Weighted sums (..., column) of the rows (..., 4) of a table: gathered and added in one go."""
+    rows = embedding_bag(
+        pixel.reshape(-1, 4), table, per_sample_weights=weight.reshape(-1, 4), mode="sum"
+    )
+    return rows.view(*pixel.shape[:-1], -1)
+
+
+def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Room for values, on the processor by numpy.
+
+    numpy asks the system for huge pages and torch does not: for a batch of a hundred MiB, the
+    hundred thousand small pages would cost three times what the gathering costs.
+    """
+    if like.device.type != "cpu":
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
+
+
+def _blocks(maps: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    block: list[np.ndarray] = []
+    for values in maps:
+        block.append(values)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _kept(values: np.ndarray, what: str, order: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """One map, NESTED float32, zero where masked."""
+    if np.shape(values) != keep.shape:
+        raise ShapeError(
+            f"expected {what} on the pixels of the mask, shape {keep.shape}, got "
+            f"{np.shape(values)}; bring maps and mask to one Nside"
+        )
+    # float32 before anything else: a square of a float16 column density overflows
+    ordered = np.where(keep, np.asarray(values)[order].astype(np.float32), np.float32(0))
+    bad = ~np.isfinite(ordered)
+    if bad.any():
+        raise MapError(
+            f"expected finite values of {what} where the mask is above zero, got {bad.sum()} that "
+            f"are not, the first at NESTED pixel {bad.argmax()}; mask those pixels"
+        )
+    return ordered
