@@ -20,8 +20,8 @@ from foreglow.recognition.profile import (
 )
 from foreglow.recognition.skymodel import SkyModel, bent_spectra, fixed_spectra
 
-BATCH = 4096  # pixels in flight on each thread: their arrays stay in the processor's cache
-CHUNK = 8 * BATCH  # pixels of a thread's piece of work
+BATCH = 8192  # pixels in flight on each thread: their arrays stay in the processor's cache
+CHUNK = 4 * BATCH  # pixels of a thread's piece of work
 GPU_BATCH = 262144  # both of a GPU
 FEW = 1 / 2  # of a batch: descents still under way then go on together with the next batch
 MAX_STEPS = 100
