@@ -1,3 +1,4 @@
+import healpy as hp
 import numpy as np
 import pytest
 import torch
@@ -174,3 +175,13 @@ def test_bad_input():
         Free(-3.0, -2.0, 0.0)
     with pytest.raises(ModelError, match="rms > 0"):
         Free(-3.0, -4.0, 0.0, prior=(-3.0, 0.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_unseen_is_no_datum(dtype):
+    data, sigma = torch.randn(2, 2, len(NU)).to(dtype), SIGMA.expand(2, -1)
+    data[0, :, 3] = hp.UNSEEN
+    hole = torch.where(data == hp.UNSEEN, torch.nan, data)
+    unseen, absent = (fit(candidate("power_law"), NU, d, sigma) for d in (data, hole))
+    assert unseen.dof.tolist() == [25, 27]
+    assert torch.equal(unseen.chi2, absent.chi2)

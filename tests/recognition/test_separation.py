@@ -13,7 +13,6 @@ from foreglow.recognition.separation import (
     bb_spectrum,
     galactic_cuts,
     models_everywhere,
-    recognised_model,
     separate,
     separate_many,
     summarise_residuals,
@@ -21,7 +20,6 @@ from foreglow.recognition.separation import (
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 from foreglow.recognition.skymodel import BETA_PRIOR, CURVATURE_PRIOR
-from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_spectra
 
 NSIDE = 4
@@ -54,7 +52,7 @@ def rms(values):
 
 def test_the_true_models_leave_nothing_where_there_is_no_noise(noiseless, instrument):
     maps = {TRUTH: noiseless.label, "shifted": (noiseless.label + 1) % 4}
-    left = separate(noiseless, instrument, FOUR, maps, {}, prior=False)
+    left = separate(noiseless, instrument, FOUR, maps)
     # float32 data: a ten millionth of the brightest band
     assert rms(left[TRUTH].residual) < 0.01 * rms(left[TRUTH].expected)
     assert rms(left["shifted"].residual) > 3 * rms(left[TRUTH].expected)
@@ -64,7 +62,7 @@ def test_the_true_models_leave_what_they_expect(templates, instrument):
     residual, expected = [], []
     for seed in range(8):
         sky = make_sky(templates, instrument, QUARTERS, 0.1, seed)
-        cleaned = separate(sky, instrument, FOUR, {TRUTH: sky.label}, {})[TRUTH]
+        cleaned = separate(sky, instrument, FOUR, {TRUTH: sky.label})[TRUTH]
         residual.append(cleaned.residual)
         expected.append(cleaned.expected)
     pull = np.array(residual) / np.array(expected)
@@ -74,7 +72,7 @@ def test_the_true_models_leave_what_they_expect(templates, instrument):
 
 def test_a_map_takes_its_pixels_from_the_fits_of_each_model(noisy, instrument):
     alone = {str(k): np.full(N_PIX, k) for k in range(4)}
-    found = separate(noisy, instrument, FOUR, {**alone, "mixed": QUARTERS}, {})
+    found = separate(noisy, instrument, FOUR, {**alone, "mixed": QUARTERS})
     for part in ("residual", "expected"):
         each = np.stack([getattr(found[str(k)], part) for k in range(4)])
         mixed = np.take_along_axis(each, QUARTERS[None, None], 0)[0]
@@ -86,7 +84,7 @@ def test_probabilities_average_the_maps(noisy, instrument):
     even = np.full((4, N_PIX), 0.25, np.float32)
     maps = {"labels": QUARTERS, "certain": certain, "even": even}
     maps |= {str(k): np.full(N_PIX, k) for k in range(4)}
-    found = separate(noisy, instrument, FOUR, maps, {})
+    found = separate(noisy, instrument, FOUR, maps)
     np.testing.assert_array_equal(found["certain"].residual, found["labels"].residual)
     mean = np.mean([found[str(k)].residual for k in range(4)], axis=0)
     np.testing.assert_allclose(found["even"].residual, mean, atol=1e-9)
@@ -104,9 +102,6 @@ def test_models_everywhere_hold_what_the_sky_may_hold():
     assert richest.ame
     assert richest.free["curvature"].prior == CURVATURE_PRIOR
     assert richest.free["beta_s"].prior == BETA_PRIOR
-    bare = models_everywhere(FOUR, prior=False)
-    assert all(free.prior is None for m in bare.values() for free in m.free.values())
-    assert recognised_model("curved").fixed["curvature"] == seds.KOGUT_CURVATURE
 
 
 def test_what_recognition_is_for(templates, instrument):
@@ -134,7 +129,7 @@ def test_records(noisy, instrument):
     mine = next(r for r in found if r.option == TRUTH and r.region == FULL_SKY)
     assert truth["bb"] == pytest.approx(mine.bb[:, 2:].mean())
     alone = summarise_residuals(
-        r for r in separate_many([noisy], instrument, FOUR, lambda sky: {}, {}) if r.option == TRUTH
+        r for r in separate_many([noisy], instrument, FOUR, lambda sky: {}) if r.option == TRUTH
     )
     assert alone[0]["rms_sem"] is None
     assert alone[0]["realisations"] == 1
@@ -208,4 +203,4 @@ def test_names_of_their_own(noisy, instrument):
 
 def test_unknown_model(noisy, instrument):
     with pytest.raises(ModelError, match="'wiggly' came"):
-        separate(noisy, instrument, ("wiggly",), {"mine": np.zeros(N_PIX, int)}, {})
+        separate(noisy, instrument, ("wiggly",), {"mine": np.zeros(N_PIX, int)})

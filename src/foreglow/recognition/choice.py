@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import healpy as hp
 import torch
 from torch import Tensor
 
 from foreglow.errors import ModelError
-from foreglow.recognition.laplace import log_evidence, observed
-from foreglow.recognition.parametric import Fit, fit
+from foreglow.recognition.laplace import log_evidence
+from foreglow.recognition.parametric import Fit, fit, observed
 from foreglow.recognition.skymodel import candidate
 
 Criterion = Literal["chi2", "aic", "bic", "evidence"]
@@ -169,7 +168,6 @@ def choose(
     ShapeError
         If the shapes do not agree, or an observed noise is not above zero.
     """
-    data = data.masked_fill(data == hp.UNSEEN, torch.nan)  # before float32 becomes float64
     fits = tuple(fit(candidate(name, curvature), frequency_ghz, data, sigma) for name in models)
     evidence = [
         log_evidence(candidate(name, curvature, priors=True), frequency_ghz, data, sigma)

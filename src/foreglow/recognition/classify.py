@@ -89,14 +89,8 @@ def classify(
         A Q,U FITS map for every band of the model's instrument, named as the instrument does or by
         frequency in GHz. One Nside and frame for all; any ordering, unit and sky coverage that the
         headers state. The maps must have one common resolution.
-    noise : mapping of band to path or quantity, optional
-        A FITS map of the noise rms of Q and U; or a sensitivity (`"36.1 uK_CMB arcmin"`); or the
-        rms in a pixel (`"0.5 uK_CMB"`, `"0.5 uK_RJ"`). Bands left out have the instrument's
-        sensitivity.
-    noise_scale : float
-        Factor on the instrument's sensitivity, for bands that `noise` leaves out.
-    unit : str, optional
-        Unit of all maps, where the headers do not state one.
+    noise, noise_scale, unit
+        As `open_observation` takes them.
     progress : callable, optional
         Called with pixels done and pixels in all.
     context : ContextModel, optional
@@ -132,7 +126,7 @@ def classify(
         )
     _warn_beyond_training(model, depth)
     if context is not None:
-        probability = _with_neighbours(context, probability)
+        probability = context.refine(probability)
     return Classification(model.models, opened.nside, opened.frame, probability)
 
 
@@ -153,13 +147,6 @@ def _probabilities(model: Recogniser, data: np.ndarray, sigma: np.ndarray) -> np
         torch.from_numpy(data).to(device), torch.from_numpy(sigma).to(device)
     )
     return log_probability.exp().T.cpu().numpy()
-
-
-def _with_neighbours(context: ContextModel, probability: np.ndarray) -> np.ndarray:
-    """Probabilities (n_class, n_pix) with the neighbours' word; NaN stays where not observed."""
-    device = next(context.network.parameters()).device
-    said = context.log_probability(torch.from_numpy(probability).to(device).log())
-    return np.where(np.isfinite(probability), said.exp().cpu().numpy(), np.float32(np.nan))
 
 
 def _depth(model: Recogniser, sigma: np.ndarray) -> float:

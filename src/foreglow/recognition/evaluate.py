@@ -1,6 +1,6 @@
 """Accuracy of a recogniser on skies whose models are known."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,10 @@ class Evaluation:
         """Counts, shape (true class, predicted class)."""
         n = len(self.models)
         return np.bincount(n * self.label + self.predicted, minlength=n * n).reshape(n, n)
+
+    def with_neighbours(self, context: ContextModel) -> "Evaluation":
+        """The same sky when the neighbours of a pixel have their say."""
+        return replace(self, probability=context.refine(self.probability))
 
     def records(self, **fields: Any) -> list[dict[str, Any]]:
         """Records of metrics.json: one over all pixels, one for each class.
@@ -137,9 +141,8 @@ def evaluate(
         )
     keep = [model.models.index(name) for name in candidates]
     said = torch.log_softmax(pixel_log_probability(model, sky.data, sky.sigma)[keep], dim=0)
-    if context is not None:
-        said = context.log_probability(said)
-    return Evaluation(candidates, said.exp().cpu().numpy(), sky.label)
+    alone = Evaluation(candidates, said.exp().cpu().numpy(), sky.label)
+    return alone if context is None else alone.with_neighbours(context)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ prior at the mode, and the volume of the posterior about it.
 
 from dataclasses import dataclass, fields
 
-import healpy as hp
 import torch
 from torch import Tensor
 
 from foreglow.errors import ModelError
+from foreglow.recognition.parametric import observed
 from foreglow.recognition.skymodel import SkyModel
 from foreglow.sky import seds
 
@@ -66,11 +66,6 @@ def log_evidence(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Te
     return result
 
 
-def observed(data: Tensor, sigma: Tensor) -> Tensor:
-    """Which bands observed a pixel, bool (n, n_band): neither NaN, Inf nor UNSEEN."""
-    return (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & torch.isfinite(sigma)
-
-
 def _validate(model: SkyModel) -> None:
     flat = [name for name, free in model.free.items() if free.prior is None]
     if flat or model.bent != ("synchrotron",):
@@ -83,7 +78,7 @@ def _validate(model: SkyModel) -> None:
 
 def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """1 / sigma (n, n_band) and data / sigma (n, n_band, 2); both 0 where not observed."""
-    seen = observed(data, sigma)  # before float32, and UNSEEN in it, becomes float64
+    seen = observed(data, sigma)
     data, sigma = data.double(), sigma.double()
     weight = torch.where(seen, 1 / sigma, 0.0)
     return weight, torch.where(seen[:, None], data, 0.0).mT * weight[..., None]

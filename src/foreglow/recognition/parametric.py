@@ -116,6 +116,14 @@ def fit(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> 
     return result
 
 
+def observed(data: Tensor, sigma: Tensor) -> Tensor:
+    """Which bands observed a pixel, bool (n, n_band): neither NaN, Inf nor UNSEEN.
+
+    Beware: ask before float32 becomes float64, for UNSEEN in it is then another number.
+    """
+    return (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & torch.isfinite(sigma)
+
+
 def _validate(frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> None:
     n_band = len(frequency_ghz)
     if data.ndim != 3 or data.shape[1:] != (2, n_band):
@@ -150,9 +158,9 @@ def _empty(model: SkyModel, n: int, device: torch.device) -> Fit:
 
 def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """1 / sigma (n_band, n) and data / sigma (n_band, 2, n); both 0 where not observed."""
+    seen = observed(data, sigma).T
     data = data.double().permute(2, 1, 0).contiguous()
     sigma = sigma.double().T.contiguous()
-    seen = (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & torch.isfinite(sigma)
     weight = torch.where(seen, 1 / sigma, 0.0)
     return weight, torch.where(seen[:, None], data, 0.0) * weight[:, None]
 

@@ -68,24 +68,7 @@ class Residuals:
     bb: NDArray[np.float64]
 
 
-def recognised_model(
-    name: str, prior: bool = True, curvature: float | None = seds.KOGUT_CURVATURE
-) -> SkyModel:
-    """What to fit where a model was recognised: beta_s is free, C known or free.
-
-    Parameters
-    ----------
-    name : str
-        A name of `MODELS`.
-    prior : bool
-        The Gaussian priors `BETA_PRIOR` and `CURVATURE_PRIOR` on what is free.
-    curvature : float, optional
-        C of the curved models; None for a free C, where the sky's may be another.
-    """
-    return candidate(name, curvature, prior)
-
-
-def models_everywhere(models: Sequence[str], prior: bool = True) -> dict[str, SkyModel]:
+def models_everywhere(models: Sequence[str]) -> dict[str, SkyModel]:
     """One model for the whole sky, as an analyst who recognises nothing may choose.
 
     The simplest, and the one with C free that holds all of `models`; where those have AME, also
@@ -95,16 +78,14 @@ def models_everywhere(models: Sequence[str], prior: bool = True) -> dict[str, Sk
     ----------
     models : sequence of str
         What the sky may hold.
-    prior : bool
-        The Gaussian priors `BETA_PRIOR` and `CURVATURE_PRIOR` on what is free.
     """
     found = {
-        "power law everywhere": candidate("power_law", priors=prior),
-        "curved everywhere": candidate("curved", priors=prior),
+        "power law everywhere": candidate("power_law", priors=True),
+        "curved everywhere": candidate("curved", priors=True),
     }
     if any(MODELS[name].ame_fraction for name in models):
-        found["power law + AME everywhere"] = candidate("power_law_ame", priors=prior)
-        found["curved + AME everywhere"] = candidate("curved_ame", priors=prior)
+        found["power law + AME everywhere"] = candidate("power_law_ame", priors=True)
+        found["curved + AME everywhere"] = candidate("curved_ame", priors=True)
     return found
 
 
@@ -113,11 +94,11 @@ def separate(
     instrument: Instrument,
     models: Sequence[str],
     maps: Mapping[str, NDArray],
-    everywhere: Mapping[str, SkyModel] | None = None,
-    prior: bool = True,
     curvature: float | None = seds.KOGUT_CURVATURE,
 ) -> dict[str, CleanedMap]:
-    """Clean one sky with each of several maps of models.
+    """Clean one sky with each of several maps of models, and with one model everywhere.
+
+    What is free has its Gaussian prior: else the faintest pixels at high noise take any beta_s.
 
     Parameters
     ----------
@@ -129,17 +110,13 @@ def separate(
     maps : mapping of str to ndarray
         By name, the model of each pixel: whole numbers (n_pix,), places in `models`; or
         probabilities (n_class, n_pix), by which the models' CMB maps are averaged.
-    everywhere : mapping of str to SkyModel, optional
-        Fits of one model to the whole sky; by default `models_everywhere`.
-    prior : bool
-        Gaussian priors on what is free, see `recognised_model`.
     curvature : float, optional
-        C where a curved model was recognised; None for a free one.
+        C where a curved model was recognised; None for a free one, where the sky's may be another.
 
     Returns
     -------
     dict of CleanedMap
-        Those of `everywhere`, then those of `maps`.
+        Those of `models_everywhere`, then those of `maps`.
 
     Raises
     ------
@@ -148,11 +125,11 @@ def separate(
     ShapeError
         If a map does not fit the sky and the models, or the noise is not above zero.
     """
-    everywhere = models_everywhere(models, prior) if everywhere is None else everywhere
+    chosen = [candidate(name, curvature, priors=True) for name in models]
+    everywhere = models_everywhere(models)
     if twice := sorted(set(everywhere) & set(maps)):
         raise ModelError(f"expected options with names of their own, but {twice} came twice.")
     weights = {name: _weights(name, values, len(models), sky) for name, values in maps.items()}
-    chosen = [recognised_model(name, prior, curvature) for name in models] if maps else []
     fitted = {model: _clean(model, sky, instrument) for model in {*everywhere.values(), *chosen}}
     cleaned = {name: fitted[model] for name, model in everywhere.items()}
     for name, weight in weights.items():
@@ -169,8 +146,6 @@ def separate_many(
     instrument: Instrument,
     models: Sequence[str],
     recognise: Callable[[SimulatedSky], Mapping[str, NDArray]],
-    everywhere: Mapping[str, SkyModel] | None = None,
-    prior: bool = True,
     curvature: float | None = seds.KOGUT_CURVATURE,
     cut_deg: float = 20.0,
 ) -> list[Residuals]:
@@ -180,7 +155,7 @@ def separate_many(
     ----------
     skies : iterable of SimulatedSky
         Of one Nside; made one at a time if it is a generator.
-    instrument, models, everywhere, prior, curvature
+    instrument, models, curvature
         As in `separate`.
     recognise : callable
         Gives the `maps` of `separate` for a sky; the true models are added to them.
@@ -198,7 +173,7 @@ def separate_many(
     for sky in skies:
         regions = regions or galactic_cuts(hp.npix2nside(len(sky.label)), cut_deg)
         maps = {**recognise(sky), TRUTH: sky.label}
-        found = separate(sky, instrument, models, maps, everywhere, prior, curvature)
+        found = separate(sky, instrument, models, maps, curvature)
         for option, cleaned in found.items():
             for region, inside in regions.items():
                 row = (

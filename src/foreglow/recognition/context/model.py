@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import healpy as hp
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foreglow.errors import MapError, ModelError, ShapeError
@@ -98,6 +100,18 @@ class ContextModel:
         result = torch.empty_like(logits[0])
         result[:, order] = torch.log_softmax(logits[0], 0)
         return result
+
+    def refine(self, probability: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Probabilities with the neighbours' word, of those of each pixel alone.
+
+        Parameters
+        ----------
+        probability : ndarray, shape (n_class, n_pix)
+            RING; NaN where not observed, and so it stays.
+        """
+        device = next(self.network.parameters()).device
+        said = self.log_probability(torch.from_numpy(probability).to(device).log())
+        return np.where(np.isnan(probability), np.float32(np.nan), said.exp().cpu().numpy())
 
     def logits(self, log_probability: Tensor, observed: Tensor) -> Tensor:
         """Logits at the temperature, shape (n, n_class, n_pix), of maps in face order."""

@@ -140,11 +140,11 @@ class PottsField(nn.Module):
         """Logits of every pixel; see `SphereUNet.forward`."""
         ratio = self.trust * _ratios(log_probability, observed)
         n, n_class, n_pix = ratio.shape
+        n_level = min(len(WIDTHS), _levels(n_pix))
         logits = ratio
         for _ in range(_ITERATIONS):
             lean = torch.softmax(logits, 1).reshape(n * n_class, n_pix, 1) * n_class - 1
             pull = torch.zeros_like(lean)
-            n_level = min(len(WIDTHS), _levels(n_pix))
             for level in range(n_level):
                 mean = nn.functional.avg_pool2d(with_borders(lean), 3, stride=1)
                 spread = without_borders(mean)

@@ -118,13 +118,14 @@ def _try(
         label = _label(kind, problem, nside, number, rng)
         sky = simulate_sky(templates, lab.instrument, models, label, noise_scale, rng)
         labels.append(label)
-        for name, context in {_PIXEL: None, **contexts}.items():
-            found = evaluate(pixel, sky, models, context)
+        alone = evaluate(pixel, sky, models)
+        together = {name: alone.with_neighbours(context) for name, context in contexts.items()}
+        for name, found in {_PIXEL: alone, **together}.items():
             said.setdefault(name, []).append(found)
             right.setdefault(name, []).append(found.predicted == label)
         if kind == _REGULAR:
             with np.errstate(divide="ignore"):
-                logs = np.maximum(np.log(said[_PIXEL][-1].probability), -50)
+                logs = np.maximum(np.log(alone.probability), -50)
             for name, by_ring in _ORACLES.items():
                 right.setdefault(name, []).append(boundary_oracle(logs, label, by_ring))
     return _Trial(

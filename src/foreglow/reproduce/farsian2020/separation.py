@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.maps.regions import layout
+from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.evaluate import evaluate
+from foreglow.recognition.model import Recogniser
 from foreglow.recognition.separation import (
     FULL_SKY,
     Residuals,
@@ -26,10 +28,12 @@ _SECTION = "Component separation"
 def component_separation(lab: Lab) -> Captions:
     """Residual CMB by choice of models, over many skies, at each noise."""
     captions: Captions = {}
+    pixel, _ = lab.trained("four", "foreglow", "conditioned")
+    context = trained_contexts(lab)["unet"]
     with lab.run.stage("component separation"):
         for problem in lab.settings["separation_problems"]:
             for scale in lab.settings["separation_noise_scales"]:
-                residuals = _residuals(lab, problem, scale)
+                residuals = _residuals(lab, pixel, context, problem, scale)
                 lab.run.records += [
                     {
                         "problem": problem, "noise_scale": scale, "method": "separation",
@@ -41,13 +45,14 @@ def component_separation(lab: Lab) -> Captions:
     return captions
 
 
-def _residuals(lab: Lab, problem: str, noise_scale: float) -> list[Residuals]:
-    pixel, _ = lab.trained("four", "foreglow", "conditioned")
-    context = trained_contexts(lab)["unet"]
+def _residuals(
+    lab: Lab, pixel: Recogniser, context: ContextModel, problem: str, noise_scale: float
+) -> list[Residuals]:
     models = PROBLEMS[problem]
 
     def recognise(sky: SimulatedSky) -> Mapping[str, NDArray]:
-        alone, together = (evaluate(pixel, sky, models, c) for c in (None, context))
+        alone = evaluate(pixel, sky, models)
+        together = alone.with_neighbours(context)
         return {
             "recognised, one pixel": alone.predicted,
             "recognised, with neighbours": together.predicted,
