@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from foreglow import cli
+from foreglow.cli import screen
 from foreglow.maps.write import write_maps
 from foreglow.sky import seds
 
@@ -70,7 +71,7 @@ def run(monkeypatch, capsys):
     """Run `foreglow ...` in this process; returns its exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(cli, "console", Console(width=200))
+    monkeypatch.setattr(screen, "console", Console(width=200))
     # the command line sets these for good
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     logger = logging.getLogger("foreglow")

@@ -8,11 +8,9 @@ import sys
 import healpy as hp
 import numpy as np
 import pytest
+from words import is_one_paragraph, pairs
 
 from foreglow.maps.write import write_polarisation_map
-from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
-from foreglow.sky.instrument import load_instrument
 
 COMMANDS = [
     [],
@@ -27,33 +25,6 @@ COMMANDS = [
     ["recognize", "fit"],
     ["recognize", "evaluate"],
 ]
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "model"
-    instrument = load_instrument("quijote+litebird")
-    Recogniser.untrained("foreglow", instrument, PROBLEMS["four"], 0).save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def maps(tmp_path_factory):
-    """A file a band, Nside 4."""
-    folder = tmp_path_factory.mktemp("maps")
-    rng = np.random.default_rng(0)
-    for band in load_instrument("quijote+litebird").band:
-        write_polarisation_map(folder / f"{band}.fits", rng.normal(size=(2, 192)), "uK_RJ")
-    return {p.stem: p for p in folder.iterdir()}
-
-
-def pairs(maps):
-    return [word for band, path in maps.items() for word in ("--maps", f"{band}={path}")]
-
-
-def is_one_paragraph(err):
-    """What a user sees of a mistake: the word error, no traceback, no blank line."""
-    return err.startswith("error: ") and "Traceback" not in err and "\n\n" not in err.strip()
 
 
 # ---- help ------------------------------------------------------------------------------------

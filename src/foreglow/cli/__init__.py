@@ -1,0 +1,134 @@
+"""The command line: one thin function a command; the work is done by the library."""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+# threads that wait without spinning: on a shared node spinning costs several times the work
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from foreglow.cli import recognize, screen
+from foreglow.cli.options import Device, Resume, Seed, Sky
+from foreglow.errors import ForeglowError
+
+app = typer.Typer(
+    name="foreglow",
+    help="Learn CMB foregrounds: recognise which foreground model holds in each sky pixel.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(recognize.app, name="recognize")
+
+_state = {"debug": False}
+
+
+@app.callback()
+def main_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")] = False,
+) -> None:
+    """Options before the command."""
+    _state["debug"] = debug
+    _start_logging(logging.WARNING if quiet else logging.INFO)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run directory.")] = Path("foreglow-demo"),
+    seed: Seed = 0,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo in --out.")] = False,
+) -> None:
+    """Train on the mock Galaxy, classify a test sky from FITS to FITS, and write a report."""
+    from foreglow.demo import run_demo
+
+    run_demo(out, seed, device, overwrite, screen.console)
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="farsian2020")],
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory (runs/PAPER-SCALE by default).")
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="smoke, laptop (15 min, 2 cores) or paper.")
+    ] = "laptop",
+    sky: Sky = "mock",
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Every table and figure of a paper, beside its own numbers."""
+    from foreglow.report.tables import accuracy_rows, rich_table
+    from foreglow.reproduce import farsian2020
+
+    if paper != "farsian2020":
+        raise ForeglowError(f"expected the paper farsian2020, but {paper!r} came.")
+    folder = out or Path("runs") / f"{paper}-{scale}"
+    report = farsian2020.reproduce(folder, scale, sky, seed, device, resume)
+    records = farsian2020.read_records(folder)
+    for table in (2, 3):
+        screen.console.print(rich_table(accuracy_rows(records, table)))
+    screen.say(f"report: {report}")
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory with metrics.json.")],
+) -> None:
+    """Write report.html anew from what a run directory holds."""
+    from foreglow.report.html import write_report
+
+    screen.say(f"report: {write_report(run_dir)}")
+
+
+def _start_logging(level: int) -> None:
+    logger = logging.getLogger("foreglow")
+    logger.setLevel(logging.INFO)
+    handler = RichHandler(console=screen.console, show_path=False, show_level=False)
+    if not screen.console.is_terminal:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(level)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # noqa: ARG001
+    Console(stderr=True).print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False)
+
+
+def main() -> None:
+    """Run the command line: 0 on success, 2 on a user's mistake, 1 on our own failure."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except ForeglowError as error:
+        if _state["debug"]:
+            traceback.print_exc()
+        text = f"[red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; go on with --resume.")
+        sys.exit(130)
+    except Exception as error:
+        if _state["debug"]:
+            raise
+        Console(stderr=True).print(
+            f"[red]failure in foreglow:[/] {type(error).__name__}: {escape(str(error))} "
+            "(a bug: please report it with the output of --debug).",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        sys.exit(1)

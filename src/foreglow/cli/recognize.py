@@ -1,0 +1,212 @@
+"""`foreglow recognize ...`: which foreground model holds in each pixel."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from foreglow.cli import screen
+from foreglow.cli.options import (
+    ContextDirectory,
+    Device,
+    Maps,
+    ModelDirectory,
+    NoiseOfBands,
+    NoiseScale,
+    OutFile,
+    Overwrite,
+    Resume,
+    Seed,
+    Sky,
+    Unit,
+)
+
+app = typer.Typer(
+    no_args_is_help=True, help="Recognise foreground models in Q,U maps (Farsian et al. 2020)."
+)
+
+
+@app.command("simulate")
+def recognize_simulate(
+    out: Annotated[Path, typer.Option(help="Folder for band_NAME.fits and truth.fits.")],
+    sky: Sky = "mock",
+    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
+    blob_deg: Annotated[float, typer.Option(help="Size of the blobs (deg).")] = 30.0,
+    nside: Annotated[int, typer.Option(help="HEALPix Nside of the maps.")] = 16,
+    noise_scale: Annotated[
+        float, typer.Option(help="Factor on the instrument's noise; 0 for none.", min=0)
+    ] = 1.0,
+    instrument: Annotated[str, typer.Option(help="Preset or TOML file.")] = "quijote+litebird",
+    seed: Seed = 0,
+) -> None:
+    """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band."""
+    from foreglow.recognition.skies import make_sky_files
+
+    paths = make_sky_files(
+        out, sky, problem, regions, blob_deg, nside, noise_scale, instrument, seed
+    )
+    screen.say(f"{len(paths)} maps and truth.fits in {out}")
+
+
+@app.command("train")
+def recognize_train(
+    out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    sky: Sky = "mock",
+    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    network: Annotated[
+        str, typer.Option(help="foreglow, foreglow_memory or farsian2020.")
+    ] = "foreglow",
+    regime: Annotated[
+        str, typer.Option(help="conditioned (any noise), noiseless, one_noise or many_noise.")
+    ] = "conditioned",
+    noise_scale: Annotated[
+        float, typer.Option(help="Factor on the noise, for one_noise and many_noise.", min=0)
+    ] = 1.0,
+    epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 20,
+    steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 100,
+    batch: Annotated[int, typer.Option(help="Vectors a step.", min=2)] = 4096,
+    instrument: Annotated[str, typer.Option(help="Preset or TOML file.")] = "quijote+litebird",
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Train a network on vectors drawn fresh from the training law."""
+    from foreglow.recognition.train import train_model
+
+    accuracy = train_model(
+        out, sky, problem, network, regime, noise_scale, epochs, steps, batch, instrument, seed,
+        device, resume,
+    )  # fmt: skip
+    screen.say(f"model: {out} (validation accuracy {accuracy:.4f})")
+
+
+@app.command("context")
+def recognize_context(
+    model: ModelDirectory,
+    out: Annotated[Path, typer.Option(help="Context directory to write.")],
+    sky: Sky = "mock",
+    network: Annotated[str, typer.Option(help="unet or potts.")] = "unet",
+    epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 10,
+    steps: Annotated[int, typer.Option(help="Steps of 16 skies an epoch.", min=1)] = 50,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Teach a spatial context, on random patches, what neighbours say of a pixel."""
+    from foreglow.recognition.context.train import train_context_model
+
+    accuracy = train_context_model(out, model, sky, network, epochs, steps, seed, device, resume)
+    screen.say(f"context: {out} (validation accuracy {accuracy:.4f})")
+
+
+@app.command("classify")
+def recognize_classify(
+    model: ModelDirectory,
+    maps: Maps,
+    out: OutFile,
+    context: ContextDirectory = None,
+    noise: NoiseOfBands = None,
+    noise_scale: NoiseScale = 1.0,
+    unit: Unit = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Probability of each model in each pixel of your own Q,U maps, FITS to FITS."""
+    from foreglow.recognition.classify import classify
+    from foreglow.recognition.context.model import ContextModel
+    from foreglow.recognition.model import Recogniser
+    from foreglow.recognition.observations import validate_output
+    from foreglow.training import pick_device
+
+    validate_output(out, overwrite)
+    chosen = pick_device(device)
+    recogniser = Recogniser.load(model, chosen)
+    neighbours = ContextModel.load(context, chosen) if context else None
+    files, rms = screen.pairs(maps, "--maps"), screen.pairs(noise or [], "--noise")
+    with screen.progress("classify") as show:
+        found = classify(recogniser, files, rms, noise_scale, unit, show, neighbours)
+    found.write(out, overwrite)
+    screen.say(found.summary())
+    screen.say(f"written: {out}")
+
+
+@app.command("fit")
+def recognize_fit(
+    maps: Maps,
+    out: OutFile,
+    instrument: Annotated[
+        str, typer.Option(help="Preset or TOML file; maps may lack some of its bands.")
+    ] = "quijote+litebird",
+    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    criterion: Annotated[
+        str, typer.Option(help="Choose by evidence, bic, aic or chi2 (reduced, the paper's).")
+    ] = "evidence",
+    curvature: Annotated[
+        float | None, typer.Option(help="C of the curved models, -0.052 for Kogut's; else free.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="A model of smaller p-value does not fit.")] = 1e-3,
+    noise: NoiseOfBands = None,
+    noise_scale: NoiseScale = 1.0,
+    unit: Unit = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit each model to each pixel of your own Q,U maps and choose, FITS to FITS."""
+    from foreglow.recognition.fitted import fit_maps
+    from foreglow.recognition.observations import validate_output
+    from foreglow.recognition.skies import models_of
+    from foreglow.sky.instrument import load_instrument
+    from foreglow.training import pick_device
+
+    validate_output(out, overwrite)
+    models, bands, where = models_of(problem), load_instrument(instrument), pick_device(device)
+    files, rms = screen.pairs(maps, "--maps"), screen.pairs(noise or [], "--noise")
+    with screen.progress("fit") as show:
+        found = fit_maps(
+            bands, models, files, rms, noise_scale, unit, criterion, curvature, level, where, show
+        )
+    found.write(out, overwrite)
+    screen.say(found.summary())
+    screen.say(f"written: {out}")
+
+
+@app.command("evaluate")
+def recognize_evaluate(
+    model: ModelDirectory,
+    context: ContextDirectory = None,
+    sky: Sky = "mock",
+    problem: Annotated[
+        str | None, typer.Option(help="curvature, ame or four (all the model's by default).")
+    ] = None,
+    regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
+    nside: Annotated[int, typer.Option(help="HEALPix Nside of the test skies.")] = 16,
+    noise_scale: Annotated[
+        list[float] | None, typer.Option(help="Factor on the noise; may be given often.")
+    ] = None,
+    skies: Annotated[int, typer.Option(help="Test skies a noise scale.", min=1)] = 8,
+    seed: Seed = 1,
+    device: Device = "auto",
+) -> None:
+    """Accuracy of a model on fresh test skies with known models."""
+    from rich.table import Table
+
+    from foreglow.recognition.context.model import ContextModel
+    from foreglow.recognition.evaluate import accuracy_on_skies
+    from foreglow.recognition.model import Recogniser
+    from foreglow.training import pick_device
+
+    chosen = pick_device(device)
+    recogniser = Recogniser.load(model, chosen)
+    neighbours = ContextModel.load(context, chosen) if context else None
+    scales = noise_scale or [0.0, 0.01, 0.1, 1.0]
+    rows = accuracy_on_skies(
+        recogniser, sky, problem, regions, nside, scales, skies, seed, neighbours
+    )
+    table = Table("noise scale", "accuracy", "error", "pixels", title=escape(f"{model} on {sky}"))
+    for row in rows:
+        table.add_row(
+            f"{row.noise_scale:g}", f"{row.accuracy:.4f}", f"{row.error:.4f}", str(row.n_pixels)
+        )
+    screen.console.print(table)
