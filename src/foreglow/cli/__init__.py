@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from foreglow.cli import recognize, screen
+from foreglow.cli import dust, recognize, screen
 from foreglow.cli.options import Device, Resume, Seed, Sky
 from foreglow.errors import ForeglowError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(recognize.app, name="recognize")
+app.add_typer(dust.app, name="dust")
 
 _state = {"debug": False}
 
