@@ -11,30 +11,18 @@ import os
 import re
 import struct
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from foreglow.errors import RunError
-from foreglow.report.cleaning import cleaning_rows, cleaning_table
-from foreglow.report.neighbours import layout_rows, layout_table
-from foreglow.report.page import PAGE, STYLE
-from foreglow.report.robustness import law_rows, law_table
-from foreglow.report.tables import accuracy_rows, html_table, method_rows, method_table
+from foreglow.report.dust_sections import dust_sections
+from foreglow.report.page import PAGE, STYLE, plain_table, scrolling, section
+from foreglow.report.recognition_sections import recognition_sections
 
-_TABLE_TITLES: dict[Literal[2, 3], str] = {
-    2: "Table 2: trained and tested without noise",
-    3: "Table 3: tested with the noise of the instrument",
-}
-_METHODS_TITLE = "Section 5: networks beside fits, with the noise of the instrument"
-_METHODS_NOTE = (
-    "<p>Fits choose the model, pixel by pixel, by the criterion named; C is free in the curved "
-    "models, as in the paper, or known, as it is to a network by its training. Networks are those "
-    "trained on many noise realisations. The ceiling of any method that looks at one pixel is "
-    "measured on vectors of the training law, all else on test skies.</p>\n"
-)
 _EXPERIMENTS = {
     "farsian2020": "Foreground model recognition (Farsian, Krachmalnicoff & Baccigalupi 2020)",
+    "zhang2019": "Dust from the HI velocity cube (Zhang, Chiang, Sheehy, Slosar & Wang 2019)",
 }
 _MOCK_NOTE = (
     "The sky of this run is foreglow's mock Galaxy, a stand-in for real templates: "
@@ -76,12 +64,7 @@ def write_report(run_dir: Path) -> Path:
         subtitle=html.escape(_EXPERIMENTS.get(experiment, experiment)),
         notes=_notes(metrics),
         summary=_summary(metrics, config),
-        tables=(
-            _accuracy_section(records)
-            + _layout_section(records)
-            + _cleaning_section(records)
-            + _law_section(records)
-        ),
+        tables=recognition_sections(records) + dust_sections(records),
         figures=_figures_section(run_dir / "figures"),
         records=_records_section(records),
         making=_making_section(metrics, config, config_text),
@@ -201,103 +184,20 @@ def _description(text: str) -> str:
     return f"<dd{wide}>{html.escape(text)}</dd>"
 
 
-def _accuracy_section(records: Sequence[Mapping[str, Any]]) -> str:
-    parts = []
-    for table, title in _TABLE_TITLES.items():
-        body = html_table(accuracy_rows(records, table))
-        if body:
-            parts.append(f"<h3>{html.escape(title)}</h3>\n{_scrolling(body, title)}")
-    if body := method_table(method_rows(records)):
-        parts.append(
-            f"<h3>{_METHODS_TITLE}</h3>\n{_METHODS_NOTE}{_scrolling(body, _METHODS_TITLE)}"
-        )
-    if not parts:
-        return ""
-    note = (
-        "<p>Percent of pixels whose model was recognised, with its binomial standard error "
-        "(pixels taken as independent). Below it the paper's figure and, in brackets, "
-        "ours minus it, in percent points.</p>\n"
-    )
-    return _section("accuracy", "Accuracy beside the paper's", note + "".join(parts))
-
-
-def _layout_section(records: Sequence[Mapping[str, Any]]) -> str:
-    table = layout_table(layout_rows(records))
-    if not table:
-        return ""
-    note = (
-        "<p>Percent of pixels whose model was recognised by the conditioned network, pixel by "
-        "pixel and with the neighbours' word; the error is that of the mean over skies. Contexts "
-        "are trained on random patches alone. The oracles are told which model holds at the centre "
-        "of every region and need only place the boundaries, each ring of pixels by itself or as "
-        "one meridian.</p>\n"
-    )
-    title = "More than one pixel"
-    return _section("neighbours", title, note + _scrolling(table, title))
-
-
-def _cleaning_section(records: Sequence[Mapping[str, Any]]) -> str:
-    rows = cleaning_rows(records)
-    table = cleaning_table(rows)
-    if not table:
-        return ""
-    note = (
-        f"<p>The CMB found by pixel fits less the true CMB, at {html.escape(rows[0]['region'])}: "
-        "foregrounds and noise together, mean and standard error over "
-        f"{rows[0]['realisations']} skies; BB is the mean of its spectrum from multipole 2 to "
-        f"{3 * rows[0]['nside'] - 1}. Everywhere: one model for the whole sky, C free with a prior "
-        "where curved. The ratios are taken sky by sky to the fit of the true models.</p>\n"
-    )
-    title = "What recognition is for: component separation"
-    return _section("separation", title, note + _scrolling(table, title))
-
-
-def _law_section(records: Sequence[Mapping[str, Any]]) -> str:
-    table = law_table(law_rows(records))
-    if not table:
-        return ""
-    note = (
-        "<p>One network, trained over noise scales, on skies that differ from its training law in "
-        "one thing. Calibration error: mean distance of the probability given to the chosen model "
-        "from how often it was right. No fit is good: share of the pixels where the fits of all "
-        "its models (C as trained) have a chi-square of p-value below 0.001, as at most 0.1% have "
-        "by chance. Where the accuracy falls and that share stays, only a wider training law "
-        "protects from wrong answers. A curved model with C above 0 still counts as curved, though "
-        "it is farther from the curved model that the network knows than a power law is.</p>\n"
-    )
-    title = "Outside the training law"
-    return _section("outside", title, note + _scrolling(table, title))
-
-
 def _records_section(records: Sequence[Mapping[str, Any]]) -> str:
     if not records:
         return ""
     columns = list(dict.fromkeys(key for record in records for key in record))
     lines = [[_value(record.get(column)) for column in columns] for record in records]
-    table = _scrolling(_plain_table(columns, lines), "All records")
+    table = scrolling(plain_table(columns, lines), "All records")
     body = f"<details><summary>All of metrics.json ({len(records)})</summary>\n{table}</details>\n"
-    return _section("records", "All records", body)
+    return section("records", "All records", body)
 
 
 def _value(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _plain_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>\n"
-        for line in lines
-    )
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
-
-
-def _scrolling(table: str, label: str) -> str:
-    # a wide table scrolls by itself, by touch and by keyboard, instead of widening the page
-    label = html.escape(label)
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">\n{table}</div>\n'
 
 
 def _figures_section(folder: Path) -> str:
@@ -314,7 +214,7 @@ def _figures_section(folder: Path) -> str:
         (f"<h3>{html.escape(name)}</h3>\n" if name else "") + "".join(figures)
         for name, figures in sections.items()
     )
-    return _section("figures", "Figures", body) if body else ""
+    return section("figures", "Figures", body) if body else ""
 
 
 def _read_captions(path: Path) -> dict[str, dict[str, Any]]:
@@ -365,18 +265,11 @@ def _making_section(metrics: Mapping[str, Any], config: Mapping[str, Any], text:
     timings = metrics.get("timings_s")
     if isinstance(timings, dict) and timings:
         lines = [[str(name), _value(value)] for name, value in timings.items()]
-        table = _scrolling(_plain_table(["Step", "Time [s]"], lines), "Times")
+        table = scrolling(plain_table(["Step", "Time [s]"], lines), "Times")
         parts.append(f"<h3>Times</h3>\n{table}")
     if text:
         parts.append(
             "<h3>Configuration</h3>\n<details><summary>config.toml</summary>\n"
             f"<pre><code>{html.escape(text)}</code></pre></details>\n"
         )
-    return _section("making", "How this was made", "".join(parts)) if parts else ""
-
-
-def _section(name: str, title: str, body: str) -> str:
-    return (
-        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{html.escape(title)}</h2>\n'
-        f"{body}</section>\n"
-    )
+    return section("making", "How this was made", "".join(parts)) if parts else ""

@@ -1,5 +1,7 @@
-"""The bare page of a report and its style sheet."""
+"""The bare page of a report, its style sheet, and the pieces that it is made of."""
 
+import html
+from collections.abc import Iterable, Sequence
 from string import Template
 
 STYLE = """
@@ -82,3 +84,39 @@ $notes$summary$tables$figures$records$making</main>
 </html>
 """)
 """Page of the report; every field is HTML already escaped."""
+
+
+def section(name: str, title: str, body: str) -> str:
+    """A section with its heading; `body` is HTML."""
+    return (
+        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{html.escape(title)}</h2>\n'
+        f"{body}</section>\n"
+    )
+
+
+def scrolling(table: str, label: str) -> str:
+    """A wide table scrolls by itself, by touch and by keyboard, instead of widening the page."""
+    label = html.escape(label)
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">\n{table}</div>\n'
+
+
+def html_rows(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table whose rows begin with a heading; the cells of `body` are HTML already."""
+    titles = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    lines = "".join(
+        f'<tr><th scope="row">{line[0]}</th>'
+        + "".join(f"<td>{cell}</td>" for cell in line[1:])
+        + "</tr>\n"
+        for line in body
+    )
+    return f"<table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>\n"
+
+
+def plain_table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table of text, escaped here."""
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>\n"
+        for line in lines
+    )
+    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"

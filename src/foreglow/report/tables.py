@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from foreglow.report.page import html_rows
+
 Record = Mapping[str, Any]
 """One record of ``metrics.json``."""
 
@@ -250,7 +252,7 @@ def html_table(rows: Sequence[AccuracyRow]) -> str:
     head, body = _text_cells(rows, _html_score, html.escape)
     if not body:
         return ""
-    return _html(head, body)
+    return html_rows(head, body)
 
 
 def method_table(rows: Sequence[MethodRow]) -> str:
@@ -268,19 +270,7 @@ def method_table(rows: Sequence[MethodRow]) -> str:
         + [_html_score(row.scores[key]) if key in row.scores else "–" for key in columns]
         for row in rows
     ]
-    return _html(["Method", *columns.values()], body)
-
-
-def _html(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """An HTML table; the cells of `body` are HTML already."""
-    titles = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
-    lines = "".join(
-        f'<tr><th scope="row">{line[0]}</th>'
-        + "".join(f"<td>{cell}</td>" for cell in line[1:])
-        + "</tr>\n"
-        for line in body
-    )
-    return f"<table>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>\n"
+    return html_rows(["Method", *columns.values()], body)
 
 
 def _table_of(record: Record) -> Literal[2, 3] | None:

@@ -1,0 +1,89 @@
+"""What a report of predicted dust says in tables: correlations, ablations, errors, cleaning."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from foreglow.report.dust_tables import (
+    correlation_rows,
+    correlation_table,
+    coverage_table,
+    unpredictable_table,
+)
+from foreglow.report.page import scrolling, section
+
+_NOTES = {
+    "models": (
+        "Correlation with the dust beside the paper's",
+        "r50 is of ℓ_F ≤ ℓ < 100, r150 of 100 ≤ ℓ < 200: single Fourier modes of a cutout, "
+        "averaged, as the paper's numbers are; means over cutouts with their standard errors. "
+        "Cutouts overlap, so the errors are too small by what the overlap takes away. Above "
+        "integrated: the share of cutouts in which a model is better than the integrated map. "
+        "The same with the ratio of spectra of eq. 2.1 stands in the records.",
+    ),
+    "east_west": (
+        "Trained in the east, tested in the west",
+        "The same models trained between longitudes 198 and 342 degrees and tested between 18 and "
+        "162, with 36 degrees between the centres of cutouts (Appendix C).",
+    ),
+    "lambda": (
+        "Weight of the correlation in the loss",
+        "The U-Net trained for few steps with each weight λ (Appendix B), on the test region. "
+        "λ = 30 is the same training as “U-Net, short training” below.",
+    ),
+    "ablations": (
+        "What the network needs to see",
+        "All trained for the same few steps, so compare them with “U-Net, short training”. The "
+        "paper found no gain over the integrated map from moment maps or from the integrated map "
+        "as the network's input, and no difference with channels of ±120 km/s.",
+    ),
+}
+
+
+def dust_sections(records: Sequence[Mapping[str, Any]]) -> str:
+    """Sections of HTML for the records of predicted dust; empty for other records."""
+    return (
+        _correlations(records, "models")
+        + _ceiling(records)
+        + "".join(_correlations(records, step) for step in ("east_west", "lambda", "ablations"))
+        + _coverage(records)
+    )
+
+
+def _correlations(records: Sequence[Mapping[str, Any]], step: str) -> str:
+    table = correlation_table(correlation_rows(records, step))
+    if not table:
+        return ""
+    title, note = _NOTES[step]
+    return section(f"dust-{step}", title, f"<p>{html.escape(note)}</p>\n" + scrolling(table, title))
+
+
+def _ceiling(records: Sequence[Mapping[str, Any]]) -> str:
+    shares = unpredictable_table(records)
+    if not shares:
+        return ""
+    title = "What of the dust cannot be predicted"
+    note = (
+        "<p>The mock Galaxy knows its own gas. Unpredictable is the share of the dust's variance "
+        "that remains when all of the gas that shines is known, layer by layer, molecules too, and "
+        "scaled to the dust at that scale: no network that sees the 21 cm line alone can do as "
+        "well. Beside it the power of its causes over that of the dust; causes correlate, so they "
+        "need not add up. The second table is the correlation of that perfect map on the same "
+        "test cutouts: the ceiling of r50 and r150.</p>\n"
+    )
+    best = correlation_table(correlation_rows(records, "ceiling"))
+    body = note + scrolling(shares, title) + (scrolling(best, "Ceiling") if best else "")
+    return section("dust-ceiling", title, body)
+
+
+def _coverage(records: Sequence[Mapping[str, Any]]) -> str:
+    table = coverage_table(records)
+    if not table:
+        return ""
+    title = "How far to trust the predicted map"
+    note = (
+        "<p>Pixels of the stitched map, by predicted brightness. Gaussian errors would hold 68.3% "
+        "within one and 95.4% within two. The error was measured in the training region; the test "
+        "region had no say in it.</p>\n"
+    )
+    return section("dust-coverage", title, note + scrolling(table, title))
