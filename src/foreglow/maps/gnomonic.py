@@ -108,6 +108,43 @@ def cutout_vectors(pointings: Pointings, grid: Grid) -> Tensor:
     return turned.view(len(pointings), grid.n, grid.n, 3)
 
 
+def plane_coordinates(vector: Tensor, pointings: Pointings, grid: Grid) -> Tensor:
+    """Where directions lie on the grids of cutouts: the inverse of `cutout_vectors`.
+
+    Parameters
+    ----------
+    vector : Tensor of float64, shape (batch, direction, 3)
+        Unit vectors.
+    pointings : Pointings
+        One for each of the batch.
+    grid : Grid
+
+    Returns
+    -------
+    Tensor of float64, shape (batch, direction, 2)
+        Row and column, in pixels: whole numbers from 0 to n - 1 are centres of pixels. NaN for
+        directions that lie behind the tangent plane.
+    """
+    middle, left, up = (vector @ _rotations(pointings)).unbind(-1)
+    distance = torch.where(middle > 0, middle, torch.nan) * grid.pixel_rad
+    return torch.stack([up / distance, -left / distance], -1) + 0.5 * (grid.n - 1)
+
+
+def cutout_corners(pointings: Pointings, grid: Grid) -> Tensor:
+    """Unit vectors of the outer corners of cutouts, in turn around each.
+
+    The sides between them are great circles, which are straight on the tangent plane.
+
+    Returns
+    -------
+    Tensor of float64, shape (batch, 4, 3)
+    """
+    half = 0.5 * grid.n * grid.pixel_rad
+    corners = [(1.0, y, z) for y, z in ((half, half), (half, -half), (-half, -half), (-half, half))]
+    base = torch.tensor(corners, dtype=torch.float64, device=pointings.lon_deg.device)
+    return (base / base.norm(dim=-1, keepdim=True)) @ _rotations(pointings).transpose(-1, -2)
+
+
 def cutout_pixels(pointings: Pointings, grid: Grid, nside: int, nest: bool) -> Tensor:
     """HEALPix pixel under the centre of each pixel of cutouts, as healpy's `projmap` picks it.
 

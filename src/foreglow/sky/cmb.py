@@ -1,4 +1,4 @@
-"""The CMB: CAMB spectra of the Planck 2018 best fit, and Gaussian Q,U maps."""
+"""The CMB: CAMB spectra of the Planck 2018 best fit, and Gaussian maps."""
 
 import os
 import uuid
@@ -88,6 +88,31 @@ def cmb_map(nside: int, rng: np.random.Generator) -> np.ndarray:
     _, ee, bb, _ = cmb_spectra(l_max)
     e, b = (_draw_alm(cl, l_max, rng) for cl in (ee, bb))
     return np.stack(hp.alm2map_spin([e, b], nside, 2, l_max))
+
+
+def cmb_temperature(
+    nside: int, rng: np.random.Generator, window: np.ndarray, noise_uk_arcmin: float = 0.0
+) -> np.ndarray:
+    """One Gaussian realisation of the temperature, with white noise if asked for, both smoothed.
+
+    Parameters
+    ----------
+    nside : int
+    rng : Generator
+        The same state gives the same map.
+    window : ndarray, shape (l_max + 1,)
+        Amplitude of a beam or filter by ell, at most 3072; CMB and noise end with it.
+    noise_uk_arcmin : float
+        Of white noise [uK_CMB arcmin], before the smoothing.
+
+    Returns
+    -------
+    ndarray, shape (n_pix,)
+        T [uK_CMB], RING; monopole and dipole of the CMB are zero.
+    """
+    l_max = len(window) - 1
+    power = cmb_spectra(l_max)[0] + np.radians(noise_uk_arcmin / 60) ** 2
+    return np.asarray(hp.alm2map(_draw_alm(power * window**2, l_max, rng), nside, lmax=l_max))
 
 
 def _l_max(nside: int) -> int:

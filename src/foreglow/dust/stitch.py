@@ -1,0 +1,270 @@
+"""Cutouts blended back onto the sphere: a map from overlapping predictions.
+
+Cutouts lie around the pixels of a coarse HEALPix grid, each turned by another angle. What a model
+says of a cutout is interpolated to the HEALPix pixels in it by cubic splines (straight lines
+between its pixels would lose a seventh of the amplitude at ell 200) and counts with a weight that
+falls smoothly to zero at the cutout's sides, where a network knows nothing of what lies beyond: no
+cutout begins or ends with a step.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import healpy as hp
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, embedding_bag
+
+from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.maps.gnomonic import Grid, Pointings, cutout_corners, plane_coordinates
+from foreglow.maps.hemispheres import NORTH, Method
+
+GOLDEN_ANGLE_DEG = 180 * (3 - math.sqrt(5))
+_GROWTH = 6  # pixels by which the sky is continued under the mask: the reach of a spline's ringing
+_EMPTY_POWER = 4
+
+# members of an ensemble (member, batch, n, n), or one prediction (batch, n, n)
+EachPredictor = Callable[[Cutouts], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Stitched:
+    """Predictions of each member of an ensemble, blended onto the sphere.
+
+    Attributes
+    ----------
+    members : ndarray of float32, shape (member, n_pix)
+        RING; NaN outside the footprint, and where no cutout reaches.
+    cover : ndarray of float32, shape (n_pix,)
+        Sum of the weights of the cutouts that speak of a pixel; 1 is that of the middle of one.
+    """
+
+    members: NDArray[np.float32]
+    cover: NDArray[np.float32]
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """Mean of the members, shape (n_pix,)."""
+        return self.members.mean(0)
+
+    @property
+    def spread(self) -> NDArray[np.float32]:
+        """Standard deviation among the members (n_pix,), unbiased; zero where there is but one."""
+        if len(self.members) == 1:
+            return np.zeros_like(self.members[0])
+        return self.members.std(0, ddof=1)
+
+
+def centres(nside: int = 16, turn_deg: float = 0.0) -> Pointings:
+    """Centres of cutouts all over the sky: the pixels of a HEALPix grid.
+
+    Rotations go by the golden angle from pixel to pixel, so that neighbours are turned by
+    different angles and sides of cutouts never line up.
+
+    Parameters
+    ----------
+    nside : int
+        Of the grid: centres are 58.6 / nside degrees apart.
+    turn_deg : float
+        Turns the whole grid about the Galactic pole, and each cutout by as much: two maps of
+        different turns are independent blends of the same predictor.
+    """
+    number = np.arange(hp.nside2npix(nside))
+    lon, lat = hp.pix2ang(nside, number, lonlat=True)
+    angles = lon + turn_deg, lat, number * GOLDEN_ANGLE_DEG + turn_deg
+    return Pointings(*(torch.from_numpy(np.asarray(a, float)) for a in angles))
+
+
+def stitch(
+    predict: EachPredictor,
+    sky: SkyCube,
+    grid: Grid,
+    where: Pointings | None = None,
+    method: Method = "nearest",
+    max_masked: float = 0.7,
+    batch: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> Stitched:
+    """Blend predictions of overlapping cutouts into maps, a batch of cutouts in memory at a time.
+
+    Parameters
+    ----------
+    predict : callable
+        Gives (member, batch, n, n), or (batch, n, n), of `Cutouts`; what it gives under the mask
+        is not used.
+    sky : SkyCube
+        Its mask is the footprint of the maps.
+    grid : Grid
+    where : Pointings, optional
+        By default `centres()`.
+    method : str
+        How cutouts are made; as in training.
+    max_masked : float
+        Cutouts of which more than this fraction is masked are unlike those of the training: they
+        count with the fourth power of what they hold over what the emptiest of those holds, and
+        so matter only where there is nothing better.
+    batch : int
+        Cutouts at a time.
+    progress : callable, optional
+        Called with centres done and centres in all.
+
+    Returns
+    -------
+    Stitched
+        Of the Nside of the sky.
+    """
+    where = centres() if where is None else where
+    # a sampler's region matters only to draws, and nothing is drawn here
+    sampler = CutoutSampler(sky, NORTH, grid, method, max_masked)
+    sums = _Sums(sky)
+    with torch.inference_mode():
+        for start in range(0, len(where), batch):
+            chosen, pixels = sums.touched(where[start : start + batch], grid)
+            if chosen is not None:
+                cutouts = sampler.at(chosen)
+                seen = cutouts.mask.double().mean((1, 2)).cpu() / (1 - max_masked)
+                sums.add(_members(predict(cutouts)), cutouts, pixels, seen, grid)
+            if progress is not None:
+                progress(min(start + batch, len(where)), len(where))
+    return sums.blend()
+
+
+class _Sums:
+    """Weighted sums over the cutouts done so far, on the processor, in RING order."""
+
+    def __init__(self, sky: SkyCube) -> None:
+        self.nside = sky.nside
+        counts = (sky.target[:, 1] > 0).cpu().numpy()
+        self.footprint = counts[hp.ring2nest(self.nside, np.arange(counts.size))]
+        self.weight = torch.zeros(counts.size)
+        self.value: Tensor | None = None  # (n_pix, member), made when their number is known
+
+    def touched(self, where: Pointings, grid: Grid) -> tuple[Pointings | None, list[Tensor]]:
+        """The cutouts that hold pixels of the footprint, and those pixels of each."""
+        found = []
+        for corners in cutout_corners(where, grid).numpy():
+            pixels = hp.query_polygon(self.nside, corners)
+            found.append(torch.from_numpy(pixels[self.footprint[pixels]]))
+        kept = torch.tensor([k for k, pixels in enumerate(found) if len(pixels)], dtype=torch.long)
+        return (where[kept] if len(kept) else None), [found[int(k)] for k in kept]
+
+    def add(
+        self, members: Tensor, cutouts: Cutouts, pixels: list[Tensor], seen: Tensor, grid: Grid
+    ) -> None:
+        """Add a batch of predictions (member, batch, n, n) at its pixels."""
+        mask = cutouts.mask.cpu()
+        images = _continued(members.float().cpu(), mask)
+        # (batch, (n + 4)^2, 1 + member): the mask goes along, as straight lines see it
+        tables = _spline_tables(images)
+        if self.value is None:
+            self.value = torch.zeros(len(self.weight), len(members))
+        factor = seen.clamp(max=1) ** _EMPTY_POWER
+        for k, where in enumerate(pixels):
+            vector = np.stack(hp.pix2vec(self.nside, where.numpy()), -1)
+            place = plane_coordinates(
+                torch.from_numpy(vector)[None], cutouts.pointings[k : k + 1].to(mask.device), grid
+            )[0]
+            weight = (factor[k] * _window(place, grid.n) * _observed(place, mask[k])).float()
+            values = _interpolate(tables[k], place, grid.n)  # (pixel, member)
+            self.weight[where] += weight
+            self.value[where] += values * weight.unsqueeze(1)
+
+    def blend(self) -> Stitched:
+        """The maps."""
+        cover = self.weight.numpy()
+        value = torch.zeros(len(cover), 1) if self.value is None else self.value
+        reached = cover > 0
+        members = np.full((value.shape[1], len(cover)), np.nan, np.float32)
+        members[:, reached] = value.numpy().T[:, reached] / cover[reached]
+        return Stitched(members, np.where(self.footprint, cover, np.float32(0)))
+
+
+def _members(predicted: Tensor) -> Tensor:
+    return predicted.unsqueeze(0) if predicted.ndim == 3 else predicted
+
+
+def _window(place: Tensor, n: int) -> Tensor:
+    """Weight of places on a grid: cos^2 along rows and columns, zero at the sides."""
+    offset = (place - 0.5 * (n - 1)) / n
+    return torch.cos(math.pi * offset.clamp(-0.5, 0.5)).square().prod(-1)
+
+
+def _observed(place: Tensor, mask: Tensor) -> Tensor:
+    """How much of what surrounds each place counts, from 0 to 1, bilinear in the mask."""
+    n = len(mask)
+    inside = place.clamp(0, n - 1)
+    low = inside.floor().clamp(max=n - 2)
+    part = (inside - low).unbind(-1)
+    row, column = low.long().unbind(-1)
+    share = torch.zeros(len(place), dtype=place.dtype)
+    for down in (0, 1):
+        for right in (0, 1):
+            weight = (part[0] if down else 1 - part[0]) * (part[1] if right else 1 - part[1])
+            share += weight * mask[row + down, column + right]
+    return share
+
+
+def _continued(images: Tensor, mask: Tensor) -> Tensor:
+    """Images (member, batch, n, n) whose masked pixels near the sky go on as the sky beside them.
+
+    A step at the mask would ring through the splines a few pixels into the sky.
+    """
+    if bool(mask.all()):
+        return images
+    known = mask.to(images.dtype).unsqueeze(1)  # (batch, 1, n, n)
+    values = images.transpose(0, 1) * known
+    for _ in range(_GROWTH):
+        around = avg_pool2d(values, 3, 1, 1), avg_pool2d(known, 3, 1, 1)
+        grown = (around[1] > 0).to(values.dtype)
+        values = torch.where(known > 0, values, around[0] / around[1].clamp(min=1e-9) * grown)
+        known = torch.maximum(known, grown)
+    return values.transpose(0, 1)
+
+
+@cache
+def _spline_matrix(n: int) -> Tensor:
+    """From values on a row of n pixels to cubic spline coefficients on n + 4, mirrored at ends."""
+    basis = np.zeros((n, n))
+    for i in range(n):
+        for neighbour, weight in ((i - 1, 1 / 6), (i, 2 / 3), (i + 1, 1 / 6)):
+            basis[i, _mirrored(neighbour, n)] += weight
+    padded = [_mirrored(i, n) for i in range(-2, n + 2)]
+    return torch.from_numpy(np.linalg.inv(basis)[padded])
+
+
+def _mirrored(i: int, n: int) -> int:
+    return -i if i < 0 else 2 * (n - 1) - i if i >= n else i
+
+
+def _spline_tables(images: Tensor) -> Tensor:
+    """Spline coefficients (batch, (n + 4)^2, member) of images (member, batch, n, n)."""
+    matrix = _spline_matrix(images.shape[-1]).to(images.dtype)
+    found = torch.einsum("ay,mbyx,cx->bacm", matrix, images, matrix)
+    return found.reshape(images.shape[1], -1, images.shape[0])
+
+
+def _interpolate(table: Tensor, place: Tensor, n: int) -> Tensor:
+    """Cubic splines at places (pixel, 2), shape (pixel, member)."""
+    low = place.floor().clamp(-1, n - 1)
+    row, column = (_cubic(part) for part in (place - low).unbind(-1))  # (pixel, 4) each
+    first = low.long() + 1  # of the four coefficients, where the padding puts them
+    step = torch.arange(4)
+    index = (first[:, :1] + step).unsqueeze(2) * (n + 4) + (first[:, 1:] + step).unsqueeze(1)
+    weight = (row.unsqueeze(2) * column.unsqueeze(1)).to(table.dtype)
+    return embedding_bag(index.flatten(1), table, per_sample_weights=weight.flatten(1), mode="sum")
+
+
+def _cubic(part: Tensor) -> Tensor:
+    """The four cubic B-spline weights (pixel, 4) a fraction of a pixel beyond the second."""
+    rest = 1 - part
+    weights = [
+        rest**3,
+        3 * part**3 - 6 * part**2 + 4,
+        3 * rest**3 - 6 * rest**2 + 4,
+        part**3,
+    ]
+    return torch.stack(weights, -1) / 6

@@ -1,0 +1,204 @@
+"""Scale and error of predicted dust maps: regression to the target, residuals by brightness.
+
+A network's loss may leave its scale free, and the spread of an ensemble is only what the networks
+do not agree on: some dust no gas tells of. Both are measured where the target is known, and the
+model's card keeps what was found.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreglow.errors import MapError, ModelError
+
+# most of the sky is faint and most of the range of brightness belongs to a few pixels
+_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
+_LEAST_PIXELS = 1000
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A straight line from what a model says to the target map.
+
+    Attributes
+    ----------
+    slope : float
+    offset : float
+        In the target's unit.
+    to : str
+        What it was fitted to, and where.
+    """
+
+    slope: float = 1.0
+    offset: float = 0.0
+    to: str = "none: as the network says"
+
+    def __call__(self, predicted: NDArray) -> NDArray:
+        """The calibrated map."""
+        return self.slope * predicted + self.offset
+
+    @classmethod
+    def fit(cls, predicted: NDArray, target: NDArray, to: str) -> "Calibration":
+        """Least squares of the target on the prediction.
+
+        Parameters
+        ----------
+        predicted, target : ndarray, shape (n,)
+            Finite.
+        to : str
+
+        Raises
+        ------
+        MapError
+            If there are fewer than 1000 pixels, or the prediction is flat.
+        """
+        _validate(predicted, target)
+        centred = predicted - predicted.mean(dtype=np.float64)
+        variance = np.mean(centred**2, dtype=np.float64)
+        if not variance > 0:
+            raise MapError(
+                "expected a prediction that varies over the sky, got a flat map; check the cube"
+            )
+        slope = float(np.mean(centred * target, dtype=np.float64) / variance)
+        mean = float(predicted.mean(dtype=np.float64)), float(target.mean(dtype=np.float64))
+        return cls(slope, mean[1] - slope * mean[0], to)
+
+
+@dataclass(frozen=True)
+class ResidualLaw:
+    """Rms of what the dust has beyond the prediction and the ensemble's spread, by brightness.
+
+    Attributes
+    ----------
+    predicted_edges : tuple of float, length bin + 1
+        Of the calibrated prediction, target unit.
+    rms : tuple of float, length bin
+        Target unit. Between the middles of bins it goes in straight lines; beyond the last one it
+        grows with the brightness.
+    """
+
+    predicted_edges: tuple[float, ...]
+    rms: tuple[float, ...]
+
+    def __call__(self, predicted: NDArray) -> NDArray:
+        """Rms at each predicted brightness; NaN stays NaN."""
+        edges = np.asarray(self.predicted_edges)
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        beyond = np.maximum(predicted / middle[-1], 1) if middle[-1] > 0 else 1.0
+        return np.interp(predicted, middle, self.rms) * beyond
+
+    def std(self, predicted: NDArray, spread: NDArray) -> NDArray:
+        """Total error: this law and the ensemble's spread in quadrature."""
+        return np.hypot(self(predicted), spread)
+
+    @classmethod
+    def fit(cls, predicted: NDArray, spread: NDArray, target: NDArray) -> "ResidualLaw":
+        """Measure the law where the target is known.
+
+        Parameters
+        ----------
+        predicted, spread : ndarray, shape (n,)
+            Calibrated mean of the ensemble, and the standard deviation of its members.
+        target : ndarray, shape (n,)
+
+        Raises
+        ------
+        MapError
+            If there are fewer than 1000 pixels.
+        """
+        _validate(predicted, target)
+        edges = np.quantile(predicted.astype(np.float64), _QUANTILES)
+        # the two ends of a sky are single pixels; the law is of many
+        edges[[0, -1]] = np.quantile(predicted, [0.002, 0.998])
+        edges = np.maximum.accumulate(edges)
+        place = np.searchsorted(edges[1:-1], predicted, side="right")
+        # the spread is added again for each pixel
+        excess = (target - predicted).astype(np.float64) ** 2 - spread.astype(np.float64) ** 2
+        count = np.bincount(place, minlength=len(edges) - 1)
+        mean = np.bincount(place, excess, minlength=len(edges) - 1) / np.maximum(count, 1)
+        return cls(tuple(map(float, edges)), tuple(np.sqrt(np.maximum(mean, 0)).tolist()))
+
+
+def to_card(calibration: Calibration, law: ResidualLaw) -> dict[str, Any]:
+    """The tables `calibration` and `residual` of a model's card."""
+    return {
+        "calibration": vars(calibration).copy(),
+        "residual": {"predicted_edges": list(law.predicted_edges), "rms": list(law.rms)},
+    }
+
+
+def from_card(card: Mapping[str, Any]) -> tuple[Calibration | None, ResidualLaw | None]:
+    """Calibration and law of a model's card; None for what it does not have.
+
+    Raises
+    ------
+    ModelError
+        If what stands there is no calibration or no law.
+    """
+    try:
+        line, table = card.get("calibration"), card.get("residual")
+        calibration = law = None
+        if line is not None:
+            calibration = Calibration(float(line["slope"]), float(line["offset"]), str(line["to"]))
+        if table is not None:
+            law = ResidualLaw(
+                tuple(map(float, table["predicted_edges"])), tuple(map(float, table["rms"]))
+            )
+            if len(law.predicted_edges) != len(law.rms) + 1 or not law.rms:
+                raise ValueError("one more of predicted_edges than of rms is expected")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"expected numbers under calibration and residual in the model's card, got {error}; "
+            "train the model anew, or give --dust and --mask to measure both again"
+        ) from error
+    return calibration, law
+
+
+def coverage(
+    predicted: NDArray, std: NDArray, target: NDArray, n_bin: int = 5
+) -> list[dict[str, float]]:
+    """How often the target lies within one and two standard deviations, by brightness.
+
+    Parameters
+    ----------
+    predicted, std, target : ndarray, shape (n,)
+        Finite.
+    n_bin : int
+        Bins with as many pixels each.
+
+    Returns
+    -------
+    list of dict
+        All pixels first, then bin by bin: `low` and `high` of the predicted brightness, `n`,
+        `within1`, `within2` (0.683 and 0.954 for a Gaussian), `rms` of the residual, `std`, the
+        root mean square of what was stated, and `bias`, the mean residual.
+    """
+    edges = np.quantile(predicted, np.linspace(0, 1, n_bin + 1))
+    place = np.searchsorted(edges[1:-1], predicted, side="right")
+    residual = (target - predicted).astype(np.float64)
+    pull = np.abs(residual) / std
+    rows = []
+    for which in [np.ones(place.shape, bool), *(place == k for k in range(n_bin))]:
+        row = {
+            "low": predicted[which].min(),
+            "high": predicted[which].max(),
+            "n": np.count_nonzero(which),
+            "within1": np.mean(pull[which] < 1),
+            "within2": np.mean(pull[which] < 2),
+            "rms": np.sqrt(np.mean(residual[which] ** 2)),
+            "std": np.sqrt(np.mean(std[which].astype(np.float64) ** 2)),
+            "bias": residual[which].mean(),
+        }
+        rows.append({key: float(value) for key, value in row.items()})
+    return rows
+
+
+def _validate(predicted: NDArray, target: NDArray) -> None:
+    if predicted.size < _LEAST_PIXELS or predicted.shape != target.shape:
+        raise MapError(
+            f"expected a prediction and a target on at least {_LEAST_PIXELS} pixels, got "
+            f"{predicted.shape} and {target.shape}; use a mask that leaves more of the sky"
+        )
