@@ -4,9 +4,11 @@ from torch import Tensor
 
 from foreglow.dust.spectra import Bands, mode_correlation
 
+PAPER_WEIGHT = 30.0  # lambda of eq. 2.3
+
 
 def correlation_loss(
-    predicted: Tensor, target: Tensor, bands: Bands, weight: float = 30.0
+    predicted: Tensor, target: Tensor, bands: Bands, weight: float = PAPER_WEIGHT
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Correlation by scale and absolute difference of pixels, eq. 2.3.
 

@@ -1,0 +1,284 @@
+"""Networks from cutouts of the HI cube to the dust: the paper's U-Net, and ours.
+
+Both take inputs in K and give the dust in the unit of their target: what they need to know of the
+scales of either they measure once, in `standardise`, and keep with their weights.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from foreglow.dust.loss import PAPER_WEIGHT
+from foreglow.dust.spectra import Bands, mode_correlation
+from foreglow.errors import ModelError, ShapeError
+
+Inputs = Literal["channels", "moments", "integrated"]
+INPUTS: tuple[Inputs, ...] = ("channels", "moments", "integrated")
+MOMENTS = 4  # sums of v^m I for m below this
+LEVELS = 4  # times that the U-Nets halve a map
+_SOFT = 0.02  # of the rms of the inputs: fainter ones are seen as they are, brighter ones by log
+_STEM = 32  # numbers that ours makes of each pixel's spectrum
+
+
+class DustNetwork(nn.Module):
+    """What both networks share: the inputs that they see, and the scale of the target.
+
+    Parameters
+    ----------
+    inputs : str
+        "channels": as they are; "moments": sums of v^m I_v with v from -1 to 1 over the range, m
+        from 0 to 3; "integrated": their sum.
+    velocity_kms : sequence of float
+        Centres of the channels.
+    """
+
+    velocity: Tensor
+    unit: Tensor
+
+    def __init__(self, inputs: Inputs, velocity_kms: Sequence[float]):
+        super().__init__()
+        self.inputs: Inputs = inputs
+        velocity = torch.as_tensor(np.asarray(velocity_kms), dtype=torch.float32)
+        middle, half = (velocity[-1] + velocity[0]) / 2, (velocity[-1] - velocity[0]) / 2
+        self.register_buffer("velocity", (velocity - middle) / half, persistent=False)
+        self.register_buffer("unit", torch.ones(()))
+
+    @property
+    def n_input(self) -> int:
+        """Maps that the network sees."""
+        return {"channels": len(self.velocity), "moments": MOMENTS, "integrated": 1}[self.inputs]
+
+    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """The dust; what stands where the mask is False means nothing.
+
+        Parameters
+        ----------
+        inputs : Tensor, shape (batch, channel, n, n)
+            K, zero where masked; n a multiple of 16.
+        mask : Tensor of bool, shape (batch, n, n)
+            True where the sky counts.
+
+        Returns
+        -------
+        Tensor, shape (batch, n, n), unit of the target
+        """
+        raise NotImplementedError
+
+    def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
+        """Measure the scales of inputs and target, and start from them.
+
+        The loss counts absolute differences in `unit`: the one in which the integrated map, once
+        scaled as well as it can be, differs from the target by as much as the paper's weight times
+        what its correlations lack. So both terms of eq. 2.3 start alike.
+
+        Parameters are those of `forward`, with the target (batch, n, n) and the bands of r.
+        """
+        total = inputs.sum(1) * mask  # (batch, n, n)
+        factor = _least_absolute(total[mask], target[mask])
+        difference = (factor * total - target).abs().mean()
+        lacking = (1 - mode_correlation(total, target, bands).mean(0)).sum()
+        self.unit.copy_(difference / (PAPER_WEIGHT * lacking))
+
+    def see(self, inputs: Tensor) -> Tensor:
+        """The maps (batch, n_input, n, n) that the network sees of the channels."""
+        if inputs.ndim != 4 or inputs.shape[1] != len(self.velocity):
+            raise ShapeError(
+                f"expected inputs (batch, {len(self.velocity)}, n, n), got {tuple(inputs.shape)}; "
+                "use the channels that the model was made for"
+            )
+        if inputs.shape[-1] % 2**LEVELS or inputs.shape[-2] % 2**LEVELS:
+            raise ShapeError(
+                f"expected cutouts of a multiple of {2**LEVELS} pixels a side, got "
+                f"{tuple(inputs.shape[-2:])}; choose another grid"
+            )
+        if self.inputs == "channels":
+            return inputs
+        if self.inputs == "integrated":
+            return inputs.sum(1, keepdim=True)
+        powers = self.velocity ** torch.arange(MOMENTS, device=inputs.device).unsqueeze(1)
+        return torch.einsum("bcyx,mc->bmyx", inputs, powers)
+
+
+class Zhang2019(DustNetwork):
+    """The paper's U-Net: double convolutions with batch norm, ReLU and dropout, four levels deep.
+
+    The paper states neither how inputs are scaled nor what makes a map of the last 64 channels:
+    here one factor brings all inputs to an rms of 1, and a 1 x 1 convolution ends it.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first level, 64 in the paper; each level below has twice as many.
+
+    References
+    ----------
+    Zhang et al. 2019, section 2.3 and figure 2.
+    """
+
+    rms: Tensor
+
+    def __init__(self, inputs: Inputs, velocity_kms: Sequence[float], width: int = 64):
+        super().__init__(inputs, velocity_kms)
+        self.register_buffer("rms", torch.ones(()))
+        self.unet = UNet(self.n_input, width, _paper_step)
+        self.output = nn.Conv2d(width, 1, 1)
+
+    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """The dust, as `DustNetwork.forward` says."""
+        return self.output(self.unet(self.see(inputs) / self.rms)).squeeze(1) * self.unit
+
+    def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
+        """Measure the scales, as `DustNetwork.standardise` says."""
+        super().standardise(inputs, target, mask, bands)
+        self.rms.copy_(_at(mask, self.see(inputs)).square().mean().sqrt())
+
+
+class ForeglowUNet(DustNetwork):
+    """Ours: each channel times a gain that depends on the pixel's spectrum and its neighbours.
+
+    A stem looks at the spectrum of each pixel by itself, which tells saturated lines from thin
+    ones and slow gas from fast; a U-Net then looks around. Gains are exp(output), zero at the
+    start: training starts from the integrated map.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first level of the U-Net; each level below has twice as many.
+    """
+
+    soft: Tensor
+    mean: Tensor
+    std: Tensor
+    per_kelvin: Tensor
+
+    def __init__(self, inputs: Inputs, velocity_kms: Sequence[float], width: int = 16):
+        super().__init__(inputs, velocity_kms)
+        n_feature = self.n_input + 1
+        self.register_buffer("soft", torch.ones(2))
+        self.register_buffer("mean", torch.zeros(n_feature, 1, 1))
+        self.register_buffer("std", torch.ones(n_feature, 1, 1))
+        self.register_buffer("per_kelvin", torch.ones(()))
+        self.stem = nn.Sequential(
+            nn.Conv2d(n_feature, _STEM, 1), nn.GELU(), nn.Conv2d(_STEM, _STEM, 1), nn.GELU()
+        )
+        self.unet = UNet(_STEM, width, _step)
+        self.gain = nn.Conv2d(_STEM + width, self.n_input if inputs == "channels" else 1, 1)
+        for parameter in self.gain.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """The dust, as `DustNetwork.forward` says."""
+        seen, total = self.see(inputs), inputs.sum(1, keepdim=True)
+        open_sky = mask.unsqueeze(1)
+        features = (self._features(seen, total) - self.mean) / self.std
+        pixel = self.stem(features * open_sky) * open_sky  # (batch, _STEM, n, n)
+        gain = self.gain(torch.cat([pixel, self.unet(pixel)], 1)).exp()
+        brightness = seen if self.inputs == "channels" else total
+        return (gain * brightness).sum(1) * self.per_kelvin
+
+    def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
+        """Measure the scales, as `DustNetwork.standardise` says."""
+        super().standardise(inputs, target, mask, bands)
+        seen, total = self.see(inputs), inputs.sum(1, keepdim=True)
+        size = [_at(mask, x).square().mean().sqrt() for x in (seen, total)]
+        self.soft.copy_(_SOFT * torch.stack(size))
+        features = _at(mask, self._features(seen, total))
+        self.mean.copy_(features.mean(0)[:, None, None])
+        self.std.copy_(features.std(0)[:, None, None])
+        self.per_kelvin.copy_(_least_absolute(total.squeeze(1)[mask], target[mask]))
+
+    def _features(self, seen: Tensor, total: Tensor) -> Tensor:
+        """Logarithms that survive noise: ratios of channels become differences."""
+        return torch.cat([torch.asinh(seen / self.soft[0]), torch.asinh(total / self.soft[1])], 1)
+
+
+class UNet(nn.Module):
+    """Four levels down and up again, each with two steps, joined by what was there on the way down.
+
+    Parameters
+    ----------
+    n_in : int
+    width : int
+        Channels of the first level and of the output.
+    step : callable
+        `step(n_in, n_out)` -> Module, a 3 x 3 convolution and what goes with it.
+    """
+
+    def __init__(self, n_in: int, width: int, step: Callable[[int, int], nn.Module]):
+        super().__init__()
+        widths = [width * 2**level for level in range(LEVELS + 1)]
+        sizes = list(zip([n_in, *widths[:-1]], widths, strict=True))
+        self.down = nn.ModuleList(nn.Sequential(step(a, b), step(b, b)) for a, b in sizes)
+        self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in sizes[:0:-1])
+        self.up = nn.ModuleList(nn.Sequential(step(2 * a, a), step(a, a)) for a, _ in sizes[:0:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (batch, width, n, n) from maps (batch, n_in, n, n), n a multiple of 16."""
+        passed = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else nn.functional.max_pool2d(x, 2))
+            passed.append(x)
+        passed.pop()  # the lowest goes up itself
+        for grow, block in zip(self.grow, self.up, strict=True):
+            x = block(torch.cat([passed.pop(), grow(x)], 1))
+        return x
+
+
+NETWORKS: dict[str, type[Zhang2019] | type[ForeglowUNet]] = {
+    "unet": ForeglowUNet,
+    "unet_zhang2019": Zhang2019,
+}
+
+
+def make_network(
+    network: str, inputs: str, velocity_kms: Sequence[float], width: int
+) -> DustNetwork:
+    """A network by name, with weights from the global generator.
+
+    Raises
+    ------
+    ModelError
+        If a name is unknown, or the width or the number of channels is too small.
+    """
+    if network not in NETWORKS:
+        raise ModelError(f"expected network {' or '.join(NETWORKS)}, but {network!r} came.")
+    if inputs not in INPUTS:
+        raise ModelError(f"expected inputs {', '.join(INPUTS)}, but {inputs!r} came.")
+    if len(velocity_kms) < 2 or width < 1:
+        raise ModelError(
+            f"expected two or more channels and a width of 1 or more, got {len(velocity_kms)} "
+            f"channels and width {width}; widen the velocity range or the network"
+        )
+    return NETWORKS[network](inputs, velocity_kms, width)
+
+
+def _paper_step(n_in: int, n_out: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, padding=1),
+        nn.BatchNorm2d(n_out),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+    )
+
+
+def _step(n_in: int, n_out: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, padding=1, bias=False),
+        nn.GroupNorm(max(1, n_out // 8), n_out),
+        nn.GELU(),
+    )
+
+
+def _at(mask: Tensor, maps: Tensor) -> Tensor:
+    """Values (pixel, map) where the sky counts."""
+    return maps.permute(0, 2, 3, 1)[mask]
+
+
+def _least_absolute(x: Tensor, y: Tensor) -> Tensor:
+    """The factor of least mean |factor x - y|: the median of y / x, each weighing |x|."""
+    order = torch.argsort(y / x)
+    weight = x.abs()[order].double().cumsum(0)
+    return (y / x)[order][torch.searchsorted(weight, weight[-1] / 2)]
