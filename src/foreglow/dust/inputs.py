@@ -2,20 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import healpy as hp
 import numpy as np
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.errors import MapError
+from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
 from foreglow.maps.hemispheres import Method, Region
+from foreglow.maps.io import IntensityMap, open_intensity_map
 from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import velocity_channels
 
 OPEN_SKY = 0.72  # of the sky is what the paper's mask LR72 leaves
+PAPER_RANGE_KMS = (-64.5, 17.0)
 MASK_SMOOTHING_DEG = 5.0  # FWHM
 MOCK_UNIT = "uK_RJ"
+LEAST_CHANNELS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,64 @@ def observed_sky(gas: MockGas, velocity_kms: Sequence[float] | np.ndarray | None
     return DustSky(cube, velocity, MOCK_UNIT, "mock")
 
 
+def load_sky(
+    cube: Path,
+    dust: Path,
+    mask: Path | None = None,
+    low_kms: float = PAPER_RANGE_KMS[0],
+    high_kms: float = PAPER_RANGE_KMS[1],
+    unit: str | None = None,
+) -> DustSky:
+    """A user's own HI cube, dust map and mask.
+
+    Parameters
+    ----------
+    cube : Path
+        HI cube as `foreglow dust prepare` writes it, full sky or partial.
+    dust : Path
+        FITS intensity map, Galactic, of the Nside of the cube, any ordering.
+    mask : Path, optional
+        FITS map of one column: the sky counts where it is above zero. Without one, all of the sky
+        that cube and dust map hold counts.
+    low_kms, high_kms : float
+        Channels centred from one to the other (LSR) are taken.
+    unit : str, optional
+        Of the dust map, where its header states none that foreglow knows; any text.
+
+    Returns
+    -------
+    DustSky
+        Low-passed (`paper_filter`). On a part of the sky each pixel comes from what is observed
+        around it, and where that is less than half of the filter's weight it does not count.
+
+    Raises
+    ------
+    MapError
+        If a file cannot be read, Nside or frame differ, the cube does not reach over the range or
+        has too few channels there, or nothing of the sky is left.
+    """
+    gas = open_cube(cube)
+    chosen = _channels_between(gas, low_kms, high_kms)
+    unit_read = unit if unit is None else MOCK_UNIT  # whatever the unit is, the pixels are read
+    found = open_intensity_map(dust, unit_read)
+    target = _on_grid(dust, found, gas)
+    counts = np.ones(target.size, bool)
+    if mask is not None:  # a mask has no unit
+        counts = np.nan_to_num(_on_grid(mask, open_intensity_map(mask, MOCK_UNIT), gas)) > 0
+    observed = np.isfinite(target)
+    for channel in gas.channels(chosen):
+        observed &= np.isfinite(channel)
+    _validate_cover(observed & counts, cube, dust)
+    low_pass, part = paper_filter(gas.nside), None if observed.all() else observed
+    (target,) = low_pass.stream([target], part)
+    counts &= np.isfinite(target)
+    _validate_cover(counts, cube, dust)
+    maps = low_pass.stream(gas.channels(chosen), part)
+    sky = SkyCube.from_maps(maps, len(chosen), target, counts)
+    source = " + ".join(str(path) for path in (cube, dust, mask) if path)
+    return DustSky(sky, gas.velocity_kms[chosen], unit or found.unit, source)
+
+
 def paper_filter(nside: int) -> HarmonicFilter:
     """The Butterworth low-pass that every map goes through before it is cut out.
 
@@ -112,3 +176,40 @@ def faint_sky(dust: np.ndarray, fraction: float = OPEN_SKY) -> np.ndarray:
     beam = hp.gauss_beam(np.radians(MASK_SMOOTHING_DEG), lmax=2 * nside)
     smooth = HarmonicFilter(nside, beam).full_sky(dust)
     return smooth <= np.quantile(smooth, fraction)
+
+
+def _channels_between(gas: HICube, low_kms: float, high_kms: float) -> np.ndarray:
+    velocity = gas.velocity_kms
+    chosen = np.flatnonzero((velocity >= low_kms) & (velocity <= high_kms))
+    has = f"{velocity.size} channels from {velocity[0]:g} to {velocity[-1]:g} km/s"
+    if chosen.size < LEAST_CHANNELS:
+        raise MapError(
+            f"{gas.path}: expected {LEAST_CHANNELS} or more channels from {low_kms:g} to "
+            f"{high_kms:g} km/s, got {chosen.size} of {has}; give another velocity range"
+        )
+    step = float(np.diff(velocity[chosen]).max())
+    if velocity[0] > low_kms + step or velocity[-1] < high_kms - step:
+        raise MapError(
+            f"{gas.path}: expected channels that reach from {low_kms:g} to {high_kms:g} km/s, got "
+            f"{has}; give a range within it, or prepare a wider cube"
+        )
+    return chosen
+
+
+def _on_grid(path: Path, stored: IntensityMap, gas: HICube) -> np.ndarray:
+    """The whole map, RING, NaN where it holds nothing."""
+    if (stored.nside, stored.frame) != (gas.nside, "G"):
+        raise MapError(
+            f"{path}: expected a map of Nside {gas.nside} in the Galactic frame, as the cube "
+            f"{gas.path} is, got Nside {stored.nside}, frame {stored.frame}; bring it there "
+            "(healpy.ud_grade, healpy.Rotator), or prepare the cube at its Nside"
+        )
+    return stored.read(np.arange(hp.nside2npix(gas.nside)))
+
+
+def _validate_cover(counts: np.ndarray, cube: Path, dust: Path) -> None:
+    if not counts.any():
+        raise MapError(
+            f"expected some sky that the cube {cube}, the dust map {dust} and the mask all hold, "
+            "got none; check their frames, and where the mask is above zero"
+        )
