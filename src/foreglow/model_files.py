@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from foreglow import __version__
-from foreglow.errors import ModelError
+from foreglow.errors import ModelError, RunError
+from foreglow.runs import write_text
 from foreglow.training import replace_directory
 
 _WEIGHTS = "weights.safetensors"
@@ -101,6 +102,44 @@ def read_weights(folder: Path, card: dict[str, Any], network: nn.Module) -> None
             "copy the model directory again, or train it anew."
         )
     network.load_state_dict(load_file(weights))
+
+
+def open_training(out: Path, settings: dict[str, Any], resume: bool) -> Path:
+    """The folder `OUT.training` for checkpoints, with what the training is made with.
+
+    Parameters
+    ----------
+    out : Path
+        The model directory to be.
+    settings : dict
+        Plain values; an interrupted training goes on with the same ones only.
+    resume : bool
+
+    Raises
+    ------
+    ModelError
+        If `out` exists.
+    RunError
+        If an interrupted training lies there and is not to be resumed, or had other settings.
+    """
+    if out.exists():
+        raise ModelError(f"{out} exists; give another --out, or remove it first.")
+    work = out.with_name(out.name + ".training")
+    interrupted = any(work.glob("**/last.ckpt"))
+    if interrupted and not resume:
+        raise RunError(f"{work} holds an interrupted training; --resume goes on with it.")
+    path = work / "settings.json"
+    text = json.dumps(settings, indent=1)
+    if interrupted and path.is_file():
+        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        differ = [key for key in now if before.get(key) != now[key]]
+        if differ:
+            raise RunError(
+                f"{work} was begun with another {', '.join(differ)}; resume with the same, or give "
+                "another --out."
+            )
+    write_text(path, text)
+    return work
 
 
 def read_temperature(card: dict[str, Any], folder: Path) -> float:

@@ -1,7 +1,60 @@
 """`foreglow dust ...`: dust from the velocity cube of neutral hydrogen."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from foreglow.cli import screen
+from foreglow.cli.options import Device, Resume, Seed
 
 app = typer.Typer(
     no_args_is_help=True, help="Predict dust from the 21 cm velocity cube (Zhang et al. 2019)."
 )
+
+
+@app.command("train")
+def dust_train(
+    out: Annotated[Path, typer.Option(help="Model directory to write.")],
+    sky: Annotated[
+        str | None, typer.Option(help="mock: the mock Galaxy instead of --cube and --dust.")
+    ] = None,
+    cube: Annotated[Path | None, typer.Option(help="HI cube of `dust prepare`.")] = None,
+    dust: Annotated[Path | None, typer.Option(help="FITS dust map of the cube's Nside.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="FITS mask: the sky counts where it is above zero.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
+    ] = None,
+    low: Annotated[float, typer.Option(help="Lowest velocity (km/s, LSR).")] = -64.5,
+    high: Annotated[float, typer.Option(help="Highest velocity (km/s, LSR).")] = 17.0,
+    nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 128,
+    region: Annotated[
+        str, typer.Option(help="Where cutouts lie: north, south, east or west (Galactic).")
+    ] = "north",
+    network: Annotated[str, typer.Option(help="unet or unet_zhang2019.")] = "unet",
+    inputs: Annotated[str, typer.Option(help="channels, moments or integrated.")] = "channels",
+    width: Annotated[
+        int, typer.Option(help="Channels of the first level (64 in the paper).", min=1)
+    ] = 16,
+    weight: Annotated[
+        float, typer.Option("--lambda", help="Weight of the correlations in the loss.", min=0)
+    ] = 30.0,
+    members: Annotated[int, typer.Option(help="Networks from different seeds.", min=1)] = 1,
+    epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 10,
+    steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 100,
+    batch: Annotated[int, typer.Option(help="Cutouts a step.", min=1)] = 16,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Resume = False,
+) -> None:
+    """Train a network on cutouts of an HI cube and a dust map, drawn fresh at every step."""
+    from foreglow.dust.inputs import SkyFiles
+    from foreglow.dust.train import DustPlan, train_model
+
+    files = SkyFiles(sky, cube, dust, mask, unit, low, high, nside, seed)
+    plan = DustPlan(network, inputs, width, weight, epochs, steps, batch, learning_rate, members)
+    score = train_model(out, files, region, plan, seed, device, resume)
+    screen.say(f"model: {out} (r of validation cutouts {score:.4f})")

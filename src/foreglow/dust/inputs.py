@@ -8,7 +8,7 @@ import healpy as hp
 import numpy as np
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
-from foreglow.errors import MapError
+from foreglow.errors import MapError, SkyError
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
@@ -54,6 +54,57 @@ class DustSky:
     ) -> CutoutSampler:
         """Cutouts of this sky with centres in a region, on the paper's grid by default."""
         return CutoutSampler(self.cube, region, grid or Grid(), method)
+
+
+@dataclass(frozen=True)
+class SkyFiles:
+    """Where a sky comes from: the mock Galaxy, or files; as the command line has it.
+
+    Attributes
+    ----------
+    sky : str or None
+        "mock", or None for files.
+    cube, dust, mask, unit, low_kms, high_kms
+        As for `load_sky`; the mock has the velocities too.
+    nside, seed : int
+        Of the mock.
+
+    Raises
+    ------
+    SkyError
+        If neither, or both, of the mock and of files are given.
+    """
+
+    sky: str | None
+    cube: Path | None
+    dust: Path | None
+    mask: Path | None
+    unit: str | None
+    low_kms: float
+    high_kms: float
+    nside: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.sky not in (None, "mock"):
+            raise SkyError(
+                f"expected --sky mock, or --cube and --dust, but --sky {self.sky!r} came."
+            )
+        given = [f"--{n}" for n in ("cube", "dust", "mask", "unit") if getattr(self, n) is not None]
+        if self.sky and given:
+            raise SkyError(f"expected --sky mock or files, but {', '.join(given)} came beside it.")
+        if not self.sky and (self.cube is None or self.dust is None):
+            raise SkyError(
+                f"expected --sky mock, or both --cube and --dust, but {', '.join(given) or 'none'} "
+                "came."
+            )
+
+    def load(self) -> DustSky:
+        """Read it, or make it."""
+        if self.cube is None or self.dust is None:
+            velocity = velocity_channels(self.low_kms, self.high_kms)
+            return mock_sky(self.nside, velocity, self.seed)
+        return load_sky(self.cube, self.dust, self.mask, self.low_kms, self.high_kms, self.unit)
 
 
 def mock_sky(

@@ -9,19 +9,28 @@ import torch
 from torch import Tensor
 
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
-from foreglow.dust.inputs import DustSky
+from foreglow.dust.inputs import DustSky, SkyFiles
 from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss
 from foreglow.dust.model import DustModel
-from foreglow.dust.networks import DustNetwork
+from foreglow.dust.networks import DustNetwork, make_network
 from foreglow.dust.spectra import Bands, paper_bands
+from foreglow.dust.uncertainty import Calibration, ResidualLaw, to_card
+from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
-from foreglow.maps.hemispheres import Method, Region
-from foreglow.training import History, Schedule, Task, adamw, fit, make_generator
+from foreglow.maps.hemispheres import SPLITS, Method, Region
+from foreglow.model_files import open_training
+from foreglow.training import History, Schedule, Task, adamw, fit, make_generator, pick_device
 
 VALIDATION_CUTOUTS = 128
 _STANDARDISATION_CUTOUTS = 128
-_STANDARDISATION, _VALIDATION = 2, 3  # keys of generators; 0 and 1 are the trainer's
+_CALIBRATION_CUTOUTS = 128
+_STANDARDISATION, _VALIDATION, _CALIBRATION = (
+    2,
+    3,
+    4,
+)  # keys of generators; 0 and 1 are the trainer's
+REGIONS = {region.name: region for pair in SPLITS.values() for region in pair}
 _PAPER_DROPS = 4  # parts of the training, each with a tenth of the learning rate of the one before
 
 
@@ -111,11 +120,75 @@ def train(
     for k, member_seed in enumerate(seeds):
         network, place = model.networks[k], folder / f"member{k}"
         histories.append(_train_member(network, sampler, plan, place, member_seed, device, resume))
+    _calibrate(model, sampler, f"{sky.source}, {region.name}", device)
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
     model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
     return model, {
         key: np.mean([h[key] for h in histories], axis=0).tolist() for key in histories[0]
     }
+
+
+def _calibrate(model: DustModel, sampler: CutoutSampler, to: str, device: torch.device) -> None:
+    """Regress the target on the prediction, the loss leaving the scale half free, and state errors.
+
+    On cutouts of the training region: where the sky is another, errors may be larger.
+    """
+    cut = sampler.draw(_CALIBRATION_CUTOUTS, make_generator(device, 0, _CALIBRATION))
+    parts = zip(cut.inputs.split(16), cut.mask.split(16), strict=True)
+    each = torch.cat([model.each(*part) for part in parts], 1)[:, cut.mask].cpu().numpy()
+    target = cut.target[cut.mask].cpu().numpy()
+    line = Calibration.fit(each.mean(0), target, to)
+    spread = abs(line.slope) * (each.std(0, ddof=1) if len(each) > 1 else np.zeros_like(target))
+    model.card |= to_card(line, ResidualLaw.fit(line(each.mean(0)), spread, target))
+
+
+def train_model(
+    out: Path,
+    sky: SkyFiles,
+    region: str,
+    plan: DustPlan,
+    seed: int,
+    device: str,
+    resume: bool,
+) -> float:
+    """Train a model and save it; the body of `foreglow dust train`.
+
+    Checkpoints and logs lie in `OUT.training` beside the model until it is whole, and stay.
+
+    Parameters
+    ----------
+    out : Path
+        Model directory to write.
+    sky : SkyFiles
+        Loaded once it is clear that the rest can be done.
+    region : str
+        Where cutouts have their centres: one of `REGIONS`.
+    plan, seed, device, resume
+        As for `train`, with the name of the device.
+
+    Returns
+    -------
+    float
+        Mean of r50 and r150 over the validation cutouts, which lie in the training region.
+
+    Raises
+    ------
+    ModelError
+        If `out` exists, or there is no such network or inputs.
+    RunError
+        If the region or the device is unknown, or an interrupted training had other settings.
+    """
+    if region not in REGIONS:
+        raise RunError(f"expected region {', '.join(REGIONS)}, but {region!r} came.")
+    chosen = pick_device(device)
+    make_network(plan.network, plan.inputs, (0.0, 1.0), 1)  # are there such?
+    made_of = {k: v if v is None else str(v) for k, v in asdict(sky).items()}
+    settings = {"sky": made_of, "region": region, "seed": seed, "plan": asdict(plan)}
+    work = open_training(out, settings, resume)
+    model, history = train(sky.load(), REGIONS[region], plan, work, seed, chosen, resume)
+    model.card["history"] = history
+    model.save(out)
+    return history["validation_score"][-1] / 2
 
 
 def _train_member(

@@ -1,6 +1,5 @@
 """Training regimes of the recognition networks."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +9,13 @@ import torch
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from foreglow.errors import ModelError, RunError
+from foreglow.errors import RunError
+from foreglow.model_files import open_training
 from foreglow.recognition.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.networks import ForeglowNetwork
 from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
 from foreglow.recognition.skies import models_of
-from foreglow.runs import write_text
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import Templates, load_templates
 from foreglow.training import (
@@ -207,36 +206,6 @@ def train_model(
     model.card["history"] = history
     model.save(out)
     return history["validation_accuracy"][-1]
-
-
-def open_training(out: Path, settings: dict[str, Any], resume: bool) -> Path:
-    """The folder `OUT.training` for checkpoints, with what the training is made with.
-
-    Raises
-    ------
-    ModelError
-        If `out` exists.
-    RunError
-        If an interrupted training lies there and is not to be resumed, or had other settings.
-    """
-    if out.exists():
-        raise ModelError(f"{out} exists; give another --out, or remove it first.")
-    work = out.with_name(out.name + ".training")
-    interrupted = (work / "last.ckpt").exists()
-    if interrupted and not resume:
-        raise RunError(f"{work} holds an interrupted training; --resume goes on with it.")
-    path = work / "settings.json"
-    text = json.dumps(settings, indent=1)
-    if interrupted and path.is_file():
-        before, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-        differ = [key for key in now if before.get(key) != now[key]]
-        if differ:
-            raise RunError(
-                f"{work} was begun with another {', '.join(differ)}; resume with the same, or give "
-                "another --out."
-            )
-    write_text(path, text)
-    return work
 
 
 def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) -> VectorSimulator:

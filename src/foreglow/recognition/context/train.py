@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from foreglow.maps.faces import face_order
+from foreglow.model_files import open_training
 from foreglow.recognition.calibration import fit_temperature
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.evaluate import pixel_log_probability
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.skies import simulate_sky
-from foreglow.recognition.train import REFERENCE_NSIDE, open_training
+from foreglow.recognition.train import REFERENCE_NSIDE
 from foreglow.sky.templates import Templates, load_templates
 from foreglow.training import (
     History,
