@@ -77,8 +77,9 @@ class DustModel:
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
                 torch.manual_seed(seed)
-                members.append(make_network(network, inputs, velocity, width).eval())
-        modules = nn.ModuleList(members)
+                members.append(make_network(network, inputs, velocity, width))
+        # convolutions are faster so, and what is saved and loaded adds up in the same order
+        modules = nn.ModuleList(members).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
         return cls(modules, network, inputs, width, velocity, grid, nside, target_unit)
 
     def __call__(self, inputs: Tensor, mask: Tensor) -> Tensor:
@@ -189,9 +190,8 @@ class DustModel:
             read_weights(folder, card, model.members)
         except DAMAGED as error:
             raise damaged(folder, error, _COMMAND) from error
-        model.members.to(device, memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
         model.card = card
-        return model
+        return model.to(device)
 
 
 def _range(velocity: np.ndarray) -> str:

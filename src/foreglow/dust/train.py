@@ -120,6 +120,7 @@ def train(
     for k, member_seed in enumerate(seeds):
         network, place = model.networks[k], folder / f"member{k}"
         histories.append(_train_member(network, sampler, plan, place, member_seed, device, resume))
+    model.members.eval()
     _calibrate(model, sampler, f"{sky.source}, {region.name}", device)
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
     model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
@@ -201,7 +202,7 @@ def _train_member(
     resume: bool,
 ) -> History:
     bands = paper_bands(sampler.grid).to(device)
-    network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    network.to(device).train()
     sample = sampler.draw(_STANDARDISATION_CUTOUTS, make_generator(device, seed, _STANDARDISATION))
     network.standardise(sample.inputs, sample.target, sample.mask, bands)
     task = _task(network, sampler, bands, plan, seed)

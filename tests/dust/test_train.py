@@ -1,0 +1,274 @@
+"""Training of the dust networks: what it learns, what it looks at, and that it can resume."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foreglow.dust import train as module
+from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.inputs import DustSky, SkyFiles
+from foreglow.dust.model import DustModel
+from foreglow.dust.train import REGIONS, DustPlan, train, train_model
+from foreglow.errors import ModelError, RunError
+from foreglow.maps.gnomonic import Grid, Pointings
+from foreglow.maps.hemispheres import NORTH, SOUTH, reached
+
+CPU = torch.device("cpu")
+GRID = Grid(32, 46.8)
+NSIDE, CHANNELS = 16, 6
+PLAN = DustPlan(width=2, epochs=3, steps=5, batch=4)
+
+
+def make_sky():
+    """Dust whose ratio to the gas depends on the velocity."""
+    rng = np.random.default_rng(3)
+    n_pix = 12 * NSIDE**2
+    inputs = rng.lognormal(size=(n_pix, CHANNELS)).astype(np.float32)
+    target = inputs @ np.linspace(0.2, 2, CHANNELS).astype(np.float32)
+    mask = rng.random(n_pix) > 0.1
+    aside = np.stack([target * mask, mask.astype(np.float32)], 1)
+    cube = SkyCube(torch.from_numpy(inputs * mask[:, None]), torch.from_numpy(aside))
+    return DustSky(cube, np.linspace(-50, 15, CHANNELS), "uK_RJ", "made up")
+
+
+def run(folder, plan=PLAN, resume=False, seed=3):
+    return train(make_sky(), NORTH, plan, folder, seed, CPU, resume, GRID)
+
+
+@pytest.fixture(scope="module", params=["unet", "unet_zhang2019"])
+def uninterrupted(request, tmp_path_factory):
+    plan = replace(PLAN, network=request.param)
+    return plan, *run(tmp_path_factory.mktemp("whole"), plan)
+
+
+def assert_same_weights(one, other):
+    a, b = one.members.state_dict(), other.members.state_dict()
+    assert list(a) == list(b)
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_train import PLAN, CutoutSampler, replace, run
+draw, drawn = CutoutSampler.draw, 0
+def strike(self, *arguments):
+    global drawn
+    drawn += 1
+    if drawn == 9:  # one to standardise, five of the first epoch, then three more
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(self, *arguments)
+CutoutSampler.draw = strike
+run(Path({folder!r}), replace(PLAN, network={network!r}))
+"""
+
+
+def test_killed_and_resumed(uninterrupted, tmp_path):
+    plan, whole, history = uninterrupted
+    script = KILLED.format(
+        folder=str(tmp_path), tests=str(Path(__file__).parent), network=plan.network
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
+    state = json.loads((tmp_path / "member0" / "last.ckpt" / "state.json").read_text())
+    assert ["global_step", PLAN.steps] in state["dict"]
+    resumed, again = run(tmp_path, plan, resume=True)
+    assert again == history
+    assert_same_weights(resumed, whole)
+    finished, _ = run(tmp_path, plan, resume=True)
+    assert_same_weights(finished, whole)
+
+
+def test_history_and_card(uninterrupted):
+    plan, model, history = uninterrupted
+    parts = {"loss", "r50", "r150", "difference"}
+    expected = {f"{stage}_{part}" for stage in ("train", "validation") for part in parts}
+    assert set(history) == expected | {"validation_score"}
+    assert all(len(values) == plan.epochs for values in history.values())
+    assert model.card["training"]["sky"] == "made up"
+    assert model.card["training"]["region"] == "north"
+    assert model.card["training"]["network"] == plan.network
+    assert model.card["cutouts"] == {"method": "nearest", "filter_cut": 460.0, "filter_order": 4}
+    assert (model.nside, model.grid, model.target_unit) == (NSIDE, GRID, "uK_RJ")
+    assert not model.members.training
+
+
+def test_the_same_seed_gives_the_same_and_another_does_not(uninterrupted, tmp_path):
+    short = replace(uninterrupted[0], epochs=1)
+    one, first = run(tmp_path / "one", short)
+    same, again = run(tmp_path / "same", short)
+    assert first == again
+    assert_same_weights(one, same)
+    _, other = run(tmp_path / "other", short, seed=4)
+    assert other != first
+
+
+def test_it_learns_and_calibrates(tmp_path):
+    plan = replace(PLAN, epochs=2, steps=60, batch=8, learning_rate=1e-2)
+    model, history = run(tmp_path, plan)
+    sampler = CutoutSampler(make_sky().cube, SOUTH, GRID)
+    cut = sampler.at(sampler.fixed_pointings(30))
+    total = cut.inputs.sum(1)
+
+    def r(maps):
+        return np.corrcoef(maps[cut.mask], cut.target[cut.mask])[0, 1]
+
+    learned = model(cut.inputs, cut.mask)
+    assert r(total) < 0.95
+    assert r(learned) > 0.98
+    assert history["validation_score"][1] > history["validation_score"][0]
+    line = model.card["calibration"]
+    calibrated = line["slope"] * learned + line["offset"]
+    slope = np.polyfit(calibrated[cut.mask], cut.target[cut.mask], 1)[0]
+    assert slope == pytest.approx(1, abs=0.1)
+    assert line["to"] == "made up, north"
+
+
+def test_members_differ(tmp_path):
+    model, history = run(tmp_path, replace(PLAN, epochs=1, members=2))
+    assert len(model.members) == 2
+    a, b = (m.state_dict() for m in model.members)
+    assert not torch.equal(a["unet.down.0.0.0.weight"], b["unet.down.0.0.0.weight"])
+    assert len(history["train_loss"]) == 1
+    assert all((tmp_path / f"member{k}" / "last.ckpt").is_dir() for k in range(2))
+
+
+def test_no_cutout_leaves_the_region(tmp_path, monkeypatch):
+    """The other half of the sky could be anything."""
+    sky = make_sky()
+    ring = torch.from_numpy(~reached(NORTH, GRID, NSIDE, "nearest"))
+    import healpy as hp
+
+    away = ring[hp.nest2ring(NSIDE, np.arange(12 * NSIDE**2))]
+    model, _ = run(tmp_path / "a", replace(PLAN, epochs=1))
+    sky.cube.inputs[away] = torch.nan
+    sky.cube.target[away, 0] = torch.nan
+    monkeypatch.setattr(sys.modules[__name__], "make_sky", lambda: sky)
+    blind, _ = run(tmp_path / "b", replace(PLAN, epochs=1))
+    assert away.float().mean() > 0.4
+    assert_same_weights(model, blind)
+
+
+def test_every_step_sees_other_cutouts_and_validation_the_same(tmp_path, monkeypatch):
+    drawn, checked = [], []
+    draw, at = CutoutSampler.draw, CutoutSampler.at
+    key = lambda cut: float(cut.pointings.lon_deg.sum())  # noqa: E731
+
+    def watch(self, n, *rest):
+        cut = draw(self, n, *rest)
+        if n == PLAN.batch:
+            drawn.append(key(cut))
+        return cut
+
+    def look(self, where):
+        cut = at(self, where)
+        checked.append(key(cut))
+        return cut
+
+    monkeypatch.setattr(CutoutSampler, "draw", watch)
+    monkeypatch.setattr(CutoutSampler, "at", look)
+    monkeypatch.setattr(module, "VALIDATION_CUTOUTS", 6)
+    run(tmp_path)
+    assert len(drawn) == len(set(drawn)) == PLAN.steps * PLAN.epochs
+    assert len(checked) == 2 * PLAN.epochs  # batches of 4 and 2
+    assert checked[:2] == checked[2:4] == checked[4:]
+    assert not set(checked) & set(drawn)
+
+
+def test_networks_train_as_such_and_are_checked_as_such(uninterrupted, tmp_path, monkeypatch):
+    """Dropout and batch statistics belong to training alone."""
+    modes = []
+    see = module.DustNetwork.see
+    monkeypatch.setattr(
+        module.DustNetwork, "see", lambda self, x: modes.append(self.training) or see(self, x)
+    )
+    monkeypatch.setattr(module, "VALIDATION_CUTOUTS", 4)
+    run(tmp_path, replace(uninterrupted[0], epochs=1))
+    steps = modes[-PLAN.steps - 1 - 8 : -8]  # then calibration, 128 cutouts by 16
+    assert steps == [True] * PLAN.steps + [False]
+    assert not any(modes[-8:])
+
+
+def test_the_papers_schedule(tmp_path, monkeypatch):
+    rates = []
+    adam = torch.optim.Adam.step
+
+    def watch(self, *arguments, **options):
+        rates.append(self.param_groups[0]["lr"])
+        return adam(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watch)
+    run(tmp_path, replace(PLAN, network="unet_zhang2019", epochs=4, steps=2, learning_rate=1e-3))
+    np.testing.assert_allclose(rates, np.repeat([1e-3, 1e-4, 1e-5, 1e-6], 2))
+
+
+# ---- the command's body ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def train_tiny(tmp_path, monkeypatch):
+    loaded = []
+
+    def load(self):
+        loaded.append(self)
+        return make_sky()
+
+    monkeypatch.setattr(SkyFiles, "load", load)
+    monkeypatch.setattr(module, "Grid", lambda: GRID)
+
+    def call(out="model", region="north", plan=PLAN, seed=0, device="cpu", resume=False):
+        files = SkyFiles("mock", None, None, None, None, -50, 15, NSIDE, 0)
+        return train_model(tmp_path / out, files, region, plan, seed, device, resume)
+
+    call.loaded = loaded
+    return call
+
+
+def test_train_model_writes_a_model(train_tiny, tmp_path):
+    score = train_tiny()
+    model = DustModel.load(tmp_path / "model")
+    assert 2 * score == model.card["history"]["validation_score"][-1]
+    assert (tmp_path / "model.training" / "member0" / "last.ckpt").is_dir()
+    with pytest.raises(ModelError, match="exists; give another --out"):
+        train_tiny()
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="begun with another plan"):
+        train_tiny(plan=replace(PLAN, batch=2), resume=True)
+    with pytest.raises(RunError, match="--resume goes on with it"):
+        train_tiny()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"region": "up"}, RunError, "expected region north, south, east, west, but 'up' came"),
+        ({"device": "tpu"}, RunError, "expected device"),
+        ({"plan": replace(PLAN, network="cnn")}, ModelError, "expected network unet or"),
+        ({"plan": replace(PLAN, inputs="all")}, ModelError, "expected inputs channels"),
+    ],
+)
+def test_train_model_refuses_before_anything_is_loaded(
+    train_tiny, tmp_path, changes, error, message
+):
+    with pytest.raises(error, match=message):
+        train_tiny(**changes)
+    assert not train_tiny.loaded
+    assert not list(tmp_path.iterdir())
+
+
+def test_regions():
+    assert set(REGIONS) == {"north", "south", "east", "west"}
+    for name, region in REGIONS.items():
+        middle = {"north": (0, 60), "south": (0, -60), "east": (270, 30), "west": (90, 30)}[name]
+        place = Pointings(*(torch.tensor([float(v)]) for v in (*middle, 0)))
+        assert bool(region.holds(place))
