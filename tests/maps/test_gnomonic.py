@@ -11,9 +11,11 @@ from foreglow.errors import ShapeError
 from foreglow.maps.gnomonic import (
     Grid,
     Pointings,
+    cutout_corners,
     cutout_interpolation,
     cutout_pixels,
     cutout_vectors,
+    plane_coordinates,
 )
 
 
@@ -97,3 +99,37 @@ def test_a_quarter_turn_turns_the_image():
 def test_pointings_of_unlike_shapes_are_refused():
     with pytest.raises(ShapeError, match=r"expected longitude, latitude and rotation of one shape"):
         Pointings(torch.zeros(2), torch.zeros(3), torch.zeros(2))
+
+
+@pytest.mark.parametrize("grid", [Grid(), Grid(7, 60.0)])
+def test_plane_coordinates_are_the_inverse(grid):
+    where = pointings(20)
+    vector = cutout_vectors(where, grid).flatten(1, 2)
+    row, column = torch.meshgrid(*[torch.arange(grid.n).double()] * 2, indexing="ij")
+    expected = torch.stack([row, column], -1).reshape(1, -1, 2).expand(20, -1, -1)
+    torch.testing.assert_close(plane_coordinates(vector, where, grid), expected, rtol=0, atol=1e-9)
+
+
+def test_nothing_lies_behind_the_plane():
+    where, grid = pointings(3), Grid()
+    behind = -cutout_vectors(where, grid).flatten(1, 2)
+    assert bool(plane_coordinates(behind, where, grid).isnan().all())
+
+
+def test_corners_are_half_a_pixel_beyond_the_corner_pixels():
+    grid, where = Grid(16), pointings(5)
+    found = plane_coordinates(cutout_corners(where, grid), where, grid)
+    corner = [[15.5, -0.5], [-0.5, -0.5], [-0.5, 15.5], [15.5, 15.5]]
+    expected = torch.tensor(corner, dtype=torch.float64).expand(5, 4, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+def test_sides_between_corners_are_great_circles():
+    """So a polygon of healpy holds just the pixels of the cutout."""
+    nside, grid, where = 32, Grid(), pointings(6, 3)
+    every = torch.from_numpy(np.stack(hp.pix2vec(nside, np.arange(hp.nside2npix(nside))), -1))
+    for k, corners in enumerate(cutout_corners(where, grid).numpy()):
+        place = plane_coordinates(every[None], where[k : k + 1], grid)[0]
+        inside = ((place > -0.5) & (place < grid.n - 0.5)).all(-1)
+        found = np.sort(hp.query_polygon(nside, corners))
+        np.testing.assert_array_equal(found, np.flatnonzero(inside))

@@ -65,7 +65,7 @@ class CleaningResult:
     residual_by_band: Mapping[str, NDArray[np.float64]]
 
     @property
-    def ell(self) -> NDArray[np.float64]:
+    def ell(self) -> NDArray[np.floating]:
         """Middle of each bin."""
         return 0.5 * (self.ell_edges[1:] + self.ell_edges[:-1] - 1)
 
@@ -182,7 +182,7 @@ def clean(
         other = harmonics(cmb_temperature(nside, rng, window, noise))
         for name, mine in alm.items():
             cross = shared[name] + power(mine, other)
-            amplitude[name].append((certainty @ cross) / (certainty @ auto[name]))
+            amplitude[name].append(float(certainty @ cross / (certainty @ auto[name])))
             by_band[name].append(cross / auto[name])
         if progress is not None:
             progress(number + 1, realisations)

@@ -179,10 +179,10 @@ def load_sky(
     chosen = _channels_between(gas, low_kms, high_kms)
     unit_read = unit if unit is None else MOCK_UNIT  # whatever the unit is, the pixels are read
     found = open_intensity_map(dust, unit_read)
-    target = _on_grid(dust, found, gas)
+    target = read_on_grid(dust, found, gas)
     counts = np.ones(target.size, bool)
     if mask is not None:  # a mask has no unit
-        counts = np.nan_to_num(_on_grid(mask, open_intensity_map(mask, MOCK_UNIT), gas)) > 0
+        counts = np.nan_to_num(read_on_grid(mask, open_intensity_map(mask, MOCK_UNIT), gas)) > 0
     observed = np.isfinite(target)
     for channel in gas.channels(chosen):
         observed &= np.isfinite(channel)
@@ -247,8 +247,14 @@ def _channels_between(gas: HICube, low_kms: float, high_kms: float) -> np.ndarra
     return chosen
 
 
-def _on_grid(path: Path, stored: IntensityMap, gas: HICube) -> np.ndarray:
-    """The whole map, RING, NaN where it holds nothing."""
+def read_on_grid(path: Path, stored: IntensityMap, gas: HICube) -> np.ndarray:
+    """All of a FITS map, RING, NaN where it holds nothing.
+
+    Raises
+    ------
+    MapError
+        If its Nside or frame is not that of the cube.
+    """
     if (stored.nside, stored.frame) != (gas.nside, "G"):
         raise MapError(
             f"{path}: expected a map of Nside {gas.nside} in the Galactic frame, as the cube "

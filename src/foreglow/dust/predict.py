@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.dust.cutouts import SkyCube
+from foreglow.dust.inputs import MOCK_UNIT, read_on_grid
 from foreglow.dust.model import DustModel
 from foreglow.dust.stitch import Stitched, stitch
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card
@@ -25,7 +26,9 @@ from foreglow.maps.harmonic import (
     butterworth,
     low_pass_l_max,
 )
+from foreglow.maps.io import open_intensity_map
 from foreglow.maps.write import write_maps
+from foreglow.training import pick_device
 
 Progress = Callable[[int, int], None]
 
@@ -129,7 +132,18 @@ def predict_map(
     stitched = stitched_members(model, sky, where, batch, progress)
     calibration, law = from_card(model.card)
     if target is not None:
-        calibration, law = measure(stitched, target, "--dust over the footprint")
+        calibration, law = measure(stitched, target, "the dust map given, over the footprint")
+    return from_stitched(model, stitched, calibration, law, source)
+
+
+def from_stitched(
+    model: DustModel,
+    stitched: Stitched,
+    calibration: Calibration | None,
+    law: ResidualLaw | None,
+    source: str = "",
+) -> DustMap:
+    """The map of members that are blended already, calibrated and with its error."""
     calibration = calibration or Calibration()
     mean = calibration(stitched.mean)
     spread = abs(calibration.slope) * stitched.spread
@@ -142,7 +156,7 @@ def predict_map(
         calibration,
         _sigma(law, len(stitched.members)),
         len(stitched.members),
-        model_hash(model),
+        _hash(model),
         source,
     )
 
@@ -160,7 +174,6 @@ def stitched_members(
         sky,
         model.grid,
         where,
-        model.card.get("cutouts", {}).get("method", "nearest"),
         batch=batch,
         progress=progress,
     )
@@ -185,25 +198,38 @@ def measure(stitched: Stitched, target: NDArray, to: str) -> tuple[Calibration, 
 
 
 def predict(
-    model: DustModel,
+    model: str | Path,
     cube: str | Path,
-    mask: NDArray | None = None,
-    target: NDArray | None = None,
+    out: str | Path,
+    mask: str | Path | None = None,
+    dust: str | Path | None = None,
+    unit: str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> DustMap:
-    """Predict the dust of a cube on disk.
+    """Predict the dust of a cube on disk; the body of `foreglow dust predict`.
 
     Parameters
     ----------
-    model : DustModel
+    model : path
+        Model directory of `foreglow dust train`.
     cube : path
-        As `foreglow dust prepare` writes it.
-    mask : ndarray, shape (n_pix,), optional
-        RING, Nside of the cube: dust is predicted where it is above zero. By default wherever the
-        cube has observed, the Galactic plane too, where models are not trained.
-    target : ndarray, shape (n_pix,), optional
-        As in `predict_map`.
+        HI cube of `foreglow dust prepare`. Of its Nside the map will be.
+    out : path
+        FITS file to write, see `DustMap.write`.
+    mask : path, optional
+        FITS map: dust is predicted where it is above zero. By default wherever the cube has
+        observed, the Galactic plane too, where models are not trained.
+    dust : path, optional
+        FITS dust map in the model's unit: scale and error of the prediction are measured on it,
+        instead of taken from the model.
+    unit : str, optional
+        Of `dust`, if its header states none that foreglow knows.
+    device : str
+    overwrite : bool
     progress : callable, optional
+        Called with the centres of cutouts done and in all.
 
     Returns
     -------
@@ -212,21 +238,31 @@ def predict(
     Raises
     ------
     MapError
-        If the cube lacks channels of the model, has larger pixels than the model was trained
-        with, or has not observed what the mask asks for.
+        If `out` cannot be written; the cube has larger pixels than the model was trained with, or
+        has not observed what the mask asks for; or a map is of another Nside, frame or unit.
+    ModelError
+        If the model is none of dust, or the cube lacks its channels.
     """
+    _validate_output(Path(out), overwrite)
+    chosen = pick_device(device)
+    loaded = DustModel.load(model, chosen)
     opened = open_cube(cube)
-    _validate_nside(model, opened)
-    number = model.find_channels(opened.velocity_kms).tolist()
-    footprint = _footprint(opened, number, mask)
-    sky = _sky(model, opened, number, footprint)
-    device = next(model.members.parameters()).device
-    return predict_map(
-        model, sky.to(device), target=target, source=opened.source, progress=progress
-    )
+    _validate_nside(loaded, opened)
+    channels = loaded.find_channels(opened.velocity_kms)
+    wanted = None if mask is None else _read_mask(Path(mask), opened)
+    target = None if dust is None else _read_target(Path(dust), unit, loaded, opened)
+    footprint, observed = _footprint(opened, channels, wanted)
+    smoothing = _filter(loaded, opened.nside)
+    if target is not None:
+        known = np.isfinite(target)
+        target = next(smoothing.stream([target], None if known.all() else known))
+    sky = _sky(opened, channels, footprint, observed, smoothing).to(chosen)
+    found = predict_map(loaded, sky, target=target, source=opened.source, progress=progress)
+    found.write(out, overwrite)
+    return found
 
 
-def model_hash(model: DustModel) -> str:
+def _hash(model: DustModel) -> str:
     """SHA-256 of a model's weights, its first 16 digits."""
     digest = hashlib.sha256()
     for name, values in sorted(model.members.state_dict().items()):
@@ -241,6 +277,14 @@ def _sigma(law: ResidualLaw | None, n_member: int) -> str:
     return " and ".join(filter(None, [law_text, spread])) or "none: one network, no law"
 
 
+def _validate_output(out: Path, overwrite: bool) -> None:
+    """Refuse what cannot be written before the work is done."""
+    if not out.parent.is_dir():
+        raise MapError(f"{out}: its folder does not exist; make it, or give another --out.")
+    if out.exists() and not overwrite:
+        raise MapError(f"{out} exists; give another --out, or --overwrite to replace it.")
+
+
 def _validate_nside(model: DustModel, cube: HICube) -> None:
     if cube.nside < model.nside:
         raise MapError(
@@ -250,60 +294,72 @@ def _validate_nside(model: DustModel, cube: HICube) -> None:
         )
 
 
-def _footprint(cube: HICube, number: list[int], mask: NDArray | None) -> NDArray[np.bool_]:
-    """Where to predict (n_pix,), RING: what all channels observed, and the mask leaves."""
-    n_pix = hp.nside2npix(cube.nside)
-    if mask is None:
+def _read_mask(path: Path, cube: HICube) -> NDArray[np.bool_]:
+    # a mask has no unit, and any will do to read it
+    values = read_on_grid(path, open_intensity_map(path, MOCK_UNIT), cube)
+    wanted = np.nan_to_num(values) > 0
+    if not wanted.any():
+        raise MapError(f"{path}: expected a mask that is above zero somewhere, got none such pixel")
+    return wanted
+
+
+def _read_target(path: Path, unit: str | None, model: DustModel, cube: HICube) -> NDArray:
+    stored = open_intensity_map(path, MOCK_UNIT if unit else None)
+    if (found := unit or stored.unit) != model.target_unit:
+        raise MapError(
+            f"expected a dust map in {model.target_unit}, as the model was trained with, got "
+            f"{found} of {path}; convert it, or leave --dust out for the model's own scale"
+        )
+    return read_on_grid(path, stored, cube)
+
+
+def _footprint(
+    cube: HICube, channels: NDArray[np.integer], wanted: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where to predict, and where all channels have observed, each (n_pix,), RING."""
+    if wanted is None:
         warnings.warn(
             "no mask: dust is predicted wherever the cube has observed, the Galactic plane too, "
             "where models are not trained; give --mask",
             MapWarning,
             stacklevel=3,
         )
-        wanted = None
-    else:
-        if np.shape(mask) != (n_pix,):
-            raise MapError(
-                f"expected a mask of Nside {cube.nside}, as the cube, got shape {np.shape(mask)}; "
-                "bring it to that Nside (healpy.ud_grade of float values)"
-            )
-        wanted = np.asarray(mask) > 0
-        if not wanted.any():
-            raise MapError("expected a mask that is above zero somewhere, got none such pixel")
-    for k, values in zip(number, cube.channels(number), strict=True):
+    everywhere = np.ones(hp.nside2npix(cube.nside), bool)
+    for k, values in zip(channels, cube.channels(channels), strict=True):
         observed = np.isfinite(values)
-        if wanted is None:
-            wanted = observed
+        wanted = observed if wanted is None else wanted
+        everywhere &= observed
         if not observed[wanted].all():
             missing = wanted & ~observed
             raise MapError(
-                f"{cube.path}: expected values wherever the mask is above zero, or else in all "
+                f"{cube.path}: expected values wherever the mask is above zero, and in all "
                 f"channels alike, got NaN in {missing.sum()} of {wanted.sum()} such pixels in the "
                 f"channel at {cube.velocity_kms[k]:.4g} km/s, the first at RING pixel "
                 f"{missing.argmax()}; mask those pixels"
             )
     if wanted is None or not wanted.any():
         raise MapError(f"{cube.path}: expected observed pixels, got none; prepare it again")
-    return wanted
+    return wanted, everywhere
+
+
+def _filter(model: DustModel, nside: int) -> HarmonicFilter:
+    """The low-pass of the training, at the Nside of a cube."""
+    made = model.card.get("cutouts", {})
+    cut, order = made.get("filter_cut", PAPER_CUT), made.get("filter_order", PAPER_ORDER)
+    return HarmonicFilter(nside, butterworth(low_pass_l_max(nside, cut, order), cut, order))
 
 
 def _sky(
-    model: DustModel, cube: HICube, number: list[int], footprint: NDArray[np.bool_]
+    cube: HICube,
+    channels: NDArray[np.integer],
+    footprint: NDArray[np.bool_],
+    observed: NDArray[np.bool_],
+    smoothing: HarmonicFilter,
 ) -> SkyCube:
     """The filtered channels of the footprint in memory."""
-    made = model.card.get("cutouts", {})
-    cut = float(made.get("filter_cut", PAPER_CUT))
-    order = int(made.get("filter_order", PAPER_ORDER))
-    window = butterworth(low_pass_l_max(cube.nside, cut, order), cut, order)
-    harmonic = HarmonicFilter(cube.nside, window)
-    observed = np.ones(footprint.size, bool)
-    for values in cube.channels(number):
-        observed &= np.isfinite(values)
+    nothing = np.zeros(footprint.size, np.float32)
     partial = None if observed.all() else observed
-    kept = footprint
-    if partial is not None:
-        # pixels beside which too little is observed to filter
-        first = harmonic.partial_sky(np.ones(footprint.size, np.float32), partial)
-        kept = footprint & np.isfinite(first)
-    maps = harmonic.stream(cube.channels(number), partial)
-    return SkyCube.from_maps(maps, len(number), np.zeros(kept.size, np.float32), kept)
+    if partial is not None:  # less where too little around a pixel is observed to filter it
+        footprint = footprint & np.isfinite(smoothing.partial_sky(nothing, partial))
+    maps = smoothing.stream(cube.channels(channels), partial)
+    return SkyCube.from_maps(maps, len(channels), nothing, footprint)
