@@ -14,6 +14,7 @@ from cutouts import cutouts, filtering
 from fits import fits, full_sky
 from foreglow.runs import package_versions
 from recognition import classification, memory, simulation
+from unet import unet
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -33,7 +34,7 @@ def main() -> None:
     }
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for device in devices:
-        for part in (simulation, classification, fits, cutouts):
+        for part in (simulation, classification, fits, cutouts, unet):
             for row in part(torch.device(device)):
                 print(row)
                 table["results"].append(row)

@@ -20,7 +20,7 @@ INPUTS: tuple[Inputs, ...] = ("channels", "moments", "integrated")
 MOMENTS = 4  # sums of v^m I for m below this
 LEVELS = 4  # times that the U-Nets halve a map
 _SOFT = 0.02  # of the rms of the inputs: fainter ones are seen as they are, brighter ones by log
-_STEM = 32  # numbers that ours makes of each pixel's spectrum
+_STEM = 64  # numbers that ours makes of each pixel's spectrum
 
 
 class DustNetwork(nn.Module):

@@ -1,0 +1,88 @@
+"""`foreglow dust train`: a model comes out, and every mistake in one paragraph."""
+
+import healpy as hp
+import numpy as np
+import pytest
+from words import is_one_paragraph
+
+from foreglow.dust import train as training
+from foreglow.dust.model import DustModel
+from foreglow.maps.cube import write_cube
+from foreglow.maps.write import write_maps
+from foreglow.sky.gas import mock_gas
+
+NSIDE = 16
+VELOCITY = np.arange(-66.0, 19.0, 6.0)
+TINY = ("--epochs", 1, "--steps", 2, "--batch", 2, "--width", 2, "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    for name in ("VALIDATION_CUTOUTS", "_CALIBRATION_CUTOUTS", "_STANDARDISATION_CUTOUTS"):
+        monkeypatch.setattr(training, name, 4)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A user's cube, dust map and mask as options."""
+    gas = mock_gas(NSIDE)
+    write_cube(tmp_path / "hi.zarr", VELOCITY, gas.hydrogen.cube(VELOCITY), NSIDE, 16.2, "mock")
+    mask = np.ones(hp.nside2npix(NSIDE), np.float32)
+    write_maps(tmp_path / "dust.fits", {"DUST": (gas.dust.total, "MJy/sr")}, frame="G")
+    write_maps(tmp_path / "mask.fits", {"MASK": (mask, "")}, frame="G")
+    names = {"--cube": "hi.zarr", "--dust": "dust.fits", "--mask": "mask.fits"}
+    return [part for option, name in names.items() for part in (option, tmp_path / name)]
+
+
+def test_on_the_mock(run, tmp_path):
+    out = tmp_path / "model"
+    code, said, err = run(
+        "dust", "train", "--sky", "mock", "--nside", 16, "--low", -40, "--high", 10,
+        "--members", 2, "--region", "south", "--out", out, *TINY,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert f"model: {out} (r of validation cutouts 0." in said
+    assert "epoch 1/1" in said
+    model = DustModel.load(out)
+    assert (len(model.members), model.nside, model.card["training"]["region"]) == (2, 16, "south")
+    assert model.velocity_kms[0] == -40
+
+
+def test_on_own_files(run, tmp_path, own):
+    out = tmp_path / "model"
+    options = ("--network", "unet_zhang2019", "--inputs", "moments", "--lambda", 5)
+    code, _, err = run("dust", "train", *own, "--out", out, *options, *TINY)
+    assert (code, err) == (0, "")
+    model = DustModel.load(out)
+    assert (model.target_unit, model.network, model.inputs) == (
+        "MJy/sr", "unet_zhang2019", "moments",
+    )  # fmt: skip
+    assert model.card["training"]["weight"] == 5
+    assert "dust.fits" in model.card["training"]["sky"]
+    assert len(model.velocity_kms) == 13
+    code, _, err = run("dust", "train", *own, "--out", out, *TINY)
+    assert code == 2
+    assert "exists; give another --out" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "expected --sky mock, or both --cube and --dust, but none came"),
+        (("--sky", "mars"), "but --sky 'mars' came"),
+        (("--sky", "mock", "--unit", "K"), "but --unit came beside it"),
+        (("--cube", "hi.zarr", "--dust", "d.fits"), "expected an HI cube, got no such folder"),
+        (("--sky", "mock", "--region", "up"), "expected region north, south, east, west"),
+        (("--sky", "mock", "--network", "vnet"), "expected network unet or unet_zhang2019"),
+        (("--sky", "mock", "--inputs", "all"), "expected inputs channels, moments, integrated"),
+        (("--sky", "mock", "--nside", 20), "20"),
+        (("--sky", "mock", "--low", 20), "from a lower to a higher velocity"),
+        (("--sky", "mock", "--device", "tpu"), "expected device auto, cpu or cuda"),
+    ],
+)
+def test_mistakes(run, tmp_path, options, message):
+    code, _, err = run("dust", "train", "--out", tmp_path / "model", *TINY, *options)
+    assert code == 2
+    assert message in err
+    assert is_one_paragraph(err)
+    assert not (tmp_path / "model").exists()
