@@ -1,0 +1,61 @@
+"""The mock Galaxy's HI cube and dust as files, to try the whole way on before real maps come."""
+
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+
+from foreglow.dust.inputs import MOCK_UNIT, faint_sky
+from foreglow.errors import SkyError
+from foreglow.maps.cube import write_cube
+from foreglow.maps.write import write_maps
+from foreglow.runs import write_text
+from foreglow.sky.gas import mock_gas
+from foreglow.sky.hydrogen import HI4PI_BEAM_ARCMIN, velocity_channels
+
+CUBE, DUST, MASK, CARD = "cube.zarr", "dust.fits", "mask.fits", "sky.toml"
+
+
+def make_sky_files(out: Path, nside: int, low_kms: float, high_kms: float, seed: int) -> Path:
+    """Write cube, dust map and mask of the mock Galaxy; the body of `foreglow dust simulate`.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for `cube.zarr` [K], `dust.fits` [uK_RJ at 353 GHz] and `mask.fits`, neither of
+        them filtered, and `sky.toml`, which names them for `foreglow reproduce zhang2019 --sky`.
+    nside : int
+        A power of two.
+    low_kms, high_kms : float
+        Centres of the first channel and the last, LSR.
+    seed : int
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    SkyError
+        If the folder holds something already, or the Nside or the velocities are none.
+    """
+    velocity = velocity_channels(low_kms, high_kms)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SkyError(f"{out} is not empty; give another --out.")
+    gas = mock_gas(nside, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    channels = gas.hydrogen.cube(velocity, noise=True)
+    source = f"foreglow's mock Galaxy, seed {seed}: a stand-in, not the sky"
+    write_cube(out / CUBE, velocity, channels, nside, HI4PI_BEAM_ARCMIN, source)
+    dust = gas.dust.total
+    header = {"FREQGHZ": 353.0, "ORIGIN": "foreglow mock Galaxy", "SEED": seed}
+    write_maps(out / DUST, {"DUST": (dust, MOCK_UNIT)}, frame="G", header=header)
+    write_maps(out / MASK, {"MASK": (faint_sky(dust).astype(np.float32), "")}, frame="G")
+    card = {
+        "hydrogen": {"file": CUBE},
+        "dust_intensity": {"file": DUST},
+        "mask": {"file": MASK},
+    }
+    write_text(out / CARD, tomli_w.dumps(card))
+    return out
