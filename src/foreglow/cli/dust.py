@@ -6,11 +6,25 @@ from typing import Annotated
 import typer
 
 from foreglow.cli import screen
-from foreglow.cli.options import Device, Resume, Seed
+from foreglow.cli.options import Device, OutFile, Overwrite, Resume, Seed
 
 app = typer.Typer(
     no_args_is_help=True, help="Predict dust from the 21 cm velocity cube (Zhang et al. 2019)."
 )
+
+
+@app.command("simulate")
+def dust_simulate(
+    out: Annotated[Path, typer.Option(help="Folder for cube.zarr, dust.fits and mask.fits.")],
+    nside: Annotated[int, typer.Option(help="HEALPix Nside.")] = 128,
+    low: Annotated[float, typer.Option(help="Lowest velocity (km/s, LSR).")] = -64.5,
+    high: Annotated[float, typer.Option(help="Highest velocity (km/s, LSR).")] = 17.0,
+    seed: Seed = 0,
+) -> None:
+    """Make an HI cube (K), a dust map (uK_RJ) and a mask of the mock Galaxy, to try things on."""
+    from foreglow.dust.simulate import make_sky_files
+
+    screen.say(f"cube.zarr, dust.fits, mask.fits: {make_sky_files(out, nside, low, high, seed)}")
 
 
 @app.command("train")
@@ -58,3 +72,63 @@ def dust_train(
     plan = DustPlan(network, inputs, width, weight, epochs, steps, batch, learning_rate, members)
     score = train_model(out, files, region, plan, seed, device, resume)
     screen.say(f"model: {out} (r of validation cutouts {score:.4f})")
+
+
+@app.command("predict")
+def dust_predict(
+    model: Annotated[Path, typer.Option(help="Model directory of `dust train`.")],
+    hi: Annotated[Path, typer.Option(help="HI cube of `dust prepare`, with the model's channels.")],
+    out: OutFile,
+    mask: Annotated[
+        Path | None, typer.Option(help="FITS mask: dust is predicted where it is above zero.")
+    ] = None,
+    dust: Annotated[
+        Path | None,
+        typer.Option(help="FITS dust map to measure scale and error on, instead of the model's."),
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
+    ] = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """A map of the dust and its error, DUST and DUST_STD in the unit of the model's target."""
+    from foreglow.dust.predict import predict
+
+    with screen.progress("predict") as show:
+        found = predict(model, hi, out, mask, dust, unit, device, overwrite, show)
+    screen.say(found.summary())
+    screen.say(f"written: {out}")
+
+
+@app.command("evaluate")
+def dust_evaluate(
+    model: Annotated[Path, typer.Option(help="Model directory of `dust train`.")],
+    sky: Annotated[
+        str | None, typer.Option(help="mock: the mock Galaxy instead of --cube and --dust.")
+    ] = None,
+    cube: Annotated[Path | None, typer.Option(help="HI cube of `dust prepare`.")] = None,
+    dust: Annotated[Path | None, typer.Option(help="FITS dust map of the cube's Nside.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="FITS mask: the sky counts where it is above zero.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
+    ] = None,
+    nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 128,
+    region: Annotated[
+        str, typer.Option(help="Where cutouts lie: north, south, east or west (Galactic).")
+    ] = "south",
+    cutouts: Annotated[int, typer.Option(help="Cutouts, the same for each model.", min=1)] = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Correlation of a model's predictions with the dust, beside the integrated HI map."""
+    from foreglow.dust.evaluate import evaluate_model, score_table
+    from foreglow.dust.inputs import SkyFiles
+
+    # the velocities are the model's
+    files = SkyFiles(sky, cube, dust, mask, unit, 0.0, 0.0, nside, seed)
+    with screen.progress("evaluate") as show:
+        records = evaluate_model(model, files, region, cutouts, seed, device, show)
+    screen.console.print(score_table(records, f"{model} on {files.sky or cube}, {region}"))

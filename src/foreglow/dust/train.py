@@ -18,7 +18,7 @@ from foreglow.dust.uncertainty import Calibration, ResidualLaw, to_card
 from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
-from foreglow.maps.hemispheres import SPLITS, Method, Region
+from foreglow.maps.hemispheres import REGIONS, Method, Region
 from foreglow.model_files import open_training
 from foreglow.training import History, Schedule, Task, adamw, fit, make_generator, pick_device
 
@@ -30,7 +30,6 @@ _STANDARDISATION, _VALIDATION, _CALIBRATION = (
     3,
     4,
 )  # keys of generators; 0 and 1 are the trainer's
-REGIONS = {region.name: region for pair in SPLITS.values() for region in pair}
 _PAPER_DROPS = 4  # parts of the training, each with a tenth of the learning rate of the one before
 
 

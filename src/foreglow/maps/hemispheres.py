@@ -77,6 +77,7 @@ SOUTH = Region("south", (0.0, 0.0, -1.0), 17.65, 17.65)
 EAST = Region("east", (0.0, -1.0, 0.0), 18.0, 17.65)
 WEST = Region("west", (0.0, 1.0, 0.0), 18.0, 17.65)
 SPLITS = {"north_south": (NORTH, SOUTH), "east_west": (EAST, WEST)}
+REGIONS = {region.name: region for pair in SPLITS.values() for region in pair}
 
 
 def split(name: str, grid: Grid, nside: int, method: Method) -> tuple[Region, Region]:
