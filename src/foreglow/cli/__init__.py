@@ -17,12 +17,13 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from foreglow.cli import dust, recognize, screen
-from foreglow.cli.options import Device, Resume, Seed, Sky
+from foreglow.cli.options import Device, Resume, Seed
 from foreglow.errors import ForeglowError
 
 app = typer.Typer(
     name="foreglow",
-    help="Learn CMB foregrounds: recognise which foreground model holds in each sky pixel.",
+    help="Learn CMB foregrounds: recognise foreground models pixel by pixel, and predict dust "
+    "from the 21 cm line.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -50,7 +51,7 @@ def demo(
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo in --out.")] = False,
 ) -> None:
-    """Train on the mock Galaxy, classify a test sky from FITS to FITS, and write a report."""
+    """Both jobs on the mock Galaxy in some minutes: models recognised, dust predicted, a report."""
     from foreglow.demo import run_demo
 
     run_demo(out, seed, device, overwrite, screen.console)
@@ -58,29 +59,31 @@ def demo(
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="farsian2020")],
+    paper: Annotated[str, typer.Argument(help="farsian2020 or zhang2019")],
     out: Annotated[
         Path | None, typer.Option(help="Run directory (runs/PAPER-SCALE by default).")
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="smoke, laptop (15 min, 2 cores) or paper.")
+        str, typer.Option(help="smoke, laptop (15 or 25 min, 2 cores) or paper.")
     ] = "laptop",
-    sky: Sky = "mock",
+    sky: Annotated[
+        str,
+        typer.Option(
+            help="mock, or a directory with sky.toml and its maps; of farsian2020 also "
+            "pysm:s1,d1,a2."
+        ),
+    ] = "mock",
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
 ) -> None:
     """Every table and figure of a paper, beside its own numbers."""
-    from foreglow.report.tables import accuracy_rows, rich_table
-    from foreglow.reproduce import farsian2020
+    from foreglow import reproduce as papers
 
-    if paper != "farsian2020":
-        raise ForeglowError(f"expected the paper farsian2020, but {paper!r} came.")
     folder = out or Path("runs") / f"{paper}-{scale}"
-    report = farsian2020.reproduce(folder, scale, sky, seed, device, resume)
-    records = farsian2020.read_records(folder)
-    for table in (2, 3):
-        screen.console.print(rich_table(accuracy_rows(records, table)))
+    report = papers.reproduce(paper, folder, scale, sky, seed, device, resume)
+    for table in papers.printed_tables(paper, folder):
+        screen.console.print(table)
     screen.say(f"report: {report}")
 
 

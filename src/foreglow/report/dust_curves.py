@@ -259,7 +259,7 @@ def residual_dust(
     power: Mapping[str, ArrayLike],
     dust: ArrayLike,
     title: str,
-    cmb: ArrayLike | None = None,
+    background: ArrayLike | None = None,
 ) -> Figure:
     """Power of the dust that is left in the CMB once a template was fitted and subtracted.
 
@@ -272,7 +272,8 @@ def residual_dust(
     dust : array_like, shape (n_bin,) [uK_CMB^2]
         The same before cleaning; the lower panel divides by it.
     title : str
-    cmb : array_like, shape (n_bin,), optional [uK_CMB^2]
+    background : array_like, shape (n_bin,), optional [uK_CMB^2]
+        The same of CMB and noise.
 
     Returns
     -------
@@ -287,8 +288,11 @@ def residual_dust(
     validate_shape("dust", before, middle.shape)
     figure = Figure(figsize=(7.4, 5.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.6, 1))
-    if cmb is not None:
-        upper.plot(middle, cmb, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1, label="CMB")
+    if background is not None:
+        upper.plot(
+            middle, background, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.1,
+            label="CMB and noise",
+        )  # fmt: skip
     upper.plot(middle, before, color=INK, linewidth=1.1, label="dust, not cleaned")
     lower.axhline(1, color=INK, linewidth=1.1)
     for index, (name, values) in enumerate(power.items()):

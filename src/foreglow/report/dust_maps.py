@@ -105,7 +105,7 @@ def predicted_sky(
     bright = found[np.isfinite(found)]
     low, high = np.percentile(bright[bright > 0], [0.5, 99.5])
     misses = dust - found
-    spread = float(np.percentile(np.abs(misses[np.isfinite(misses)]), 99))
+    spread = float(np.percentile(np.abs(misses[np.isfinite(misses)]), 99)) or 1.0
     errors = error[np.isfinite(error) & (error > 0)]
     floor, top = np.percentile(errors, [0.5, 99.5]) if errors.size else (0.1, 1.0)
     panels = (

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foreglow.report.dust_tables import (
+    cleaning_table,
     correlation_rows,
     correlation_table,
     coverage_table,
@@ -28,14 +29,13 @@ _NOTES = {
     ),
     "lambda": (
         "Weight of the correlation in the loss",
-        "The U-Net trained for few steps with each weight λ (Appendix B), on the test region. "
-        "λ = 30 is the same training as “U-Net, short training” below.",
+        "One network for each weight λ, all trained alike (Appendix B), on the test region.",
     ),
     "ablations": (
         "What the network needs to see",
-        "All trained for the same few steps, so compare them with “U-Net, short training”. The "
-        "paper found no gain over the integrated map from moment maps or from the integrated map "
-        "as the network's input, and no difference with channels of ±120 km/s.",
+        "One network each, all trained alike, on the test region; the first is that of λ = 30 and "
+        "64 channels. The paper found no gain over the integrated map from moment maps, nor from "
+        "the integrated map as the network's input, and no difference with channels of ±120 km/s.",
     ),
 }
 
@@ -47,6 +47,7 @@ def dust_sections(records: Sequence[Mapping[str, Any]]) -> str:
         + _ceiling(records)
         + "".join(_correlations(records, step) for step in ("east_west", "lambda", "ablations"))
         + _coverage(records)
+        + _cleaning(records)
     )
 
 
@@ -83,7 +84,22 @@ def _coverage(records: Sequence[Mapping[str, Any]]) -> str:
     title = "How far to trust the predicted map"
     note = (
         "<p>Pixels of the stitched map, by predicted brightness. Gaussian errors would hold 68.3% "
-        "within one and 95.4% within two. The error was measured in the training region; the test "
-        "region had no say in it.</p>\n"
+        "within one and 95.4% within two. The error was measured on cutouts of the training "
+        "region; the test region had no say in it.</p>\n"
     )
     return section("dust-coverage", title, note + scrolling(table, title))
+
+
+def _cleaning(records: Sequence[Mapping[str, Any]]) -> str:
+    table = cleaning_table(records)
+    if not table:
+        return ""
+    number = next(r["realisations"] for r in records if r.get("step") == "cleaning")
+    title = "What the map is for: dust left in the CMB"
+    note = (
+        "<p>CMB, dust and Planck's noise, simulated on the sky that the network has never seen; "
+        "one amplitude of each template is fitted and subtracted. Percent of the dust's power that "
+        f"is left, mean over {number} realisations of CMB and noise, and its scatter from one to "
+        "another. All dust has one spectrum here, so the true map would clean perfectly.</p>\n"
+    )
+    return section("dust-cleaning", title, note + scrolling(table, title))

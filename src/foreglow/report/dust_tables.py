@@ -106,6 +106,34 @@ def coverage_table(records: Iterable[Record]) -> str:
     return html_rows(head, body)
 
 
+def cleaning_table(records: Iterable[Record]) -> str:
+    """Percent of the dust's power that each template leaves, by scale; empty for no records."""
+    rows = [r for r in records if r.get("step") == "cleaning"]
+    if not rows:
+        return ""
+    bins = sorted({(r["ell_low"], r["ell_high"]) for r in rows})
+    cells = {(r["frequency_ghz"], r["model"], r["ell_low"]): r for r in rows}
+    lines = sorted({key[:2] for key in cells}, key=lambda key: (key[0], model_place(key[1])))
+    body = [
+        [
+            f"{frequency:g} GHz",
+            html.escape(model_name(model)),
+            *(_left(cells.get((frequency, model, low))) for low, _ in bins),
+        ]
+        for frequency, model in lines
+    ]
+    head = ["Band", "Template", *(f"{low} ≤ ℓ < {high} [%]" for low, high in bins)]
+    return html_rows(head, body)
+
+
+def _left(row: Record | None) -> str:
+    if row is None:
+        return "–"
+    scatter = row.get("share_std")
+    small = "" if scatter is None else f" <small>± {100 * scatter:.2g}</small>"
+    return f"<strong>{100 * row['share']:.3g}</strong>{small}"
+
+
 def _name(row: Record) -> str:
     name = model_name(row["model"])
     if row.get("step") == "lambda" and row.get("lambda") is not None:

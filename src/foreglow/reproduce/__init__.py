@@ -1,1 +1,59 @@
-"""Every table and figure of the papers, from the public API."""
+"""Every table and figure of the papers that foreglow began with, and what they leave open."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from foreglow.errors import RunError
+
+PAPERS = ("farsian2020", "zhang2019")
+
+
+def reproduce(
+    paper: str,
+    out: Path,
+    scale: str,
+    sky: str = "mock",
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+) -> Path:
+    """Reproduce a paper; see the function of that name in its package.
+
+    Parameters
+    ----------
+    paper : str
+        One of `PAPERS`.
+    out, scale, sky, seed, device, resume
+        As there.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    RunError
+        If the paper is unknown.
+    """
+    return _package(paper).reproduce(out, scale, sky, seed, device, resume)
+
+
+def printed_tables(paper: str, folder: Path) -> list[Table]:
+    """The main tables of a run for the terminal."""
+    return _package(paper).printed_tables(read_records(folder))
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run's metrics.json."""
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["records"]
+
+
+def _package(paper: str) -> Any:
+    if paper not in PAPERS:
+        raise RunError(f"expected the paper {' or '.join(PAPERS)}, but {paper!r} came.")
+    return import_module(f"foreglow.reproduce.{paper}")

@@ -10,7 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+
 from foreglow.report.html import write_report
+from foreglow.report.tables import accuracy_rows, rich_table
+from foreglow.reproduce import read_records
 from foreglow.reproduce.farsian2020 import lab as labs
 from foreglow.reproduce.farsian2020.context import spatial_context
 from foreglow.reproduce.farsian2020.fits import choose_by_fits
@@ -32,6 +36,7 @@ __all__ = [
     "PAPER_NOISY",
     "SCALES",
     "STEPS",
+    "printed_tables",
     "read_records",
     "reproduce",
 ]
@@ -95,6 +100,6 @@ def reproduce(
         return write_report(run.folder)
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.json."""
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["records"]
+def printed_tables(records: list[dict[str, Any]]) -> list[Table]:
+    """Tables 2 and 3 for the terminal."""
+    return [rich_table(accuracy_rows(records, table)) for table in (2, 3)]

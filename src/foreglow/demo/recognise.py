@@ -1,15 +1,12 @@
-"""The main job in two minutes: train, classify a sky from FITS to FITS, report."""
+"""The first job in two minutes: train, and classify a sky from FITS to FITS."""
 
-import json
 import logging
-from pathlib import Path
+from typing import Any
 
 import healpy as hp
 import numpy as np
 import torch
-from rich.console import Console
 
-from foreglow.errors import RunError
 from foreglow.maps.regions import layout
 from foreglow.recognition.classify import classify
 from foreglow.recognition.evaluate import Evaluation
@@ -18,15 +15,15 @@ from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import simulate_sky, write_sky
 from foreglow.recognition.train import TrainingPlan, train
 from foreglow.report import figures, skymaps
-from foreglow.report.html import write_report
-from foreglow.report.tables import accuracy_rows, rich_table
 from foreglow.reproduce.farsian2020 import PAPER_NOISELESS, PAPER_NOISY
-from foreglow.runs import Run, open_run, write_text
+from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument, load_instrument
 from foreglow.sky.templates import Templates, load_templates
-from foreglow.training import History, pick_device, remove_directory
+from foreglow.training import History
 
 log = logging.getLogger("foreglow")
+
+Captions = dict[str, dict[str, str]]
 
 _NSIDE = 16
 _MODELS = PROBLEMS["four"]
@@ -39,63 +36,36 @@ _PLANS = (
 _SKIES = {"noiseless": 0.0, "a tenth of Table 1 noise": 0.1, "Table 1 noise": 1.0}
 
 
-def run_demo(out: Path, seed: int, device: str, overwrite: bool, console: Console) -> Path:
+def recognise_models(run: Run, seed: int, device: torch.device) -> Captions:
     """Train the `foreglow` network on four models of the mock Galaxy and recognise test skies.
 
     Parameters
     ----------
-    out : Path
-        Run directory; the simulated maps and their classification are kept in it.
+    run : Run
+        The simulated maps and their classification are kept in it.
     seed : int
-    device : str
-    overwrite : bool
-        Replace an earlier demo in `out`.
-    console : rich.console.Console
+    device : torch.device
 
     Returns
     -------
-    Path
-        The report.
+    dict
+        Captions of the figures.
     """
-    if overwrite:
-        _remove_earlier(out)
-    elif out.is_dir() and any(out.iterdir()):
-        raise RunError(f"{out} is not empty; give another --out, or --overwrite an earlier demo.")
-    chosen = pick_device(device)
-    config = {
-        "experiment": "demo", "scale": "demo", "sky": "mock", "seed": seed, "device": str(chosen),
-        "settings": {"nside": _NSIDE, "models": list(_MODELS)},
-    }  # fmt: skip
-    with open_run(out, config, resume=False) as run:
-        with run.stage("the mock Galaxy"):
-            instrument = load_instrument("quijote+litebird")
-            templates = load_templates("mock")
-            captions = _draw_templates(run, templates)
-        trained = [_train(run, plan, instrument, templates, seed, chosen) for plan in _PLANS]
-        captions |= _draw_history(run, trained[0][1])
-        for name, noise_scale in _SKIES.items():
-            with run.stage(f"recognise a sky: {name}"):
-                captions |= _recognise(run, name, noise_scale, trained, instrument, templates)
-        write_text(run.figures / "captions.json", json.dumps(captions, indent=1))
-        run.save_metrics()
-        report = write_report(run.folder)
-        for table in (2, 3):
-            console.print(rich_table(accuracy_rows(run.records, table)))
-        console.print(
-            "With the noise of Table 1, a pixel alone does not hold what the paper claims: "
-            "`foreglow reproduce farsian2020` shows accuracy against noise."
-        )
-        console.print(f"{sum(run.timings_s.values()):.0f} s; open {report}")
-    return report
+    with run.stage("the mock Galaxy"):
+        instrument = load_instrument("quijote+litebird")
+        templates = load_templates("mock")
+        captions = _draw_templates(run, templates)
+    trained = [_train(run, plan, instrument, templates, seed, device) for plan in _PLANS]
+    captions |= _draw_history(run, trained[0][1])
+    for name, noise_scale in _SKIES.items():
+        with run.stage(f"recognise a sky: {name}"):
+            captions |= _recognise(run, name, noise_scale, trained, instrument, templates)
+    return captions
 
 
-def _remove_earlier(out: Path) -> None:
-    config = out / "config.toml"
-    if not out.exists():
-        return
-    if not config.is_file() or 'experiment = "demo"' not in config.read_text(encoding="utf-8"):
-        raise RunError(f"{out} does not hold a demo, so it is not replaced; give another --out.")
-    remove_directory(out)
+def settings() -> dict[str, Any]:
+    """What a run directory says of this part."""
+    return {"nside": _NSIDE, "models": list(_MODELS)}
 
 
 def _train(
@@ -121,7 +91,7 @@ def _recognise(
     trained: list[tuple[Recogniser, History]],
     instrument: Instrument,
     templates: Templates,
-) -> dict[str, dict[str, str]]:
+) -> Captions:
     """From FITS to FITS, as with a user's own maps; then compare with the truth."""
     rng = np.random.default_rng([run.config["seed"], 9])
     label = layout("quadrants", _NSIDE, len(_MODELS))
@@ -166,7 +136,7 @@ def _paper(regime: str, noise_scale: float) -> float | None:
     return PAPER_NOISY["four"].get(regime) if noise_scale == 1.0 else None
 
 
-def _draw_templates(run: Run, templates: Templates) -> dict[str, dict[str, str]]:
+def _draw_templates(run: Run, templates: Templates) -> Captions:
     captions = {}
     for name, qu, where in (
         ("synchrotron", templates.synchrotron, "23 GHz"),
@@ -183,7 +153,7 @@ def _draw_templates(run: Run, templates: Templates) -> dict[str, dict[str, str]]
     return captions
 
 
-def _draw_history(run: Run, history: History) -> dict[str, dict[str, str]]:
+def _draw_history(run: Run, history: History) -> Captions:
     paper = PAPER_NOISELESS["four"]["train"]
     figure = figures.training_history(history, "four models, noiseless", paper)
     figures.save(figure, run.figures, "history")

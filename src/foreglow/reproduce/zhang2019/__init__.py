@@ -1,0 +1,97 @@
+"""Every figure of Zhang et al. 2019, its ablations, and what its dust is good for.
+
+`sky`, `models`, `weights`, `east_west`, `ablations`, `skymap` and `cleaning` hold a step each: a
+function of the `Lab` that adds its records to the run and returns the captions of its figures, run
+in the order of `STEPS`.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from foreglow.report.dust_tables import correlation_rows, correlation_text
+from foreglow.report.html import write_report
+from foreglow.reproduce.zhang2019 import lab as labs
+from foreglow.reproduce.zhang2019.ablations import ablations
+from foreglow.reproduce.zhang2019.cleaning import template_cleaning
+from foreglow.reproduce.zhang2019.east_west import east_and_west
+from foreglow.reproduce.zhang2019.lab import SCALES, Captions, Lab
+from foreglow.reproduce.zhang2019.models import compare_models
+from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS, WINS
+from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
+from foreglow.reproduce.zhang2019.skymap import predicted_map
+from foreglow.reproduce.zhang2019.source import open_source
+from foreglow.reproduce.zhang2019.weights import compare_weights
+from foreglow.runs import open_run, write_text
+from foreglow.training import pick_device
+
+__all__ = ["SCALES", "STEPS", "WINS", "printed_tables", "reproduce"]
+
+STEPS: tuple[Callable[[Lab], Captions], ...] = (
+    what_the_sky_holds,
+    compare_models,
+    predicted_map,
+    template_cleaning,
+    compare_weights,
+    east_and_west,
+    ablations,
+)
+"""In order; a step may use the models that those before it trained."""
+
+
+def reproduce(
+    out: Path,
+    scale: str,
+    sky: str = "mock",
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+) -> Path:
+    """Train all models, and write records, figures, the map and the report.
+
+    Parameters
+    ----------
+    out : Path
+        Run directory.
+    scale : str
+        `smoke`, `laptop` or `paper`.
+    sky : str
+        `mock`, or a folder with `sky.toml`; see `source.open_source`.
+    seed : int
+    device : str
+        `auto`, `cpu` or `cuda`.
+    resume : bool
+        Go on with an interrupted run; models that it had trained are loaded.
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    settings = labs.read_settings(scale)
+    chosen = pick_device(device)
+    source = open_source(sky, settings["nside"], seed)
+    config = {
+        "experiment": "zhang2019", "scale": scale, "sky": sky, "seed": seed,
+        "device": str(chosen), "settings": settings,
+    }  # fmt: skip
+    with open_run(out, config, resume) as run:
+        with run.stage("the sky"):
+            dust_sky = labs.on_device(source.sky(LOW_KMS, HIGH_KMS), chosen)
+        lab = Lab(run, settings, source, dust_sky, seed, chosen, resume)
+        captions: Captions = {}
+        for step in STEPS:
+            captions |= step(lab)
+        write_text(run.figures / "captions.json", json.dumps(captions, indent=1))
+        run.save_metrics()
+        return write_report(run.folder)
+
+
+def printed_tables(records: list[dict[str, Any]]) -> list[Table]:
+    """Correlations on the test region, and what limits them, for the terminal."""
+    rows = [r for step in ("models", "ceiling") for r in correlation_rows(records, step)]
+    test = [row for row in rows if row["set"] == "test"]
+    return [correlation_text(test, "Dust from HI: southern test cutouts")]

@@ -1,0 +1,49 @@
+"""What the network needs to see: more channels, moment maps, or the integrated map alone."""
+
+from foreglow.dust.baselines import integrated
+from foreglow.report import dust_curves
+from foreglow.reproduce.zhang2019.lab import Captions, Lab, log, on_device
+from foreglow.reproduce.zhang2019.paper import WEIGHT
+from foreglow.reproduce.zhang2019.weights import trained_with_weight
+
+_SPLIT, _STEP = "north_south", "ablations"
+
+
+def ablations(lab: Lab) -> Captions:
+    """The same network on other inputs, on the test region."""
+    baselines = lab.baselines(_SPLIT, "test")
+    scores = {name: baselines[name] for name in ("integrated", "linear_scale_dependent")}
+    scores["unet_single"] = trained_with_weight(lab, WEIGHT)
+    for inputs in ("moments", "integrated"):
+        name = f"unet_{inputs}"
+        model = lab.trained(name, lab.plan("variants", inputs=inputs))
+        scores[name] = lab.network_scores(name, model)
+    scores |= _wide(lab)
+    for name, found in scores.items():
+        lab.record(found, _STEP, **{"lambda": WEIGHT if name.startswith("unet") else None})
+    kms = lab.settings["wide_kms"]
+    return lab.draw(
+        dust_curves.correlation_by_ell(
+            lab.ell, {"Test region (south)": {n: lab.curve(s) for n, s in scores.items()}}
+        ),
+        "correlation_ablations",
+        "Variants",
+        "What the network needs to see",
+        "The same network, trained alike, on the 64 channels, on four moment maps, on the "
+        f"integrated map alone, and on all channels within {kms:g} km/s of the local standard of "
+        "rest.",
+    )
+
+
+def _wide(lab: Lab) -> dict:
+    """Network and integrated map with the channels of a wider range."""
+    kms = lab.settings["wide_kms"]
+    if not lab.source.reaches(-kms, kms):
+        log.info("the cube does not reach %g km/s: no wider range is tried", kms)
+        return {}
+    with lab.run.stage("a wider range of velocities"):
+        sky = on_device(lab.source.sky(-kms, kms), lab.device)
+        model = lab.trained("unet_wide", lab.plan("variants"), sky=sky)
+        network = lab.network_scores("unet_wide", model, sky=sky)
+        total = {"integrated_wide": lambda cutouts: integrated(cutouts.inputs)}
+        return lab.score(total, _SPLIT, "test", sky) | {"unet_wide": network}

@@ -1,0 +1,29 @@
+"""Figure 7: trained in the east, tested in the west."""
+
+from foreglow.report import dust_curves
+from foreglow.reproduce.zhang2019.lab import SETS, Captions, Lab
+
+SPLIT = "east_west"
+_TITLES = {"train": "Training region (east)", "test": "Test region (west)"}
+
+
+def east_and_west(lab: Lab) -> Captions:
+    """The models on the other division of the sky."""
+    plan = lab.plan("variants")
+    model = lab.trained("east_west", plan, SPLIT)
+    panels = {}
+    for which in SETS:
+        scores = {**lab.baselines(SPLIT, which)}
+        scores["unet_single"] = lab.network_scores("unet_single", model, SPLIT, which)
+        for name, found in scores.items():
+            weight = plan.weight if name == "unet_single" else None
+            lab.record(found, "east_west", SPLIT, which, **{"lambda": weight})
+        panels[_TITLES[which]] = {name: lab.curve(found) for name, found in scores.items()}
+    return lab.draw(
+        dust_curves.correlation_by_ell(lab.ell, panels),
+        "correlation_east_west",
+        "Variants",
+        "Figure 7: correlation by scale, trained in the east, tested in the west",
+        "As Figure 5; the network is one of those of Figure 6 (λ = 30), trained on the other half "
+        "of the sky.",
+    )

@@ -1,0 +1,260 @@
+"""What every step of the reproduction shares: the sky, trained models, scores, recording."""
+
+import logging
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from foreglow.dust.baselines import LinearModel, NormalEquations
+from foreglow.dust.cutouts import Cutouts, CutoutSampler
+from foreglow.dust.evaluate import Predictor, Scores, integrated_predictor, score
+from foreglow.dust.inputs import DustSky
+from foreglow.dust.model import DustModel
+from foreglow.dust.predict import DustMap
+from foreglow.dust.spectra import fundamental_bands
+from foreglow.dust.train import DustPlan, train
+from foreglow.errors import RunError
+from foreglow.maps.gnomonic import Grid, Pointings
+from foreglow.maps.hemispheres import Method, Region, split
+from foreglow.report import figures
+from foreglow.reproduce.zhang2019.source import Source
+from foreglow.runs import Run
+
+log = logging.getLogger("foreglow")
+
+SCALES = ("smoke", "laptop", "paper")
+SETS = ("train", "test")
+METHOD: Method = "nearest"
+
+Captions = dict[str, dict[str, str]]
+"""Title, caption and section of figures, by file name."""
+
+
+def read_settings(scale: str) -> dict[str, Any]:
+    """The preset at a scale.
+
+    Raises
+    ------
+    RunError
+        If there is no such scale.
+    """
+    if scale not in SCALES:
+        raise RunError(f"expected scale {', '.join(SCALES)}, but {scale!r} came.")
+    preset = resources.files("foreglow") / "presets" / "zhang2019.toml"
+    return tomllib.loads(preset.read_text(encoding="utf-8"))[scale]
+
+
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """An open run with all that its steps need.
+
+    Parameters
+    ----------
+    run : Run
+    settings : dict
+        The preset at a scale.
+    source : Source
+    sky : DustSky
+        The 64 channels of the paper, dust and mask.
+    seed : int
+    device : torch.device
+    resume : bool
+        Go on with a training that was interrupted.
+    grid : Grid
+        Of the cutouts: the paper's.
+    maps : list of DustMap
+        The predicted map, once it is made.
+    """
+
+    run: Run
+    settings: dict[str, Any]
+    source: Source
+    sky: DustSky
+    seed: int
+    device: torch.device
+    resume: bool
+    grid: Grid = field(default_factory=Grid)
+    maps: list[DustMap] = field(default_factory=list)
+    _linear: dict[str, tuple[LinearModel, LinearModel]] = field(default_factory=dict)
+    _scores: dict[tuple[str, str, str], Scores] = field(default_factory=dict)
+
+    # ---- the sky ------------------------------------------------------------------------------
+
+    def regions(self, name: str) -> dict[str, Region]:
+        """Training and test region of a split, by the name of the set."""
+        return dict(zip(SETS, split(name, self.grid, self.sky.nside, METHOD), strict=True))
+
+    def sampler(self, split_name: str, which: str, sky: DustSky | None = None) -> CutoutSampler:
+        """Cutouts of a set of a split; of another sky than the lab's if asked."""
+        return (sky or self.sky).sampler(self.regions(split_name)[which], self.grid, METHOD)
+
+    def pointings(self, split_name: str, which: str) -> Pointings:
+        """The fixed cutouts on which every model is scored."""
+        seed = self.seed + SETS.index(which)
+        number = self.settings["test_cutouts"]
+        return self.sampler(split_name, which).fixed_pointings(number, seed)
+
+    @property
+    def ell(self) -> NDArray[np.float64]:
+        """Middle of each band of the curves; beyond 2 Nside the maps hold nothing."""
+        edges = np.array(fundamental_bands(self.grid).edges)
+        middle = 0.5 * (edges[1:] + edges[:-1])
+        return middle[edges[1:] <= 2 * self.sky.nside]
+
+    # ---- models -------------------------------------------------------------------------------
+
+    def plan(self, table: str, **changes: Any) -> DustPlan:
+        """A plan of the preset, with changes."""
+        return DustPlan(**{**self.settings[table], **changes})
+
+    def trained(
+        self,
+        name: str,
+        plan: DustPlan,
+        split_name: str = "north_south",
+        sky: DustSky | None = None,
+    ) -> DustModel:
+        """Train a model in the training region, or load what this run has trained.
+
+        Parameters
+        ----------
+        name : str
+            Of its folders in the run.
+        plan : DustPlan
+        split_name : str
+        sky : DustSky, optional
+            Another than the lab's.
+        """
+        folder = self.run.models / name
+        if (folder / "model.toml").is_file():  # by an earlier step, or before an interruption
+            log.info("%s: trained already", name)
+            return DustModel.load(folder, self.device)
+        with self.run.stage(f"train {name}"):
+            model, history = train(
+                sky or self.sky, self.regions(split_name)["train"], plan,
+                self.run.folder / "training" / name, self.seed, self.device, self.resume,
+                self.grid, METHOD,
+            )  # fmt: skip
+        model.card["history"] = history
+        model.save(folder)
+        return model
+
+    def linear(self, split_name: str) -> tuple[LinearModel, LinearModel]:
+        """The linear models of a split: one weight a channel, and one a channel and scale."""
+        if split_name not in self._linear:
+            with self.run.stage(f"linear models, {split_name}"):
+                sampler = self.sampler(split_name, "train")
+                where = sampler.fixed_pointings(self.settings["linear_cutouts"], self.seed + 2)
+                n_channel = len(self.sky.velocity_kms)
+                equations = NormalEquations.of(sampler.batches(where, 32), n_channel, self.grid)
+                self._linear[split_name] = equations.solve(), equations.solve(scale_dependent=True)
+        return self._linear[split_name]
+
+    # ---- scores -------------------------------------------------------------------------------
+
+    def baselines(self, split_name: str, which: str) -> dict[str, Scores]:
+        """Scores of the paper's simple models, computed once."""
+        names = ("integrated", "linear", "linear_scale_dependent")
+        if (split_name, which, names[0]) not in self._scores:
+            one, by_scale = self.linear(split_name)
+            predictors: dict[str, Predictor] = {
+                "integrated": integrated_predictor,
+                "linear": lambda cutouts: one(cutouts.inputs),
+                "linear_scale_dependent": lambda cutouts: by_scale(cutouts.inputs),
+            }
+            with self.run.stage(f"score the simple models, {split_name}, {which}"):
+                self._keep(split_name, which, self.score(predictors, split_name, which))
+        return {name: self._scores[split_name, which, name] for name in names}
+
+    def network_scores(
+        self,
+        name: str,
+        model: DustModel,
+        split_name: str = "north_south",
+        which: str = "test",
+        sky: DustSky | None = None,
+    ) -> Scores:
+        """Scores of a network on the fixed cutouts, computed once."""
+        key = (split_name, which, name)
+        if key not in self._scores:
+            with self.run.stage(f"score {name}, {split_name}, {which}"):
+                predictors = {name: network_predictor(model)}
+                self._keep(split_name, which, self.score(predictors, split_name, which, sky))
+        return self._scores[key]
+
+    def score(
+        self,
+        predictors: Mapping[str, Predictor],
+        split_name: str,
+        which: str,
+        sky: DustSky | None = None,
+    ) -> dict[str, Scores]:
+        """Score predictors on the fixed cutouts of a set."""
+        sampler = self.sampler(split_name, which, sky)
+        return score(predictors, sampler, self.pointings(split_name, which), batch=32)
+
+    def curve(self, scores: Scores) -> NDArray[np.float64]:
+        """Correlation by cutout and band, those of `ell`."""
+        return scores.curve[:, : len(self.ell)]
+
+    # ---- what is kept -------------------------------------------------------------------------
+
+    def record(
+        self,
+        scores: Scores,
+        step: str,
+        split_name: str = "north_south",
+        which: str = "test",
+        **fields: Any,
+    ) -> None:
+        """Add the record of a model's scores, beside the integrated map's.
+
+        Parameters
+        ----------
+        scores : Scores
+        step : str
+            That the record belongs to.
+        split_name, which : str
+        **fields
+            `model` where the name of the scores is not its own, `lambda`, `paper_wins50`, ...
+        """
+        reference = self.baselines(split_name, which)["integrated"]
+        record = scores.record(reference) | {"split": split_name, "set": which, "step": step}
+        record = {**record, "lambda": None, "paper_wins50": None, "paper_wins150": None, **fields}
+        self.run.records.append(record)
+        log.info(
+            "%s, %s, %s: r50 %.4f, r150 %.4f, above integrated %s",
+            record["model"], split_name, which, record["r50"], record["r150"],
+            "–" if record.get("wins50") is None
+            else f"{record['wins50']:.3f}, {record['wins150']:.3f}",
+        )  # fmt: skip
+
+    def draw(self, figure: Figure, name: str, section: str, title: str, caption: str) -> Captions:
+        """Save a figure; returns its caption."""
+        figures.save(figure, self.run.figures, name)
+        return {name: {"title": title, "caption": caption, "section": section}}
+
+    def _keep(self, split_name: str, which: str, scores: Mapping[str, Scores]) -> None:
+        for name, value in scores.items():
+            self._scores[split_name, which, name] = value
+
+
+def network_predictor(model: DustModel) -> Predictor:
+    """A model as what scores it."""
+
+    def predict(cutouts: Cutouts) -> torch.Tensor:
+        return model(cutouts.inputs, cutouts.mask)
+
+    return predict
+
+
+def on_device(sky: DustSky, device: torch.device) -> DustSky:
+    """The same sky with its cube on a device."""
+    return replace(sky, cube=sky.cube.to(device))

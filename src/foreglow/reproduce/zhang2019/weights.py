@@ -1,0 +1,36 @@
+"""Figure 6: the weight lambda of the correlation in the loss."""
+
+from foreglow.dust.evaluate import Scores
+from foreglow.report import dust_curves
+from foreglow.reproduce.zhang2019.lab import Captions, Lab
+
+_SECTION = "Variants"
+
+
+def compare_weights(lab: Lab) -> Captions:
+    """One network for each lambda, all trained alike, on the test region."""
+    baselines = lab.baselines("north_south", "test")
+    curves = {name: lab.curve(baselines[name]) for name in ("integrated", "linear")}
+    weights = lab.settings["lambdas"]
+    for weight in weights:
+        scores = trained_with_weight(lab, weight)
+        lab.record(scores, "lambda", model="unet_single", **{"lambda": weight})
+        curves[f"lambda_{weight:g}"] = lab.curve(scores)
+    plan = lab.plan("variants")
+    return lab.draw(
+        dust_curves.correlation_by_ell(
+            lab.ell, {"Test region (south)": curves}, dust_curves.weight_looks(weights)
+        ),
+        "correlation_lambda",
+        _SECTION,
+        "Figure 6: weight of the correlation in the loss",
+        f"One network for each λ of eq. 2.3, trained for {plan.epochs * plan.steps:,} steps of "
+        f"{plan.batch} cutouts; the paper saw no change from λ = 30 on.",
+    )
+
+
+def trained_with_weight(lab: Lab, weight: float) -> Scores:
+    """Scores on the test region of the network of one lambda."""
+    name = f"lambda_{weight:g}"
+    model = lab.trained(name, lab.plan("variants", weight=weight))
+    return lab.network_scores(name, model)
