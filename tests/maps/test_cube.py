@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps.cube import open_cube, velocity_slice, write_cube
-from foreglow.maps.cube_store import partial_folder, pixels_a_chunk
+from foreglow.maps.cube_store import PixelChunks, partial_folder, pixels_a_chunk
 
 NSIDE, N_PIX = 8, 768
 VELOCITY = -64.5 + 1.288 * np.arange(19)  # two chunks and a part
@@ -90,15 +90,28 @@ def test_unseen_is_not_observed(tmp_path):
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(cube.channel(0))), [3])
 
 
-@given(order=st.integers(0, 13), channels=st.integers(1, 8))
-@settings(deadline=None)
-def test_chunks_tile_the_sky(order, channels):
+@pytest.mark.parametrize("order", range(14))
+def test_chunks_tile_the_sky(order):
     """A chunk is a NESTED pixel of a coarser map, or some base pixels, or the sky."""
     nside = 2**order
-    pixels = pixels_a_chunk(nside, channels)
+    pixels = pixels_a_chunk(nside)
     assert pixels <= max(nside**2, 1 << 14)
     if pixels < 12 * nside**2:
         assert pixels & (pixels - 1) == 0
+    assert 12 * nside**2 % pixels == 0
+
+
+@given(st.sets(st.integers(0, 12 * 128**2 - 1), min_size=1))
+@settings(deadline=None, max_examples=20)
+def test_pixels_have_places_in_their_chunks(chosen):
+    pixels = np.array(sorted(chosen))
+    chunks = PixelChunks.around(128, [pixels[::2], pixels])
+    places = chunks.places(pixels)
+    assert ((places >= 0) & (places < len(chunks))).all()
+    there = np.concatenate([np.arange(12 * 128**2)[part] for _, part in chunks.runs()])
+    np.testing.assert_array_equal(there[places], pixels)
+    others = np.setdiff1d(np.arange(12 * 128**2), there)
+    assert (chunks.places(others) < 0).all()
 
 
 def test_velocity_ranges():

@@ -13,6 +13,70 @@ app = typer.Typer(
 )
 
 
+@app.command("prepare")
+def dust_prepare(
+    cube: Annotated[
+        list[Path],
+        typer.Option(
+            help="FITS cube (any projection), plain or gzipped; once a tile, or once a channel of "
+            "HEALPix maps."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="HI cube to write, a folder NAME.zarr.")],
+    nside: Annotated[
+        int | None,
+        typer.Option(
+            help="HEALPix Nside; by default the smallest whose pixels are not larger than the "
+            "cube's (1024 for HI4PI)."
+        ),
+    ] = None,
+    low: Annotated[
+        float | None, typer.Option(help="Lowest velocity (km/s, LSR); the paper's: -64.5.")
+    ] = None,
+    high: Annotated[
+        float | None, typer.Option(help="Highest velocity (km/s, LSR); the paper's: 17.")
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(help="Memory that the process may take, 500 MiB or 8 GiB.")
+    ] = "2 GiB",
+    unit: Annotated[
+        str | None, typer.Option(help="K or mK, where the header states no unit (BUNIT).")
+    ] = None,
+    beam: Annotated[
+        float | None,
+        typer.Option(help="FWHM of the beam (arcmin), where the header states none (BMAJ)."),
+    ] = None,
+    velocity_table: Annotated[
+        Path | None,
+        typer.Option(help="Velocities of HEALPix channels: text, km/s LSR, one a line."),
+    ] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put an HI cube (K by radio velocity, LSRK) on HEALPix pixels, as the other commands read it.
+
+    Tiles become one cube: a pixel in several has the value of the tile whose edge is farthest.
+    """
+    from foreglow.maps.prepare import prepare
+
+    with screen.progress("prepare") as show:
+        made = prepare(
+            cube,
+            out,
+            nside=nside,
+            low_kms=low,
+            high_kms=high,
+            memory=memory,
+            unit=unit,
+            beam_arcmin=beam,
+            velocity_table=velocity_table,
+            resume=resume,
+            overwrite=overwrite,
+            progress=show,
+        )
+    screen.say(made.summary())
+
+
 @app.command("simulate")
 def dust_simulate(
     out: Annotated[Path, typer.Option(help="Folder for cube.zarr, dust.fits and mask.fits.")],

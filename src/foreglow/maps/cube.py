@@ -21,6 +21,7 @@ from foreglow.maps.cube_store import (
     FORMAT,
     VERSION,
     PartialCube,
+    PixelChunks,
     begin_cube,
     count_chunk_files,
     partial_folder,
@@ -45,6 +46,8 @@ class HICube:
         FWHM, None where the source did not state it.
     source : str
         Where the cube is from.
+    observed_fraction : float
+        Of the sky, in the channel that covers least.
     """
 
     path: Path
@@ -52,12 +55,22 @@ class HICube:
     velocity_kms: NDArray[np.float64]
     beam_arcmin: float | None
     source: str
+    observed_fraction: float
     tb: zarr.Array = field(repr=False)
 
     @property
     def n_channel(self) -> int:
         """Number of channels."""
         return len(self.velocity_kms)
+
+    def summary(self) -> str:
+        """The cube in a line."""
+        beam = "unknown" if self.beam_arcmin is None else f"{self.beam_arcmin:g} arcmin"
+        return (
+            f"{self.path}: {self.n_channel} channels from {self.velocity_kms[0]:.2f} to "
+            f"{self.velocity_kms[-1]:.2f} km/s (LSRK), Nside {self.nside}, beam {beam}, "
+            f"{100 * self.observed_fraction:.3g}% of the sky"
+        )
 
     def channel(self, k: int) -> NDArray[np.float32]:
         """One channel: K, RING, shape (n_pix,), NaN where not observed.
@@ -161,12 +174,20 @@ def open_cube(path: str | Path) -> HICube:
         raise _not_a_cube(path, f"an array of shape {tb.shape} for Nside {nside}")
     velocity = validate_velocity(str(path), velocity)
     found = count_chunk_files(path)
-    if found != attributes["chunk_files"]:
+    if found != attributes.get("chunk_files"):
         raise MapError(
-            f"{path}: expected {attributes['chunk_files']} files of data, got {found}; the cube "
+            f"{path}: expected {attributes.get('chunk_files')} files of data, got {found}; the cube "
             "was copied or deleted in part: copy it again"
         )
-    return HICube(path, nside, velocity, attributes["beam_arcmin"], attributes["source"], tb)
+    return HICube(
+        path,
+        nside,
+        velocity,
+        attributes["beam_arcmin"],
+        attributes["source"],
+        attributes["observed_fraction"][0],
+        tb,
+    )
 
 
 def write_cube(
@@ -215,6 +236,7 @@ def write_cube(
     validate_nside(str(path), nside)
     validate_free(path, overwrite)
     store = begin_cube(path, velocity, nside, {"beam_arcmin": beam_arcmin, "source": source})
+    chunks = PixelChunks.of_all(nside)
     ring = hp.nest2ring(nside, np.arange(hp.nside2npix(nside)))
     block = np.empty((store.chunk, ring.size), np.float32)
     count = 0
@@ -224,7 +246,7 @@ def write_cube(
         filled = (count - 1) % store.chunk
         block[filled] = _validate_map(path, count - 1, values, ring.size)[ring]
         if filled + 1 == store.chunk or count == len(velocity):
-            store.append(block[: filled + 1])
+            store.append(block[: filled + 1], chunks)
     _validate_count(path, count, store)
     store.finish()
     return open_cube(path)

@@ -4,13 +4,14 @@ Until it is whole a cube is `NAME.partial/`, which holds `cube.zarr` and `progre
 under its own name is never half written.
 """
 
+import itertools
 import json
 import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,57 @@ from foreglow.runs import write_text
 FORMAT = "foreglow HI cube"
 VERSION = 1
 CHANNELS_A_CHUNK = 8
-_PIXELS_A_CHUNK, _BYTES_A_CHUNK = 1 << 14, 1 << 19
+_PIXELS_A_CHUNK = 1 << 14
+
+
+@dataclass(frozen=True, eq=False)
+class PixelChunks:
+    """The chunks of pixels that hold data: of a small cube, few of the sky's.
+
+    Attributes
+    ----------
+    nside : int
+    numbers : ndarray of int, shape (n,)
+        Ascending.
+    """
+
+    nside: int
+    numbers: NDArray[np.integer]
+
+    @classmethod
+    def of_all(cls, nside: int) -> "PixelChunks":
+        """All of the sky."""
+        return cls(nside, np.arange(hp.nside2npix(nside) // pixels_a_chunk(nside)))
+
+    @classmethod
+    def around(cls, nside: int, pixels: Sequence[NDArray[np.integer]]) -> "PixelChunks":
+        """Those that some lists of NESTED pixels touch."""
+        size = pixels_a_chunk(nside)
+        return cls(nside, np.unique(np.concatenate([np.unique(part // size) for part in pixels])))
+
+    def __len__(self) -> int:
+        """Number of their pixels."""
+        return len(self.numbers) * pixels_a_chunk(self.nside)
+
+    def places(self, pixels: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Where NESTED pixels lie in an array of the pixels of these chunks; below 0: not there."""
+        size = pixels_a_chunk(self.nside)
+        slot = np.full(hp.nside2npix(self.nside) // size, -1)
+        slot[self.numbers] = np.arange(len(self.numbers))
+        chunk, inside = np.divmod(pixels, size)
+        return slot[chunk] * size + inside - (slot[chunk] < 0) * size
+
+    def runs(self) -> Iterator[tuple[slice, slice]]:
+        """Stretches of neighbouring chunks: their places, and their pixels."""
+        size = pixels_a_chunk(self.nside)
+        breaks = np.flatnonzero(np.diff(self.numbers) != 1) + 1
+        edges = [0, *breaks.tolist(), len(self.numbers)]
+        for first, last in itertools.pairwise(edges):
+            start = int(self.numbers[first]) * size
+            yield (
+                slice(first * size, last * size),
+                slice(start, start + (last - first) * size),
+            )
 
 
 @dataclass(eq=False)
@@ -40,37 +91,52 @@ class PartialCube:
         (velocity, pixel), K, NESTED.
     settings : dict
         What a `--resume` must have in common with the run that began the cube.
-    done : int
-        Channels that are safely written, from the first.
+    observed : list of int
+        Pixels observed in each of the channels that are safely written, from the first.
     """
 
     path: Path
     tb: zarr.Array
     settings: dict[str, Any]
-    done: int = 0
+    observed: list[int] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """Channels that are safely written."""
+        return len(self.observed)
 
     @property
     def chunk(self) -> int:
         """Channels in a chunk of the store: what to write at a time."""
         return self.tb.chunks[0]
 
-    def append(self, block: NDArray[np.float32]) -> None:
-        """Write the next channels, (channel, n_pix) NESTED: a whole chunk, or what is left."""
-        n_channel = self.tb.shape[0]
-        if len(block) != min(self.chunk, n_channel - self.done):
+    def append(self, block: NDArray[np.float32], chunks: PixelChunks) -> None:
+        """Write the next channels, (channel, pixel of `chunks`) NESTED; other pixels stay NaN.
+
+        They are a whole chunk of channels, or what is left.
+        """
+        count = min(self.chunk, self.tb.shape[0] - self.done)
+        if block.shape != (count, len(chunks)):
             raise ShapeError(
-                f"expected {min(self.chunk, n_channel - self.done)} channels, the next chunk of "
-                f"the cube, got {len(block)}; write whole chunks"
+                f"expected the next chunk of the cube, ({count}, {len(chunks)}), got "
+                f"{block.shape}; write whole chunks"
             )
-        self.tb[self.done : self.done + len(block)] = block
-        self.done += len(block)
+        for places, pixels in chunks.runs():
+            self.tb[self.done : self.done + count, pixels] = block[:, places]
+        self.observed += [int(np.isfinite(channel).sum()) for channel in block]
         self._note_progress()
 
     def finish(self) -> None:
         """Give the cube its name; what had it before goes."""
         folder = partial_folder(self.path)
         store = folder / "cube.zarr"
-        zarr.open_group(store, mode="r+").attrs["chunk_files"] = count_chunk_files(store)
+        n_pix = self.tb.shape[1]
+        zarr.open_group(store, mode="r+").attrs.update(
+            {
+                "chunk_files": count_chunk_files(store),
+                "observed_fraction": [min(self.observed) / n_pix, max(self.observed) / n_pix],
+            }
+        )
         with warnings.catch_warnings():
             # zarr says that this is not in the standard yet; xarray warns where it is absent
             warnings.filterwarnings("ignore", "Consolidated metadata")
@@ -83,8 +149,8 @@ class PartialCube:
         _remove(folder)
 
     def _note_progress(self) -> None:
-        content = {"settings": self.settings, "done": self.done}
-        write_text(partial_folder(self.path) / "progress.json", json.dumps(content, indent=1))
+        content = {"settings": self.settings, "observed": self.observed}
+        write_text(partial_folder(self.path) / "progress.json", json.dumps(content))
 
 
 def partial_folder(path: Path) -> Path:
@@ -133,7 +199,7 @@ def begin_cube(
         tb = group.create_array(
             "tb",
             shape=(n_channel, n_pix),
-            chunks=(chunk, pixels_a_chunk(nside, chunk)),
+            chunks=(chunk, pixels_a_chunk(nside)),
             dtype="float32",
             dimension_names=("velocity", "pixel"),
             attributes={"units": "K", "long_name": "brightness temperature of the 21 cm line"},
@@ -180,22 +246,33 @@ def resume_cube(path: Path, settings: Mapping[str, Any]) -> PartialCube | None:
         return None
     try:
         progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-        before, done = progress["settings"], int(progress["done"])
+        before, observed = progress["settings"], list(map(int, progress["observed"]))
         tb: Any = zarr.open_group(folder / "cube.zarr", mode="r+")["tb"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MapError(
             f"{folder}: expected what an interrupted run left, got something damaged ({error}); "
             "remove it and begin anew, without --resume"
         ) from error
-    now = json.loads(json.dumps(dict(settings)))
+    validate_same(path, before, settings)
+    return PartialCube(path, tb, before, observed)
+
+
+def validate_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a run goes on with the settings it began with.
+
+    Raises
+    ------
+    MapError
+        Naming those that differ.
+    """
+    now = json.loads(json.dumps(dict(now)))
     differ = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differ:
         listing = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differ)
         raise MapError(
-            f"{path}: expected the settings that the interrupted run began with, got another "
+            f"{path}: expected the settings that the earlier run began with, got another "
             f"{', '.join(differ)} ({listing}); resume with the same, or begin anew without --resume"
         )
-    return PartialCube(path, tb, before, done)
 
 
 def validate_free(path: Path, overwrite: bool) -> None:
@@ -229,6 +306,12 @@ def is_cube(path: Path) -> bool:
         return False
 
 
+def stored_settings(path: Path) -> dict[str, Any]:
+    """Settings that a whole cube was prepared with, none if it was not prepared."""
+    attributes: Any = zarr.open_group(path, mode="r").attrs
+    return dict(attributes.get("settings") or {})
+
+
 def count_chunk_files(store: Path) -> int:
     """Chunks of a cube that have a file: one where nothing is observed has none.
 
@@ -237,16 +320,13 @@ def count_chunk_files(store: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(store / "tb" / "c"))
 
 
-def pixels_a_chunk(nside: int, channels: int) -> int:
-    """Pixels in a chunk: a square of the sky, a sixteenth of a base pixel or more.
+def pixels_a_chunk(nside: int) -> int:
+    """Pixels in a chunk: a square of the sky, a sixteenth of a base pixel or 16,384 pixels.
 
     Few enough that a cutout of 25 deg does not drag the sky in, enough that a chunk is worth a
-    file: half a MiB.
+    file.
     """
-    pixels = max(nside**2 // 16, _PIXELS_A_CHUNK)
-    while 4 * channels * pixels < _BYTES_A_CHUNK and pixels < nside**2:
-        pixels *= 4
-    return min(pixels, hp.nside2npix(nside))
+    return min(max(nside**2 // 16, _PIXELS_A_CHUNK), hp.nside2npix(nside))
 
 
 def validate_velocity(where: str, velocity_kms: Sequence[float] | NDArray) -> NDArray[np.float64]:

@@ -1,0 +1,261 @@
+"""HI cubes that are HEALPix maps already: a column a channel, or a file a channel."""
+
+import contextlib
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import healpy as hp
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from foreglow.errors import MapError
+from foreglow.maps.conventions import canonical_frame
+from foreglow.maps.cube_fits import is_gzipped, kelvin_factor
+from foreglow.maps.cube_store import PixelChunks
+from foreglow.maps.table import Column, PixelIndex, Table, open_table
+from foreglow.maps.velocity import (
+    VelocityAxis,
+    channel_velocities,
+    read_velocity_table,
+    velocity_axis,
+)
+
+_ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
+_BATCH = 1 << 20  # pixels at a time
+_MAPPED = 1 << 26  # bytes of a file that may be mapped at a time
+
+
+@dataclass(frozen=True, eq=False)
+class HealpixCube:
+    """Maps of channels, opened for reading channel by channel.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+    nside : int
+    ordering : str
+        "RING" or "NESTED", as stored.
+    velocity : VelocityAxis
+    """
+
+    paths: tuple[Path, ...]
+    nside: int
+    ordering: str
+    velocity: VelocityAxis
+    channels: tuple["_Channel", ...] = field(repr=False)
+
+    @property
+    def chunks(self) -> PixelChunks:
+        """Chunks of pixels that some channel has."""
+        lists = [c.index.pixels for c in self.channels if c.index is not None]
+        if len(lists) < len(self.channels):
+            return PixelChunks.of_all(self.nside)
+        if self.ordering == "RING":
+            lists = [hp.ring2nest(self.nside, pixels.astype(np.int64)) for pixels in lists]
+        return PixelChunks.around(self.nside, lists)
+
+    def fill(self, chunks: PixelChunks, block: NDArray[np.float32], first: int) -> None:
+        """Fill (channel, pixel of `chunks`) with channels from `first` on; K, NaN elsewhere."""
+        n_pix = hp.nside2npix(self.nside)
+        channels = [self._channel(first + k) for k in range(len(block))]
+        step = max(1024, min(_BATCH, _MAPPED // max(_bytes_a_pixel(c.column) for c in channels)))
+        # in the order of the files, whose pages are let go after each step
+        for start in range(0, n_pix, step):
+            stored = np.arange(start, min(start + step, n_pix))
+            nested = hp.ring2nest(self.nside, stored) if self.ordering == "RING" else stored
+            places = chunks.places(nested)
+            stored, places = stored[places >= 0], places[places >= 0]
+            for k, channel in enumerate(channels):
+                block[k, places] = channel.take(stored)
+            for channel in channels:
+                _release(channel.table)
+
+    @property
+    def bytes_loaded(self) -> int:
+        """What gzipped files, which cannot be mapped, take."""
+        tables = {id(c.table): c.table for c in self.channels}.values()
+        return sum(t.rows.nbytes for t in tables if not isinstance(t.rows, np.memmap))
+
+    def record(self) -> dict[str, Any]:
+        """What the files said, for the attributes of the cube made from them."""
+        return {
+            "file": self.paths[0].name + (f" to {self.paths[-1].name}" if self.paths[1:] else ""),
+            "velocity": self.velocity.stated + (", flipped" if self.velocity.flipped else ""),
+            "unit": self.channels[0].column.unit or "none",
+            "projection": f"HEALPix {self.ordering}, Nside {self.nside}",
+        }
+
+    def _channel(self, k: int) -> "_Channel":
+        return self.channels[len(self.channels) - 1 - k if self.velocity.flipped else k]
+
+
+@dataclass(frozen=True, eq=False)
+class _Channel:
+    """One column of a table."""
+
+    table: Table
+    column: Column
+    index: PixelIndex | None
+    factor: float
+
+    def take(self, stored: NDArray[np.integer]) -> NDArray[np.float32]:
+        """K at pixels as the table numbers them."""
+        positions, present = (stored, None) if self.index is None else self.index.find(stored)
+        values = self.column.take(positions).astype(np.float32) * np.float32(self.factor)
+        values[np.isinf(values)] = np.nan  # `Column.take` makes NaN infinite; here: not observed
+        if present is not None:
+            values[~present] = np.nan
+        return values
+
+
+def is_healpix(path: Path) -> bool:
+    """Whether a FITS file holds a HEALPix table; False too if it cannot be read."""
+    with contextlib.suppress(OSError, EOFError, ValueError), fits.open(path, memmap=False) as hdus:
+        for hdu in hdus:
+            if isinstance(hdu, fits.BinTableHDU) and not isinstance(hdu, fits.CompImageHDU):
+                return True
+            if getattr(hdu, "shape", ()):
+                return False
+    return False
+
+
+def open_healpix_cube(
+    paths: Sequence[Path], unit: str | None, velocity_table: Path | None, memory: int
+) -> HealpixCube:
+    """Open one table with a column a channel, or several with one column each.
+
+    Velocities are those of `velocity_table`; else, of one file, of a velocity axis in the header
+    of its table, written as the third axis of an image cube (CTYPE3, CRVAL3, CRPIX3, CDELT3,
+    SPECSYS); else, of a file a channel, of a card VELO-LSR in each (m/s, as CLASS writes it).
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    unit : str or None
+        Where TUNIT is absent.
+    velocity_table : Path or None
+        See `read_velocity_table`.
+    memory : int
+        Bytes; a gzipped file, which has to be loaded, must fit in them.
+
+    Raises
+    ------
+    MapError
+        If the maps are not of one Nside, ordering and Galactic, or state no unit or velocity.
+    """
+    for path in paths:
+        _validate_gzipped(path, memory)
+    tables = _by_velocity([open_table(path) for path in paths])
+    nside, ordering = _common_grid(tables)
+    channels = [c for table in tables for c in _channels(table, nside, unit, len(tables) > 1)]
+    velocity = _velocities(tables, len(channels), velocity_table)
+    return HealpixCube(tuple(t.path for t in tables), nside, ordering, velocity, tuple(channels))
+
+
+def _by_velocity(tables: list[Table]) -> list[Table]:
+    """Tables in the order of their VELO-LSR, where all have it: a shell sorts 10 before 2."""
+    cards = [table.header.get("VELO-LSR") for table in tables]
+    return tables if None in cards else sorted(tables, key=lambda t: float(t.keyword("VELO-LSR")))
+
+
+def _channels(table: Table, nside: int, unit: str | None, alone: bool) -> list[_Channel]:
+    """Columns of a table, checked to be one if it is to be `alone`."""
+    numbers, index = table.sky_columns, table.pixel_index(nside)
+    expected = hp.nside2npix(nside) if index is None else len(index.pixels)
+    if alone and len(numbers) != 1:
+        raise MapError(
+            f"{table.path}: expected one column in each of several files, got columns "
+            f"{table.listing}; give one file of all channels, or a file a channel"
+        )
+    found = []
+    for column in map(table.column, numbers):
+        if column.cells.size != expected:
+            raise MapError(
+                f"{table.path}: expected {expected} pixels in column {column.name} (NSIDE = "
+                f"{nside}), got {column.cells.size}; correct NSIDE, or mark a partial map "
+                "INDXSCHM = EXPLICIT"
+            )
+        factor = kelvin_factor(table.path, f"TUNIT of {column.name}", column.unit, unit)
+        found.append(_Channel(table, column, index, factor))
+    return found
+
+
+def _common_grid(tables: Sequence[Table]) -> tuple[int, str]:
+    """Nside and ordering of all tables, checked to be Galactic."""
+    grids = {}
+    for table in tables:
+        text = table.keyword("NSIDE").removesuffix(".0")
+        nside = int(text) if text.isdecimal() else 0
+        ordering = _ORDERINGS.get(table.keyword("ORDERING"))
+        if ordering is None or not hp.isnsideok(nside, nest=True):
+            raise MapError(
+                f"{table.path}: expected NSIDE, a power of two, and ORDERING RING or NESTED in the "
+                f"header, got {text or 'none'} and {table.keyword('ORDERING') or 'none'}; correct "
+                "the header"
+            )
+        frame = table.keyword("COORDSYS") or "G"
+        if canonical_frame(f"{table.path}: COORDSYS", frame) != "G":
+            raise MapError(
+                f"{table.path}: expected maps in Galactic coordinates (COORDSYS = G), got {frame}; "
+                "turn them with healpy.Rotator(coord=['C', 'G']).rotate_map_pixel"
+            )
+        grids.setdefault((nside, ordering), table.path)
+    if len(grids) > 1:
+        listing = "; ".join(f"Nside {n} {o} in {path}" for (n, o), path in grids.items())
+        raise MapError(
+            f"expected channels of one Nside and ordering, got {listing}; bring them to one with "
+            "healpy.ud_grade"
+        )
+    return next(iter(grids))
+
+
+def _velocities(
+    tables: Sequence[Table], n_channel: int, velocity_table: Path | None
+) -> VelocityAxis:
+    if velocity_table is not None:
+        return read_velocity_table(velocity_table, n_channel)
+    first = tables[0]
+    if len(tables) == 1 and "CTYPE3" in first.header:
+        header: Any = first.header
+        return velocity_axis(first.path, header, 3, n_channel)
+    cards = [table.header.get("VELO-LSR") for table in tables]
+    if len(tables) == n_channel and None not in cards:
+        kms = 1e-3 * np.array(cards, dtype=np.float64)
+        return channel_velocities(first.path, kms, "VELO-LSR (m/s)")
+    raise MapError(
+        f"{first.path}: expected the velocity of each channel, a velocity axis (CTYPE3, CRVAL3, "
+        f"CRPIX3, CDELT3, SPECSYS) in the header of the table, or a card VELO-LSR (m/s) in each of "
+        f"several files, got none for {n_channel} channels; write them into a text file, km/s "
+        "LSRK, one a line, and pass velocity_table= (command line: --velocity-table)"
+    )
+
+
+def _validate_gzipped(path: Path, memory: int) -> None:
+    """Check that a gzipped table, which is loaded whole, leaves room."""
+    if not (path.exists() and is_gzipped(path)):
+        return
+    with fits.open(path, memmap=False) as hdus:
+        size = max((hdu.size for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), default=0)
+    if size > memory // 2:
+        raise MapError(
+            f"{path}: expected a gzipped table, which has to be loaded, to take at most half of "
+            f"the memory allowed, got {size / 2**20:.0f} MiB of {memory / 2**20:.0f} MiB; gunzip "
+            "it, or allow more (command line: --memory)"
+        )
+
+
+def _bytes_a_pixel(column: Column) -> int:
+    """Of the file, mapped to read one pixel of one column: of all columns, if rows are short."""
+    in_row = column.cells.shape[1] * column.cells.itemsize
+    return column.cells.itemsize if in_row >= mmap.PAGESIZE else column.cells.strides[0]
+
+
+def _release(table: Table) -> None:
+    """Let the pages go that reading a mapped file left in memory, where the system can."""
+    mapped: Any = getattr(table.rows, "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,187 @@
+"""Image cubes laid side by side on the sky: which pixels each fills, and whether they agree."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import healpy as hp
+import numpy as np
+from numpy.typing import NDArray
+
+from foreglow.errors import MapError
+from foreglow.maps.conventions import warn_assumed
+from foreglow.maps.cube_fits import ImageCube
+from foreglow.maps.cube_store import PixelChunks
+from foreglow.maps.projection import Footprint, edge_distance, footprint, to_healpix
+
+_SAME_VELOCITY = 0.01  # of a channel, by which the velocities of tiles may differ
+_SAME_BEAM = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One image cube and the pixels it fills.
+
+    Attributes
+    ----------
+    cube : ImageCube
+    first : int
+        Its channel that is the first of the output.
+    covered : Footprint
+    owned : ndarray of bool, shape (n,), or None
+        Pixels of the footprint that lie deeper in this tile than in any other; None if it is the
+        only tile.
+    """
+
+    cube: ImageCube
+    first: int
+    covered: Footprint
+    owned: NDArray[np.bool_] | None = field(default=None, repr=False)
+
+
+def chunks_of_tiles(tiles: list[Tile]) -> PixelChunks:
+    """Chunks of pixels that some tile covers."""
+    nside = tiles[0].covered.nside
+    lists = [tile.covered.pixels for tile in tiles]
+    if any(pixels is None for pixels in lists):
+        return PixelChunks.of_all(nside)
+    return PixelChunks.around(nside, [pixels for pixels in lists if pixels is not None])
+
+
+def fill_from_tiles(
+    tiles: list[Tile], chunks: PixelChunks, block: NDArray[np.float32], first: int
+) -> None:
+    """Fill (channel, pixel of `chunks`) with channels from `first` of the output on; K."""
+    block.fill(np.nan)
+    for tile in tiles:
+        start = tile.first + first
+        grid = tile.cube.read(start, start + len(block))
+        for part, pixels in tile.covered.batches():
+            places: Any = part if tile.covered.pixels is None else chunks.places(pixels)
+            values = to_healpix(grid, tile.cube.wcs, tile.covered.nside, pixels)
+            if tile.owned is not None:
+                there = block[:, places]
+                better = np.isfinite(values) & (tile.owned[part] | np.isnan(there))
+                values = np.where(better, values, there)
+            block[:, places] = values
+
+
+def lay_tiles(cubes: list[ImageCube], firsts: list[int], nside: int) -> list[Tile]:
+    """Footprints of all cubes, each with its first channel wanted."""
+    covered = [footprint(cube.wcs, cube.shape, nside) for cube in cubes]
+    for cube, pixels in zip(cubes, covered, strict=True):
+        if not len(pixels):
+            raise MapError(
+                f"{cube.path}: expected a cube that covers the centre of at least one pixel of "
+                f"Nside {nside}, got one that covers none; raise --nside"
+            )
+    tiles = [Tile(*parts) for parts in zip(cubes, firsts, covered, strict=True)]
+    return _with_owners(tiles) if len(tiles) > 1 else tiles
+
+
+def _with_owners(tiles: list[Tile]) -> list[Tile]:
+    """Tiles that know which of their pixels lie deeper in them than in any other."""
+    chunks = chunks_of_tiles(tiles)
+    depth = np.full(len(chunks), -1.0, np.float32)  # arcmin from the edge
+    owner = np.zeros(len(chunks), np.uint16)
+    for number, tile in enumerate(tiles):
+        cube = tile.cube
+        for _, pixels in tile.covered.batches():
+            places = chunks.places(pixels)
+            here = cube.pixel_arcmin * edge_distance(cube.wcs, cube.shape, chunks.nside, pixels)
+            deeper = here > depth[places]
+            depth[places[deeper]] = here[deeper]
+            owner[places[deeper]] = number
+    return [
+        replace(
+            tile,
+            owned=np.concatenate(
+                [owner[chunks.places(pixels)] == number for _, pixels in tile.covered.batches()]
+            ),
+        )
+        for number, tile in enumerate(tiles)
+    ]
+
+
+def finest_needed(pixel_arcmin: float) -> int:
+    """The smallest Nside whose pixels are not larger than a pixel of this side."""
+    nside = 1
+    while hp.nside2resol(nside, arcmin=True) > pixel_arcmin:
+        nside *= 2
+    return nside
+
+
+def validate_same_velocity(cubes: list[ImageCube], parts: list[slice]) -> None:
+    """Check that tiles have the same channels in the range wanted.
+
+    Raises
+    ------
+    MapError
+    """
+    first = cubes[0].velocity.kms[parts[0]]
+    width = np.diff(first).mean() if len(first) > 1 else 1.0
+    for cube, part in zip(cubes[1:], parts[1:], strict=True):
+        kms = cube.velocity.kms[part]
+        if len(kms) != len(first) or np.abs(kms - first).max() > _SAME_VELOCITY * width:
+            raise MapError(
+                f"expected tiles with the same velocity channels, got {len(first)} from "
+                f"{first[0]:.6g} to {first[-1]:.6g} km/s in {cubes[0].path}, but {len(kms)} from "
+                f"{kms[0]:.6g} to {kms[-1]:.6g} km/s in {cube.path}; choose a range that all have "
+                "(--low, --high), or regrid the spectra"
+            )
+
+
+def validate_same_beam(cubes: list[ImageCube]) -> None:
+    """Check that tiles have one beam, or none says its beam.
+
+    Raises
+    ------
+    MapError
+    """
+    first = cubes[0].beam_arcmin
+    for cube in cubes[1:]:
+        beam = cube.beam_arcmin
+        same = beam == first or (beam and first and abs(beam - first) <= _SAME_BEAM * first)
+        if not same:
+            raise MapError(
+                f"expected tiles of one beam, got {first} arcmin in {cubes[0].path}, but {beam} "
+                f"arcmin in {cube.path}; smooth them to one beam, or prepare them apart"
+            )
+
+
+def warn_of_beam(cubes: list[ImageCube], nside: int) -> None:
+    """Say that the beam is not known, or that it is finer than the pixels can carry."""
+    pixel, beam = hp.nside2resol(nside, arcmin=True), cubes[0].beam_arcmin
+    if beam is None:
+        warn_assumed(
+            f"{cubes[0].path}: no beam in the header (BMAJ); pass beam_arcmin= (command line: "
+            "--beam) if you know it"
+        )
+        beam = 2 * cubes[0].pixel_arcmin
+    if pixel > beam / 2:
+        warn_assumed(
+            f"Nside {nside} has pixels of {pixel:.3g} arcmin, which do not sample a beam of "
+            f"{beam:.3g} arcmin: maps are interpolated, not averaged, so what is finer is aliased "
+            f"and noise stays as it is; choose --nside {finest_needed(beam / 2)} or more"
+        )
+
+
+def validate_ends(tiles: list[Tile], n_channel: int) -> None:
+    """Check at once that the first and the last channel hold data, not after hours.
+
+    Raises
+    ------
+    MapError
+    """
+    for k in (0, n_channel - 1):
+        blank = [np.isnan(t.cube.read(t.first + k, t.first + k + 1)).all() for t in tiles]
+        if all(blank):
+            cube, kms = tiles[0].cube, tiles[0].cube.velocity.kms[tiles[0].first :]
+            raise blank_channel(str(cube.path), k, float(kms[k]))
+
+
+def blank_channel(where: str, k: int, kms: float) -> MapError:
+    """What to say of a channel without data."""
+    return MapError(
+        f"{where}: expected data in every channel, got none but NaN in channel {k} at {kms:.6g} "
+        "km/s; leave it out with --low and --high, or fill it"
+    )
