@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreglow.errors import MapError, ShapeError
+from foreglow.maps import harmonic
 from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
 
 NSIDE = 64
@@ -157,3 +158,23 @@ def test_bad_filters_are_refused(bad):
         butterworth(10, **bad)
     with pytest.raises(MapError, match="expected a filter 'low' or 'high', got 'band'"):
         butterworth(10, kind="band")
+
+
+def test_a_low_pass_beyond_the_map_ends_smoothly():
+    """At the map's own limit there is no step to ring; where the map reaches, it is Butterworth."""
+    window = harmonic.low_pass(128)
+    np.testing.assert_array_equal(window[:193], butterworth(256)[:193])
+    assert window[-1] == pytest.approx(0, abs=1e-12)
+    assert np.abs(np.diff(window)).max() < 0.03
+    np.testing.assert_array_equal(harmonic.low_pass(1024), butterworth(low_pass_l_max(1024)))
+
+
+def test_a_bright_plane_does_not_ring():
+    nside = 64
+    z = hp.pix2vec(nside, np.arange(hp.nside2npix(nside)))[2]
+    plane = np.where(np.abs(z) < 0.02, 1.0, 0.0)
+    smooth, cut_off = (
+        HarmonicFilter(nside, window).full_sky(plane)[np.abs(z) > 0.7]
+        for window in (harmonic.low_pass(nside), butterworth(2 * nside))
+    )
+    assert np.abs(smooth).max() < 0.1 * np.abs(cut_off).max()

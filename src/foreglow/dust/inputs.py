@@ -11,7 +11,7 @@ from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.errors import MapError, SkyError
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid
-from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
+from foreglow.maps.harmonic import HarmonicFilter, low_pass
 from foreglow.maps.hemispheres import Method, Region
 from foreglow.maps.io import IntensityMap, open_intensity_map
 from foreglow.sky.gas import MockGas, mock_gas
@@ -204,7 +204,7 @@ def paper_filter(nside: int) -> HarmonicFilter:
     ----------
     Zhang et al. 2019, section 2.
     """
-    return HarmonicFilter(nside, butterworth(low_pass_l_max(nside)))
+    return HarmonicFilter(nside, low_pass(nside))
 
 
 def faint_sky(dust: np.ndarray, fraction: float = OPEN_SKY) -> np.ndarray:

@@ -76,6 +76,26 @@ def low_pass_l_max(nside: int, cut: float = PAPER_CUT, order: int = PAPER_ORDER)
     return min(2 * nside, math.ceil(cut * _NEGLIGIBLE ** (-1 / order)))
 
 
+def low_pass(nside: int, cut: float = PAPER_CUT, order: int = PAPER_ORDER) -> np.ndarray:
+    """A Butterworth low-pass that ends smoothly where the map does.
+
+    Where the filter would pass more than a map of this Nside holds, its amplitude falls as cos^2
+    from 1.5 Nside to nothing at 2 Nside. Were it cut off there, the Galactic plane, a thousand
+    times brighter than the rest, would ring over the whole sky: at Nside 128 with half of the rms
+    of the dust above 50 degrees.
+
+    Returns
+    -------
+    ndarray, shape (low_pass_l_max(nside, cut, order) + 1,)
+    """
+    l_max = low_pass_l_max(nside, cut, order)
+    window = butterworth(l_max, cut, order)
+    if l_max < 2 * nside:
+        return window
+    beyond = np.clip((np.arange(l_max + 1) - 1.5 * nside) / (0.5 * nside), 0, 1)
+    return window * np.cos(0.5 * np.pi * beyond) ** 2
+
+
 @dataclass(frozen=True, eq=False)
 class HarmonicFilter:
     """Multiplies the harmonics of maps by a function of ell.
