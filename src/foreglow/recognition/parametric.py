@@ -1,7 +1,7 @@
 """Parametric fits pixel by pixel: the maximum of the profile likelihood, thousands at a time."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import healpy as hp
 import torch
@@ -23,13 +23,16 @@ from foreglow.recognition.skymodel import SkyModel, bent_spectra, fixed_spectra
 BATCH = 8192  # pixels in flight on each thread: their arrays stay in the processor's cache
 CHUNK = 4 * BATCH  # pixels of a thread's piece of work
 GPU_BATCH = 262144  # both of a GPU
-FEW = 1 / 2  # of a batch: descents still under way then go on together with the next batch
 MAX_STEPS = 100
 TOLERANCE = 1e-8  # converged where a step promises less than this in chi-square
 _BETA_NODES = 19
 # descents start from each: profiles over C often have two minima or three
 _CURVATURE_STARTS = (0.0, 0.5, 0.8)
 _DAMPING_RANGE = (1e-9, 1e12)
+# a descent is given up this near to a lower end in chi-square, or if it cannot come below that end
+# even where it falls so many times further than its step promises, and by so much more
+_NEAR = 0.01
+_HOPE, _MARGIN = 10.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -166,23 +169,24 @@ def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Descents(Columns):
-    """Descents under way, and the place of each one's end."""
-
-    pixels: Pixels
-    point: Point
-    damping: Tensor
-    place: Tensor
-
-
-@dataclass(frozen=True)
 class _Ends(Columns):
-    """Where descents ended: (n_param, start * n), (n_param, n_param, start * n), (start * n)."""
+    """Where descents ended: (n_param, n), (n_param, n_param, n), (n,), (n,)."""
 
     parameters: Tensor
     fisher: Tensor
     cost: Tensor
     converged: Tensor
+
+
+@dataclass(frozen=True)
+class _Descents(Columns):
+    """Descents under way, the place of each one's end, and the lowest end there so far."""
+
+    pixels: Pixels
+    point: Point
+    damping: Tensor
+    place: Tensor
+    rival: _Ends
 
 
 def _fit_chunk(
@@ -205,7 +209,8 @@ def _fit_chunk(
         weight, whitened, dof = weight[:, enough], whitened[..., enough], dof[enough]
     best = _best_ends(model, frequency, weight, whitened, batch)
     result.dof[offset + enough] = dof
-    for part in torch.arange(len(enough), device=weight.device).split(batch):
+    # few at a time: what is made for each stays in the cache
+    for part in torch.arange(len(enough), device=weight.device).split(batch // 8):
         end, columns = best.take(part), slice(int(part[0]), int(part[-1]) + 1)
         covariance = invert(end.fisher)
         amplitudes, spread, chi2 = _amplitudes(
@@ -226,26 +231,34 @@ def _best_ends(
     """The lowest end of the descents of every pixel."""
     n, p = weight.shape[1], len(model.free)
     fixed = fixed_spectra(model, frequency)[..., None]
-    n_start = len(_CURVATURE_STARTS) if "curvature" in model.free else 1
-    place = torch.arange(n * n_start, device=weight.device).reshape(n_start, n)
-    ends = _Ends(
-        weight.new_empty(p, place.numel()), weight.new_empty(p, p, place.numel()),
-        weight.new_empty(place.numel()), torch.zeros_like(place, dtype=torch.bool).flatten(),
-    )  # fmt: skip
-    late: list[_Descents] = []
-    for begin in range(0, n, batch):
-        part = slice(begin, begin + batch)
+    batches = []
+    for place in torch.arange(n, device=weight.device).split(batch):
+        part = slice(int(place[0]), int(place[-1]) + 1)
         pixels = project(fixed, weight[:, part], whitened[..., part])
         starts = _starts(model, frequency, pixels, weight[:, part], whitened[..., part])
-        for k, start in enumerate(starts):
-            point = linearise(model, frequency, pixels, start)
-            fresh = _Descents(pixels, point, torch.full_like(point.cost, 1e-3), place[k, part])
+        batches.append((place, pixels, starts))
+    n_start = len(batches[0][2])
+    ends = _Ends(
+        weight.new_zeros(p, n_start * n), weight.new_zeros(p, p, n_start * n),
+        weight.new_full((n_start * n,), torch.inf),
+        torch.zeros(n_start * n, dtype=torch.bool, device=weight.device),
+    )  # fmt: skip
+    late: list[_Descents] = []
+    for k in range(n_start):  # one after another: later descents know earlier ends
+        for place, pixels, starts in batches:
+            point = linearise(model, frequency, pixels, starts[k])
+            damping, rival = torch.full_like(point.cost, 1e-3), _lowest(ends, n, place)
+            fresh = _Descents(pixels, point, damping, k * n + place, rival)
             # with the last of those before: few pixels take as long as hundreds
-            descents = _Descents.join([*late, fresh])
-            late = [_descend(model, frequency, descents, ends, int(FEW * batch))]
+            few = batch // 2 if place[-1] < n - 1 else batch // 16
+            late = [_descend(model, frequency, _Descents.join([*late, fresh]), ends, few)]
     _descend(model, frequency, late[0], ends, 0)
-    first = ends.cost.reshape(n_start, n).argmin(0)
-    return ends.take(first * n + place[0])
+    return _lowest(ends, n, torch.arange(n, device=weight.device))
+
+
+def _lowest(ends: _Ends, n: int, place: Tensor) -> _Ends:
+    """The lowest end so far of some of n pixels."""
+    return ends.take(ends.cost.unflatten(0, (-1, n))[:, place].argmin(0) * n + place)
 
 
 def _starts(
@@ -280,32 +293,44 @@ def _descend(
     """Levenberg-Marquardt within the bounds, until only few are under way: these."""
     free = model.free.values()
     low, high = frequency.new_tensor([[f.low for f in free], [f.high for f in free]])[..., None]
-    pixels, point, damping = descents.pixels, descents.point, descents.damping
-    place = descents.place
+    now = descents
+    converged = torch.zeros_like(now.rival.converged)
     for _ in range(MAX_STEPS):
-        if len(place) <= few:
-            break
-        step, promise = _damped_step(point, damping, low, high)
-        aim = torch.clamp(point.parameters + step, low, high)
-        trial = linearise(model, frequency, pixels, aim)
-        better = trial.cost <= point.cost
-        point = trial.where(better, point)
-        damping = torch.where(better, damping / 10, damping * 10).clamp_(*_DAMPING_RANGE)
-        keep = torch.nonzero(promise >= TOLERANCE).squeeze(1)
-        if len(keep) < 0.75 * len(place):  # a few finished pixels cost less than a copy
-            _end(ends, place, point, promise < TOLERANCE)
-            kept = _Descents(pixels, point, damping, place).take(keep)
-            pixels, point, damping, place = kept.pixels, kept.point, kept.damping, kept.place
-    else:
-        _end(ends, place, point, torch.zeros_like(place, dtype=torch.bool))
-    return _Descents(pixels, point, damping, place)
+        step, promise = _damped_step(now.point, now.damping, low, high)
+        over = converged | _beaten(now.point, promise, now.rival)
+        keep = torch.nonzero(~over).squeeze(1)
+        if len(keep) < 0.75 * len(over):  # a few finished pixels cost less than a copy
+            _end(ends, now, over, converged)
+            now = now.take(keep)
+            step, promise = (t.index_select(-1, keep) for t in (step, promise))
+        if len(now.place) <= few:
+            return now
+        aim = torch.clamp(now.point.parameters + step, low, high)
+        trial = linearise(model, frequency, now.pixels, aim)
+        better = trial.cost <= now.point.cost
+        damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*_DAMPING_RANGE)
+        now = replace(now, point=trial.where(better, now.point), damping=damping)
+        converged = promise < TOLERANCE
+    _end(ends, now, torch.ones_like(converged), converged)
+    return now.take(now.place[:0])
 
 
-def _end(ends: _Ends, place: Tensor, point: Point, converged: Tensor) -> None:
+def _beaten(point: Point, promise: Tensor, rival: _Ends) -> Tensor:
+    """Which descents are about to end where the rival did, or will end above it, bool (n,)."""
+    lead = point.cost - rival.cost
+    apart = point.parameters - rival.parameters
+    distance = ((rival.fisher * apart).sum(1) * apart).sum(0)
+    same = (lead >= 0) & (torch.maximum(lead, distance) < _NEAR)
+    return same | (lead > _HOPE * promise + _MARGIN)
+
+
+def _end(ends: _Ends, descents: _Descents, over: Tensor, converged: Tensor) -> None:
+    over = torch.nonzero(over).squeeze(1)
+    point, place = descents.point.take(over), descents.place[over]
     ends.parameters[:, place] = point.parameters
     ends.fisher[..., place] = point.fisher
     ends.cost[place] = point.cost
-    ends.converged[place] = converged
+    ends.converged[place] = converged[over]
 
 
 def _damped_step(point: Point, damping: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
