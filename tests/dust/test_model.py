@@ -30,7 +30,8 @@ def make_model(network="unet", inputs="channels", members=2):
         member.standardise(x, 0.01 * x.sum(1) * (1 + x[:, 0] / 20), mask, paper_bands(GRID))
         if network == "unet":  # not the integrated map any more, and not the same
             g = torch.Generator().manual_seed(k)
-            member.gain.weight.data = 0.1 * torch.randn(member.gain.weight.shape, generator=g)
+            weight = member.pixel_gain.weight
+            weight.data = 0.1 * torch.randn(weight.shape, generator=g)
     return model
 
 
