@@ -78,7 +78,7 @@ def _sky() -> DustSky:
 def _ours(sky: DustSky, device: torch.device, batch: int, steps: int) -> float:
     """Seconds a step of `foreglow.dust.train.train`, validation and checkpoints left out."""
     starts: list[float] = []
-    fit = training.fit
+    fit, calibrate, checked = training.fit, training._calibrate, training.VALIDATION_CUTOUTS
 
     def timed_fit(task, *rest):
         def loss(step, generator):
@@ -89,13 +89,13 @@ def _ours(sky: DustSky, device: torch.device, batch: int, steps: int) -> float:
         return fit(replace(task, loss=loss), *rest)
 
     plan = training.DustPlan("unet_zhang2019", width=WIDTH, epochs=1, steps=steps + 1, batch=batch)
-    training.fit = timed_fit
-    training.VALIDATION_CUTOUTS = training._CALIBRATION_CUTOUTS = batch
+    training.fit, training.VALIDATION_CUTOUTS = timed_fit, batch
+    training._calibrate = lambda *_: None
     try:
         with tempfile.TemporaryDirectory() as folder:
             training.train(sky, NORTH, plan, Path(folder), 0, device)
     finally:
-        training.fit = fit
+        training.fit, training._calibrate, training.VALIDATION_CUTOUTS = fit, calibrate, checked
     return float(np.median(np.diff(starts)))
 
 

@@ -57,7 +57,7 @@ class DustNetwork(nn.Module):
         Parameters
         ----------
         inputs : Tensor, shape (batch, channel, n, n)
-            K, zero where masked; n a multiple of 16.
+            K, finite; what is masked is not looked at. n is a multiple of 16.
         mask : Tensor of bool, shape (batch, n, n)
             True where the sky counts.
 
@@ -128,7 +128,8 @@ class Zhang2019(DustNetwork):
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """The dust, as `DustNetwork.forward` says."""
-        return self.output(self.unet(self.see(inputs) / self.rms)).squeeze(1) * self.unit
+        seen = self.see(inputs) / self.rms * mask.unsqueeze(1)
+        return self.output(self.unet(seen)).squeeze(1) * self.unit
 
     def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
         """Measure the scales, as `DustNetwork.standardise` says."""
