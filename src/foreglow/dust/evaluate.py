@@ -1,7 +1,7 @@
 """How well predictions of dust correlate with it, cutout by cutout, beside the integrated model."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,23 +208,29 @@ def evaluate_model(
     return [scores.record(found["integrated"]) for scores in found.values()]
 
 
-def score_table(records: Iterable[Mapping[str, Any]], title: str) -> Table:
+def score_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The records of `Scores.record` as a table for the terminal, both definitions of r named."""
-    head = ("model", "r", "r50", "r150", "r50 wins", "r150 wins", "cutouts")
-    table = Table(*head, title=escape(title))
+    table = Table(
+        "model", "r", "r50", "r150", "wins, r50", "wins, r150",
+        title=escape(f"{title}, {records[0]['n']} cutouts"),
+        caption="by mode: mean over Fourier modes, as the paper's numbers; spectra: ratio of "
+        "spectra, as its eq. 2.1; wins: cutouts above the integrated map",
+    )  # fmt: skip
     for record in records:
-        for kind, name in (("", "by mode (the paper's)"), ("spectrum_", "of spectra (eq. 2.1)")):
+        for kind, name in (("", "by mode"), ("spectrum_", "spectra")):
             values = [_cell(record, f"{kind}{what}") for what in ("r50", "r150")]
-            wins = [_cell(record, f"{kind}{what}") for what in ("wins50", "wins150")]
-            table.add_row(record["model"], name, *values, *wins, str(record["n"]))
+            wins = [_percent(record, f"{kind}{what}") for what in ("wins50", "wins150")]
+            table.add_row(record["model"], name, *values, *wins)
     return table
 
 
 def _cell(record: Mapping[str, Any], key: str) -> str:
-    if key not in record:
-        return ""
     error = record[f"{key}_sem"]
-    return f"{record[key]:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+    return f"{record[key]:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+
+
+def _percent(record: Mapping[str, Any], key: str) -> str:
+    return f"{100 * record[key]:.0f} ± {100 * record[f'{key}_sem']:.0f}%" if key in record else ""
 
 
 def model_predictor(model: DustModel) -> Predictor:

@@ -23,8 +23,7 @@ from foreglow.maps.harmonic import (
     PAPER_CUT,
     PAPER_ORDER,
     HarmonicFilter,
-    butterworth,
-    low_pass_l_max,
+    low_pass,
 )
 from foreglow.maps.io import open_intensity_map
 from foreglow.maps.write import write_maps
@@ -179,7 +178,9 @@ def stitched_members(
     )
 
 
-def measure(stitched: Stitched, target: NDArray, to: str) -> tuple[Calibration, ResidualLaw]:
+def measure(
+    stitched: Stitched, target: NDArray, to: str, stranger: NDArray[np.integer] | None = None
+) -> tuple[Calibration, ResidualLaw]:
     """Calibration and law of the residuals of a stitched map, where a target is known.
 
     Parameters
@@ -189,9 +190,18 @@ def measure(stitched: Stitched, target: NDArray, to: str) -> tuple[Calibration, 
         RING; NaN where it is not to be used.
     to : str
         What the target is, for the header of maps.
+    stranger : ndarray of int, shape (n_pix,), optional
+        RING; the member that has not seen a pixel, as `foreglow.dust.folds.strangers` has it: it
+        stands for the ensemble there, and pixels that have none (-1) are not used. By default, and
+        where no pixel has one, it is the mean of all members, which is honest only on a sky that
+        none was trained on.
     """
-    known = np.isfinite(target) & np.isfinite(stitched.mean)
-    predicted, wanted = stitched.mean[known], np.asarray(target)[known]
+    said = stitched.mean
+    if stranger is not None and (stranger >= 0).any():
+        own = np.take_along_axis(stitched.members, np.maximum(stranger, 0)[None], 0)[0]
+        said = np.where(stranger >= 0, own, np.nan)
+    known = np.isfinite(target) & np.isfinite(said)
+    predicted, wanted = said[known], np.asarray(target)[known]
     calibration = Calibration.fit(predicted, wanted, to)
     spread = abs(calibration.slope) * stitched.spread[known]
     return calibration, ResidualLaw.fit(calibration(predicted), spread, wanted)
@@ -346,7 +356,7 @@ def _filter(model: DustModel, nside: int) -> HarmonicFilter:
     """The low-pass of the training, at the Nside of a cube."""
     made = model.card.get("cutouts", {})
     cut, order = made.get("filter_cut", PAPER_CUT), made.get("filter_order", PAPER_ORDER)
-    return HarmonicFilter(nside, butterworth(low_pass_l_max(nside, cut, order), cut, order))
+    return HarmonicFilter(nside, low_pass(nside, cut, order))
 
 
 def _sky(

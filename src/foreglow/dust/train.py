@@ -1,20 +1,24 @@
 """Training of the dust networks on cutouts drawn fresh at every step."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import healpy as hp
 import numpy as np
 import torch
 from torch import Tensor
 
-from foreglow.dust.cutouts import Cutouts, CutoutSampler
+from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.dust.folds import held_out, strangers
 from foreglow.dust.inputs import DustSky, SkyFiles
 from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss
 from foreglow.dust.model import DustModel
 from foreglow.dust.networks import DustNetwork, make_network
+from foreglow.dust.predict import measure, stitched_members
 from foreglow.dust.spectra import Bands, paper_bands
-from foreglow.dust.uncertainty import Calibration, ResidualLaw, to_card
+from foreglow.dust.stitch import centres
+from foreglow.dust.uncertainty import to_card
 from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
@@ -24,12 +28,8 @@ from foreglow.training import History, Schedule, Task, adamw, fit, make_generato
 
 VALIDATION_CUTOUTS = 128
 _STANDARDISATION_CUTOUTS = 128
-_CALIBRATION_CUTOUTS = 128
-_STANDARDISATION, _VALIDATION, _CALIBRATION = (
-    2,
-    3,
-    4,
-)  # keys of generators; 0 and 1 are the trainer's
+_CALIBRATION_CENTRES = 8  # Nside: cutouts overlap ten deep, as in maps
+_STANDARDISATION, _VALIDATION = 2, 3  # keys of generators; 0 and 1 are the trainer's
 _PAPER_DROPS = 4  # parts of the training, each with a tenth of the learning rate of the one before
 
 
@@ -49,27 +49,33 @@ class DustPlan:
         The paper's lambda, of the correlations in the loss.
     epochs, steps, batch : int
         `steps` batches each epoch, every cutout drawn anew. The paper's are 40, 782 and 64.
-    learning_rate : float
-        The highest of a rise and a cosine fall for "unet"; for "unet_zhang2019" the first, with a
-        tenth after each quarter of the training.
+    learning_rate : float, optional
+        The highest of a rise and a cosine fall for "unet", 5e-3 by default; for "unet_zhang2019"
+        the first, with a tenth after each quarter of the training, the paper's 1e-3 by default.
     members : int
-        Networks trained from different seeds.
+        Networks trained from different seeds. Of two or more, each has another sector of the
+        region masked, by which their errors are measured: see `foreglow.dust.folds`.
     """
 
     network: str = "unet"
     inputs: str = "channels"
-    width: int = 16
+    width: int = 8
     weight: float = PAPER_WEIGHT
     epochs: int = 10
     steps: int = 100
     batch: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     members: int = 1
 
     @property
     def ours(self) -> bool:
-        """Whether gradients are clipped and cutouts mirrored, as the paper does not."""
+        """Whether it is our network, trained in our way."""
         return self.network != "unet_zhang2019"
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, if need be by default."""
+        return self.learning_rate or (5e-3 if self.ours else 1e-3)
 
 
 def train(
@@ -118,9 +124,11 @@ def train(
     histories = []
     for k, member_seed in enumerate(seeds):
         network, place = model.networks[k], folder / f"member{k}"
-        histories.append(_train_member(network, sampler, plan, place, member_seed, device, resume))
+        own = replace(sampler, sky=held_out(sampler.sky, region, k, plan.members))
+        histories.append(_train_member(network, own, plan, place, member_seed, device, resume))
     model.members.eval()
-    _calibrate(model, sampler, f"{sky.source}, {region.name}", device)
+    unseen = ", sectors unseen in training" if plan.members > 1 else ""
+    _calibrate(model, sampler.sky, region, f"{sky.source}, {region.name}{unseen}")
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
     model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
     return model, {
@@ -128,18 +136,17 @@ def train(
     }
 
 
-def _calibrate(model: DustModel, sampler: CutoutSampler, to: str, device: torch.device) -> None:
+def _calibrate(model: DustModel, cube: SkyCube, region: Region, to: str) -> None:
     """Regress the target on the prediction, the loss leaving the scale half free, and state errors.
 
-    On cutouts of the training region: where the sky is another, errors may be larger.
+    On a map of the training region, where each member of an ensemble says what it makes of the
+    sector that it has not seen; a single network has seen all, and its errors elsewhere are larger.
     """
-    cut = sampler.draw(_CALIBRATION_CUTOUTS, make_generator(device, 0, _CALIBRATION))
-    parts = zip(cut.inputs.split(16), cut.mask.split(16), strict=True)
-    each = torch.cat([model.each(*part) for part in parts], 1)[:, cut.mask].cpu().numpy()
-    target = cut.target[cut.mask].cpu().numpy()
-    line = Calibration.fit(each.mean(0), target, to)
-    spread = abs(line.slope) * (each.std(0, ddof=1) if len(each) > 1 else np.zeros_like(target))
-    model.card |= to_card(line, ResidualLaw.fit(line(each.mean(0)), spread, target))
+    where = centres(_CALIBRATION_CENTRES)
+    stitched = stitched_members(model, cube, where[region.holds(where)])
+    target = cube.target.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(cube.target))), 0]
+    own = strangers(cube.nside, region, len(model.members))
+    model.card |= to_card(*measure(stitched, target, to, own))
 
 
 def train_model(
@@ -225,10 +232,8 @@ def _task(
             predicted / network.unit, cut.target / network.unit, bands, plan.weight
         )
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
         cut = sampler.draw(plan.batch, generator, room)
-        if plan.ours and step % 2:
-            cut = _mirrored(cut)
         cuda = [room.device] if room.is_cuda else []
         with torch.random.fork_rng(devices=cuda):  # dropout knows the global generator only
             torch.manual_seed(generator.initial_seed())
@@ -241,15 +246,10 @@ def _task(
 
     def optimiser(_: Any, total_steps: int) -> Any:
         if plan.ours:
-            return adamw(network.parameters(), plan.learning_rate, total_steps)
-        adam = torch.optim.Adam(network.parameters(), lr=plan.learning_rate)
+            return adamw(network.parameters(), plan.rate, total_steps)
+        adam = torch.optim.Adam(network.parameters(), lr=plan.rate)
         part = max(1, total_steps // _PAPER_DROPS)
         schedule = torch.optim.lr_scheduler.StepLR(adam, part, 0.1)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     return Task(network, loss, validate, optimiser, best="score", clip=plan.ours)
-
-
-def _mirrored(cut: Cutouts) -> Cutouts:
-    """The other handedness, which no rotation gives; pointings are those of the original."""
-    return Cutouts(cut.inputs.flip(3), cut.target.flip(2), cut.mask.flip(2), cut.pointings)

@@ -16,7 +16,7 @@ from foreglow.errors import MapError, ModelError
 
 # most of the sky is faint and most of the range of brightness belongs to a few pixels
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
-_LEAST_PIXELS = 1000
+_LEAST_PIXELS = 200
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Calibration:
         Raises
         ------
         MapError
-            If there are fewer than 1000 pixels, or the prediction is flat.
+            If there are fewer than 200 pixels, or the prediction is flat.
         """
         _validate(predicted, target)
         centred = predicted - predicted.mean(dtype=np.float64)
@@ -107,7 +107,7 @@ class ResidualLaw:
         Raises
         ------
         MapError
-            If there are fewer than 1000 pixels.
+            If there are fewer than 200 pixels.
         """
         _validate(predicted, target)
         edges = np.quantile(predicted.astype(np.float64), _QUANTILES)
