@@ -115,7 +115,7 @@ def dust_train(
     inputs: Annotated[str, typer.Option(help="channels, moments or integrated.")] = "channels",
     width: Annotated[
         int, typer.Option(help="Channels of the first level (64 in the paper).", min=1)
-    ] = 16,
+    ] = 8,
     weight: Annotated[
         float, typer.Option("--lambda", help="Weight of the correlations in the loss.", min=0)
     ] = 30.0,
@@ -123,7 +123,10 @@ def dust_train(
     epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 10,
     steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 100,
     batch: Annotated[int, typer.Option(help="Cutouts a step.", min=1)] = 16,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Highest learning rate (5e-3; unet_zhang2019: 1e-3).", min=0),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
