@@ -194,9 +194,9 @@ def test_networks_train_as_such_and_are_checked_as_such(uninterrupted, tmp_path,
     )
     monkeypatch.setattr(module, "VALIDATION_CUTOUTS", 4)
     run(tmp_path, replace(uninterrupted[0], epochs=1))
-    modes = modes[modes.index(True) :]  # once its scales are measured
-    assert modes[: PLAN.steps] == [True] * PLAN.steps
-    assert not any(modes[PLAN.steps :])  # validation and calibration
+    learnt = PLAN.steps + 1  # the first look measures the scales
+    assert all(modes[:learnt])
+    assert not any(modes[learnt:])  # validation and calibration
 
 
 def test_the_papers_schedule(tmp_path, monkeypatch):
