@@ -21,11 +21,8 @@ _SETTINGS: dict[str, Any] = {
     "profile_pointings": 10000,
     "centres_nside": 8,
     "networks": ["unet"],
-    "unet": {
-        "network": "unet", "width": 8, "epochs": 5, "steps": 50, "batch": 16,
-        "learning_rate": 3e-3, "members": 1,
-    },
-}  # fmt: skip
+    "unet": {"network": "unet", "width": 8, "epochs": 4, "steps": 50, "batch": 16, "members": 2},
+}
 
 
 def settings() -> dict[str, Any]:

@@ -120,7 +120,7 @@ def win_scatter(
         _draw_diagonal(axes, np.concatenate([base[band], *(v[band] for v in values.values())]))
         axes.set(
             xlabel=f"${label}$, {model_name(reference)}", ylabel=f"${label}$, other models",
-            title=("ell_F ≤ ell < 100" if band == 0 else "100 ≤ ell < 200").replace("ell", "ℓ"),
+            title=(r"$\ell_F \leq \ell < 100$", r"$100 \leq \ell < 200$")[band],
         )  # fmt: skip
         axes.grid(True)
         legend = axes.legend(loc="upper left", handletextpad=0.2, borderaxespad=0.2, markerscale=2)
@@ -164,13 +164,13 @@ def correlation_by_ell(
     figure = Figure(figsize=(2.2 + 3.7 * len(panels), 3.9), layout="constrained")
     every = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (title, curves) in zip(every, panels.items(), strict=True):
-        for index, (name, values) in enumerate(curves.items()):
+        for name, values in curves.items():
             r = np.asarray(values, float)
             validate_dimensions(f"curves of {name!r}", r, 2)
             validate_shape(f"curves of {name!r}", r, (len(r), len(middle)))
             look = {
                 "label": model_name(name),
-                **model_look(name, index),
+                **model_look(name),
                 **(looks or {}).get(name, {}),
             }
             mean = r.mean(0)
@@ -295,11 +295,11 @@ def residual_dust(
         )  # fmt: skip
     upper.plot(middle, before, color=INK, linewidth=1.1, label="dust, not cleaned")
     lower.axhline(1, color=INK, linewidth=1.1)
-    for index, (name, values) in enumerate(power.items()):
+    for name, values in power.items():
         spectra = np.asarray(values, float)
         validate_dimensions(f"spectra of {name!r}", spectra, 2)
         validate_shape(f"spectra of {name!r}", spectra, (len(spectra), len(middle)))
-        look = model_look(name, index)
+        look = model_look(name)
         _draw_mean(upper, middle, spectra, look, model_name(name))
         _draw_mean(lower, middle, spectra / before, look)
     for axes in (upper, lower):

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import AsinhNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from foreglow.report.dust_style import model_name
@@ -115,14 +117,16 @@ def predicted_sky(
         ("Target less prediction", misses, AsinhNorm(spread / 10, -spread, spread), "RdBu_r"),
     )
     figure = Figure(figsize=(9.6, 6.6), layout="constrained")
-    figure.suptitle(title, x=0.02, ha="left")
+    figure.suptitle(title, x=0.005, ha="left")
     for axes, (name, values, norm, cmap) in zip(figure.subplots(2, 2).ravel(), panels, strict=True):
         colours = matplotlib.colormaps[cmap].with_extremes(bad=NOT_OBSERVED)
         _draw(figure, axes, values, ScalarMappable(norm, colours), name, unit)
     return figure
 
 
-def _draw(figure: Figure, axes, values: NDArray, scale: ScalarMappable, name: str, unit: str):
+def _draw(
+    figure: Figure, axes: Axes, values: NDArray, scale: ScalarMappable, name: str, unit: str
+) -> None:
     log = isinstance(scale.norm, LogNorm)
     shown = np.where(values > 0, values, np.nan) if log else values
     draw_map(axes, scale.to_rgba(np.ma.masked_invalid(shown)), labels=False)
@@ -131,8 +135,10 @@ def _draw(figure: Figure, axes, values: NDArray, scale: ScalarMappable, name: st
         scale, ax=axes, orientation="horizontal", shrink=0.75, aspect=34, pad=0.02, extend="both"
     )
     bar.set_label(unit)
-    if not log:
-        high = float(scale.norm.vmax or 1.0)
-        top = 10.0 ** np.floor(np.log10(high))
-        ticks = [-top, -top / 10, 0.0, top / 10, top]
-        bar.set_ticks(ticks, labels=[f"{t:g}".replace("-", "−") for t in ticks])
+    if log:
+        bar.ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        bar.ax.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        top = 10.0 ** np.floor(np.log10(scale.get_clim()[1] or 1.0))
+        bar.set_ticks([-top, 0.0, top], labels=[f"−{top:g}", "0", f"{top:g}"])

@@ -1,6 +1,5 @@
 """Names and looks of the models that predict dust, the same in every figure and table."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from foreglow.report.style import CLASS_HUES, INK
@@ -28,14 +27,14 @@ _LOOKS: dict[str, tuple[str, Any, str]] = {
     "linear_scale_dependent": (CLASS_HUES[4], (0, (1, 1)), "s"),
     "unet": (CLASS_HUES[1], (0, (4, 1, 1, 1)), "^"),
     "unet_zhang2019": (CLASS_HUES[3], (0, (9, 2, 1, 2, 1, 2)), "D"),
+    "unet_single": (CLASS_HUES[1], (0, (3, 1.2)), "v"),
+    "integrated_wide": (CLASS_HUES[0], (0, (2, 1)), "s"),
+    "unet_wide": (CLASS_HUES[2], (0, (4, 1, 1, 1, 1, 1)), "P"),
+    "unet_moments": (CLASS_HUES[3], (0, (6, 2, 1, 2)), "X"),
+    "unet_integrated": (CLASS_HUES[5], (0, (8, 1.5)), "*"),
     "perfect_gas": (INK, (0, (1, 2)), ""),
 }
-_SPARE: Sequence[tuple[str, Any, str]] = [
-    (CLASS_HUES[1], (0, (2, 1)), "v"),
-    (CLASS_HUES[4], (0, (6, 2, 1, 2)), "P"),
-    (CLASS_HUES[5], (0, (3, 1, 1, 1, 1, 1)), "X"),
-    (CLASS_HUES[3], (0, (1, 1)), "s"),
-]
+_OTHER: tuple[str, Any, str] = (CLASS_HUES[5], "-", "h")
 
 
 def model_name(model: str) -> str:
@@ -49,20 +48,13 @@ def model_place(model: str) -> int:
     return order.index(model) if model in order else len(order)
 
 
-def model_look(model: str, index: int = 0) -> dict[str, Any]:
-    """Colour and dashes of a model's line.
-
-    Parameters
-    ----------
-    model : str
-    index : int
-        Chooses among spare looks for a model that has none of its own.
-    """
-    hue, dashes, _ = _LOOKS.get(model) or _SPARE[index % len(_SPARE)]
+def model_look(model: str) -> dict[str, Any]:
+    """Colour and dashes of a model's line."""
+    hue, dashes, _ = _LOOKS.get(model, _OTHER)
     return {"color": hue, "linestyle": dashes}
 
 
 def model_marker(model: str) -> dict[str, Any]:
     """Colour and marker of a model's points."""
-    hue, _, marker = _LOOKS.get(model) or _SPARE[0]
+    hue, _, marker = _LOOKS.get(model, _OTHER)
     return {"color": hue, "marker": marker or "."}

@@ -1,6 +1,7 @@
 """What the network needs to see: more channels, moment maps, or the integrated map alone."""
 
 from foreglow.dust.baselines import integrated
+from foreglow.dust.evaluate import Scores
 from foreglow.report import dust_curves
 from foreglow.reproduce.zhang2019.lab import Captions, Lab, log, on_device
 from foreglow.reproduce.zhang2019.paper import WEIGHT
@@ -20,7 +21,8 @@ def ablations(lab: Lab) -> Captions:
         scores[name] = lab.network_scores(name, model)
     scores |= _wide(lab)
     for name, found in scores.items():
-        lab.record(found, _STEP, **{"lambda": WEIGHT if name.startswith("unet") else None})
+        weight = WEIGHT if name.startswith("unet") else None
+        lab.record(found, _STEP, weight=weight, model=name)
     kms = lab.settings["wide_kms"]
     return lab.draw(
         dust_curves.correlation_by_ell(
@@ -35,7 +37,7 @@ def ablations(lab: Lab) -> Captions:
     )
 
 
-def _wide(lab: Lab) -> dict:
+def _wide(lab: Lab) -> dict[str, Scores]:
     """Network and integrated map with the channels of a wider range."""
     kms = lab.settings["wide_kms"]
     if not lab.source.reaches(-kms, kms):

@@ -17,7 +17,7 @@ def east_and_west(lab: Lab) -> Captions:
         scores["unet_single"] = lab.network_scores("unet_single", model, SPLIT, which)
         for name, found in scores.items():
             weight = plan.weight if name == "unet_single" else None
-            lab.record(found, "east_west", SPLIT, which, **{"lambda": weight})
+            lab.record(found, "east_west", SPLIT, which, weight)
         panels[_TITLES[which]] = {name: lab.curve(found) for name, found in scores.items()}
     return lab.draw(
         dust_curves.correlation_by_ell(lab.ell, panels),

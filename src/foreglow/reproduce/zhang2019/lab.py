@@ -103,10 +103,10 @@ class Lab:
 
     @property
     def ell(self) -> NDArray[np.float64]:
-        """Middle of each band of the curves; beyond 2 Nside the maps hold nothing."""
+        """Middle of each band of the curves; close to 2 Nside the maps hold little."""
         edges = np.array(fundamental_bands(self.grid).edges)
         middle = 0.5 * (edges[1:] + edges[:-1])
-        return middle[edges[1:] <= 2 * self.sky.nside]
+        return middle[edges[1:] <= 1.75 * self.sky.nside]
 
     # ---- models -------------------------------------------------------------------------------
 
@@ -212,6 +212,7 @@ class Lab:
         step: str,
         split_name: str = "north_south",
         which: str = "test",
+        weight: float | None = None,
         **fields: Any,
     ) -> None:
         """Add the record of a model's scores, beside the integrated map's.
@@ -222,12 +223,14 @@ class Lab:
         step : str
             That the record belongs to.
         split_name, which : str
+        weight : float, optional
+            The lambda of a network.
         **fields
-            `model` where the name of the scores is not its own, `lambda`, `paper_wins50`, ...
+            `model` where the name of the scores is not its own, `paper_wins50`, `paper_wins150`.
         """
         reference = self.baselines(split_name, which)["integrated"]
         record = scores.record(reference) | {"split": split_name, "set": which, "step": step}
-        record = {**record, "lambda": None, "paper_wins50": None, "paper_wins150": None, **fields}
+        record = {**record, "lambda": weight, "paper_wins50": None, "paper_wins150": None, **fields}
         self.run.records.append(record)
         log.info(
             "%s, %s, %s: r50 %.4f, r150 %.4f, above integrated %s",

@@ -35,12 +35,9 @@ def compare_models(lab: Lab) -> Captions:
 def _record(lab: Lab, scores: Scores, which: str, weight: float | None) -> None:
     network = weight is not None and which == "test"
     lab.record(
-        scores, "models", SPLIT, which,
-        **{
-            "lambda": weight,
-            "paper_wins50": WINS["r50"] if network else None,
-            "paper_wins150": WINS["r150"] if network else None,
-        },
+        scores, "models", SPLIT, which, weight,
+        paper_wins50=WINS["r50"] if network else None,
+        paper_wins150=WINS["r150"] if network else None,
     )  # fmt: skip
 
 

@@ -61,7 +61,9 @@ def _maps(lab: Lab) -> Captions:
     share = np.isfinite(dust).mean()
     kept = f"{LOW_KMS:g} to {HIGH_KMS:g} km/s".replace("-", "−")
     return lab.draw(
-        skymaps.sky_map(column, "Hydrogen, integrated", "$10^{20}$ cm$^{-2}$, if thin", "log"),
+        skymaps.sky_map(
+            column, "Hydrogen, integrated", "$10^{20}$ cm$^{-2}$ (optically thin)", "log"
+        ),
         "hydrogen",
         _SECTION,
         "Integrated 21 cm emission",

@@ -14,7 +14,7 @@ def compare_weights(lab: Lab) -> Captions:
     weights = lab.settings["lambdas"]
     for weight in weights:
         scores = trained_with_weight(lab, weight)
-        lab.record(scores, "lambda", model="unet_single", **{"lambda": weight})
+        lab.record(scores, "lambda", weight=weight, model="unet_single")
         curves[f"lambda_{weight:g}"] = lab.curve(scores)
     plan = lab.plan("variants")
     return lab.draw(

@@ -1,0 +1,360 @@
+"""The reproduction end to end with settings smaller than smoke, then resumed; its sources."""
+
+import base64
+import json
+import logging
+import tomllib
+
+import healpy as hp
+import numpy as np
+import pytest
+import torch
+
+from foreglow.dust.model import DustModel
+from foreglow.dust.train import DustPlan
+from foreglow.errors import RunError, SkyError
+from foreglow.maps.cube import write_cube
+from foreglow.maps.write import write_maps
+from foreglow.reproduce import PAPERS, printed_tables, read_records, reproduce, zhang2019
+from foreglow.reproduce.zhang2019 import lab as labs
+from foreglow.reproduce.zhang2019.lab import read_settings
+from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
+from foreglow.reproduce.zhang2019.source import open_source, paper_channels
+
+_PLAN = {"network": "unet", "width": 1, "epochs": 1, "steps": 2, "batch": 4}
+TINY = {
+    "nside": 128,
+    "networks": ["unet", "unet_zhang2019"],
+    "test_cutouts": 12,
+    "linear_cutouts": 48,
+    "profile_pointings": 500,
+    "lambdas": [0.0, 30.0],
+    "wide_kms": 70.0,
+    "centres_nside": 4,
+    "cleaning_realisations": 2,
+    "unet": _PLAN | {"members": 2},
+    "unet_zhang2019": _PLAN | {"network": "unet_zhang2019"},
+    "variants": _PLAN,
+}
+MODELS = {"integrated", "linear", "linear_scale_dependent", "unet", "unet_zhang2019"}
+TRAINED = {
+    "unet", "unet_zhang2019", "lambda_0", "lambda_30", "east_west", "unet_moments",
+    "unet_integrated", "unet_wide",
+}  # fmt: skip
+FIGURES = {
+    "velocity_profile", "hydrogen", "dust", "example_cutout", "wins", "correlation_north_south",
+    "predicted_map", "error_coverage", "cleaning_143", "cleaning_217", "correlation_lambda",
+    "correlation_east_west", "correlation_ablations",
+}  # fmt: skip
+
+
+def draw_small(figure, folder, name):
+    """As `figures.save`, but quick."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", dpi=20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Settings and figures that take little time, for the whole module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labs, "read_settings", lambda scale: TINY)
+        patch.setattr(labs.figures, "save", draw_small)
+        patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    """The run directory of a whole reproduction."""
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    assert reproduce("zhang2019", path, "smoke", device="cpu") == path / "report.html"
+    return path
+
+
+@pytest.fixture(scope="module")
+def records(folder):
+    return read_records(folder)
+
+
+def of(records, **fields):
+    return [r for r in records if fields.items() <= r.items()]
+
+
+# ---- metrics.json ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_models(records, which):
+    found = {r["model"]: r for r in of(records, step="models", set=which)}
+    assert set(found) == MODELS
+    for name, record in found.items():
+        assert (record["split"], record["n"]) == ("north_south", 12)
+        for scale in ("50", "150"):
+            assert -1 <= record[f"r{scale}"] <= 1
+            assert record[f"r{scale}_sem"] > 0
+            assert "spectrum_r50" in record  # eq. 2.1 as it is written
+            assert (record.get(f"wins{scale}") is None) == (name == "integrated")
+        network = name.startswith("unet")
+        assert record["lambda"] == (30.0 if network else None)
+        papers = record["paper_wins50"], record["paper_wins150"]
+        assert papers == ((0.764, 0.889) if network and which == "test" else (None, None))
+    # ours starts from the integrated map: two steps cannot lose it
+    assert abs(found["unet"]["r50"] - found["integrated"]["r50"]) < 0.05
+
+
+def test_the_linear_model_is_of_the_training_region(records):
+    """Fitted there, the scale-dependent one loses more on the way to the south."""
+    loss = {
+        name: of(records, step="models", set="train", model=name)[0]["r50"]
+        - of(records, step="models", set="test", model=name)[0]["r50"]
+        for name in ("integrated", "linear_scale_dependent")
+    }
+    assert loss["linear_scale_dependent"] > loss["integrated"]
+
+
+def test_the_ceiling_is_above_all(records):
+    (best,) = of(records, step="ceiling")
+    assert best["model"] == "perfect_gas"
+    test = of(records, step="models", set="test")
+    assert all(best[r] > record[r] for record in test for r in ("r50", "r150"))
+
+
+def test_what_cannot_be_predicted(records):
+    shares = of(records, step="unpredictable")
+    assert [(r["ell_low"], r["ell_high"]) for r in shares] == [(20, 50), (50, 100), (100, 200)]
+    for record in shares:
+        assert 0 < record["unpredictable"] < 0.3
+        assert record["background"] > record["noise"] > 0
+
+
+def test_lambda(records):
+    found = of(records, step="lambda")
+    assert [r["lambda"] for r in found] == [0.0, 30.0]
+    assert {r["set"] for r in found} == {"test"}
+    assert found[0]["r50"] != found[1]["r50"]
+
+
+def test_east_and_west(records):
+    found = of(records, step="east_west")
+    assert {(r["split"], r["set"]) for r in found} == {
+        ("east_west", "train"), ("east_west", "test"),
+    }  # fmt: skip
+    assert {r["model"] for r in found} == MODELS - {"unet", "unet_zhang2019"} | {"unet_single"}
+
+
+def test_ablations(records):
+    found = {r["model"]: r for r in of(records, step="ablations")}
+    assert set(found) == {
+        "integrated", "linear_scale_dependent", "unet_single", "unet_moments", "unet_integrated",
+        "unet_wide", "integrated_wide",
+    }  # fmt: skip
+    (same,) = of(records, step="lambda", **{"lambda": 30.0})
+    assert found["unet_single"]["r50"] == same["r50"]
+    assert found["integrated_wide"]["r50"] != found["integrated"]["r50"]
+
+
+def test_errors_of_the_map(records, folder):
+    rows = of(records, step="coverage")
+    assert {r["set"] for r in rows} == {"train", "test"}
+    for row in rows:
+        assert 0.3 < row["within1"] <= row["within2"] <= 1
+        assert row["unit"] == "uK_RJ"
+    (seams,) = of(records, step="seams")
+    assert 0 < seams["over_rms"] < 0.1 < seams["missed"] / seams["rms"]
+    mean, std = hp.read_map(folder / "maps" / "dust.fits", field=(0, 1))
+    seen = mean > hp.UNSEEN / 2
+    assert seen.mean() == pytest.approx(0.72, abs=0.01)
+    assert (std[seen] > 0).all()
+
+
+def test_cleaning(records):
+    found = of(records, step="cleaning")
+    assert {r["frequency_ghz"] for r in found} == {143.0, 217.0}
+    left = {
+        r["model"]: r["share"] for r in found if r["frequency_ghz"] == 217 and r["ell_low"] == 50
+    }
+    assert set(left) == {"integrated", "linear", "unet", "perfect_gas", "true_dust"}
+    assert left["true_dust"] < left["perfect_gas"] < left["integrated"] < 1
+
+
+def test_records_are_flat(records):
+    assert not any(isinstance(v, dict | list) for r in records for v in r.values())
+    assert all("step" in r for r in records)
+
+
+# ---- the rest of the run directory -----------------------------------------------------------
+
+
+def test_what_it_leaves(folder):
+    captions = json.loads((folder / "figures" / "captions.json").read_text())
+    drawn = {p.stem for p in (folder / "figures").glob("*.png")}
+    assert set(captions) == drawn == FIGURES
+    numbers = {c["title"].split(":")[0] for c in captions.values() if "Figure" in c["title"]}
+    assert numbers == {f"Figure {k}" for k in (1, 3, 4, 5, 6, 7)}
+    assert {p.name for p in (folder / "model").iterdir()} == TRAINED
+    for name in TRAINED:
+        model = DustModel.load(folder / "model" / name)
+        assert model.card["history"]["validation_r50"]
+        region = "east" if name == "east_west" else "north"
+        assert model.card["training"]["region"] == region
+    config = tomllib.loads((folder / "config.toml").read_text())
+    assert config["experiment"] == "zhang2019"
+    assert config["settings"]["unet"]["members"] == 2
+
+
+def test_report(folder):
+    page = (folder / "report.html").read_text()
+    for path in (folder / "figures").glob("*.png"):
+        assert base64.b64encode(path.read_bytes()).decode() in page
+    for name in ("models", "ceiling", "east_west", "lambda", "ablations", "coverage", "cleaning"):
+        assert f'id="dust-{name}"' in page
+    for words in ("mock Galaxy, a stand-in", "paper 76.4%", "paper 88.9%", "Scale “smoke”"):
+        assert words in page
+    assert 'src="http' not in page
+
+
+def test_printed(folder):
+    (table,) = printed_tables("zhang2019", folder)
+    assert table.row_count == len(MODELS) + 1
+
+
+def test_log(folder):
+    log = (folder / "log.txt").read_text()
+    for words in ("train unet", "template cleaning", "cannot be predicted from gas", "maps/dust"):
+        assert words in log
+
+
+# ---- resuming --------------------------------------------------------------------------------
+
+
+def test_resume_trains_no_more_and_changes_no_record(folder, records, monkeypatch):
+    def no_training(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(labs, "train", no_training)
+    monkeypatch.setattr(labs.figures, "save", lambda *_: None)
+    models = {p: p.stat().st_mtime_ns for p in (folder / "model").rglob("*") if p.is_file()}
+    zhang2019.reproduce(folder, "smoke", device="cpu", resume=True)
+    assert read_records(folder) == records
+    assert {p: p.stat().st_mtime_ns for p in models} == models
+
+
+def test_resume_with_another_seed(folder):
+    with pytest.raises(RunError, match="was begun with another seed"):
+        zhang2019.reproduce(folder, "smoke", seed=1, device="cpu", resume=True)
+
+
+# ---- scales and sources ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", labs.SCALES)
+def test_every_scale_can_be_resolved(scale):
+    settings = read_settings(scale)
+    assert set(settings) == set(TINY)
+    assert 30.0 in settings["lambdas"]
+    for table in ("unet", "unet_zhang2019", "variants"):
+        DustPlan(**settings[table])
+
+
+def test_the_paper_scale_is_the_paper():
+    settings = read_settings("paper")
+    plan = DustPlan(**settings["unet_zhang2019"])
+    assert (plan.epochs, plan.batch, plan.width, plan.learning_rate) == (40, 64, 64, 1e-3)
+    assert plan.steps == -(-50000 // plan.batch)
+    assert (settings["nside"], settings["linear_cutouts"]) == (1024, 50000)
+
+
+def test_unknown_paper_and_scale(tmp_path):
+    assert PAPERS == ("farsian2020", "zhang2019")
+    with pytest.raises(RunError, match="expected the paper farsian2020 or zhang2019, but 'x' came"):
+        reproduce("x", tmp_path, "smoke")
+    with pytest.raises(RunError, match="expected scale smoke, laptop, paper, but 'huge' came"):
+        read_settings("huge")
+
+
+def test_a_wide_range_holds_the_channels_of_the_paper():
+    narrow, wide = paper_channels(LOW_KMS, HIGH_KMS), paper_channels(-120.0, 120.0)
+    assert len(narrow) == 64
+    assert (wide[0], wide[-1]) == pytest.approx((-119.9, 119.7), abs=0.2)
+    first = np.abs(wide - narrow[0]).argmin()
+    np.testing.assert_allclose(wide[first : first + 64], narrow, atol=1e-9)
+
+
+@pytest.fixture
+def own_sky(tmp_path):
+    """A user's folder: a small cube on the paper's channels, a dust map, a mask."""
+    nside, rng = 16, np.random.default_rng(0)
+    velocity = paper_channels(-80.0, 30.0)
+    n_pix = hp.nside2npix(nside)
+    line = np.exp(-0.5 * (velocity / 10) ** 2)
+    column = rng.lognormal(size=n_pix).astype(np.float32)
+    cube = tmp_path / "cube.zarr"
+    write_cube(cube, velocity, (a * column for a in line), nside, 16.2, "a test")
+    write_maps(tmp_path / "dust.fits", {"I": (2 * column, "uK_RJ")}, frame="G")
+    write_maps(tmp_path / "mask.fits", {"M": (np.ones(n_pix, np.float32), "")}, frame="G")
+    (tmp_path / "sky.toml").write_text(
+        '[hydrogen]\nfile = "cube.zarr"\n[dust_intensity]\nfile = "dust.fits"\nunit = "uK_RJ"\n'
+        '[mask]\nfile = "mask.fits"\n'
+    )
+    return tmp_path
+
+
+def test_a_sky_of_ones_own(own_sky):
+    source = open_source(str(own_sky), 128, 0)
+    assert source.gas is None
+    sky = source.sky(LOW_KMS, HIGH_KMS)
+    assert len(sky.velocity_kms) == 64
+    assert (sky.nside, sky.target_unit) == (16, "uK_RJ")
+    velocity, channels = source.channels(-120.0, 120.0)
+    assert len(velocity) == len(list(channels)) == len(paper_channels(-80.0, 30.0))
+    assert source.reaches(-80.0, 30.0)
+    assert not source.reaches(-120.0, 120.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "expected --sky mock or a directory with sky.toml, but .* does not exist"),
+        ("[hydrogen", "is not valid TOML"),
+        ('[dust_intensity]\nfile = "dust.fits"', r"expected a table \[hydrogen\].*velocity cube"),
+        ('[hydrogen]\nfile = "dust.fits"', "expected under .hydrogen. a velocity cube.*no velocit"),
+        ('[hydrogen]\nfile = "none.zarr"', r"\[hydrogen\] names .*none.zarr, which does not exist"),
+        ('[hydrogen]\nfile = "cube.zarr"', r"expected a table \[dust_intensity\]"),
+    ],
+)
+def test_a_folder_that_lacks_something(own_sky, text, message):
+    (own_sky / "sky.toml").unlink()
+    if text is not None:
+        (own_sky / "sky.toml").write_text(text)
+    with pytest.raises(SkyError, match=message):
+        open_source(str(own_sky), 128, 0)
+
+
+def test_a_real_column_density_is_no_cube(real_data, tmp_path):
+    """The HI4PI map at hand has no velocities; the message says what is needed."""
+    folder = real_data / "nhi64"
+    (tmp_path / "sky.toml").write_text(
+        f'[hydrogen]\nfile = "{folder / "nhi_hi4pi_nside64.fits"}"\n'
+        f'[dust_intensity]\nfile = "{folder / "ebv_planck13_nside64.fits"}"\nunit = "mag"\n'
+    )
+    with pytest.raises(SkyError, match=r"holds no velocities. Prepare a cube \(HI4PI"):
+        reproduce("zhang2019", tmp_path / "run", "smoke", str(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_smoke(tmp_path, caplog):
+    """The preset itself."""
+    with caplog.at_level(logging.INFO, logger="foreglow"):
+        zhang2019.reproduce(tmp_path / "run", "smoke", device="cpu")
+    found = {r["model"]: r for r in of(read_records(tmp_path / "run"), step="models", set="test")}
+    assert found["unet"]["r50"] > found["integrated"]["r50"]
