@@ -101,16 +101,16 @@ def test_chunks_tile_the_sky(order):
     assert 12 * nside**2 % pixels == 0
 
 
-@given(st.sets(st.integers(0, 12 * 128**2 - 1), min_size=1))
+@given(st.sets(st.integers(0, 12 * 64**2 - 1), min_size=1))
 @settings(deadline=None, max_examples=20)
 def test_pixels_have_places_in_their_chunks(chosen):
     pixels = np.array(sorted(chosen))
-    chunks = PixelChunks.around(128, [pixels[::2], pixels])
+    chunks = PixelChunks.around(64, [pixels[::2], pixels])
     places = chunks.places(pixels)
     assert ((places >= 0) & (places < len(chunks))).all()
-    there = np.concatenate([np.arange(12 * 128**2)[part] for _, part in chunks.runs()])
+    there = np.concatenate([np.arange(12 * 64**2)[part] for _, part in chunks.runs()])
     np.testing.assert_array_equal(there[places], pixels)
-    others = np.setdiff1d(np.arange(12 * 128**2), there)
+    others = np.setdiff1d(np.arange(12 * 64**2), there)
     assert (chunks.places(others) < 0).all()
 
 
@@ -203,7 +203,7 @@ def test_not_a_cube(cube, tmp_path):
 
 def test_a_cube_copied_in_part(cube):
     (cube.path / "tb" / "c" / "1" / "0").unlink()
-    with pytest.raises(MapError, match="expected 3 files of data, got 2; the cube was copied"):
+    with pytest.raises(MapError, match="expected 3 files of data, got 2; it was copied"):
         open_cube(cube.path)
 
 

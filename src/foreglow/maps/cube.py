@@ -176,7 +176,7 @@ def open_cube(path: str | Path) -> HICube:
     found = count_chunk_files(path)
     if found != attributes.get("chunk_files"):
         raise MapError(
-            f"{path}: expected {attributes.get('chunk_files')} files of data, got {found}; the cube "
+            f"{path}: expected {attributes.get('chunk_files')} files of data, got {found}; it "
             "was copied or deleted in part: copy it again"
         )
     return HICube(

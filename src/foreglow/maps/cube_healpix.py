@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import healpy as hp
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
@@ -114,12 +116,16 @@ class _Channel:
 
 def is_healpix(path: Path) -> bool:
     """Whether a FITS file holds a HEALPix table; False too if it cannot be read."""
-    with contextlib.suppress(OSError, EOFError, ValueError), fits.open(path, memmap=False) as hdus:
-        for hdu in hdus:
-            if isinstance(hdu, fits.BinTableHDU) and not isinstance(hdu, fits.CompImageHDU):
-                return True
-            if getattr(hdu, "shape", ()):
-                return False
+    unreadable = (OSError, EOFError, ValueError, KeyError, TypeError)
+    with warnings.catch_warnings(), contextlib.suppress(*unreadable):
+        warnings.simplefilter("ignore", AstropyWarning)
+        with fits.open(path, memmap=False) as hdus:
+            for hdu in hdus:
+                if isinstance(hdu, fits.CompImageHDU) or getattr(hdu, "is_image", False):
+                    if getattr(hdu, "shape", ()):
+                        return False
+                elif isinstance(hdu, fits.BinTableHDU):
+                    return True
     return False
 
 

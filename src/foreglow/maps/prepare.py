@@ -149,7 +149,7 @@ def prepare(
         If the beam is unknown, or the pixels are too coarse for it.
     """
     out = Path(out)
-    paths = _validate_paths(cubes)
+    paths = _validate_paths(cubes, velocity_table)
     settings = _settings(
         paths,
         velocity_table,
@@ -281,8 +281,12 @@ def _image_source(
     )
 
 
-def _validate_paths(cubes: Sequence[str | Path]) -> list[Path]:
+def _validate_paths(cubes: Sequence[str | Path], velocity_table: str | Path | None) -> list[Path]:
     paths = [Path(cube) for cube in cubes]
+    if velocity_table is not None and not Path(velocity_table).is_file():
+        raise MapError(
+            f"{velocity_table}: expected a text file of velocities, got none; check the path"
+        )
     if not paths:
         raise MapError("expected at least one cube, got none; name a FITS file (--cube)")
     for path in paths:

@@ -103,19 +103,28 @@ def footprint(wcs: WCS, shape: tuple[int, int], nside: int) -> Footprint:
     near = _near(wcs, shape, nside)
     if near.pixels is None:
         return near
-    inside = [pixels[edge_distance(wcs, shape, nside, pixels) >= 0] for _, pixels in near.batches()]
+    inside = [pixels[depth(wcs, shape, nside, pixels) >= 0] for _, pixels in near.batches()]
     kind = np.int32 if nside < 1 << 13 else np.int64
     return Footprint(nside, np.concatenate([*inside, np.empty(0, kind)]).astype(kind))
 
 
-def edge_distance(
+def depth(
     wcs: WCS, shape: tuple[int, int], nside: int, pixels: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """Grid pixels from HEALPix centres to the nearest edge of a grid; negative or NaN outside."""
+    """How deep HEALPix centres lie in a grid: less than 0 outside.
+
+    1 / (1/x + 1/y), with x and y the distances in grid pixels to the nearest edge along each
+    axis: unlike the smaller of the two it tells two tiles apart that share an edge.
+    """
     lon, lat = hp.pix2ang(nside, pixels, nest=True, lonlat=True)
-    x, y = wcs.world_to_pixel(SkyCoord(lon, lat, unit="deg", frame="galactic"))
-    x, y = np.asarray(x) + 0.5, np.asarray(y) + 0.5
-    return np.minimum.reduce([x, shape[1] - x, y, shape[0] - y]).astype(np.float32)
+    column, row = wcs.world_to_pixel(SkyCoord(lon, lat, unit="deg", frame="galactic"))
+    x, y = np.asarray(column) + 0.5, np.asarray(row) + 0.5
+    x, y = np.minimum(x, shape[1] - x), np.minimum(y, shape[0] - y)
+    inside = (x >= 0) & (y >= 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # on an edge both terms may be nought over nought
+        deep = np.where(inside, np.nan_to_num(x * y / (x + y)), -1.0)
+    return deep.astype(np.float32)
 
 
 def to_healpix(

@@ -11,7 +11,7 @@ from foreglow.errors import MapError
 from foreglow.maps.conventions import warn_assumed
 from foreglow.maps.cube_fits import ImageCube
 from foreglow.maps.cube_store import PixelChunks
-from foreglow.maps.projection import Footprint, edge_distance, footprint, to_healpix
+from foreglow.maps.projection import Footprint, depth, footprint, to_healpix
 
 _SAME_VELOCITY = 0.01  # of a channel, by which the velocities of tiles may differ
 _SAME_BEAM = 0.01
@@ -81,15 +81,15 @@ def lay_tiles(cubes: list[ImageCube], firsts: list[int], nside: int) -> list[Til
 def _with_owners(tiles: list[Tile]) -> list[Tile]:
     """Tiles that know which of their pixels lie deeper in them than in any other."""
     chunks = chunks_of_tiles(tiles)
-    depth = np.full(len(chunks), -1.0, np.float32)  # arcmin from the edge
+    deepest = np.full(len(chunks), -1.0, np.float32)  # arcmin
     owner = np.zeros(len(chunks), np.uint16)
     for number, tile in enumerate(tiles):
         cube = tile.cube
         for _, pixels in tile.covered.batches():
             places = chunks.places(pixels)
-            here = cube.pixel_arcmin * edge_distance(cube.wcs, cube.shape, chunks.nside, pixels)
-            deeper = here > depth[places]
-            depth[places[deeper]] = here[deeper]
+            here = cube.pixel_arcmin * depth(cube.wcs, cube.shape, chunks.nside, pixels)
+            deeper = here > deepest[places]
+            deepest[places[deeper]] = here[deeper]
             owner[places[deeper]] = number
     return [
         replace(
