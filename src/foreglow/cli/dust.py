@@ -121,7 +121,7 @@ def dust_train(
     ] = 30.0,
     members: Annotated[int, typer.Option(help="Networks from different seeds.", min=1)] = 1,
     epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 10,
-    steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 100,
+    steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 40,
     batch: Annotated[int, typer.Option(help="Cutouts a step.", min=1)] = 16,
     learning_rate: Annotated[
         float | None,

@@ -62,7 +62,7 @@ class DustPlan:
     width: int = 8
     weight: float = PAPER_WEIGHT
     epochs: int = 10
-    steps: int = 100
+    steps: int = 40
     batch: int = 16
     learning_rate: float | None = None
     members: int = 1
