@@ -107,7 +107,7 @@ def dust_train(
     ] = None,
     low: Annotated[float, typer.Option(help="Lowest velocity (km/s, LSR).")] = -64.5,
     high: Annotated[float, typer.Option(help="Highest velocity (km/s, LSR).")] = 17.0,
-    nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 128,
+    nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 256,
     region: Annotated[
         str, typer.Option(help="Where cutouts lie: north, south, east or west (Galactic).")
     ] = "north",
@@ -182,7 +182,7 @@ def dust_evaluate(
     unit: Annotated[
         str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
     ] = None,
-    nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 128,
+    nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 256,
     region: Annotated[
         str, typer.Option(help="Where cutouts lie: north, south, east or west (Galactic).")
     ] = "south",
