@@ -191,20 +191,19 @@ def measure(
     to : str
         What the target is, for the header of maps.
     stranger : ndarray of int, shape (n_pix,), optional
-        RING; the member that has not seen a pixel, as `foreglow.dust.folds.strangers` has it: it
-        stands for the ensemble there, and pixels that have none (-1) are not used. By default, and
-        where no pixel has one, it is the mean of all members, which is honest only on a sky that
-        none was trained on.
+        RING; the member that has not seen a pixel, as `foreglow.dust.folds.strangers` has it: the
+        law is that of what it says there, calibrated as the ensemble, and pixels that have none
+        (-1) have no part in it. By default, and where no pixel has one, the law is of the mean of
+        all members, which is honest only on a sky that none was trained on.
     """
-    said = stitched.mean
+    mean, target = stitched.mean, np.asarray(target)
+    known = np.isfinite(target) & np.isfinite(mean)
+    calibration = Calibration.fit(mean[known], target[known], to)
     if stranger is not None and (stranger >= 0).any():
-        own = np.take_along_axis(stitched.members, np.maximum(stranger, 0)[None], 0)[0]
-        said = np.where(stranger >= 0, own, np.nan)
-    known = np.isfinite(target) & np.isfinite(said)
-    predicted, wanted = said[known], np.asarray(target)[known]
-    calibration = Calibration.fit(predicted, wanted, to)
+        mean = np.take_along_axis(stitched.members, np.maximum(stranger, 0)[None], 0)[0]
+        known &= stranger >= 0
     spread = abs(calibration.slope) * stitched.spread[known]
-    return calibration, ResidualLaw.fit(calibration(predicted), spread, wanted)
+    return calibration, ResidualLaw.fit(calibration(mean[known]), spread, target[known])
 
 
 def predict(

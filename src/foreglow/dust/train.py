@@ -127,8 +127,7 @@ def train(
         own = replace(sampler, sky=held_out(sampler.sky, region, k, plan.members))
         histories.append(_train_member(network, own, plan, place, member_seed, device, resume))
     model.members.eval()
-    unseen = ", sectors unseen in training" if plan.members > 1 else ""
-    _calibrate(model, sampler.sky, region, f"{sky.source}, {region.name}{unseen}")
+    _calibrate(model, sampler.sky, region, f"{sky.source}, {region.name}")
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
     model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
     return model, {
@@ -139,8 +138,8 @@ def train(
 def _calibrate(model: DustModel, cube: SkyCube, region: Region, to: str) -> None:
     """Regress the target on the prediction, the loss leaving the scale half free, and state errors.
 
-    On a map of the training region, where each member of an ensemble says what it makes of the
-    sector that it has not seen; a single network has seen all, and its errors elsewhere are larger.
+    On a map of the training region. Errors are those of each member of an ensemble on the sector
+    that it has not seen; a single network has seen all, and its errors elsewhere are larger.
     """
     where = centres(_CALIBRATION_CENTRES)
     stitched = stitched_members(model, cube, where[region.holds(where)])
