@@ -62,6 +62,8 @@ class TrainingPlan:
         Factor on the instrument's noise, for `one_noise` and `many_noise`.
     noise_range : tuple of float
         For `conditioned`: lowest and highest factor on the instrument's noise at Nside 16.
+    sample : int
+        Most vectors that standardise features before, and fit the temperature after.
     """
 
     regime: Regime
@@ -72,6 +74,7 @@ class TrainingPlan:
     learning_rate: float
     noise_scale: float = 1.0
     noise_range: tuple[float, float] = (5e-4, 4.0)
+    sample: int = 65536
 
     @property
     def noise(self) -> NoiseLaw:
@@ -121,7 +124,8 @@ def train(
     network = model.network.to(device).train()
     if isinstance(network, ForeglowNetwork):
         generator = make_generator(device, seed, _STANDARDISATION)
-        sample = simulator.draw(_STANDARDISATION_SAMPLE, plan.noise, generator)
+        size = min(plan.sample, _STANDARDISATION_SAMPLE)
+        sample = simulator.draw(size, plan.noise, generator)
         network.remember(templates)
         network.standardise(sample.data, sample.sigma)
     task = _task(network, simulator, plan, seed)
@@ -144,7 +148,8 @@ def _calibrate(
     model.temperature = 1.0
     model.card.pop("calibration", None)
     logits, labels = [], []
-    for _ in range(-(-_CALIBRATION_SAMPLE // plan.batch)):
+    size = min(plan.sample, _CALIBRATION_SAMPLE)
+    for _ in range(-(-size // plan.batch)):
         vectors = simulator.draw(plan.batch, plan.noise, generator)
         logits.append(model.log_probability(vectors.data, vectors.sigma).double().T.cpu())
         labels.append(vectors.label.cpu())
