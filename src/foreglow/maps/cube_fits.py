@@ -26,6 +26,7 @@ from foreglow.maps.projection import sky_wcs
 from foreglow.maps.velocity import VelocityAxis, find_velocity_axis, velocity_axis
 
 _UNREADABLE = (OSError, EOFError, zlib.error, fits.VerifyError, ValueError, KeyError, TypeError)
+_PIECE = 1 << 18  # values that are read and converted at a time
 _STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 
 
@@ -61,9 +62,10 @@ class ImageCube:
         return 60 * float(np.sqrt(proj_plane_pixel_area(self.wcs)))
 
     @property
-    def bytes_a_channel(self) -> int:
-        """What `read` holds of a channel while it converts it, the result aside."""
-        return self._stored_shape[0] * self._stored_shape[1] * (self._dtype.itemsize + 16)
+    def bytes_to_read(self) -> int:
+        """What `read` holds besides its result."""
+        rows, columns = self._stored_shape
+        return 32 * self._rows_at_a_time * columns + rows * columns
 
     def record(self) -> dict[str, Any]:
         """What the file said, for the attributes of the cube made from it."""
@@ -108,15 +110,26 @@ class ImageCube:
         return self.header["NAXIS2"], self.header["NAXIS1"]
 
     def _read_plane(self, plane: int, out: NDArray[np.float32]) -> None:
-        size = self._stored_shape[0] * self._stored_shape[1] * self._dtype.itemsize
-        try:
-            self.stream.seek(self.offset + plane * size)
-            content = self.stream.read(size)
-        except _UNREADABLE as error:
-            raise _truncated(self.path, f"{error}, at plane {plane + 1}") from error
-        if len(content) < size:
-            raise _truncated(self.path, f"the end of the file at plane {plane + 1}")
-        stored = np.frombuffer(content, self._dtype).reshape(self._stored_shape)
+        """Fill (row, column) with a plane of the file, some rows at a time."""
+        rows, columns = self._stored_shape
+        size = columns * self._dtype.itemsize
+        for first in range(0, rows, self._rows_at_a_time):
+            part = out[first : first + self._rows_at_a_time]
+            try:
+                self.stream.seek(self.offset + (plane * rows + first) * size)
+                content = self.stream.read(len(part) * size)
+            except _UNREADABLE as error:
+                raise _truncated(self.path, f"{error}, at plane {plane + 1}") from error
+            if len(content) < len(part) * size:
+                raise _truncated(self.path, f"the end of the file at plane {plane + 1}")
+            self._convert(np.frombuffer(content, self._dtype).reshape(part.shape), part)
+        if np.isinf(out).any():
+            raise MapError(
+                f"{self.path}: expected finite values or NaN (not observed), got Inf in plane "
+                f"{plane + 1}; set such pixels to NaN"
+            )
+
+    def _convert(self, stored: NDArray, out: NDArray[np.float32]) -> None:
         scale, zero = self.header.get("BSCALE", 1.0), self.header.get("BZERO", 0.0)
         if (scale * self.factor, zero) == (1.0, 0.0):
             out[:] = stored
@@ -124,11 +137,10 @@ class ImageCube:
             out[:] = (scale * self.factor) * stored + zero * self.factor
         if stored.dtype.kind in "iu" and "BLANK" in self.header:
             out[stored == self.header["BLANK"]] = np.nan
-        if np.isinf(out).any():
-            raise MapError(
-                f"{self.path}: expected finite values or NaN (not observed), got Inf in plane "
-                f"{plane + 1}; set such pixels to NaN"
-            )
+
+    @property
+    def _rows_at_a_time(self) -> int:
+        return min(self._stored_shape[0], max(1, _PIECE // self._stored_shape[1]))
 
 
 @contextlib.contextmanager

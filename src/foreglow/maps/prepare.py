@@ -272,7 +272,7 @@ def _image_source(
         beam_arcmin=cubes[0].beam_arcmin,
         records=[cube.record() for cube in cubes],
         bytes_in_all=BATCH * BYTES_A_PIXEL
-        + max(cube.bytes_a_channel for cube in cubes)
+        + max(cube.bytes_to_read for cube in cubes)
         + sum(9 * len(tile.covered) for tile in tiles if tile.covered.pixels is not None)
         + 6 * len(chunks) * (len(tiles) > 1),
         bytes_a_channel=4 * len(chunks) + 4 * grid + 24 * BATCH,
