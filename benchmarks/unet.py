@@ -30,8 +30,8 @@ from measure import spread
 
 NSIDE, N_CHANNEL, WIDTH = 256, 64, 64
 BATCH = {"cpu": 16, "cuda": 64}
-STEPS = {"cpu": 4, "cuda": 50}  # a turn
-REPEATS = 5
+STEPS = {"cpu": 3, "cuda": 50}  # a turn
+REPEATS = 4
 
 
 def unet(device: torch.device) -> Iterator[dict]:
