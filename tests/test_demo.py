@@ -1,4 +1,4 @@
-"""The demo, with plans of a few steps."""
+"""Both jobs of the demo, with plans of a few steps."""
 
 import io
 import json
@@ -11,9 +11,12 @@ import torch
 from rich.console import Console
 
 from foreglow import demo
+from foreglow.demo import dust, recognise
+from foreglow.dust.model import DustModel
 from foreglow.errors import RunError
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
+from foreglow.report import figures
 
 
 def draw_small(figure, folder, name):
@@ -26,12 +29,17 @@ def draw_small(figure, folder, name):
 def made(tmp_path_factory):
     """The demo's folder and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "run"
-    plans = tuple(replace(plan, epochs=2, steps=8, batch=512) for plan in demo._PLANS)
+    plans = tuple(replace(plan, epochs=2, steps=8, batch=512) for plan in recognise._PLANS)
+    unet = dust._SETTINGS["unet"] | {"width": 1, "epochs": 1, "steps": 2, "batch": 4}
+    small = {"test_cutouts": 12, "linear_cutouts": 48, "centres_nside": 4, "unet": unet}
     console = Console(file=io.StringIO(), width=200)
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "_PLANS", plans)
-        patch.setattr(demo.figures, "save", draw_small)
+        patch.setattr(recognise, "_PLANS", plans)
+        patch.setattr(dust, "_SETTINGS", dust._SETTINGS | small)
+        patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
+        patch.setattr("foreglow.dust.train._CALIBRATION_CENTRES", 4)
+        patch.setattr(figures, "save", draw_small)
         torch.set_num_threads(1)
         report = demo.run_demo(folder, 0, "cpu", overwrite=True, console=console)
         torch.set_num_threads(threads)
@@ -47,6 +55,9 @@ def test_what_it_leaves(made):
     assert all(f'id="figure-{name}"' in page for name in captions)
     for regime in ("noiseless", "many_noise", "conditioned"):
         assert Recogniser.load(folder / "model" / regime).models == PROBLEMS["four"]
+    assert DustModel.load(folder / "model" / "unet").card["training"]["region"] == "north"
+    for name in ("wins", "correlation_north_south", "predicted_map", "velocity_profile"):
+        assert name in captions
 
 
 def test_what_it_prints(made):
@@ -55,13 +66,16 @@ def test_what_it_prints(made):
     assert "Trained without noise" in text
     assert "a pixel alone does not hold what the paper claims" in text
     assert "paper 93%" in text
+    assert "Dust from HI: southern test cutouts" in text
+    assert "(paper 76.4%)" in text
+    assert str(folder / "maps" / "dust.fits") in text.replace("\n", "")
 
 
 def test_records_are_those_of_the_maps_on_disk(made):
     """Accuracy counted again from truth.fits and recognised_*.fits."""
     folder, _ = made
     records = json.loads((folder / "metrics.json").read_text())["records"]
-    overall = [r for r in records if r["class"] is None]
+    overall = [r for r in records if "problem" in r and r["class"] is None]
     assert len(overall) == 6
     for record in overall:
         maps = folder / "maps" / f"noise_{record['noise_scale']:g}"
@@ -74,6 +88,18 @@ def test_records_are_those_of_the_maps_on_disk(made):
     assert papers["noiseless", 1.0] == 0.68
     assert papers["many_noise", 1.0] == 0.93
     assert papers["conditioned", 0.1] is None
+
+
+def test_the_dust_on_disk_is_that_of_the_records(made):
+    """Coverage counted again from the map, and the models of the table."""
+    folder, _ = made
+    records = json.loads((folder / "metrics.json").read_text())["records"]
+    scored = {r["model"] for r in records if r.get("step") == "models"}
+    assert scored == {"integrated", "linear", "linear_scale_dependent", "unet"}
+    whole = [r for r in records if r.get("step") == "coverage" and r["bin"] == 0]
+    mean, std = hp.read_map(folder / "maps" / "dust.fits", field=(0, 1))
+    assert sum(r["n"] for r in whole) == np.count_nonzero(mean != hp.UNSEEN)
+    assert hp.get_nside(std) == 128
 
 
 def test_an_earlier_demo_is_replaced_only_if_asked(made):

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import tomllib
+from functools import cache
 
 import healpy as hp
 import numpy as np
@@ -20,6 +21,7 @@ from foreglow.reproduce.zhang2019 import lab as labs
 from foreglow.reproduce.zhang2019.lab import read_settings
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.source import open_source, paper_channels
+from foreglow.sky.gas import mock_gas
 
 _PLAN = {"network": "unet", "width": 1, "epochs": 1, "steps": 2, "batch": 4}
 TINY = {
@@ -29,7 +31,7 @@ TINY = {
     "linear_cutouts": 48,
     "profile_pointings": 500,
     "lambdas": [0.0, 30.0],
-    "wide_kms": 70.0,
+    "wide_kms": 20.0,
     "centres_nside": 4,
     "cleaning_realisations": 2,
     "unet": _PLAN | {"members": 2},
@@ -69,6 +71,9 @@ def tiny():
         patch.setattr(labs, "read_settings", lambda scale: TINY)
         patch.setattr(labs.figures, "save", draw_small)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
+        patch.setattr("foreglow.dust.train._CALIBRATION_CENTRES", 4)
+        patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 20.0)
+        patch.setattr("foreglow.reproduce.zhang2019.source.mock_gas", cache(mock_gas))
         yield
 
 
