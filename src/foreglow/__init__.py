@@ -8,50 +8,50 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foreglow.dust.model import DustModel
+    from foreglow.dust.predict import predict as predict_dust
     from foreglow.errors import ForeglowError
+    from foreglow.maps.cube import open_cube
+    from foreglow.maps.prepare import prepare as prepare_cube
     from foreglow.recognition.classify import classify
     from foreglow.recognition.context.model import ContextModel
-    from foreglow.recognition.evaluate import evaluate
     from foreglow.recognition.fitted import fit_maps
     from foreglow.recognition.model import Recogniser
-    from foreglow.recognition.skies import simulate_sky
-    from foreglow.recognition.train import TrainingPlan, train
     from foreglow.sky.instrument import load_instrument
-    from foreglow.sky.templates import Templates, load_templates
+    from foreglow.sky.templates import load_templates
 
 __version__ = version("foreglow")
 
 _HOMES = {
-    "ContextModel": "recognition.context.model",
-    "ForeglowError": "errors",
-    "Recogniser": "recognition.model",
-    "Templates": "sky.templates",
-    "TrainingPlan": "recognition.train",
-    "classify": "recognition.classify",
-    "evaluate": "recognition.evaluate",
-    "fit_maps": "recognition.fitted",
-    "load_instrument": "sky.instrument",
-    "load_templates": "sky.templates",
-    "simulate_sky": "recognition.skies",
-    "train": "recognition.train",
+    "ContextModel": "recognition.context.model:ContextModel",
+    "DustModel": "dust.model:DustModel",
+    "ForeglowError": "errors:ForeglowError",
+    "Recogniser": "recognition.model:Recogniser",
+    "classify": "recognition.classify:classify",
+    "fit_maps": "recognition.fitted:fit_maps",
+    "load_instrument": "sky.instrument:load_instrument",
+    "load_templates": "sky.templates:load_templates",
+    "open_cube": "maps.cube:open_cube",
+    "predict_dust": "dust.predict:predict",
+    "prepare_cube": "maps.prepare:prepare",
 }
 __all__ = [
     "ContextModel",
+    "DustModel",
     "ForeglowError",
     "Recogniser",
-    "Templates",
-    "TrainingPlan",
     "classify",
-    "evaluate",
     "fit_maps",
     "load_instrument",
     "load_templates",
-    "simulate_sky",
-    "train",
+    "open_cube",
+    "predict_dust",
+    "prepare_cube",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'foreglow' has no attribute {name!r}")
-    return getattr(import_module(f"foreglow.{_HOMES[name]}"), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(f"foreglow.{module}"), attribute)

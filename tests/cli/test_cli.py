@@ -100,7 +100,10 @@ def test_no_command_shows_help(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reproduce", "einstein1905"], "expected the paper farsian2020 or zhang2019, but 'einstein1905' came"),
+        (
+            ["reproduce", "einstein1905"],
+            "expected the paper farsian2020 or zhang2019, but 'einstein1905' came",
+        ),
         (["reproduce", "farsian2020", "--scale", "huge"], "expected scale smoke, laptop, paper"),
         (["reproduce", "farsian2020", "--scale", "smoke", "--device", "tpu"], "expected device"),
         (["reproduce", "farsian2020", "--scale", "smoke", "--sky", "nowhere"], "sky.toml does not"),

@@ -80,7 +80,7 @@ def dust_prepare(
 @app.command("simulate")
 def dust_simulate(
     out: Annotated[Path, typer.Option(help="Folder for cube.zarr, dust.fits and mask.fits.")],
-    nside: Annotated[int, typer.Option(help="HEALPix Nside.")] = 128,
+    nside: Annotated[int, typer.Option(help="HEALPix Nside.")] = 256,
     low: Annotated[float, typer.Option(help="Lowest velocity (km/s, LSR).")] = -64.5,
     high: Annotated[float, typer.Option(help="Highest velocity (km/s, LSR).")] = 17.0,
     seed: Seed = 0,
