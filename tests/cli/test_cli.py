@@ -8,9 +8,9 @@ import sys
 import healpy as hp
 import numpy as np
 import pytest
-from words import is_one_paragraph, pairs
 
 from foreglow.maps.write import write_polarisation_map
+from words import is_one_paragraph, pairs
 
 COMMANDS = [
     [],

@@ -4,13 +4,13 @@ import healpy as hp
 import numpy as np
 import pytest
 import torch
-from words import is_one_paragraph
 
 from foreglow.dust import stitch
 from foreglow.dust.model import DustModel
 from foreglow.maps.cube import write_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.write import write_maps
+from words import is_one_paragraph
 
 NSIDE = 16
 VELOCITY = np.arange(-66.0, 19.0, 12.0)

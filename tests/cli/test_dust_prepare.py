@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 from astropy.io import fits
-from words import is_one_paragraph
 
 from foreglow.maps.cube import open_cube
 from hi_cubes import hi4pi_header, smooth_data, write_fits
+from words import is_one_paragraph
 
 pytestmark = pytest.mark.filterwarnings("ignore:Nside .* do not sample a beam")
 

@@ -3,13 +3,13 @@
 import healpy as hp
 import numpy as np
 import pytest
-from words import is_one_paragraph
 
 from foreglow.dust import train as training
 from foreglow.dust.model import DustModel
 from foreglow.maps.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.sky.gas import mock_gas
+from words import is_one_paragraph
 
 NSIDE = 16
 VELOCITY = np.arange(-66.0, 19.0, 6.0)

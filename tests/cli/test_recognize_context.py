@@ -8,13 +8,13 @@ import healpy as hp
 import numpy as np
 import pytest
 from astropy.io import fits
-from words import is_one_paragraph, pairs
 
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.context import model as contexts
 from foreglow.recognition.context import train as training
 from foreglow.recognition.context.model import ContextModel
 from foreglow.sky.templates import load_templates
+from words import is_one_paragraph, pairs
 
 TINY = ("--epochs", 1, "--steps", 2, "--device", "cpu")
 

@@ -106,7 +106,8 @@ class Zhang2019(DustNetwork):
     """The paper's U-Net: double convolutions with batch norm, ReLU and dropout, four levels deep.
 
     The paper states neither how inputs are scaled nor what makes a map of the last 64 channels:
-    here one factor brings all inputs to an rms of 1, and a 1 x 1 convolution ends it.
+    here one factor brings all inputs to an rms of 1, and a 1 x 1 convolution ends it, whose output
+    is in units of the target's mean.
 
     Parameters
     ----------
@@ -119,22 +120,25 @@ class Zhang2019(DustNetwork):
     """
 
     rms: Tensor
+    typical: Tensor
 
     def __init__(self, inputs: Inputs, velocity_kms: Sequence[float] | np.ndarray, width: int = 64):
         super().__init__(inputs, velocity_kms)
         self.register_buffer("rms", torch.ones(()))
+        self.register_buffer("typical", torch.ones(()))
         self.unet = UNet(self.n_input, width, _paper_step)
         self.output = nn.Conv2d(width, 1, 1)
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """The dust, as `DustNetwork.forward` says."""
         seen = self.see(inputs) / self.rms * mask.unsqueeze(1)
-        return self.output(self.unet(seen)).squeeze(1) * self.unit
+        return self.output(self.unet(seen)).squeeze(1) * self.typical
 
     def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
         """Measure the scales, as `DustNetwork.standardise` says."""
         super().standardise(inputs, target, mask, bands)
         self.rms.copy_(_at(mask, self.see(inputs)).square().mean().sqrt())
+        self.typical.copy_(target[mask].abs().mean())
 
 
 class ForeglowUNet(DustNetwork):

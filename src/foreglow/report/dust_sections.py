@@ -84,8 +84,8 @@ def _coverage(records: Sequence[Mapping[str, Any]]) -> str:
     title = "How far to trust the predicted map"
     note = (
         "<p>Pixels of the stitched map, by predicted brightness. Gaussian errors would hold 68.3% "
-        "within one and 95.4% within two. The error was measured on cutouts of the training "
-        "region; the test region had no say in it.</p>\n"
+        "within one and 95.4% within two. The law of errors was measured in the training region, "
+        "on sectors that each member had not seen; the test region had no say in it.</p>\n"
     )
     return section("dust-coverage", title, note + scrolling(table, title))
 

@@ -108,6 +108,7 @@ def _coverage_figure(
         "error_coverage",
         _SECTION,
         "Is the error what it says?",
-        "Share of pixels whose dust lies within so many of the stated errors. The error was "
-        "measured on cutouts of the training region.",
+        "Share of pixels whose dust lies within so many of the stated errors. The law of errors "
+        "was measured in the training region, on sectors that each member had not seen; the blend "
+        "of all members knows that region better, and errs less there.",
     )
