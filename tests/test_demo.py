@@ -32,7 +32,6 @@ def made(tmp_path_factory):
     plans = tuple(replace(plan, epochs=2, steps=8, batch=512) for plan in recognise._PLANS)
     unet = dust._SETTINGS["unet"] | {"width": 1, "epochs": 1, "steps": 2, "batch": 4}
     small = {"test_cutouts": 12, "linear_cutouts": 48, "centres_nside": 4, "unet": unet}
-    console = Console(file=io.StringIO(), width=200)
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recognise, "_PLANS", plans)
@@ -41,9 +40,12 @@ def made(tmp_path_factory):
         patch.setattr("foreglow.dust.train._CALIBRATION_CENTRES", 4)
         patch.setattr(figures, "save", draw_small)
         torch.set_num_threads(1)
-        report = demo.run_demo(folder, 0, "cpu", overwrite=True, console=console)
+        report = demo.run_demo(folder, 0, "cpu", overwrite=True)
         torch.set_num_threads(threads)
     assert report == folder / "report.html"
+    console = Console(file=io.StringIO(), width=200)
+    for part in demo.printed(folder):
+        console.print(part)
     return folder, console.file.getvalue()
 
 
@@ -105,7 +107,7 @@ def test_the_dust_on_disk_is_that_of_the_records(made):
 def test_an_earlier_demo_is_replaced_only_if_asked(made):
     folder, _ = made
     with pytest.raises(RunError, match="is not empty"):
-        demo.run_demo(folder, 0, "cpu", overwrite=False, console=Console(file=io.StringIO()))
+        demo.run_demo(folder, 0, "cpu", overwrite=False)
 
 
 @pytest.mark.parametrize("content", [{}, {"config.toml": 'experiment = "farsian2020"\n'}])
@@ -114,5 +116,5 @@ def test_overwrite_spares_what_is_no_demo(tmp_path, content):
     for name, text in content.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(RunError, match="does not hold a demo, so it is not replaced"):
-        demo.run_demo(tmp_path, 0, "cpu", overwrite=True, console=Console(file=io.StringIO()))
+        demo.run_demo(tmp_path, 0, "cpu", overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "mine"

@@ -27,10 +27,15 @@ _PACKAGES = (
     "torch",
     "lightning",
     "numpy",
+    "scipy",
     "healpy",
+    "ducc0",
     "astropy",
+    "reproject",
     "pysm3",
     "camb",
+    "xarray",
+    "zarr",
 )
 _MUST_AGREE = ("experiment", "scale", "sky", "seed", "settings")
 

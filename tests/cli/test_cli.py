@@ -17,6 +17,7 @@ COMMANDS = [
     ["demo"],
     ["reproduce"],
     ["report"],
+    ["doctor"],
     ["recognize"],
     ["recognize", "simulate"],
     ["recognize", "train"],

@@ -9,7 +9,6 @@ from functools import cache
 import healpy as hp
 import numpy as np
 import pytest
-import torch
 
 from foreglow.dust.model import DustModel
 from foreglow.dust.train import DustPlan
@@ -22,6 +21,8 @@ from foreglow.reproduce.zhang2019.lab import read_settings
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.source import open_source, paper_channels
 from foreglow.sky.gas import mock_gas
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 _PLAN = {"network": "unet", "width": 1, "epochs": 1, "steps": 2, "batch": 4}
 TINY = {
@@ -54,14 +55,6 @@ def draw_small(figure, folder, name):
     """As `figures.save`, but quick."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=20)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 
 from foreglow.cli import dust, recognize, screen
-from foreglow.cli.options import Device, Resume, Seed
+from foreglow.cli.options import Device, Json, Resume, Seed, one_of
 from foreglow.errors import ForeglowError
 
 app = typer.Typer(
@@ -34,14 +33,38 @@ app.add_typer(dust.app, name="dust")
 _state = {"debug": False}
 
 
+def _print_versions(asked: bool) -> None:
+    if not asked:
+        return
+    import platform
+
+    from foreglow.runs import package_versions
+
+    versions = package_versions()
+    screen.say(f"foreglow {versions.pop('foreglow')}")
+    screen.say(f"python {platform.python_version()}")
+    for name, version in versions.items():
+        screen.say(f"{name} {version}")
+    raise typer.Exit
+
+
 @app.callback()
 def main_options(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_versions,
+            is_eager=True,
+            help="Print the versions of foreglow and of what shapes its results.",
+        ),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")] = False,
 ) -> None:
     """Options before the command."""
     _state["debug"] = debug
-    _start_logging(logging.WARNING if quiet else logging.INFO)
+    screen.start_logging(logging.WARNING if quiet else logging.INFO)
 
 
 @app.command()
@@ -50,21 +73,33 @@ def demo(
     seed: Seed = 0,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo in --out.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Both jobs on the mock Galaxy in some minutes: models recognised, dust predicted, a report."""
-    from foreglow.demo import run_demo
+    from foreglow.demo import printed, run_demo
+    from foreglow.reproduce import read_records
 
-    run_demo(out, seed, device, overwrite, screen.console)
+    run_demo(out, seed, device, overwrite)
+    screen.show(printed(out), read_records(out), as_json)
 
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="farsian2020 or zhang2019")],
+    paper: Annotated[
+        str,
+        typer.Argument(
+            help="farsian2020 or zhang2019", autocompletion=one_of("farsian2020", "zhang2019")
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Run directory (runs/PAPER-SCALE by default).")
     ] = None,
     scale: Annotated[
-        str, typer.Option(help="smoke, laptop (15 or 25 min, 2 cores) or paper.")
+        str,
+        typer.Option(
+            help="smoke, laptop (15 or 25 min, 2 cores) or paper.",
+            autocompletion=one_of("smoke", "laptop", "paper"),
+        ),
     ] = "laptop",
     sky: Annotated[
         str,
@@ -76,14 +111,14 @@ def reproduce(
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
+    as_json: Json = False,
 ) -> None:
     """Every table and figure of a paper, beside its own numbers."""
     from foreglow import reproduce as papers
 
     folder = out or Path("runs") / f"{paper}-{scale}"
     report = papers.reproduce(paper, folder, scale, sky, seed, device, resume)
-    for table in papers.printed_tables(paper, folder):
-        screen.console.print(table)
+    screen.show(papers.printed_tables(paper, folder), papers.read_records(folder), as_json)
     screen.say(f"report: {report}")
 
 
@@ -97,16 +132,15 @@ def report(
     screen.say(f"report: {write_report(run_dir)}")
 
 
-def _start_logging(level: int) -> None:
-    logger = logging.getLogger("foreglow")
-    logger.setLevel(logging.INFO)
-    handler = RichHandler(console=screen.console, show_path=False, show_level=False)
-    if not screen.console.is_terminal:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.setLevel(level)
-    logger.handlers[:] = [handler]
-    logger.propagate = False
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What works on this machine: packages, cores, memory, device, folders, templates."""
+    from foreglow.doctor import examine, findings_table
+
+    found = examine()
+    screen.show([findings_table(found)], [finding.record() for finding in found], as_json)
+    if any(finding.state == "fails" for finding in found):
+        raise typer.Exit(1)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # noqa: ARG001

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from foreglow.cli import screen
-from foreglow.cli.options import Device, OutFile, Overwrite, Resume, Seed
+from foreglow.cli.options import Device, Json, OutFile, Overwrite, Resume, Seed, one_of
+
+REGIONS = one_of("north", "south", "east", "west")
 
 app = typer.Typer(
     no_args_is_help=True, help="Predict dust from the 21 cm velocity cube (Zhang et al. 2019)."
@@ -109,7 +111,10 @@ def dust_train(
     high: Annotated[float, typer.Option(help="Highest velocity (km/s, LSR).")] = 17.0,
     nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 256,
     region: Annotated[
-        str, typer.Option(help="Where cutouts lie: north, south, east or west (Galactic).")
+        str,
+        typer.Option(
+            help="Where cutouts lie: north, south, east or west (Galactic).", autocompletion=REGIONS
+        ),
     ] = "north",
     network: Annotated[str, typer.Option(help="unet or unet_zhang2019.")] = "unet",
     inputs: Annotated[str, typer.Option(help="channels, moments or integrated.")] = "channels",
@@ -184,11 +189,15 @@ def dust_evaluate(
     ] = None,
     nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 256,
     region: Annotated[
-        str, typer.Option(help="Where cutouts lie: north, south, east or west (Galactic).")
+        str,
+        typer.Option(
+            help="Where cutouts lie: north, south, east or west (Galactic).", autocompletion=REGIONS
+        ),
     ] = "south",
     cutouts: Annotated[int, typer.Option(help="Cutouts, the same for each model.", min=1)] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Correlation of a model's predictions with the dust, beside the integrated HI map."""
     from foreglow.dust.evaluate import evaluate_model, score_table
@@ -198,4 +207,5 @@ def dust_evaluate(
     files = SkyFiles(sky, cube, dust, mask, unit, 0.0, 0.0, nside, seed)
     with screen.progress("evaluate") as show:
         records = evaluate_model(model, files, region, cutouts, seed, device, show)
-    screen.console.print(score_table(records, f"{model} on {files.sky or cube}, {region}"))
+    table = score_table(records, f"{model} on {files.sky or cube}, {region}")
+    screen.show([table], records, as_json)

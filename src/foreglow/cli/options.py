@@ -1,17 +1,47 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from foreglow.cli import screen
+
+
+def one_of(*names: str) -> Callable[[], list[str]]:
+    """What the shell offers for a value, by the Tab key."""
+    return lambda: list(names)
+
+
+def instrument_presets() -> list[str]:
+    """Names of the built-in instruments, for the shell; files are offered by it too."""
+    folder = files("foreglow") / "presets" / "instruments"
+    return sorted(f.name[: -len(".toml")] for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
 Sky = Annotated[
-    str, typer.Option(help="mock, pysm:s1,d1,a2, or a directory with sky.toml and amplitude maps.")
+    str,
+    typer.Option(
+        help="mock, pysm:s1,d1,a2, or a directory with sky.toml and amplitude maps.",
+        autocompletion=one_of("mock", "pysm:s1,d1,a2"),
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.", min=0)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu or cuda.", autocompletion=one_of("auto", "cpu", "cuda"))
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
 Maps = Annotated[list[str], typer.Option(help="BAND=FILE, once a band; BAND by name or in GHz.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        callback=screen.leave_output_to_json,
+        help="Print the table's records as JSON; all else goes to standard error.",
+    ),
+]
 OutFile = Annotated[Path, typer.Option(help="FITS file to write.")]
 NoiseOfBands = Annotated[
     list[str] | None,

@@ -10,6 +10,7 @@ from foreglow.cli import screen
 from foreglow.cli.options import (
     ContextDirectory,
     Device,
+    Json,
     Maps,
     ModelDirectory,
     NoiseOfBands,
@@ -20,7 +21,11 @@ from foreglow.cli.options import (
     Seed,
     Sky,
     Unit,
+    instrument_presets,
+    one_of,
 )
+
+PROBLEMS = one_of("curvature", "ame", "four")
 
 app = typer.Typer(
     no_args_is_help=True, help="Recognise foreground models in Q,U maps (Farsian et al. 2020)."
@@ -31,14 +36,18 @@ app = typer.Typer(
 def recognize_simulate(
     out: Annotated[Path, typer.Option(help="Folder for band_NAME.fits and truth.fits.")],
     sky: Sky = "mock",
-    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    problem: Annotated[
+        str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
+    ] = "four",
     regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
     blob_deg: Annotated[float, typer.Option(help="Size of the blobs (deg).")] = 30.0,
     nside: Annotated[int, typer.Option(help="HEALPix Nside of the maps.")] = 16,
     noise_scale: Annotated[
         float, typer.Option(help="Factor on the instrument's noise; 0 for none.", min=0)
     ] = 1.0,
-    instrument: Annotated[str, typer.Option(help="Preset or TOML file.")] = "quijote+litebird",
+    instrument: Annotated[
+        str, typer.Option(help="Preset or TOML file.", autocompletion=instrument_presets)
+    ] = "quijote+litebird",
     seed: Seed = 0,
 ) -> None:
     """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band."""
@@ -54,7 +63,9 @@ def recognize_simulate(
 def recognize_train(
     out: Annotated[Path, typer.Option(help="Model directory to write.")],
     sky: Sky = "mock",
-    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    problem: Annotated[
+        str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
+    ] = "four",
     network: Annotated[
         str, typer.Option(help="foreglow, foreglow_memory or farsian2020.")
     ] = "foreglow",
@@ -67,7 +78,9 @@ def recognize_train(
     epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 20,
     steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 100,
     batch: Annotated[int, typer.Option(help="Vectors a step.", min=2)] = 4096,
-    instrument: Annotated[str, typer.Option(help="Preset or TOML file.")] = "quijote+litebird",
+    instrument: Annotated[
+        str, typer.Option(help="Preset or TOML file.", autocompletion=instrument_presets)
+    ] = "quijote+litebird",
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
@@ -139,7 +152,9 @@ def recognize_fit(
     instrument: Annotated[
         str, typer.Option(help="Preset or TOML file; maps may lack some of its bands.")
     ] = "quijote+litebird",
-    problem: Annotated[str, typer.Option(help="Models: curvature, ame or four.")] = "four",
+    problem: Annotated[
+        str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
+    ] = "four",
     criterion: Annotated[
         str, typer.Option(help="Choose by evidence, bic, aic or chi2 (reduced, the paper's).")
     ] = "evidence",
@@ -188,8 +203,11 @@ def recognize_evaluate(
     skies: Annotated[int, typer.Option(help="Test skies a noise scale.", min=1)] = 8,
     seed: Seed = 1,
     device: Device = "auto",
+    as_json: Json = False,
 ) -> None:
     """Accuracy of a model on fresh test skies with known models."""
+    from dataclasses import asdict
+
     from rich.table import Table
 
     from foreglow.recognition.context.model import ContextModel
@@ -209,4 +227,4 @@ def recognize_evaluate(
         table.add_row(
             f"{row.noise_scale:g}", f"{row.accuracy:.4f}", f"{row.error:.4f}", str(row.n_pixels)
         )
-    screen.console.print(table)
+    screen.show([table], [asdict(row) for row in rows], as_json)

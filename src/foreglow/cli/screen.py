@@ -1,13 +1,62 @@
 """What commands print, and what they read of `NAME=VALUE`."""
 
-from collections.abc import Callable, Iterator
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
 
 from foreglow.errors import ForeglowError
 
 console = Console()
+
+
+def start_logging(level: int) -> None:
+    """Send what the library logs to the console: plain lines where it is no terminal."""
+    logger = logging.getLogger("foreglow")
+    logger.setLevel(logging.INFO)
+    handler = RichHandler(console=console, show_path=False, show_level=False)
+    if not console.is_terminal:
+        handler = logging.StreamHandler(console.file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(level)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+
+
+def leave_output_to_json(as_json: bool) -> bool:
+    """With --json, send all else to standard error, so that the output can be piped."""
+    global console
+    if as_json:
+        console = Console(stderr=True)
+        logger = logging.getLogger("foreglow")
+        start_logging(logger.handlers[0].level if logger.handlers else logging.INFO)
+    return as_json
+
+
+def show(
+    tables: Iterable[Table | str], records: Sequence[Mapping[str, Any]], as_json: bool
+) -> None:
+    """Print tables and the lines between them, or the records they were made of as JSON.
+
+    A table wider than the screen breaks cells and not names: those of the first column are whole.
+    """
+    if as_json:
+        sys.stdout.write(json.dumps(list(records), indent=1) + "\n")
+        return
+    for table in tables:
+        if isinstance(table, str):
+            say(table)
+            continue
+        for column in table.columns:
+            column.overflow = "fold"
+        table.columns[0].no_wrap = True
+        console.print(table)
 
 
 @contextmanager

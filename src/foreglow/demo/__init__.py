@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from rich.console import Console
+from rich.table import Table
 
 from foreglow.demo.dust import predict_dust, printed_table
 from foreglow.demo.dust import settings as dust_settings
@@ -16,7 +16,7 @@ from foreglow.runs import open_run, write_text
 from foreglow.training import pick_device, remove_directory
 
 
-def run_demo(out: Path, seed: int, device: str, overwrite: bool, console: Console) -> Path:
+def run_demo(out: Path, seed: int, device: str, overwrite: bool) -> Path:
     """Train small networks for both jobs, use them on skies they have not seen, and report.
 
     Parameters
@@ -27,7 +27,6 @@ def run_demo(out: Path, seed: int, device: str, overwrite: bool, console: Consol
     device : str
     overwrite : bool
         Replace an earlier demo in `out`.
-    console : rich.console.Console
 
     Returns
     -------
@@ -48,21 +47,22 @@ def run_demo(out: Path, seed: int, device: str, overwrite: bool, console: Consol
         captions |= predict_dust(run, seed, chosen)
         write_text(run.figures / "captions.json", json.dumps(captions, indent=1))
         run.save_metrics()
-        report = write_report(run.folder)
-        for table in (2, 3):
-            console.print(rich_table(accuracy_rows(run.records, table)))
-        console.print(
-            "With the noise of Table 1, a pixel alone does not hold what the paper claims: "
-            "`foreglow reproduce farsian2020` shows accuracy against noise."
-        )
-        console.print(printed_table(run.records))
-        console.print(
-            f"The predicted dust with its error: {run.folder / 'maps' / 'dust.fits'}. "
-            "`foreglow reproduce zhang2019` has the paper's figures, ablations and template "
-            "cleaning."
-        )
-        console.print(f"{sum(run.timings_s.values()):.0f} s; open {report}")
-    return report
+        return write_report(run.folder)
+
+
+def printed(out: Path) -> list[Table | str]:
+    """What the terminal is to show of a demo: tables, and what to know of them."""
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    records = metrics["records"]
+    return [
+        *(rich_table(accuracy_rows(records, table)) for table in (2, 3)),
+        "With the noise of Table 1, a pixel alone does not hold what the paper claims: "
+        "`foreglow reproduce farsian2020` shows accuracy against noise.",
+        printed_table(records),
+        f"The predicted dust with its error: {out / 'maps' / 'dust.fits'}. "
+        "`foreglow reproduce zhang2019` has the paper's figures, ablations and template cleaning.",
+        f"{sum(metrics['timings_s'].values()):.0f} s; open {out / 'report.html'}",
+    ]
 
 
 def _remove_earlier(out: Path) -> None:

@@ -127,9 +127,13 @@ def _draw_alm(cl: np.ndarray, l_max: int, rng: np.random.Generator) -> np.ndarra
     return alm * np.sqrt(cl[ell])
 
 
+def cache_folder() -> Path:
+    """Folder of what need not be made twice: `FOREGLOW_CACHE`, by default ~/.cache/foreglow."""
+    return Path(os.environ.get("FOREGLOW_CACHE") or Path.home() / ".cache" / "foreglow")
+
+
 def _cache_file() -> Path:
-    root = os.environ.get("FOREGLOW_CACHE") or Path.home() / ".cache" / "foreglow"
-    return Path(root) / f"camb_planck2018_lmax{_L_MAX}.npy"
+    return cache_folder() / f"camb_planck2018_lmax{_L_MAX}.npy"
 
 
 def _save(path: Path, array: np.ndarray) -> None:
