@@ -32,6 +32,15 @@ def foreglow_cache(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Sums that do not depend on how many threads share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """Folder of the real maps, which are no part of the repository."""

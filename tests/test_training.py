@@ -24,6 +24,8 @@ from foreglow.training import make_generator, pick_device
 
 CPU = torch.device("cpu")
 EPOCHS, STEPS = 4, 5
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = ("farsian2020", "foreglow")
 
 
@@ -40,14 +42,6 @@ def make_plan(kind, regime="conditioned", epochs=EPOCHS, **changes):
 
 def make_model(kind, problem="curvature", seed=0):
     return Recogniser.untrained(kind, load_instrument("quijote+litebird"), PROBLEMS[problem], seed)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from foreglow.errors import ModelError, RunError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import NORTH, SOUTH, reached
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 GRID = Grid(32, 46.8)
 NSIDE, CHANNELS = 16, 6

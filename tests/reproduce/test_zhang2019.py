@@ -51,7 +51,7 @@ FIGURES = {
 }  # fmt: skip
 
 
-def draw_small(figure, folder, name):
+def draw_small(figure, folder, name, pdf_fonts=42):
     """As `figures.save`, but quick."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=20)

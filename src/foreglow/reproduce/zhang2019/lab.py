@@ -241,7 +241,7 @@ class Lab:
 
     def draw(self, figure: Figure, name: str, section: str, title: str, caption: str) -> Captions:
         """Save a figure; returns its caption."""
-        figures.save(figure, self.run.figures, name)
+        figures.save(figure, self.run.figures, name, self.settings.get("pdf_fonts", 42))
         return {name: {"title": title, "caption": caption, "section": section}}
 
     def _keep(self, split_name: str, which: str, scores: Mapping[str, Scores]) -> None:
