@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs dist clean
 
 demo: $(STAMP)
 	$(BIN)/foreglow demo --overwrite
@@ -24,6 +24,9 @@ bench: $(STAMP)
 
 docs: $(DOCS_STAMP)
 	$(DOCS_VENV)/bin/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+dist: $(STAMP)
+	PYTHON=$(PYTHON) .ci/wheel
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

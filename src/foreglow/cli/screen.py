@@ -14,6 +14,7 @@ from rich.table import Table
 from foreglow.errors import ForeglowError
 
 console = Console()
+_LONG_WORD = 24
 
 
 def start_logging(level: int) -> None:
@@ -44,7 +45,7 @@ def show(
 ) -> None:
     """Print tables and the lines between them, or the records they were made of as JSON.
 
-    A table wider than the screen breaks cells and not names: those of the first column are whole.
+    In a table wider than the screen lines are broken, but a column of single words of a usual length never is.
     """
     if as_json:
         sys.stdout.write(json.dumps(list(records), indent=1) + "\n")
@@ -55,7 +56,8 @@ def show(
             continue
         for column in table.columns:
             column.overflow = "fold"
-        table.columns[0].no_wrap = True
+            cells = [str(cell) for cell in column.cells]
+            column.no_wrap = all(" " not in cell and len(cell) < _LONG_WORD for cell in cells)
         console.print(table)
 
 
