@@ -105,13 +105,21 @@ def load_instrument(name_or_path: str | Path) -> Instrument:
     name_or_path : str or Path
         `quijote+litebird`, or the path of a file with a `name` and one `[[band]]` table a band:
         `name`, `frequency = "11 GHz"`, `sensitivity = "840 uK_CMB arcmin"`,
-        `fwhm = "55.2 arcmin"`, `source`.
+        `fwhm = "55.2 arcmin"`, `source`. Several of them joined by plus signs are the bands of
+        all: `s-pass+wmap+planck`.
 
     Raises
     ------
     InstrumentError
-        If there is no such preset or file, or a row is wrong.
+        If there is no such preset or file, a row is wrong, or two instruments name a band alike.
     """
+    text = str(name_or_path)
+    if "+" not in text or (_PRESETS / f"{text}.toml").is_file() or Path(text).is_file():
+        return _load_one(name_or_path)
+    return _joined([_load_one(part.strip()) for part in text.split("+")])
+
+
+def _load_one(name_or_path: str | Path) -> Instrument:
     try:
         table = _InstrumentFile.model_validate(tomllib.loads(_read(name_or_path)))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -178,22 +186,41 @@ class _BandRow(BaseModel):
 class _InstrumentFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1)
-    band: list[_BandRow] = Field(min_length=2)
+    band: list[_BandRow] = Field(min_length=1)
 
 
 def _instrument_from_rows(name: str, rows: list[_BandRow]) -> Instrument:
-    rows = sorted(rows, key=lambda row: row.frequency)
-    names = [row.name for row in rows]
+    return _sorted(
+        Instrument(
+            name=name,
+            band=tuple(row.name for row in rows),
+            frequency_ghz=tuple(row.frequency for row in rows),
+            sensitivity_uk_arcmin=tuple(row.sensitivity for row in rows),
+            fwhm_arcmin=tuple(row.fwhm for row in rows),
+            source=tuple(row.source for row in rows),
+        )
+    )
+
+
+_COLUMNS = ("band", "frequency_ghz", "sensitivity_uk_arcmin", "fwhm_arcmin", "source")
+
+
+def _joined(parts: list[Instrument]) -> Instrument:
+    """The bands of several instruments, as one."""
+    name = "+".join(part.name for part in parts)
+    columns = {c: tuple(value for part in parts for value in getattr(part, c)) for c in _COLUMNS}
+    return _sorted(Instrument(name, **columns))
+
+
+def _sorted(instrument: Instrument) -> Instrument:
+    """The same with bands in ascending frequency, each named once."""
+    names = instrument.band
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise InstrumentError(
-            f"instrument {name!r} names band {', '.join(twice)} twice; each needs its own name."
+            f"instrument {instrument.name!r} names band {', '.join(twice)} twice; each needs its "
+            "own name."
         )
-    return Instrument(
-        name=name,
-        band=tuple(names),
-        frequency_ghz=tuple(row.frequency for row in rows),
-        sensitivity_uk_arcmin=tuple(row.sensitivity for row in rows),
-        fwhm_arcmin=tuple(row.fwhm for row in rows),
-        source=tuple(row.source for row in rows),
-    )
+    order = np.argsort(instrument.frequency_ghz, kind="stable")
+    columns = {c: tuple(getattr(instrument, c)[k] for k in order) for c in _COLUMNS}
+    return Instrument(instrument.name, **columns)
