@@ -45,7 +45,7 @@ def show(
 ) -> None:
     """Print tables and the lines between them, or the records they were made of as JSON.
 
-    In a table wider than the screen lines are broken, but a column of single words of a usual length never is.
+    In a table wider than the screen lines are broken, but not a column of single words.
     """
     if as_json:
         sys.stdout.write(json.dumps(list(records), indent=1) + "\n")
