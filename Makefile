@@ -6,13 +6,16 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo test lint bench docs dist clean
+.PHONY: demo test lint bench docs dist clean models
 
 demo: $(STAMP)
 	$(BIN)/foreglow demo --overwrite
 
 test: $(STAMP)
 	$(BIN)/pytest -m "not slow"
+
+models: $(STAMP)
+	$(BIN)/python -m foreglow.shipped
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -23,7 +26,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
 docs: $(DOCS_STAMP)
-	$(DOCS_VENV)/bin/sphinx-build -W --keep-going -b html docs docs/_build/html
+	PATH="$(CURDIR)/$(DOCS_VENV)/bin:$$PATH" sphinx-build -W --keep-going -b html docs docs/_build/html
 
 dist: $(STAMP)
 	PYTHON=$(PYTHON) .ci/wheel
@@ -36,9 +39,9 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(DOCS_STAMP): pyproject.toml
+$(DOCS_STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(DOCS_VENV)
-	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check "sphinx>=7.3" "myst-parser>=3.0"
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[docs]"
 	@touch $@
 
 clean:

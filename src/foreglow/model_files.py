@@ -72,7 +72,7 @@ def read_card(folder: Path, job: str, command: str) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(
             f"expected a model directory with {_CARD}, but {path} does not exist; give the folder "
-            f"that `{command} --out` wrote."
+            f"that `{command} --out` wrote, or the name of a model that `foreglow models` lists."
         )
     try:
         card = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from foreglow.cli import screen
-from foreglow.cli.options import Device, Json, OutFile, Overwrite, Resume, Seed, one_of
+from foreglow.cli.options import (
+    Device,
+    DustModelDirectory,
+    Json,
+    OutFile,
+    Overwrite,
+    Resume,
+    Seed,
+    one_of,
+)
 
 REGIONS = one_of("north", "south", "east", "west")
 
@@ -148,7 +157,7 @@ def dust_train(
 
 @app.command("predict")
 def dust_predict(
-    model: Annotated[Path, typer.Option(help="Model directory of `dust train`.")],
+    model: DustModelDirectory,
     hi: Annotated[Path, typer.Option(help="HI cube of `dust prepare`, with the model's channels.")],
     out: OutFile,
     mask: Annotated[
@@ -175,7 +184,7 @@ def dust_predict(
 
 @app.command("evaluate")
 def dust_evaluate(
-    model: Annotated[Path, typer.Option(help="Model directory of `dust train`.")],
+    model: DustModelDirectory,
     sky: Annotated[
         str | None, typer.Option(help="mock: the mock Galaxy instead of --cube and --dust.")
     ] = None,

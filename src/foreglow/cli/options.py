@@ -53,7 +53,25 @@ NoiseOfBands = Annotated[
 NoiseScale = Annotated[float, typer.Option(help="Factor on the instrument's noise.", min=0)]
 Unit = Annotated[str | None, typer.Option(help="Unit of maps without one: uK_CMB, ...")]
 Overwrite = Annotated[bool, typer.Option(help="Replace --out.")]
-ModelDirectory = Annotated[Path, typer.Option(help="Model directory of `recognize train`.")]
+ModelDirectory = Annotated[
+    Path,
+    typer.Option(
+        help="Model directory of `recognize train`, or mock-four, which comes with foreglow.",
+        autocompletion=one_of("mock-four"),
+    ),
+]
 ContextDirectory = Annotated[
-    Path | None, typer.Option(help="Context directory of `recognize context`; else pixel by pixel.")
+    Path | None,
+    typer.Option(
+        help="Context directory of `recognize context`, or mock-four-neighbours; else pixel by "
+        "pixel.",
+        autocompletion=one_of("mock-four-neighbours"),
+    ),
+]
+DustModelDirectory = Annotated[
+    Path,
+    typer.Option(
+        help="Model directory of `dust train`, or mock-dust, which comes with foreglow.",
+        autocompletion=one_of("mock-dust"),
+    ),
 ]

@@ -13,6 +13,7 @@ from foreglow.dust.networks import DustNetwork, make_network
 from foreglow.errors import ModelError, ShapeError
 from foreglow.maps.gnomonic import Grid
 from foreglow.model_files import DAMAGED, damaged, read_card, read_weights, write_model
+from foreglow.shipped import find_model
 
 _JOB = "dust"
 _COMMAND = "foreglow dust train"
@@ -173,14 +174,14 @@ class DustModel:
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "DustModel":
-        """Read what `save` wrote; nothing pickled is loaded.
+        """Read what `save` wrote, or a shipped model by its name; nothing pickled is loaded.
 
         Raises
         ------
         ModelError
             If the folder is no model, damaged, or not one of dust.
         """
-        folder = Path(folder)
+        folder = find_model(folder)
         card = read_card(folder, _JOB, _COMMAND)
         try:
             names = ("network", "inputs", "width", "velocity_kms", "nside", "target_unit")

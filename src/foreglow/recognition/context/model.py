@@ -21,6 +21,7 @@ from foreglow.model_files import (
     write_model,
 )
 from foreglow.recognition.context.networks import CONTEXT_NETWORKS
+from foreglow.shipped import find_model
 
 MAX_NSIDE = 256  # the whole sky is held at once, about 3 GiB for four models there
 _JOB = "context"
@@ -125,14 +126,14 @@ class ContextModel:
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "ContextModel":
-        """Read what `save` wrote; nothing pickled is loaded.
+        """Read what `save` wrote, or a shipped model by its name; nothing pickled is loaded.
 
         Raises
         ------
         ModelError
             If the folder is no model, damaged, or not one of spatial context.
         """
-        folder = Path(folder)
+        folder = find_model(folder)
         card = read_card(folder, _JOB, _COMMAND)
         try:
             model = cls.untrained(card.pop("network"), 0)
