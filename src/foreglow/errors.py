@@ -27,3 +27,7 @@ class SkyError(ForeglowError):
 
 class RunError(ForeglowError):
     """A run directory that cannot be written, continued or reported."""
+
+
+class DataError(ForeglowError):
+    """A public data product that is unknown, cannot be fetched or is not what it should be."""

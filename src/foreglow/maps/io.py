@@ -17,11 +17,13 @@ from foreglow.maps.conventions import UNITS, canonical_frame, canonical_unit, wa
 from foreglow.maps.table import Column, PixelIndex, Table, open_table
 
 _ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
-_STOKES_NAMES = ("{}", "{}_STOKES", "STOKES_{}", "{}_POLARISATION", "{}_POLARIZATION")
+_STOKES_NAMES = (
+    "{}", "{}_STOKES", "STOKES_{}", "{}_POLARISATION", "{}_POLARIZATION", "{}_ML_FULL",
+)  # fmt: skip
 _RMS_NAMES = ("{}_RMS", "RMS_{}", "{}_SIGMA", "SIGMA_{}", "{}_NOISE", "NOISE_{}", "{}_NOISE_RMS")
 _Q_AND_U = [{p.format(letter) for p in _STOKES_NAMES} for letter in "QU"]
 _Q_AND_U_RMS = [{p.format(letter) for p in _STOKES_NAMES + _RMS_NAMES} for letter in "QU"]
-_INTENSITY = {"I", "T", "I_STOKES", "STOKES_I", "TEMPERATURE", "INTENSITY"}
+_INTENSITY = {"I", "T", "I_STOKES", "STOKES_I", "TEMPERATURE", "INTENSITY", "I_ML_FULL"}
 _COUNTS = {"HITS", "N_OBS", "NOBS"}
 
 
@@ -191,15 +193,17 @@ def open_intensity_map(path: str | Path, unit: str | None = None) -> IntensityMa
     """Open the intensity column of a FITS file for streaming.
 
     It is found by its name (I_STOKES, TEMPERATURE, I, ...), else is the first of a 1- or 3-column
-    table. Parameters, errors and warnings are those of `open_polarisation_map`; POLCCONV is not
-    read.
+    table; `mask.fits[GAL070]` names another. Parameters, errors and warnings are those of
+    `open_polarisation_map`; POLCCONV is not read.
 
     Returns
     -------
     IntensityMap
     """
-    table = open_table(Path(path))
-    return IntensityMap(**_describe(table, [_find_intensity(table)], unit))
+    file, column = _split_column(Path(path))
+    table = open_table(file)
+    number = _find_intensity(table) if column is None else _find_named(table, column)
+    return IntensityMap(**_describe(table, [number], unit))
 
 
 def open_noise_map(path: str | Path, unit: str | None = None) -> NoiseMap:
@@ -259,6 +263,25 @@ def _find_stokes(table: Table, spellings: Sequence[set[str]]) -> list[int]:
     )
 
 
+def _split_column(path: Path) -> tuple[Path, str | None]:
+    """The file and the column of `file.fits[COLUMN]`."""
+    named = re.fullmatch(r"(.+)\[([^\[\]]+)\]", path.name)
+    if named is None or path.exists():
+        return path, None
+    return path.with_name(named[1]), named[2]
+
+
+def _find_named(table: Table, column: str) -> int:
+    """Number of a column by its own name."""
+    wanted = column.strip().upper()
+    hits = [i for i in table.sky_columns if (table.columns[i].name or "").upper() == wanted]
+    if len(hits) == 1:
+        return hits[0]
+    raise MapError(
+        f"{table.path}: expected one column {column}, got columns {table.listing}; name one of them"
+    )
+
+
 def _find_intensity(table: Table) -> int:
     """Column number of the intensity, by name, else by position."""
     names = _sky_names(table)
@@ -271,7 +294,7 @@ def _find_intensity(table: Table) -> int:
         return first
     raise MapError(
         f"{table.path}: expected one column I_STOKES (or TEMPERATURE, I, ...), got columns "
-        f"{table.listing}; rename it (TTYPE)"
+        f"{table.listing}; rename it (TTYPE), or name the one to take, {table.path.name}[COLUMN]"
     )
 
 

@@ -22,6 +22,7 @@ from astropy.utils.exceptions import AstropyWarning
 from foreglow.errors import MapError
 
 _STORED_TYPES = {"E": ">f4", "D": ">f8", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8"}
+_PIXEL_NUMBERS = ("PIXEL", "HPXINDEX")  # of healpy and of HI4PI
 # What gzip and the disk raise, then what astropy raises on a damaged header.
 _UNREADABLE = (OSError, EOFError, zlib.error, fits.VerifyError, ValueError, KeyError, TypeError)
 
@@ -168,7 +169,7 @@ def open_table(path: Path) -> Table:
             f"{path}: damaged header: the columns (TFORM) take {row_size} bytes a row, NAXIS1 "
             f"says {rows.shape[1]}; write the file again"
         )
-    named = [i for i, c in enumerate(columns) if (c.name or "").upper() == "PIXEL"]
+    named = [i for i, c in enumerate(columns) if (c.name or "").upper() in _PIXEL_NUMBERS]
     return Table(path, header, columns, rows, named[0] if named else None)
 
 

@@ -1,0 +1,118 @@
+"""Open a file and say what it is, which commands it fits, and what is wrong with it."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from foreglow.data.check_table import check_table, velocity_notes
+from foreglow.data.registry import find_product, identify
+from foreglow.data.report import ColumnFound, Report
+from foreglow.errors import DataError
+from foreglow.maps.conventions import MapWarning
+from foreglow.maps.cube import open_cube
+from foreglow.maps.cube_fits import ImageCube, open_image_cube
+from foreglow.maps.cube_healpix import is_healpix
+
+
+def check_file(path: Path) -> Report:
+    """Open a file, read it and compare it with what the registry says of its product.
+
+    Parameters
+    ----------
+    path : Path
+        FITS (HEALPix table or cube), an HI cube of `foreglow dust prepare`, a sky directory, or a
+        table of PySM.
+
+    Raises
+    ------
+    ForeglowError
+        If it cannot be read at all, with the reader's own message.
+    """
+    if path.is_dir():
+        return _check_folder(path)
+    if not path.is_file():
+        raise DataError(f"{path}: expected a file or folder to check, got none; check the path")
+    with path.open("rb") as stream:
+        begins = stream.read(64).lstrip()
+    if not begins:
+        raise DataError(f"{path}: expected a file, got an empty one; fetch or copy it again")
+    if begins[:1] == b"<":
+        raise DataError(
+            f"{path}: expected FITS, got a web page, as archives send that want a browser; open "
+            "its address in one and save the file from there"
+        )
+    if path.suffix == ".txt":
+        return _check_text(path)
+    return check_table(path) if is_healpix(path) else _check_image(path)
+
+
+def _check_folder(path: Path) -> Report:
+    if (path / "sky.toml").is_file():
+        from foreglow.sky.templates import load_templates
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", MapWarning)
+            templates = load_templates(str(path))
+        said = tuple(dict.fromkeys(str(warning.message) for warning in caught))
+        what = f"a sky directory, synchrotron, dust and AME at Nside {templates.nside}"
+        return Report(str(path), what, fits=(f"foreglow reproduce PAPER --sky {path}",), notes=said)
+    cube = open_cube(path)
+    what = cube.summary().removeprefix(f"{path}: ")
+    fits = (f"foreglow dust train --cube {path}", f"foreglow dust predict --hi {path}")
+    notes = velocity_notes(cube.velocity_kms)
+    return Report(str(path), f"an HI cube of foreglow, {what}", fits=fits, notes=notes)
+
+
+def _check_text(path: Path) -> Report:
+    try:
+        table = np.loadtxt(path, ndmin=2)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}: expected a table of numbers, as PySM's emissivity.txt, got {error}; fetch it "
+            "again with `foreglow data fetch pysm-templates/emissivity.txt`"
+        ) from error
+    product = identify(path.name, [])
+    what = f"a text table of {table.shape[0]} rows and {table.shape[1]} columns"
+    problems = []
+    if product is not None and (table.shape[1] != 2 or (np.diff(table[:, 0]) <= 0).any()):
+        problems.append("expected two columns, frequency (GHz) ascending and emissivity")
+    name = product.name if product else None
+    fits = (product.use,) if product and not problems else ()
+    return Report(str(path), what, name, fits=fits, problems=tuple(problems))
+
+
+def _check_image(path: Path) -> Report:
+    with open_image_cube(path) as cube:
+        kms = cube.velocity.kms
+        beam = "unknown" if cube.beam_arcmin is None else f"{cube.beam_arcmin:g} arcmin"
+        rows, columns = cube.shape
+        what = (
+            f"a cube of {len(kms)} channels from {kms[0]:.2f} to {kms[-1]:.2f} km/s (LSRK), "
+            f"{columns} x {rows} pixels of {cube.pixel_arcmin:.3g} arcmin, beam {beam}"
+        )
+        column = _look_at_channel(cube)
+        of_survey = "HI4PI" in str(cube.header.get("OBJECT", "")).upper()
+    product = identify(path.name, [])
+    if product is None and of_survey:
+        product = find_product("hi4pi-tiles")
+    problems = () if column.least is not None else ("its middle channel holds nothing",)
+    command = f"foreglow dust prepare --cube {path}"
+    return Report(
+        str(path),
+        what if product is None else f"{product.title}: {what}",
+        None if product is None else product.name,
+        (column,),
+        (command,) if not problems else (),
+        velocity_notes(kms),
+        problems,
+    )
+
+
+def _look_at_channel(cube: ImageCube) -> ColumnFound:
+    middle = len(cube.velocity.kms) // 2
+    values = cube.read(middle, middle + 1)
+    seen = values[np.isfinite(values)]
+    unobserved = values.size - seen.size
+    least, greatest = (float(seen.min()), float(seen.max())) if seen.size else (None, None)
+    return ColumnFound(f"(channel {middle + 1})", "K", unobserved, 0, least, greatest)

@@ -1,0 +1,226 @@
+"""A HEALPix table: read, and compared with what the registry says of its product."""
+
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import healpy as hp
+import numpy as np
+
+from foreglow.data.registry import Product, identify
+from foreglow.data.report import ColumnFound, Report
+from foreglow.errors import ForeglowError, MapError
+from foreglow.maps.conventions import MapWarning, canonical_frame, canonical_unit
+from foreglow.maps.cube_healpix import open_healpix_cube
+from foreglow.maps.io import open_intensity_map, open_polarisation_map
+from foreglow.maps.table import Column, Table, open_table
+
+_BLOCK = 1 << 21  # pixels at a time
+_LOOKED_AT = 3  # columns whose values are read, where the registry names none
+_ANY_UNIT = "uK_RJ"  # masks have no unit, and their reader wants one
+_ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
+_MEMORY = 1 << 30  # bytes that a gzipped table may take
+_PAPER_KMS = (-64.5, 17.0)
+
+
+def check_table(path: Path) -> Report:
+    """Read a HEALPix table; see `foreglow.data.check.check_file`."""
+    table = open_table(path)
+    names = [c.name or "" for c in table.columns]
+    product = identify(path.name, names)
+    if "CTYPE3" in table.header:
+        return _check_channels(path, product)
+    columns, unread = _read_columns(table, _columns_of_interest(table, product))
+    notes, problems = _compare(table, product, columns) if product else ([], [])
+    problems += unread + _bad_values(columns)
+    fits, said, reasons = _uses(path, product)
+    if not fits and (product is None or product.kind not in ("table", "template")):
+        problems += reasons
+    if product is not None and product.kind in ("table", "template"):
+        fits = [product.use]
+    return Report(
+        str(path),
+        f"{product.title if product else 'no product of the registry'}: {_in_words(table)}",
+        product.name if product else None,
+        tuple(columns),
+        tuple(fits) if not problems else (),
+        tuple(notes + said),
+        tuple(problems),
+    )
+
+
+def _check_channels(path: Path, product: Product | None) -> Report:
+    cube = open_healpix_cube([path], None, None, _MEMORY)
+    kms = cube.velocity.kms
+    what = (
+        f"an HI cube of {len(kms)} channels from {kms[0]:.2f} to {kms[-1]:.2f} km/s (LSRK), HEALPix"
+        f" {cube.ordering}, Nside {cube.nside}"
+    )
+    fits = (f"foreglow dust prepare --cube {path}",)
+    name = product.name if product else None
+    return Report(str(path), what, name, fits=fits, notes=velocity_notes(kms))
+
+
+def _in_words(table: Table) -> str:
+    nside = table.keyword("NSIDE").removesuffix(".0") or "not stated"
+    ordering = _ORDERINGS.get(table.keyword("ORDERING"), "ordering not stated")
+    frame = table.keyword("COORDSYS") or "frame not stated"
+    shown = table.listing if len(table.listing) < 200 else f"{table.listing[:200]}..."
+    return f"HEALPix table, Nside {nside}, {ordering}, {frame}, columns {shown}"
+
+
+def _columns_of_interest(table: Table, product: Product | None) -> list[int]:
+    """Numbers of the columns to read: those that the registry takes, else the first ones."""
+    wanted = re.findall(r"\w+", product.column or "") if product else []
+    named = [i for i in table.sky_columns if table.columns[i].name in wanted]
+    return named or table.sky_columns[: 1 if product else _LOOKED_AT]
+
+
+def _read_columns(table: Table, numbers: list[int]) -> tuple[list[ColumnFound], list[str]]:
+    found, unread = [], []
+    for number in numbers:
+        try:
+            found.append(_look_at(table.column(number)))
+        except MapError as error:
+            unread.append(str(error))
+    return found, unread
+
+
+def _look_at(column: Column) -> ColumnFound:
+    """Read all of a column, a block at a time."""
+    unobserved = bad = 0
+    least, greatest = np.inf, -np.inf
+    for first in range(0, column.cells.size, _BLOCK):
+        values = column.take(np.arange(first, min(first + _BLOCK, column.cells.size)))
+        unobserved += int(np.isnan(values).sum())
+        bad += int(np.isinf(values).sum())
+        seen = values[np.isfinite(values)]
+        if seen.size:
+            least, greatest = min(least, float(seen.min())), max(greatest, float(seen.max()))
+    ends = (least, greatest) if least <= greatest else (None, None)
+    return ColumnFound(column.name, column.unit, unobserved, bad, *ends)
+
+
+def _bad_values(columns: list[ColumnFound]) -> list[str]:
+    problems = [
+        f"expected finite values in column {c.name}, got NaN or Inf in {c.bad} pixels; mark "
+        f"unobserved pixels as UNSEEN ({hp.UNSEEN})"
+        for c in columns
+        if c.bad
+    ]
+    problems += [
+        f"expected a map in column {c.name}, got no observed pixel; fetch or copy it again"
+        for c in columns
+        if c.least is None and not c.bad
+    ]
+    return problems
+
+
+def _compare(
+    table: Table, product: Product, columns: list[ColumnFound]
+) -> tuple[list[str], list[str]]:
+    """Notes and problems: what the file says of itself beside what the registry says."""
+    notes, problems = [], []
+    missing = [name for name in product.columns if name not in [c.name for c in table.columns]]
+    if missing:
+        problems.append(
+            f"expected the columns of {product.name}, got none called {', '.join(missing)}; the "
+            "file is another product, or a copy with other names"
+        )
+    ordering = _ORDERINGS.get(table.keyword("ORDERING"))
+    if product.ordering and ordering not in (None, product.ordering):
+        notes.append(f"ordering {ordering}, the archive's is {product.ordering}: a copy")
+    nside = table.keyword("NSIDE").removesuffix(".0")
+    if product.nside and nside != str(product.nside):
+        notes.append(f"Nside {nside or 'not stated'}, the archive's is {product.nside}: a copy")
+    frame = table.keyword("COORDSYS")
+    if product.frame and frame and canonical_frame("COORDSYS", frame) != product.frame:
+        problems.append(
+            f"expected COORDSYS {product.frame}, got {frame}; it was turned, or is another product"
+        )
+    problems += [p for c in columns if (p := _wrong_unit(product, c)) is not None]
+    return notes, problems
+
+
+def _wrong_unit(product: Product, column: ColumnFound) -> str | None:
+    """What is wrong with a unit that the header states, where the registry names one."""
+    expected = product.unit or ""
+    if product.kind not in ("map", "table") or not column.unit:
+        return None
+    try:
+        agrees = canonical_unit("", column.unit) == canonical_unit("", expected)
+    except MapError:
+        agrees = _plain(column.unit) == _plain(expected)
+        # a bare kelvin leaves its scale to us
+        agrees |= _plain(column.unit) == _plain(expected.partition("_")[0])
+    if agrees:
+        return None
+    return (
+        f"expected {expected} in column {column.name}, got unit {column.unit!r}; the file is "
+        "another product, or was converted"
+    )
+
+
+def _plain(unit: str) -> str:
+    return re.sub(r"[\s^*{}()]", "", unit).lower().replace("1/cm2", "cm-2")
+
+
+def _uses(path: Path, product: Product | None) -> tuple[list[str], list[str], list[str]]:
+    """Commands that take the file, what their readers warned of, and why others do not."""
+    if product is not None and product.kind == "mask":
+        column = f"{path}[{product.column}]"
+        trials = [(f"--mask '{column}' of foreglow dust train, predict", _mask, column)]
+    else:
+        trials = [
+            ("--maps BAND=FILE of foreglow recognize classify, fit (Q,U)", _polarised, str(path)),
+            (
+                "--dust FILE of foreglow dust train, predict, evaluate",
+                open_intensity_map,
+                str(path),
+            ),
+        ]
+    fits, said, reasons = [], [], []
+    for use, opener, file in trials:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", MapWarning)
+            try:
+                opener(file)
+                fits.append(use)
+            except ForeglowError as error:
+                reasons.append(f"{use.split(' of ')[0]}: {_without_path(str(error), path)}")
+                continue
+        said += [_without_path(str(w.message), path) for w in caught]
+    if not fits and product is None and _opens(lambda: _mask(str(path))):
+        return ["--mask FILE of foreglow dust train, predict"], said, reasons
+    return fits, list(dict.fromkeys(said)), reasons
+
+
+def _mask(path: str) -> object:
+    return open_intensity_map(path, _ANY_UNIT)
+
+
+def _polarised(path: str) -> object:
+    return open_polarisation_map(path)
+
+
+def _opens(opener: Callable[[], object]) -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MapWarning)
+        try:
+            opener()
+        except ForeglowError:
+            return False
+    return True
+
+
+def _without_path(message: str, path: Path) -> str:
+    return message.replace(f"{path}: ", "")
+
+
+def velocity_notes(kms: np.ndarray) -> tuple[str, ...]:
+    """What to know of the velocities of a cube (km/s, ascending)."""
+    low, high = _PAPER_KMS
+    if kms[0] <= low + 2 and kms[-1] >= high - 2:
+        return ()
+    return (f"it does not reach over {low:g} to {high:g} km/s, the range of Zhang et al. 2019",)

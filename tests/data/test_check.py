@@ -1,0 +1,213 @@
+"""Every product of the registry against a file of its exact form; and files that are wrong."""
+
+import gzip
+
+import healpy as hp
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import product_forms as forms
+from foreglow.data.check import check_file
+from foreglow.data.registry import load_registry
+from foreglow.errors import ForeglowError
+from foreglow.maps.conventions import MapWarning
+from foreglow.maps.cube import write_cube
+from foreglow.maps.io import open_intensity_map, open_polarisation_map
+
+TAKEN = {
+    "hi4pi-cube": ("dust prepare --cube", ["(channel 21)"]),
+    "hi4pi-tiles": ("dust prepare --cube", ["(channel 21)"]),
+    "hi4pi-nhi": ("to compare with", ["NHI"]),
+    "planck-commander-dust": ("--dust FILE", ["I_ML_FULL"]),
+    "planck-commander-qu": ("--maps BAND=FILE", ["Q_ML_FULL", "U_ML_FULL"]),
+    "planck-gnilc-dust": ("--dust FILE", ["I"]),
+    "planck-gnilc-iqu": ("--dust FILE", ["I_STOKES", "Q_STOKES", "U_STOKES"]),
+    "planck-gnilc-iqu-80": ("--maps BAND=FILE", ["I_STOKES", "Q_STOKES", "U_STOKES"]),
+    "planck-mask-apo0": ("[GAL070]' of foreglow dust train", ["GAL070"]),
+    "planck-mask-apo2": ("[GAL070]' of foreglow dust train", ["GAL070"]),
+    "planck-mask-apo5": ("[GAL070]' of foreglow dust train", ["GAL070"]),
+    "pysm-templates": ("PYSM_LOCAL_DATA", ["TEMPERATURE"]),
+}
+
+
+def test_every_product_has_a_file_of_its_form():
+    assert {p.name for p in load_registry()} == set(forms.FORMS) == set(TAKEN)
+
+
+@pytest.mark.parametrize("name", forms.FORMS)
+def test_a_file_of_the_exact_form_is_recognised_and_fits(name, tmp_path):
+    report = check_file(forms.FORMS[name](tmp_path))
+    use, columns = TAKEN[name]
+    assert report.problems == ()
+    assert report.product == name
+    assert [c.name for c in report.columns] == columns
+    assert any(use in text for text in report.fits)
+    product = next(p for p in load_registry() if p.name == name)
+    if product.kind == "map":
+        assert {c.unit for c in report.columns} == {product.unit}
+        assert [c.unobserved for c in report.columns] == [2] * len(columns)
+        assert product.ordering in report.what
+
+
+@pytest.mark.parametrize("name", ["planck-gnilc-iqu", "planck-gnilc-iqu-80", "planck-mask-apo0"])
+def test_a_file_of_another_name_is_recognised_by_its_columns(name, tmp_path):
+    path = forms.FORMS[name](tmp_path).rename(tmp_path / "mine.fits")
+    assert check_file(path).product == name
+
+
+def test_the_emissivity_of_pysm(tmp_path):
+    report = check_file(forms.pysm_emissivity(tmp_path))
+    assert (report.product, report.sound) == ("pysm-templates", True)
+    path = tmp_path / "emissivity.txt"
+    path.write_text("1 2 3\n4 5 6\n")
+    assert "expected two columns" in check_file(path).problems[0]
+    path.write_text("no numbers here\n")
+    with pytest.raises(ForeglowError, match=r"expected a table of numbers.*fetch it again"):
+        check_file(path)
+
+
+def test_nhi_is_found_though_it_is_the_last_column_and_the_pixels_are_numbered(tmp_path):
+    path = forms.hi4pi_nhi(tmp_path)
+    nhi = open_intensity_map(f"{path}[NHI]", "uK_RJ")  # its unit is none of a map's
+    glat = hp.pix2ang(forms.NSIDE, np.arange(forms.N_PIX), lonlat=True)[1]
+    np.testing.assert_allclose(nhi.read(np.arange(forms.N_PIX)), 1e20 * np.abs(glat))
+
+
+def test_readers_take_the_column_that_the_registry_names(tmp_path):
+    pixels = np.arange(forms.N_PIX)
+    dust = open_intensity_map(forms.commander_dust(tmp_path))
+    expected = forms.sky(0)[hp.ring2nest(forms.NSIDE, pixels)]
+    expected[expected == hp.UNSEEN] = np.nan
+    np.testing.assert_allclose(dust.read(pixels), expected, rtol=1e-6)
+    assert open_polarisation_map(forms.commander_qu(tmp_path)).columns[1].name == "U_ML_FULL"
+    mask = open_intensity_map(f"{forms.galactic_mask(tmp_path)}[gal070]", "uK_RJ")
+    assert 0.65 < mask.read(pixels).mean() < 0.75
+
+
+def test_an_unknown_column_is_named(tmp_path):
+    path = forms.galactic_mask(tmp_path)
+    with pytest.raises(ForeglowError, match=r"expected one column GAL071, got columns GAL020, .*"):
+        open_intensity_map(f"{path}[GAL071]", "uK_RJ")
+
+
+def test_a_copy_of_lower_resolution_is_said_to_be_one(tmp_path):
+    report = check_file(forms.gnilc_dust(tmp_path))
+    assert report.notes == ("Nside 8, the archive's is 2048: a copy",)
+
+
+def test_a_map_of_nobody(tmp_path):
+    columns = [(f"{letter}_STOKES", "E", "uK_CMB", forms.sky()) for letter in "QU"]
+    path = forms.healpix(tmp_path / "mine.fits", columns, POLCCONV="COSMO")
+    report = check_file(path)
+    assert (report.product, report.sound) == (None, True)
+    assert report.fits == ("--maps BAND=FILE of foreglow recognize classify, fit (Q,U)",)
+    one = forms.healpix(tmp_path / "m.fits", [("MASK", "E", None, np.ones(forms.N_PIX))])
+    assert check_file(one).fits == ("--mask FILE of foreglow dust train, predict",)
+
+
+def test_cubes_and_sky_directories(tmp_path, real_data):
+    assert "a sky directory" in check_file(real_data / "pysm64").what
+    cube = write_cube(tmp_path / "hi.zarr", [-10.0, 0.0], np.ones((2, 192)), 4, None, "test")
+    report = check_file(cube.path)
+    assert report.what.startswith("an HI cube of foreglow, 2 channels from -10.00 to 0.00 km/s")
+    assert "does not reach over -64.5 to 17 km/s" in report.notes[0]
+
+
+def test_conventions_that_a_reader_assumes_are_told_and_not_warned_of(tmp_path):
+    columns = [(f"{letter}_STOKES", "E", "uK_CMB", forms.sky()) for letter in "QU"]
+    path = forms.healpix(tmp_path / "mine.fits", columns)
+    report = check_file(path)
+    assert report.notes == ("no POLCCONV in the header, taken as COSMO; set it to silence this",)
+    with pytest.warns(MapWarning):
+        open_polarisation_map(path)
+
+
+def broken_name(folder):
+    return forms.healpix(
+        folder / "COM_CompMap_Dust-GNILC-F353_2048_R2.00.fits",
+        [("I", "E", "K_CMB", forms.sky())],
+    )
+
+
+def without_ordering(folder):
+    path = forms.gnilc_dust(folder)
+    fits.delval(path, "ORDERING", ext=1)
+    return path
+
+
+def without_unit(folder):
+    return forms.healpix(folder / "d.fits", [("I", "E", None, forms.sky())], ORDERING="?")
+
+
+def turned(folder):
+    path = forms.gnilc_dust(folder)
+    fits.setval(path, "COORDSYS", value="C", ext=1)
+    return path
+
+
+def with_nan(folder):
+    values = forms.sky()
+    values[5] = np.nan
+    path = folder / "COM_CompMap_Dust-GNILC-F353_2048_R2.00.fits"
+    return forms.healpix(path, [("I", "E", "MJy/sr", values)])
+
+
+def nothing_observed(folder):
+    path = folder / "COM_CompMap_Dust-GNILC-F353_2048_R2.00.fits"
+    return forms.healpix(path, [("I", "E", "MJy/sr", np.full(forms.N_PIX, hp.UNSEEN))])
+
+
+def renamed_columns(folder):
+    path = forms.galactic_mask(folder)
+    fits.setval(path, "TTYPE4", value="SEVENTY", ext=1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (broken_name, "expected MJy/sr in column I, got unit 'K_CMB'; the file is another product"),
+        (without_ordering, "expected ORDERING RING or NESTED in the header, got none"),
+        (without_unit, "expected a unit (TUNIT) for column I, got none"),
+        (turned, "expected COORDSYS G, got C; it was turned"),
+        (with_nan, "expected finite values in column I, got NaN or Inf in 1 pixels"),
+        (nothing_observed, "expected a map in column I, got no observed pixel"),
+        (renamed_columns, "got none called GAL070"),
+    ],
+)
+def test_what_is_wrong_is_said(make, problem, tmp_path):
+    report = check_file(make(tmp_path))
+    assert not report.sound
+    assert any(problem in text for text in report.problems), report.problems
+    assert report.fits == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "got an empty one; fetch or copy it again"),
+        (b"<!DOCTYPE html><html>", "got a web page, as archives send that want a browser"),
+        (b"plain text that is no FITS", "expected a FITS cube"),
+        (gzip.compress(b"no FITS either"), "expected a FITS cube"),
+    ],
+)
+def test_what_is_no_fits_is_refused(content, message, tmp_path):
+    path = tmp_path / "download.fits"
+    path.write_bytes(content)
+    with pytest.raises(ForeglowError) as caught:
+        check_file(path)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["hi4pi-tiles", "planck-mask-apo0", "hi4pi-nhi"])
+def test_a_truncated_file_is_refused(name, tmp_path):
+    path = forms.FORMS[name](tmp_path)
+    path.write_bytes(path.read_bytes()[:-6000])
+    with pytest.raises(ForeglowError, match="truncated"):
+        check_file(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ForeglowError, match="got none; check the path"):
+        check_file(tmp_path / "nothing.fits")
