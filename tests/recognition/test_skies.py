@@ -249,7 +249,7 @@ def test_refuses_a_file_for_a_folder(tmp_path, sky, instrument):
         ({"nside": 0}, "expected a positive integer Nside"),
         ({"blob_deg": 0.0, "regions": "blobs"}, "expected a scale from one pixel"),
         ({"noise_scale": -1.0}, "expected noise_scale >= 0"),
-        ({"instrument": "planck"}, "expected a built-in instrument"),
+        ({"instrument": "nobody"}, "expected a built-in instrument"),
         ({"sky": "nowhere"}, "sky.toml does not exist"),
     ],
 )

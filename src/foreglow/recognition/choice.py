@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from foreglow.errors import ModelError
 from foreglow.recognition.laplace import log_evidence
 from foreglow.recognition.parametric import Fit, fit, observed
+from foreglow.recognition.skies import SimulatedSky
 from foreglow.recognition.skymodel import candidate
+from foreglow.sky.bandpass import Bands
+from foreglow.sky.instrument import Instrument
 
 Criterion = Literal["chi2", "aic", "bic", "evidence"]
 CRITERIA: tuple[Criterion, ...] = ("chi2", "aic", "bic", "evidence")
@@ -137,7 +141,7 @@ class Choice:
 
 def choose(
     models: tuple[str, ...],
-    frequency_ghz: Tensor,
+    frequency_ghz: Tensor | Bands,
     data: Tensor,
     sigma: Tensor,
     curvature: float | None = None,
@@ -148,7 +152,7 @@ def choose(
     ----------
     models : tuple of str
         Names of `MODELS`.
-    frequency_ghz : Tensor, shape (n_band,)
+    frequency_ghz : Tensor, shape (n_band,), or Bands
     data : Tensor, shape (n, 2, n_band)
         Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
     sigma : Tensor, shape (n, n_band)
@@ -175,3 +179,27 @@ def choose(
     ]
     n_data = 2 * observed(data, sigma).sum(1)
     return Choice(models, fits, torch.stack(evidence, 1), n_data)
+
+
+def choose_on_sky(
+    sky: SimulatedSky,
+    instrument: Instrument,
+    models: tuple[str, ...],
+    curvature: float | None = None,
+    device: torch.device | str = "cpu",
+) -> Choice:
+    """Fit every model to every pixel of a simulated sky; see `choose`.
+
+    Parameters
+    ----------
+    sky : SimulatedSky
+        With noise.
+    instrument : Instrument
+    models : tuple of str
+    curvature : float, optional
+        C of the curved models; by default it is free.
+    device : torch.device or str
+    """
+    data = torch.from_numpy(np.moveaxis(sky.data, 2, 0)).to(device)
+    sigma = torch.from_numpy(sky.sigma).to(device).expand(len(data), -1)
+    return choose(models, instrument.bands, data, sigma, curvature)

@@ -135,7 +135,8 @@ class _Law:
     """The training law, whitened by noise and CMB."""
 
     whitener: Tensor  # (band, band): W with W^T W = (N + CMB)^-1
-    log_ratio: Tensor  # (band,)
+    from_nodes: Tensor  # (node, band): the mean of a spectrum over bands, whitened
+    log_ratio: Tensor  # (node,)
     dust: Tensor  # (band,), whitened
     ame: Tensor  # (band,), whitened
     mean: Tensor  # (template, stokes, 2): synchrotron, dust
@@ -143,18 +144,20 @@ class _Law:
 
     @classmethod
     def of(cls, sigma: Tensor, templates: Templates, instrument: Instrument) -> "_Law":
-        frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+        bands = instrument.bands
+        frequency = bands.node_ghz
         floor = _LEAST_SCALE * torch.from_numpy(instrument.noise_rms(templates.nside))
         noise = torch.maximum(sigma.double(), floor)
-        cmb = cmb_polarisation_rms(templates.nside) * seds.cmb(frequency)
+        cmb = cmb_polarisation_rms(templates.nside) * bands.average(seds.cmb(frequency))
         covariance = torch.diag(noise**2) + torch.outer(cmb, cmb)
         whitener = torch.linalg.inv(torch.linalg.cholesky(covariance))
         mean = np.stack([templates.synchrotron, templates.dust], axis=-1)  # (stokes, pixel, 2)
         return cls(
             whitener,
+            whitener.T if bands.weight is None else bands.weight @ whitener.T,
             torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ),
-            whitener @ seds.modified_blackbody(frequency),
-            whitener @ seds.spinning_dust(frequency),
+            whitener @ bands.average(seds.modified_blackbody(frequency)),
+            whitener @ bands.average(seds.spinning_dust(frequency)),
             torch.from_numpy(mean).double().transpose(0, 1).contiguous(),
             torch.from_numpy(templates.ame).double(),
         )
@@ -204,7 +207,7 @@ def _synchrotron(law: _Law, beta: Tensor, curvature: float) -> tuple[Tensor, Ten
     """Whitened SED and its derivative by beta, shape (*beta, band)."""
     exponent = (beta[..., None] + curvature * law.log_ratio) * law.log_ratio
     sed = torch.exp(exponent)
-    return sed @ law.whitener.T, (sed * law.log_ratio) @ law.whitener.T
+    return sed @ law.from_nodes, (sed * law.log_ratio) @ law.from_nodes
 
 
 def _beta_posterior(

@@ -20,6 +20,7 @@ _REFERENCE_NSIDE = 16
 _CLEANED_BELOW_GHZ = 100.0
 _BETA_MEAN, _BETA_PRECISION = -3.0, 1 / 0.2**2
 _NEWTON_STEPS = 3
+_LEAST_STEP = 0.03  # in ln frequency: bands of one frequency have no slope between them
 _TINY = 1e-12
 
 
@@ -68,36 +69,43 @@ class CleanedLogFeatures(nn.Module):
     clean: Tensor
     clean_squared: Tensor
     projection: Tensor
+    from_nodes: Tensor
     log_ratio: Tensor
     ame: Tensor
     log_step: Tensor
 
     def __init__(self, instrument: Instrument):
         super().__init__()
-        frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
-        low = frequency < _CLEANED_BELOW_GHZ
+        centre = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+        low = centre < _CLEANED_BELOW_GHZ
         if low.sum() < 3 or (~low).sum() < 2:
             raise InstrumentError(
                 "the foreglow network needs at least 3 bands below 100 GHz and 2 above, but "
                 f"{instrument.name!r} has {int(low.sum())} and {int((~low).sum())}."
             )
         sigma = torch.from_numpy(instrument.noise_rms(_REFERENCE_NSIDE))
+        bands = instrument.bands
+        frequency = bands.node_ghz
         log_ratio = torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ)
         power_law = seds.synchrotron(frequency, _BETA_MEAN)
         cleaned = torch.stack([seds.cmb(frequency), seds.modified_blackbody(frequency)])
         columns = torch.cat([cleaned, torch.stack([power_law, log_ratio * power_law])])
+        cleaned, columns = bands.average(cleaned), bands.average(columns)
         fit = torch.linalg.pinv((columns / sigma).T) / sigma  # (component, band)
-        clean = (torch.eye(len(frequency), dtype=torch.float64) - cleaned.T @ fit[:2])[low]
+        clean = (torch.eye(len(centre), dtype=torch.float64) - cleaned.T @ fit[:2])[low]
         projection = _complement((cleaned / sigma).T).T / sigma  # (mode, band)
+        from_nodes = projection.T if bands.weight is None else bands.weight @ projection.T
+        step = torch.log(centre / seds.SYNCHROTRON_PIVOT_GHZ)[low].diff().clamp_min(_LEAST_STEP)
         buffers = {
             "sigma": sigma,
             "fit": fit.T,
             "clean": clean.T,
             "clean_squared": (clean**2).T,
             "projection": projection.T,
+            "from_nodes": from_nodes,
             "log_ratio": log_ratio,
-            "ame": projection @ seds.spinning_dust(frequency),
-            "log_step": log_ratio[low].diff(),
+            "ame": projection @ bands.average(seds.spinning_dust(frequency)),
+            "log_step": step,
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor.float().contiguous(), persistent=False)
@@ -209,7 +217,7 @@ class CleanedLogFeatures(nn.Module):
     def _derivatives(self, beta: Tensor, order: int) -> list[Tensor]:
         """The projected power law and its derivatives by beta, each (n, mode)."""
         sed = torch.exp(beta[:, None] * self.log_ratio)
-        return [(sed * self.log_ratio**k) @ self.projection for k in range(order + 1)]
+        return [(sed * self.log_ratio**k) @ self.from_nodes for k in range(order + 1)]
 
 
 _TYPICAL_AME_PER_DUST = 0.15  # polarised AME at 30 GHz over polarised dust at 353 GHz

@@ -173,7 +173,7 @@ def fit_maps(
     opened = open_observation(instrument, maps, noise, noise_scale, unit)
     needed = _bands_needed(models, curvature)
     _validate_bands(opened, needed)
-    frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64, device=device)
+    bands = instrument.bands.to(device)
     n_pix = hp.nside2npix(opened.nside)
     sky = _empty(models, criterion, level, opened, n_pix)
     for start in range(0, n_pix, BLOCK):
@@ -183,7 +183,7 @@ def fit_maps(
         enough = np.flatnonzero(observed.sum(1) >= needed)
         if len(enough):
             values, rms = (torch.from_numpy(a[enough]).to(device) for a in (data, sigma))
-            found = choose(models, frequency, values, rms, curvature)
+            found = choose(models, bands, values, rms, curvature)
             _put(sky, pixels[enough], found)
         if progress is not None:
             progress(int(pixels[-1]) + 1, n_pix)

@@ -14,6 +14,7 @@ from foreglow.errors import ModelError
 from foreglow.recognition.parametric import observed
 from foreglow.recognition.skymodel import SkyModel
 from foreglow.sky import seds
+from foreglow.sky.bandpass import Bands
 
 # Q, U of the AME at 30 GHz over those of dust at 353 GHz [uK_RJ each], mean and rms of each Stokes
 # over the dust's modulus: 2% polarised AME of the mock Galaxy has a median ratio of 0.13 (PySM's
@@ -25,7 +26,9 @@ _MAX_STEPS = 60
 _TOLERANCE = 1e-6  # a step that promises less of half the chi-square ends the climb
 
 
-def log_evidence(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> Tensor:
+def log_evidence(
+    model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Tensor
+) -> Tensor:
     """Log evidence of a model in every pixel.
 
     The priors are those of the free parameters of `model`; flat for the amplitudes of CMB, dust
@@ -36,7 +39,7 @@ def log_evidence(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Te
     ----------
     model : SkyModel
         Dust fixed; a Gaussian prior on all that is free.
-    frequency_ghz : Tensor, shape (n_band,)
+    frequency_ghz : Tensor, shape (n_band,), or Bands
     data : Tensor, shape (n, 2, n_band)
         Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
     sigma : Tensor, shape (n, n_band)
@@ -54,15 +57,15 @@ def log_evidence(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Te
         If a free parameter has no Gaussian prior, or dust is free.
     """
     _validate(model)
-    frequency = frequency_ghz.to(data.device, torch.float64)
+    bands = Bands.of(frequency_ghz).to(data.device)
     result = torch.full((len(data),), torch.nan, dtype=torch.float64, device=data.device)
     for start in range(0, len(data), _BATCH):
         part = slice(start, start + _BATCH)
         weight, whitened = _whiten(data[part], sigma[part])
         seen = torch.nonzero((weight > 0).sum(1) >= 3).squeeze(1)
         if len(seen):
-            pixels = _reduce(model, frequency, weight[seen], whitened[seen])
-            result[start + seen] = _integrate(model, pixels)
+            pixels = _reduce(model, bands, weight[seen], whitened[seen])
+            result[start + seen] = _integrate(model, bands, pixels)
     return result
 
 
@@ -90,7 +93,8 @@ class _Pixels:
 
     A last row beside the bands holds the prior of the AME as if it were a measurement.
 
-    weight, log_ratio (n, n_row); basis (n, n_row, n_fixed), orthonormal; data (n, n_row, 2),
+    weight (n, n_row); log_ratio (n, n_node + 1), of each node of a band, and 0 for the last row;
+    basis (n, n_row, n_fixed), orthonormal; data (n, n_row, 2),
     outside it; log_volume (n,): of the amplitudes integrated out.
     """
 
@@ -101,14 +105,16 @@ class _Pixels:
     log_volume: Tensor
 
 
-def _reduce(model: SkyModel, frequency: Tensor, weight: Tensor, whitened: Tensor) -> _Pixels:
+def _reduce(model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor) -> _Pixels:
+    frequency = bands.node_ghz
     columns = [seds.cmb(frequency), _dust(model, frequency)]
-    fixed = weight[..., None] * torch.stack(columns, -1)  # (n, band, 2)
-    n, n_band = weight.shape
+    columns = bands.average(torch.stack(columns, -1), dim=0)
+    fixed = weight[..., None] * columns  # (n, band, 2)
+    n = len(weight)
     log_volume = torch.zeros_like(weight[:, 0])
     if model.ame:
-        rms = AME_OVER_DUST[1] * _dust_modulus(frequency, weight, whitened, fixed)
-        ame = weight * seds.spinning_dust(frequency)
+        rms = AME_OVER_DUST[1] * _dust_modulus(bands, weight, whitened, fixed)
+        ame = weight * bands.average(seds.spinning_dust(frequency))
         prior = torch.stack([torch.zeros_like(rms), -AME_OVER_DUST[0] / rms, 1 / rms], -1)
         fixed = torch.cat([torch.cat([fixed, ame[..., None]], 2), prior[:, None]], 1)
         log_volume = -2 * torch.log(rms)
@@ -120,7 +126,7 @@ def _reduce(model: SkyModel, frequency: Tensor, weight: Tensor, whitened: Tensor
     log_ratio = torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ)
     return _Pixels(
         torch.cat([weight, weight.new_zeros(n, 1)], 1),
-        torch.cat([log_ratio, log_ratio.new_zeros(1)]).expand(n, n_band + 1),
+        torch.cat([log_ratio, log_ratio.new_zeros(1)]).expand(n, len(log_ratio) + 1),
         basis,
         _outside(basis, data),
         log_volume,
@@ -133,9 +139,9 @@ def _dust(model: SkyModel, frequency: Tensor) -> Tensor:
     )
 
 
-def _dust_modulus(frequency: Tensor, weight: Tensor, whitened: Tensor, fixed: Tensor) -> Tensor:
+def _dust_modulus(bands: Bands, weight: Tensor, whitened: Tensor, fixed: Tensor) -> Tensor:
     """Polarised dust of a pixel at 353 GHz (n,), at least its own error [uK_RJ]."""
-    synchrotron = weight * seds.synchrotron(frequency, -3.0)
+    synchrotron = weight * bands.average(seds.synchrotron(bands.node_ghz, -3.0))
     basis, _ = _orthonormal(torch.cat([fixed[..., :1], synchrotron[..., None]], 2))
     dust = _outside(basis, fixed[..., 1:])
     power = dust.square().sum((1, 2))
@@ -177,15 +183,14 @@ class _Point:
     hessian: Tensor
 
 
-def _evaluate(model: SkyModel, pixels: _Pixels, parameters: Tensor) -> _Point:
+def _evaluate(model: SkyModel, bands: Bands, pixels: _Pixels, parameters: Tensor) -> _Point:
     power = {"beta_s": 1, "curvature": 2}  # of the log of frequency that a parameter multiplies
     place = [power[name] for name in model.free]
     ratio = pixels.log_ratio
     bent = torch.full_like(ratio, model.fixed.get("curvature", 0.0)) * ratio**2
     for k, p in enumerate(place):
         bent = bent + parameters[:, k : k + 1] * ratio**p
-    spectrum = pixels.weight * torch.exp(bent)
-    moments = torch.stack([spectrum * ratio**k for k in range(2 * place[-1] + 1)], -1)
+    moments = _moments(bands, pixels.weight, torch.exp(bent), ratio, 2 * place[-1])
     columns = _outside(pixels.basis, moments[..., [0, *place]])
     gram = columns.mT @ columns
     length, aside = gram[:, 0, 0], gram[:, 1:, :1] / gram[:, :1, :1]  # aside (n, p, 1)
@@ -209,9 +214,19 @@ def _evaluate(model: SkyModel, pixels: _Pixels, parameters: Tensor) -> _Point:
     return _Point(parameters, log_value, cost, fall + pull / rms, fisher + narrow, hessian + narrow)
 
 
-def _integrate(model: SkyModel, pixels: _Pixels) -> Tensor:
+def _moments(bands: Bands, weight: Tensor, spectrum: Tensor, ratio: Tensor, order: int) -> Tensor:
+    """Spectra times powers of the log of frequency, whitened, (n, n_row, order + 1)."""
+    if bands.weight is None:
+        spectrum = weight * spectrum
+        return torch.stack([spectrum * ratio**k for k in range(order + 1)], -1)
+    powers = torch.stack([spectrum * ratio**k for k in range(order + 1)], -1)
+    seen = bands.average(powers[:, :-1], dim=1)  # the last row is no band, and weighs nothing
+    return weight[..., None] * torch.cat([seen, powers[:, -1:]], 1)
+
+
+def _integrate(model: SkyModel, bands: Bands, pixels: _Pixels) -> Tensor:
     """(n,) log of the integral over the spectral parameters, without powers of 2 pi."""
-    mode = _climb(model, pixels)
+    mode = _climb(model, bands, pixels)
     root = torch.linalg.cholesky_ex(_precision(mode)).L  # a pixel may fail, the sky goes on
     return mode.log_value - torch.log(torch.diagonal(root, dim1=1, dim2=2)).sum(1)
 
@@ -222,10 +237,10 @@ def _precision(point: _Point) -> Tensor:
     return torch.where(positive[:, None, None], point.hessian, point.fisher)
 
 
-def _climb(model: SkyModel, pixels: _Pixels) -> _Point:
+def _climb(model: SkyModel, bands: Bands, pixels: _Pixels) -> _Point:
     """The mode of likelihood times prior, by Levenberg-Marquardt from the mean of the prior."""
     start = pixels.weight.new_tensor([f.prior[0] for f in model.free.values() if f.prior])
-    point = _evaluate(model, pixels, start.repeat(len(pixels.weight), 1))
+    point = _evaluate(model, bands, pixels, start.repeat(len(pixels.weight), 1))
     live = torch.arange(len(pixels.weight), device=start.device)
     found = _take(point, live)
     damping = torch.full_like(point.cost, 1e-3)
@@ -241,7 +256,7 @@ def _climb(model: SkyModel, pixels: _Pixels) -> _Point:
             live, damping, step = live[keep], damping[keep], step[keep]
         if len(live) == 0 or len(keep) == 0:
             break
-        trial = _evaluate(model, pixels, point.parameters + step)
+        trial = _evaluate(model, bands, pixels, point.parameters + step)
         better = trial.cost <= point.cost
         _put(point, torch.nonzero(better).squeeze(1), _take(trial, better))
         damping = torch.where(better, damping / 10, damping * 10).clamp(1e-9, 1e9)

@@ -18,6 +18,7 @@ from foreglow.model_files import (
 )
 from foreglow.recognition.networks import NETWORKS
 from foreglow.recognition.simulate import MODELS
+from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 
 _JOB = "recognition"
@@ -99,19 +100,19 @@ class Recogniser:
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "Recogniser":
-        """Read what `save` wrote; nothing pickled is loaded.
+        """Read what `save` wrote, or a shipped model by its name; nothing pickled is loaded.
 
         Raises
         ------
         ModelError
             If the folder is no model, damaged, or not one of recognition.
         """
-        folder = Path(folder)
+        folder = find_model(folder)
         card = read_card(folder, _JOB, _COMMAND)
         _validate_models(card, folder)
         try:
             rows = card.pop("instrument")
-            instrument = Instrument(rows.pop("name"), **{k: tuple(v) for k, v in rows.items()})
+            instrument = Instrument(rows.pop("name"), **{k: _tuples(v) for k, v in rows.items()})
             model = cls.untrained(card.pop("network"), instrument, tuple(card.pop("models")), 0)
             model.temperature = read_temperature(card, folder)
             read_weights(folder, card, model.network)
@@ -120,6 +121,11 @@ class Recogniser:
         model.network.to(device).eval()
         model.card = card
         return model
+
+
+def _tuples(values: list[Any]) -> tuple[Any, ...]:
+    """Lists of a card as an instrument holds them."""
+    return tuple(_tuples(v) if isinstance(v, list) else v for v in values)
 
 
 def _validate_models(card: dict[str, Any], folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from astropy import units as u
 
 from foreglow.errors import InstrumentError, MapError
-from foreglow.maps.conventions import rotate_to_galactic, to_uk_rj_factor, unit_agrees
+from foreglow.maps.conventions import rotate_to_galactic, unit_agrees
 from foreglow.maps.io import (
     NoiseMap,
     PolarisationMap,
@@ -71,13 +71,12 @@ class Observation:
         data = np.full((len(pixels), 2, n_band), np.nan, np.float32)
         sigma = np.empty((len(pixels), n_band), np.float32)
         for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True)):
-            frequency = self.instrument.frequency_ghz[k]
             if one is not None:
                 qu = rotate_to_galactic(one.read(pixels), pixels, one.nside, one.frame)
-                data[:, :, k] = to_uk_rj_factor(one.unit, frequency) * qu.T
+                data[:, :, k] = self.instrument.to_uk_rj_factor(one.unit, k) * qu.T
             if isinstance(rms, NoiseMap):  # Q and U may differ; one rms is taken for both
                 mean_square = (rms.read(pixels).astype(np.float64) ** 2).mean(0)
-                sigma[:, k] = to_uk_rj_factor(rms.unit, frequency) * np.sqrt(mean_square)
+                sigma[:, k] = self.instrument.to_uk_rj_factor(rms.unit, k) * np.sqrt(mean_square)
             else:
                 sigma[:, k] = rms
         return data, sigma
@@ -196,7 +195,7 @@ def _open_noise(
         if value is None:
             result.append(float(table[k]))
         elif isinstance(value, u.Quantity) or not Path(value).exists():
-            result.append(_parse_noise(str(value), instrument.frequency_ghz[k], reference.nside))
+            result.append(_parse_noise(str(value), instrument, k, reference.nside))
         else:
             opened = _open(open_noise_map, value, unit)
             check_same_sky({f"map of {name}": maps[name], f"noise of {name}": opened})
@@ -208,7 +207,7 @@ def _open_noise(
 _NOISE_TEXT = re.compile(r"\s*([0-9.eE+-]+)\s*(?:(arcmin)\s+)?([A-Za-z/_]+)(?:\s+(arcmin))?\s*")
 
 
-def _parse_noise(text: str, frequency_ghz: float, nside: int) -> float:
+def _parse_noise(text: str, instrument: Instrument, band: int, nside: int) -> float:
     """The rms in a pixel [uK_RJ] of a sensitivity or an rms in a pixel."""
     match = _NOISE_TEXT.fullmatch(text.replace(" / ", "/"))
     try:
@@ -224,4 +223,4 @@ def _parse_noise(text: str, frequency_ghz: float, nside: int) -> float:
         raise MapError(f"noise must be a number >= 0, but {text!r} came.")
     if match[2] or match[4]:
         number /= hp.nside2resol(nside, arcmin=True)
-    return number * to_uk_rj_factor(match[3], frequency_ghz)
+    return number * instrument.to_uk_rj_factor(match[3], band)

@@ -19,6 +19,7 @@ from foreglow.recognition.profile import (
     solve,
 )
 from foreglow.recognition.skymodel import SkyModel, bent_spectra, fixed_spectra
+from foreglow.sky.bandpass import Bands
 
 BATCH = 8192  # pixels in flight on each thread: their arrays stay in the processor's cache
 CHUNK = 4 * BATCH  # pixels of a thread's piece of work
@@ -67,7 +68,7 @@ class Fit:
     converged: Tensor
 
 
-def fit(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> Fit:
+def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Tensor) -> Fit:
     """Maximum of the profile likelihood in every pixel.
 
     Amplitudes are eliminated by generalised least squares; the spectral parameters follow by
@@ -77,7 +78,7 @@ def fit(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> 
     Parameters
     ----------
     model : SkyModel
-    frequency_ghz : Tensor, shape (n_band,)
+    frequency_ghz : Tensor, shape (n_band,), or Bands
     data : Tensor, shape (n, 2, n_band)
         Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
     sigma : Tensor, shape (n, n_band)
@@ -97,8 +98,8 @@ def fit(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> 
     ----------
     Farsian et al. 2020, eqs. 5.1-5.4; Stompor et al. 2009; Golub & Pereyra 2003 (Kaufman's form).
     """
-    _validate(frequency_ghz, data, sigma)
-    frequency = frequency_ghz.to(data.device, torch.float64)
+    bands = Bands.of(frequency_ghz).to(data.device)
+    _validate(len(bands), data, sigma)
     result = _empty(model, len(data), data.device)
 
     on_cpu = data.device.type == "cpu"
@@ -106,7 +107,7 @@ def fit(model: SkyModel, frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> 
 
     def work(start: int) -> None:
         part = slice(start, start + chunk)
-        _fit_chunk(model, frequency, data[part], sigma[part], batch, result, start)
+        _fit_chunk(model, bands, data[part], sigma[part], batch, result, start)
 
     # a chunk a thread: the operations are too small to be shared between threads
     threads = torch.get_num_threads()
@@ -127,8 +128,7 @@ def observed(data: Tensor, sigma: Tensor) -> Tensor:
     return (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & torch.isfinite(sigma)
 
 
-def _validate(frequency_ghz: Tensor, data: Tensor, sigma: Tensor) -> None:
-    n_band = len(frequency_ghz)
+def _validate(n_band: int, data: Tensor, sigma: Tensor) -> None:
     if data.ndim != 3 or data.shape[1:] != (2, n_band):
         raise ShapeError(
             f"expected data of shape (n, 2, {n_band}), but {tuple(data.shape)} came; "
@@ -191,7 +191,7 @@ class _Descents(Columns):
 
 def _fit_chunk(
     model: SkyModel,
-    frequency: Tensor,
+    bands: Bands,
     data: Tensor,
     sigma: Tensor,
     batch: int,
@@ -207,14 +207,14 @@ def _fit_chunk(
         return
     if len(enough) < len(dof):
         weight, whitened, dof = weight[:, enough], whitened[..., enough], dof[enough]
-    best = _best_ends(model, frequency, weight, whitened, batch)
+    best = _best_ends(model, bands, weight, whitened, batch)
     result.dof[offset + enough] = dof
     # few at a time: what is made for each stays in the cache
     for part in torch.arange(len(enough), device=weight.device).split(batch // 8):
         end, columns = best.take(part), slice(int(part[0]), int(part[-1]) + 1)
         covariance = invert(end.fisher)
         amplitudes, spread, chi2 = _amplitudes(
-            model, frequency, weight[:, columns], whitened[..., columns], end.parameters, covariance
+            model, bands, weight[:, columns], whitened[..., columns], end.parameters, covariance
         )
         index = offset + enough[part]
         result.parameters[index] = end.parameters.T
@@ -226,16 +226,16 @@ def _fit_chunk(
 
 
 def _best_ends(
-    model: SkyModel, frequency: Tensor, weight: Tensor, whitened: Tensor, batch: int
+    model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor, batch: int
 ) -> _Ends:
     """The lowest end of the descents of every pixel."""
     n, p = weight.shape[1], len(model.free)
-    fixed = fixed_spectra(model, frequency)[..., None]
+    fixed = fixed_spectra(model, bands)[..., None]
     batches = []
     for place in torch.arange(n, device=weight.device).split(batch):
         part = slice(int(place[0]), int(place[-1]) + 1)
         pixels = project(fixed, weight[:, part], whitened[..., part])
-        starts = _starts(model, frequency, pixels, weight[:, part], whitened[..., part])
+        starts = _starts(model, bands, pixels, weight[:, part], whitened[..., part])
         batches.append((place, pixels, starts))
     n_start = len(batches[0][2])
     ends = _Ends(
@@ -246,13 +246,13 @@ def _best_ends(
     late: list[_Descents] = []
     for k in range(n_start):  # one after another: later descents know earlier ends
         for place, pixels, starts in batches:
-            point = linearise(model, frequency, pixels, starts[k])
+            point = linearise(model, bands, pixels, starts[k])
             damping, rival = torch.full_like(point.cost, 1e-3), _lowest(ends, n, place)
             fresh = _Descents(pixels, point, damping, k * n + place, rival)
             # with the last of those before: few pixels take as long as hundreds
             few = batch // 2 if place[-1] < n - 1 else batch // 16
-            late = [_descend(model, frequency, _Descents.join([*late, fresh]), ends, few)]
-    _descend(model, frequency, late[0], ends, 0)
+            late = [_descend(model, bands, _Descents.join([*late, fresh]), ends, few)]
+    _descend(model, bands, late[0], ends, 0)
     return _lowest(ends, n, torch.arange(n, device=weight.device))
 
 
@@ -262,25 +262,26 @@ def _lowest(ends: _Ends, n: int, place: Tensor) -> _Ends:
 
 
 def _starts(
-    model: SkyModel, frequency: Tensor, pixels: Pixels, weight: Tensor, whitened: Tensor
+    model: SkyModel, bands: Bands, pixels: Pixels, weight: Tensor, whitened: Tensor
 ) -> Tensor:
     """Where to descend from, for each start of C the best node of beta_s: (start, n_param, n)."""
     names, free = list(model.free), list(model.free.values())
     curvatures = _CURVATURE_STARTS if "curvature" in names else (0.0,)
-    t = torch.linspace(-1, 1, _BETA_NODES + 2)[1:-1].to(frequency)
+    t = torch.linspace(-1, 1, _BETA_NODES + 2)[1:-1].to(bands.node_ghz)
     side = torch.where(t > 0, free[0].high - free[0].start, free[0].start - free[0].low)
-    nodes = frequency.new_tensor([f.start for f in free]).repeat(len(t), 1)
+    nodes = bands.node_ghz.new_tensor([f.start for f in free]).repeat(len(t), 1)
     nodes[:, 0] = free[0].start + side * t * t.abs()  # dense near the start
     if "dust" in model.bent:  # the same at every node: as if it were fixed
-        dust = bent_spectra(model, frequency, nodes[:1])[0][0, :, 1:]
-        fixed = torch.cat([fixed_spectra(model, frequency), dust], dim=1)
+        dust = bands.average(bent_spectra(model, bands.node_ghz, nodes[:1])[0][0, :, 1:], dim=0)
+        fixed = torch.cat([fixed_spectra(model, bands), dust], dim=1)
         pixels = project(fixed[..., None], weight, whitened)
     found = []
     for curvature in curvatures:
         if "curvature" in names:
             k = names.index("curvature")
             nodes[:, k] = min(max(curvature, free[k].low), free[k].high)
-        gain = explained(pixels, bent_spectra(model, frequency, nodes)[0][..., 0].T)
+        spectra = bands.average(bent_spectra(model, bands.node_ghz, nodes)[0][..., 0])
+        gain = explained(pixels, spectra.T)
         if free[0].prior is not None:
             gain -= (((nodes[:, 0] - free[0].prior[0]) / free[0].prior[1]) ** 2)[:, None]
         found.append(nodes[gain.argmax(0)].T)
@@ -288,11 +289,13 @@ def _starts(
 
 
 def _descend(
-    model: SkyModel, frequency: Tensor, descents: _Descents, ends: _Ends, few: int
+    model: SkyModel, bands: Bands, descents: _Descents, ends: _Ends, few: int
 ) -> _Descents:
     """Levenberg-Marquardt within the bounds, until only few are under way: these."""
     free = model.free.values()
-    low, high = frequency.new_tensor([[f.low for f in free], [f.high for f in free]])[..., None]
+    low, high = bands.node_ghz.new_tensor([[f.low for f in free], [f.high for f in free]])[
+        ..., None
+    ]
     now = descents
     converged = torch.zeros_like(now.rival.converged)
     for _ in range(MAX_STEPS):
@@ -306,7 +309,7 @@ def _descend(
         if len(now.place) <= few:
             return now
         aim = torch.clamp(now.point.parameters + step, low, high)
-        trial = linearise(model, frequency, now.pixels, aim)
+        trial = linearise(model, bands, now.pixels, aim)
         better = trial.cost <= now.point.cost
         damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*_DAMPING_RANGE)
         now = replace(now, point=trial.where(better, now.point), damping=damping)
@@ -353,17 +356,19 @@ def _damped_step(point: Point, damping: Tensor, low: Tensor, high: Tensor) -> tu
 
 def _amplitudes(
     model: SkyModel,
-    frequency: Tensor,
+    bands: Bands,
     weight: Tensor,
     whitened: Tensor,
     parameters: Tensor,
     covariance: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Amplitudes (component, 2, n), their covariance marginal over parameters, chi-square."""
-    spectra, slopes = bent_spectra(model, frequency, parameters.T)
+    spectra, slopes = bent_spectra(model, bands.node_ghz, parameters.T)
     owner = list(model.owner)
-    slopes = weight * (slopes * spectra[..., owner]).permute(2, 1, 0)  # (param, band, n)
-    fixed = fixed_spectra(model, frequency).T[..., None].expand(-1, -1, len(spectra))
+    slopes = bands.average(slopes * spectra[..., owner], dim=1)
+    slopes = weight * slopes.permute(2, 1, 0)  # (param, band, n)
+    spectra = bands.average(spectra, dim=1)
+    fixed = fixed_spectra(model, bands).T[..., None].expand(-1, -1, len(spectra))
     mixing = weight * torch.cat([fixed, spectra.permute(2, 1, 0)])  # (component, band, n)
     inverse = invert((mixing[:, None] * mixing).sum(2))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foreglow.recognition.skymodel import SkyModel, bent_spectra
 from foreglow.sky import seds
+from foreglow.sky.bandpass import Bands
 
 
 class Columns:
@@ -99,10 +100,11 @@ def project(fixed: Tensor, weight: Tensor, whitened: Tensor) -> Pixels:
     return Pixels(rows, weight.square())
 
 
-def linearise(model: SkyModel, frequency: Tensor, pixels: Pixels, parameters: Tensor) -> Point:
+def linearise(model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor) -> Point:
     """Cost and derivatives at parameters (n_param, n)."""
-    products = _products if "dust" in model.bent else _synchrotron_products
-    first, second, gram, second_gram = products(model, frequency, pixels, parameters)
+    narrow = bands.weight is None  # then derivatives are the spectrum times numbers
+    products = _synchrotron_products if narrow and "dust" not in model.bent else _products
+    first, second, gram, second_gram = products(model, bands, pixels, parameters)
     f = len(model.bent)
     inverse = invert(gram[:f, :f])
     bare = first[:f]
@@ -152,12 +154,12 @@ def _outer(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _synchrotron_products(
-    model: SkyModel, frequency: Tensor, pixels: Pixels, parameters: Tensor
+    model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `_products` where only synchrotron is bent: all are moments of powers of ln frequency."""
+    """As `_products`, for narrow bands and synchrotron alone: moments of powers of ln frequency."""
     p = len(model.free)  # beta_s, and perhaps C: derivatives are the spectrum times a power
-    log_ratio = torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ)
-    powers = log_ratio ** torch.arange(2 * p + 1, device=frequency.device)[:, None]
+    log_ratio = torch.log(bands.node_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
+    powers = log_ratio ** torch.arange(2 * p + 1, device=log_ratio.device)[:, None]
     spectrum = powers[1 : p + 1].T @ parameters
     if p == 1 and model.fixed["curvature"]:
         spectrum += (model.fixed["curvature"] * log_ratio**2)[:, None]
@@ -173,7 +175,7 @@ def _synchrotron_products(
 
 
 def _products(
-    model: SkyModel, frequency: Tensor, pixels: Pixels, parameters: Tensor
+    model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Inner products of spectra, their first derivatives and their second ones (`_pairs`).
 
@@ -188,12 +190,13 @@ def _products(
     second_gram : Tensor, shape (pair, bent, n)
         Of second derivatives with the spectra, likewise.
     """
-    spectra, slopes = (t.permute(2, 1, 0) for t in bent_spectra(model, frequency, parameters.T))
+    at_nodes = bent_spectra(model, bands.node_ghz, parameters.T)
+    spectra, slopes = (t.permute(2, 1, 0) for t in at_nodes)
     bent = slopes * spectra[list(model.owner)]
     columns = [spectra, bent, *(bent[i, None] * slopes[j] for i, j in _pairs(model))]
     weight = pixels.inverse_variance.sqrt()
     rows = torch.where(weight[:, None] > 0, pixels.rows / weight[:, None], 0.0)
-    terms = torch.cat(columns) * weight  # (term, band, n)
+    terms = bands.average(torch.cat(columns), dim=1) * weight  # (term, band, n)
     for fixed in rows[:, 2:].unbind(1):  # first: dust and CMB are too alike to subtract products
         terms = terms - fixed * (fixed * terms).sum(1, keepdim=True)
     moments = torch.stack([(terms * row).sum(1) for row in rows[:, :2].unbind(1)], 1)

@@ -104,6 +104,7 @@ class VectorSimulator(nn.Module):
     _amplitudes: Tensor
     _fixed_seds: Tensor
     _log_ratio: Tensor
+    _node_weight: Tensor | None
     _candidates: Tensor
 
     def __init__(
@@ -116,23 +117,28 @@ class VectorSimulator(nn.Module):
         super().__init__()
         self.models = models
         self.cmb_rms = cmb_polarisation_rms(templates.nside)
-        frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+        bands = instrument.bands
+        frequency = bands.node_ghz
         candidates = [(MODELS[name].curvature, MODELS[name].ame_fraction) for name in models]
         buffers = {
             "sigma": torch.from_numpy(instrument.noise_rms(noise_nside or templates.nside)),
             "_amplitudes": torch.from_numpy(_pixel_amplitudes(templates)),
-            "_fixed_seds": torch.stack(
-                [
-                    seds.modified_blackbody(frequency),
-                    seds.cmb(frequency),
-                    seds.spinning_dust(frequency),
-                ]
+            "_fixed_seds": bands.average(
+                torch.stack(
+                    [
+                        seds.modified_blackbody(frequency),
+                        seds.cmb(frequency),
+                        seds.spinning_dust(frequency),
+                    ]
+                )
             ),
             "_log_ratio": torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ),
             "_candidates": torch.tensor(candidates),
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor.float(), persistent=False)
+        weight = None if bands.weight is None else bands.weight.float()
+        self.register_buffer("_node_weight", weight, persistent=False)
 
     def draw(self, n: int, noise: NoiseLaw, generator: torch.Generator) -> Vectors:
         """Draw `n` vectors with equal odds for the models.
@@ -168,9 +174,12 @@ class VectorSimulator(nn.Module):
         """(n, stokes, band) from amplitudes (n, stokes) and spectral parameters (n,)."""
         exponent = (
             beta[:, None] + curvature[:, None] * self._log_ratio
-        ) * self._log_ratio  # (n, band)
+        ) * self._log_ratio  # (n, node)
+        power_law = torch.exp(exponent)
+        if self._node_weight is not None:
+            power_law = power_law @ self._node_weight
         fixed = torch.stack([dust, cmb, ame], dim=2) @ self._fixed_seds
-        return torch.addcmul(fixed, synchrotron[:, :, None], torch.exp(exponent)[:, None])
+        return torch.addcmul(fixed, synchrotron[:, :, None], power_law[:, None])
 
     def _noise_rms(self, n: int, noise: NoiseLaw, generator: torch.Generator) -> Tensor:
         if noise.low == noise.high and noise.band_scatter == 0:

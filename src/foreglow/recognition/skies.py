@@ -138,18 +138,21 @@ def simulate_sky(
     ame = fraction * _ame_polarisation(templates)
     sigma = noise_scale * instrument.noise_rms(templates.nside)
     data = np.empty((2, instrument.n_band, n_pix), np.float32)
-    for k, frequency in enumerate(instrument.frequency_ghz):  # a band at a time, to spare memory
-        nu = torch.tensor(frequency, dtype=torch.float64)
-        synchrotron = seds.synchrotron(nu, torch.from_numpy(beta), torch.from_numpy(curvature))
-        dust = seds.modified_blackbody(
-            nu, torch.from_numpy(dust_beta), torch.from_numpy(temperature)
-        )
-        data[:, k] = (
-            synchrotron.numpy() * templates.synchrotron
-            + dust.numpy() * templates.dust
-            + float(seds.cmb(nu)) * cmb
-            + float(seds.spinning_dust(nu)) * ame
-        )
+    for k in range(instrument.n_band):  # a band at a time, to spare memory
+        total = 0.0
+        for frequency, weight in instrument.nodes(k):
+            nu = torch.tensor(frequency, dtype=torch.float64)
+            synchrotron = seds.synchrotron(nu, torch.from_numpy(beta), torch.from_numpy(curvature))
+            dust = seds.modified_blackbody(
+                nu, torch.from_numpy(dust_beta), torch.from_numpy(temperature)
+            )
+            total = total + weight * (
+                synchrotron.numpy() * templates.synchrotron
+                + dust.numpy() * templates.dust
+                + float(seds.cmb(nu)) * cmb
+                + float(seds.spinning_dust(nu)) * ame
+            )
+        data[:, k] = total
         if noise_scale > 0:
             data[:, k] += sigma[k] * rng.standard_normal((2, n_pix), dtype=np.float32)
     return SimulatedSky(data, sigma, label, cmb)
@@ -165,7 +168,7 @@ def component_maps(
     dict of ndarray, shape (n_band, 2, n_pix)
         Q, U [uK_RJ] of `CMB`, `synchrotron power law`, `synchrotron curved`, `thermal dust`, `AME`.
     """
-    frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+    frequency = instrument.bands.node_ghz
     ame = seds.AME_POLARISATION_FRACTION * _ame_polarisation(templates)
     parts = {
         "CMB": (seds.cmb(frequency), cmb_map(templates.nside, rng)),
@@ -177,7 +180,10 @@ def component_maps(
         "thermal dust": (seds.modified_blackbody(frequency), templates.dust),
         "AME": (seds.spinning_dust(frequency), ame),
     }
-    return {name: sed.numpy()[:, None, None] * qu for name, (sed, qu) in parts.items()}
+    return {
+        name: instrument.bands.average(sed).numpy()[:, None, None] * qu
+        for name, (sed, qu) in parts.items()
+    }
 
 
 def _ame_polarisation(templates: Templates) -> np.ndarray:

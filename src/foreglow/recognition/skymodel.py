@@ -8,6 +8,7 @@ from torch import Tensor
 from foreglow.errors import ModelError
 from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS
 from foreglow.sky import seds
+from foreglow.sky.bandpass import Bands
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,10 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
     return SkyModel(beta, running if model.curvature else 0.0, ame=model.ame_fraction > 0)
 
 
-def fixed_spectra(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
+def fixed_spectra(model: SkyModel, frequency_ghz: Tensor | Bands) -> Tensor:
     """SEDs of the components without a free parameter, shape (n_band, n_fixed)."""
+    bands = Bands.of(frequency_ghz)
+    frequency_ghz = bands.node_ghz
     columns = []
     for name in model.components[: -len(model.bent)]:
         if name == "cmb":
@@ -165,13 +168,16 @@ def fixed_spectra(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
         else:
             beta, temperature = model.fixed["beta_d"], model.fixed["dust_temperature"]
             columns.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
-    return torch.stack(columns, dim=-1)
+    return bands.average(torch.stack(columns, dim=-1), dim=0)
 
 
 def bent_spectra(
     model: SkyModel, frequency_ghz: Tensor, parameters: Tensor
 ) -> tuple[Tensor, Tensor]:
     """SEDs of the components with free parameters, and the slopes of their logarithms.
+
+    At single frequencies: what a band of some width sees is the mean of a spectrum, and of the
+    spectrum times its slope, over the band's nodes.
 
     Parameters
     ----------

@@ -5,16 +5,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import healpy as hp
 import numpy as np
 import torch
 from astropy import units as u
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from foreglow.errors import InstrumentError
+from foreglow.maps.conventions import to_uk_rj_factor
 from foreglow.sky import seds
+from foreglow.sky.bandpass import Bands, Nodes, bands_of, read_table, top_hat
 
 _PRESETS = resources.files("foreglow") / "presets" / "instruments"
 
@@ -29,13 +38,17 @@ class Instrument:
     band : tuple of str
         Names of the bands.
     frequency_ghz : tuple of float
-        Centres [GHz].
+        Centres [GHz], by which bands are named and drawn; spectra are taken there unless there
+        are bandpasses.
     sensitivity_uk_arcmin : tuple of float
         White noise of Q and of U [uK_CMB arcmin].
     fwhm_arcmin : tuple of float
         Beams [arcmin].
     source : tuple of str
         Where each row was published.
+    bandpass : tuple of Nodes
+        Where the spectra of each band are taken, and the weights of their mean; none if all bands
+        are infinitely narrow.
     """
 
     name: str
@@ -44,6 +57,7 @@ class Instrument:
     sensitivity_uk_arcmin: tuple[float, ...]
     fwhm_arcmin: tuple[float, ...]
     source: tuple[str, ...]
+    bandpass: tuple[Nodes, ...] = ()
 
     @property
     def n_band(self) -> int:
@@ -53,7 +67,31 @@ class Instrument:
     @cached_property
     def uk_rj_per_uk_cmb(self) -> np.ndarray:
         """Factor from uK_CMB to uK_RJ, shape (n_band,)."""
-        return seds.cmb(torch.tensor(self.frequency_ghz, dtype=torch.float64)).numpy()
+        return self.bands.average(seds.cmb(self.bands.node_ghz)).numpy()
+
+    @cached_property
+    def bands(self) -> Bands:
+        """Where spectra are evaluated, and how they are averaged, in double precision."""
+        if self.bandpass:
+            return bands_of(self.bandpass)
+        return Bands(torch.tensor(self.frequency_ghz, dtype=torch.float64))
+
+    def nodes(self, band: int) -> Nodes:
+        """Frequency [GHz] and weight of each node of a band."""
+        return self.bandpass[band] if self.bandpass else ((self.frequency_ghz[band], 1.0),)
+
+    def to_uk_rj_factor(self, unit: str, band: int) -> float:
+        """Factor from a unit to uK_RJ in a band, with its bandpass.
+
+        As PySM3: thermodynamic temperature is that of the CMB through the band, MJy/sr the mean
+        intensity over the response.
+
+        Raises
+        ------
+        MapError
+            If the unit is unknown.
+        """
+        return sum(weight * to_uk_rj_factor(unit, nu) for nu, weight in self.nodes(band))
 
     def noise_rms(self, nside: int) -> np.ndarray:
         """Noise of Q and of U in a HEALPix pixel.
@@ -105,8 +143,10 @@ def load_instrument(name_or_path: str | Path) -> Instrument:
     name_or_path : str or Path
         `quijote+litebird`, or the path of a file with a `name` and one `[[band]]` table a band:
         `name`, `frequency = "11 GHz"`, `sensitivity = "840 uK_CMB arcmin"`,
-        `fwhm = "55.2 arcmin"`, `source`. Several of them joined by plus signs are the bands of
-        all: `s-pass+wmap+planck`.
+        `fwhm = "55.2 arcmin"`, `source`, and if it has a width, `bandpass = { width = 0.3 }`
+        (relative), `{ edges = ["9 GHz", "12 GHz"] }` or `{ table = "band.txt" }` (GHz and
+        response in power units; its path counts from the folder of the file). Several of them
+        joined by plus signs are the bands of all: `s-pass+wmap+planck`.
 
     Raises
     ------
@@ -130,7 +170,7 @@ def _load_one(name_or_path: str | Path) -> Instrument:
             'name and one [[band]] table a band with name, frequency = "40 GHz", '
             'sensitivity = "36 uK_CMB arcmin", fwhm = "69 arcmin", source.'
         ) from error
-    return _instrument_from_rows(table.name, table.band)
+    return _instrument_from_rows(table.name, table.band, Path(name_or_path).parent)
 
 
 def wrong_fields(error: ValidationError) -> str:
@@ -174,13 +214,50 @@ def _quantity_in(unit: str) -> BeforeValidator:
 _POSITIVE = Field(gt=0, allow_inf_nan=False)
 
 
+_Frequency = Annotated[float, _quantity_in("GHz"), _POSITIVE]
+
+
+class _Bandpass(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    width: Annotated[float, Field(gt=0, lt=2)] | None = None
+    edges: tuple[_Frequency, _Frequency] | None = None
+    table: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Self:
+        if sum(value is not None for value in (self.width, self.edges, self.table)) != 1:
+            raise ValueError("expected one of width, edges or table")
+        return self
+
+
 class _BandRow(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: str = Field(min_length=1)
-    frequency: Annotated[float, _quantity_in("GHz"), _POSITIVE]
+    frequency: _Frequency
     sensitivity: Annotated[float, _quantity_in("uK_CMB arcmin"), _POSITIVE]
     fwhm: Annotated[float, _quantity_in("arcmin"), _POSITIVE]
     source: str = Field(min_length=1)
+    bandpass: _Bandpass | None = None
+
+    def nodes(self, folder: Path) -> Nodes:
+        """Of its bandpass; a table's path counts from `folder`."""
+        given = self.bandpass
+        if given is None:
+            return ((self.frequency, 1.0),)
+        if given.width is not None:
+            half = 0.5 * given.width * self.frequency
+            found = top_hat(self.frequency - half, self.frequency + half)
+        elif given.edges is not None:
+            found = top_hat(*given.edges)
+        else:
+            found = read_table(folder / str(given.table))
+        if not found[0][0] < self.frequency < found[-1][0]:
+            raise InstrumentError(
+                f"expected the frequency of band {self.name} within its bandpass, but it is "
+                f"{self.frequency:g} GHz and the response lies about {found[0][0]:g} to "
+                f"{found[-1][0]:g} GHz; give both in GHz."
+            )
+        return found
 
 
 class _InstrumentFile(BaseModel):
@@ -189,7 +266,8 @@ class _InstrumentFile(BaseModel):
     band: list[_BandRow] = Field(min_length=1)
 
 
-def _instrument_from_rows(name: str, rows: list[_BandRow]) -> Instrument:
+def _instrument_from_rows(name: str, rows: list[_BandRow], folder: Path) -> Instrument:
+    wide = any(row.bandpass for row in rows)
     return _sorted(
         Instrument(
             name=name,
@@ -198,6 +276,7 @@ def _instrument_from_rows(name: str, rows: list[_BandRow]) -> Instrument:
             sensitivity_uk_arcmin=tuple(row.sensitivity for row in rows),
             fwhm_arcmin=tuple(row.fwhm for row in rows),
             source=tuple(row.source for row in rows),
+            bandpass=tuple(row.nodes(folder) for row in rows) if wide else (),
         )
     )
 
@@ -208,7 +287,11 @@ _COLUMNS = ("band", "frequency_ghz", "sensitivity_uk_arcmin", "fwhm_arcmin", "so
 def _joined(parts: list[Instrument]) -> Instrument:
     """The bands of several instruments, as one."""
     name = "+".join(part.name for part in parts)
-    columns = {c: tuple(value for part in parts for value in getattr(part, c)) for c in _COLUMNS}
+    columns: dict[str, Any] = {
+        c: tuple(value for part in parts for value in getattr(part, c)) for c in _COLUMNS
+    }
+    if any(part.bandpass for part in parts):
+        columns["bandpass"] = tuple(part.nodes(k) for part in parts for k in range(part.n_band))
     return _sorted(Instrument(name, **columns))
 
 
@@ -222,5 +305,6 @@ def _sorted(instrument: Instrument) -> Instrument:
             "own name."
         )
     order = np.argsort(instrument.frequency_ghz, kind="stable")
-    columns = {c: tuple(getattr(instrument, c)[k] for k in order) for c in _COLUMNS}
+    columns: dict[str, Any] = {c: tuple(getattr(instrument, c)[k] for k in order) for c in _COLUMNS}
+    columns["bandpass"] = tuple(instrument.bandpass[k] for k in order if instrument.bandpass)
     return Instrument(instrument.name, **columns)

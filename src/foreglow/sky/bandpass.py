@@ -1,0 +1,170 @@
+"""Bandpasses: what a band of some width sees of a spectrum.
+
+A detector takes in power, so the brightness of a band in uK_RJ is the mean of the spectrum over
+frequency, weighed by response times frequency squared: Rayleigh-Jeans brightness is power over
+frequency squared. Every spectrum of foreglow is smooth across a band, so a few nodes of Gauss's
+quadrature for just that weight do the integral, whatever the shape of the response.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from foreglow.errors import InstrumentError
+
+N_NODES = 4  # exact for polynomials of degree 7: 1e-6 for any component in a band of 40%
+
+Nodes = tuple[tuple[float, float], ...]
+"""Frequency [GHz] and weight of each node of a band; the weights sum to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """Where the spectra of some bands are evaluated, and how they are averaged.
+
+    Parameters
+    ----------
+    node_ghz : Tensor, shape (n_node,)
+    weight : Tensor, shape (n_node, n_band), optional
+        Of each node in each band; by default every node is a band, infinitely narrow.
+    """
+
+    node_ghz: Tensor
+    weight: Tensor | None = None
+
+    @classmethod
+    def of(cls, frequency_ghz: "Tensor | Bands") -> "Bands":
+        """The narrow bands of some frequencies (n_band,), or bands as they are."""
+        return frequency_ghz if isinstance(frequency_ghz, Bands) else cls(frequency_ghz)
+
+    def __len__(self) -> int:
+        return len(self.node_ghz) if self.weight is None else self.weight.shape[1]
+
+    def average(self, spectrum: Tensor, dim: int = -1) -> Tensor:
+        """Spectra at the nodes along `dim` as the bands see them [uK_RJ]."""
+        if self.weight is None:
+            return spectrum
+        return (spectrum.movedim(dim, -1) @ self.weight).movedim(-1, dim)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same in double precision on a device."""
+        weight = None if self.weight is None else self.weight.to(device, torch.float64)
+        return type(self)(self.node_ghz.to(device, torch.float64), weight)
+
+
+def bands_of(nodes: tuple[Nodes, ...]) -> Bands:
+    """Bands, each with nodes of its own."""
+    weight = torch.zeros(sum(map(len, nodes)), len(nodes), dtype=torch.float64)
+    start = 0
+    for k, band in enumerate(nodes):
+        weight[start : start + len(band), k] = torch.tensor(
+            [w for _, w in band], dtype=torch.float64
+        )
+        start += len(band)
+    frequency = [nu for band in nodes for nu, _ in band]
+    return Bands(torch.tensor(frequency, dtype=torch.float64), weight)
+
+
+def top_hat(low_ghz: float, high_ghz: float) -> Nodes:
+    """A response, in power, that is the same from one edge to the other.
+
+    Raises
+    ------
+    InstrumentError
+        If the edges are not positive and ascending.
+    """
+    if not 0 < low_ghz < high_ghz < np.inf:
+        raise InstrumentError(
+            "expected edges of a band above 0 GHz, the lower first, but "
+            f"{low_ghz:g} and {high_ghz:g} GHz came."
+        )
+    x, w = np.polynomial.legendre.leggauss(2 * N_NODES)
+    nu = 0.5 * (low_ghz + high_ghz + (high_ghz - low_ghz) * x)
+    return _gauss(nu, w * nu**2)
+
+
+def tabulated(frequency_ghz: ArrayLike, response: ArrayLike) -> Nodes:
+    """A measured response in power units, integrated by trapezoids as PySM3 does.
+
+    Parameters
+    ----------
+    frequency_ghz, response : array_like, shape (n,)
+        Ascending; of the response only the shape counts, and what is below zero is noise.
+
+    Raises
+    ------
+    InstrumentError
+        If the frequencies do not ascend from above zero, or nothing responds.
+
+    References
+    ----------
+    `pysm3.utils.normalize_weights`.
+    """
+    nu, gain = np.asarray(frequency_ghz, float), np.asarray(response, float)
+    if nu.ndim != 1 or nu.shape != gain.shape or len(nu) < 2:
+        raise InstrumentError(
+            f"expected two rows or more of frequency and response, but {nu.shape} and "
+            f"{gain.shape} came."
+        )
+    if not (np.isfinite(nu).all() and np.isfinite(gain).all() and (gain > 0).any()):
+        raise InstrumentError("expected finite numbers, and a response above 0 somewhere.")
+    if nu[0] <= 0 or (np.diff(nu) <= 0).any():
+        raise InstrumentError("expected frequencies above 0 GHz that ascend, each once.")
+    step = np.diff(nu)
+    width = 0.5 * (np.append(step, 0) + np.append(0, step))
+    measure = width * gain.clip(0) * nu**2
+    return _gauss(nu[measure > 0], measure[measure > 0])
+
+
+def read_table(path: Path) -> Nodes:
+    """A response from a text file: frequency [GHz] and response in power units in two columns.
+
+    Raises
+    ------
+    InstrumentError
+        If there is no such file, or it holds no such table.
+    """
+    if not path.is_file():
+        raise InstrumentError(
+            f"expected a file with a bandpass, but {path} does not exist; its path counts from "
+            "the folder of the instrument's file."
+        )
+    try:
+        columns = np.loadtxt(path, comments=("#", "%", "!"), ndmin=2)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InstrumentError(
+            f"{path}: expected columns of numbers, frequency in GHz and response ({error})."
+        ) from error
+    if columns.size == 0 or columns.shape[1] < 2:
+        raise InstrumentError(
+            f"{path}: expected two columns, frequency in GHz and response, but a table of shape "
+            f"{columns.shape} came."
+        )
+    try:
+        return tabulated(columns[:, 0], columns[:, 1])
+    except InstrumentError as error:
+        raise InstrumentError(f"{path}: {error}") from error
+
+
+def _gauss(nu: np.ndarray, measure: np.ndarray) -> Nodes:
+    """Gauss's quadrature for a discrete measure, by Lanczos' recurrence (Golub & Welsch 1969)."""
+    measure = measure / measure.sum()
+    middle, half = 0.5 * (nu[0] + nu[-1]), max(0.5 * (nu[-1] - nu[0]), 1e-9 * nu[0])
+    x = (nu - middle) / half
+    n = min(N_NODES, len(nu))
+    basis = [np.sqrt(measure)]
+    for _ in range(n - 1):
+        column = x * basis[-1]
+        for _ in range(2):  # once more for what rounding left
+            column = column - sum(b * (b @ column) for b in basis)
+        basis.append(column / np.linalg.norm(column))
+    jacobi = np.array([[a @ (x * b) for b in basis] for a in basis])
+    position, vectors = np.linalg.eigh(jacobi)
+    return tuple(
+        (float(middle + half * p), float(w)) for p, w in zip(position, vectors[0] ** 2, strict=True)
+    )
