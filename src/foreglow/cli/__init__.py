@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from foreglow.cli import dust, recognize, screen
+from foreglow.cli import data, dust, recognize, screen
 from foreglow.cli.options import Device, Json, Resume, Seed, one_of
 from foreglow.errors import ForeglowError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(recognize.app, name="recognize")
 app.add_typer(dust.app, name="dust")
+app.add_typer(data.app, name="data")
 
 _state = {"debug": False}
 
@@ -132,6 +133,22 @@ def report(
     from foreglow.report.html import write_report
 
     screen.say(f"report: {write_report(run_dir)}")
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """Trained models that come with foreglow, and how far to trust them."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from foreglow.shipped import shipped_models
+
+    found = shipped_models()
+    table = Table("name", "for", "what it is", "made by", title="Models that come with foreglow")
+    for model in found:
+        table.add_row(model.name, model.use, model.trust, f"foreglow {model.command}")
+    screen.show([table], [asdict(model) for model in found], as_json)
 
 
 @app.command()
