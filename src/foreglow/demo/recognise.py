@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from foreglow.maps.regions import layout
+from foreglow.recognition.choice import choose_on_sky
 from foreglow.recognition.classify import classify
 from foreglow.recognition.evaluate import Evaluation
 from foreglow.recognition.model import Recogniser
@@ -15,6 +16,8 @@ from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import simulate_sky, write_sky
 from foreglow.recognition.train import TrainingPlan, train
 from foreglow.report import figures, skymaps
+from foreglow.report.recognition_view import recognition_view
+from foreglow.report.skyview import save_view
 from foreglow.reproduce.farsian2020 import PAPER_NOISELESS, PAPER_NOISY
 from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument, load_instrument
@@ -32,6 +35,15 @@ _PLANS = (
     TrainingPlan("noiseless", epochs=5, steps=60, **_FRESH),
     TrainingPlan("many_noise", epochs=5, steps=60, **_FRESH),
     TrainingPlan("conditioned", epochs=12, steps=60, **_FRESH),
+)
+_WORDS = {
+    "noiseless": "without noise",
+    "many_noise": "with noise",
+    "conditioned": "over noise scales",
+}
+_NOTE = (
+    "The mock Galaxy with another model in each quadrant, recognised by three networks as they "
+    "were trained, and by fits."
 )
 _SKIES = {"noiseless": 0.0, "a tenth of Table 1 noise": 0.1, "Table 1 noise": 1.0}
 
@@ -98,13 +110,14 @@ def _recognise(
     sky = simulate_sky(templates.degraded(_NSIDE), instrument, _MODELS, label, noise_scale, rng)
     folder = run.folder / "maps" / f"noise_{noise_scale:g}"
     paths = write_sky(sky, instrument, _MODELS, folder)
-    captions = {}
+    captions, chances = {}, {}
     for model, _ in trained:
         regime = model.card["training"]["regime"]
         if noise_scale not in _tested(regime):
             continue
         found = classify(model, paths, noise_scale=noise_scale)
         found.write(folder / f"recognised_{regime}.fits")
+        chances[f"trained {_WORDS[regime]}"] = found.probability
         evaluation = Evaluation(_MODELS, found.probability, label)
         log.info("%s, network trained %s: accuracy %.3f", name, regime, evaluation.accuracy)
         run.records += evaluation.records(
@@ -122,6 +135,13 @@ def _recognise(
             "caption": f"Accuracy {evaluation.accuracy:.1%} of {len(label)} pixels.",
             "section": "Test skies",
         }
+    choice = choose_on_sky(sky, instrument, _MODELS) if noise_scale else None
+    place = len(_SKIES) - list(_SKIES).index(name)  # the noisiest first
+    view = recognition_view(
+        f"{place}_recognised", f"Four models, {name}", _NOTE, sky, instrument, _MODELS, chances,
+        choice,
+    )  # fmt: skip
+    save_view(view, run.folder / "maps")
     return captions
 
 

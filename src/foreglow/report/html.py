@@ -1,7 +1,7 @@
 """The report of a run: one self-contained HTML file, readable without a network.
 
-It holds what the run directory says and nothing else: the summary, the paper's tables beside ours,
-every record, the figures, and how to make it again.
+It holds what the run directory says and nothing else: the summary, the skies pixel by pixel, the
+paper's tables beside ours, every record, the figures, and how to make it again.
 """
 
 import base64
@@ -12,15 +12,21 @@ import re
 import struct
 import tomllib
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from foreglow.errors import RunError
 from foreglow.report.dust_sections import dust_sections
 from foreglow.report.page import PAGE, STYLE, plain_table, scrolling, section
 from foreglow.report.recognition_sections import recognition_sections
+from foreglow.report.sky_section import script_policy, sky_section, viewer_style
+from foreglow.report.skyview import load_view, saved_views
 
 _EXPERIMENTS = {
+    "demo": "Both jobs on the mock Galaxy: foreground models recognised, dust predicted",
     "farsian2020": "Foreground model recognition (Farsian, Krachmalnicoff & Baccigalupi 2020)",
     "zhang2019": "Dust from the HI velocity cube (Zhang, Chiang, Sheehy, Slosar & Wang 2019)",
 }
@@ -32,6 +38,8 @@ _SMALL_NOTE = (
     "Scale “{scale}” is smaller than the paper's; compare its numbers with the paper's accordingly."
 )
 
+_LARGE = 100_000  # bytes of a figure: larger ones are maps, a third of their size as WebP
+
 
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` from what a run directory holds.
@@ -39,8 +47,9 @@ def write_report(run_dir: Path) -> Path:
     Parameters
     ----------
     run_dir : Path
-        With ``metrics.json``; ``config.toml``, ``figures/*.png`` and ``figures/captions.json``
-        (``{name: {"title", "caption", "section"}}``, in the order to show) are used if present.
+        With ``metrics.json``; ``config.toml``, ``figures/*.png``, ``figures/captions.json``
+        (``{name: {"title", "caption", "section"}}``, in the order to show) and
+        ``maps/view_*.npz`` (see `foreglow.report.skyview`) are used if present.
 
     Returns
     -------
@@ -58,22 +67,38 @@ def write_report(run_dir: Path) -> Path:
     config = _read_config(run_dir / "config.toml", config_text)
     records = metrics["records"]
     experiment = str(metrics.get("experiment") or "run")
+    views = [load_view(path) for path in saved_views(run_dir / "maps")]
+    parts = {
+        "sky": sky_section(views),
+        "tables": recognition_sections(records) + dust_sections(records),
+        "figures": _figures_section(run_dir / "figures"),
+        "records": _records_section(records),
+        "making": _making_section(metrics, config, config_text),
+    }
     page = PAGE.substitute(
         title=html.escape(f"foreglow: {experiment}"),
-        style=STYLE,
+        style=STYLE + (viewer_style() if views else ""),
+        policy=script_policy() if views else "",
         subtitle=html.escape(_EXPERIMENTS.get(experiment, experiment)),
         notes=_notes(metrics),
         summary=_summary(metrics, config),
-        tables=recognition_sections(records) + dust_sections(records),
-        figures=_figures_section(run_dir / "figures"),
-        records=_records_section(records),
-        making=_making_section(metrics, config, config_text),
+        contents=_contents("".join(parts.values())),
+        **parts,
     )
     report = run_dir / "report.html"
     partial = run_dir / ".report.html.partial"
     partial.write_text(page, encoding="utf-8")
     os.replace(partial, report)
     return report
+
+
+def _contents(body: str) -> str:
+    """Links to the sections of the page, where there are several."""
+    found = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)
+    if len(found) < 3:
+        return ""
+    links = "".join(f'<li><a href="#{name}">{title}</a></li>\n' for name, title in found)
+    return f'<nav aria-label="Contents">\n<ul>\n{links}</ul>\n</nav>\n'
 
 
 def _read_text(path: Path) -> str:
@@ -237,14 +262,29 @@ def _figure(path: Path, caption: Mapping[str, Any]) -> str:
     title = str(caption.get("title") or path.stem.replace("_", " "))
     text = str(caption.get("caption") or "")
     data = path.read_bytes()
-    image = base64.b64encode(data).decode("ascii")
+    kind, shown = _compact(data)
+    image = base64.b64encode(shown).decode("ascii")
     alt = html.escape(f"{title}. {text}" if text else title)
     words = f"<strong>{html.escape(title)}.</strong> {html.escape(text)}".strip()
     return (
         f'<figure id="figure-{html.escape(path.stem)}">\n'
-        f'<img src="data:image/png;base64,{image}" alt="{alt}"{_image_size(data)}>\n'
+        f'<img src="data:image/{kind};base64,{image}" alt="{alt}"{_image_size(data)}>\n'
         f"<figcaption>{words}</figcaption>\n</figure>\n"
     )
+
+
+def _compact(png: bytes) -> tuple[str, bytes]:
+    """What the page shows of a PNG: lines as they are, maps of many colours as WebP."""
+    if len(png) < _LARGE:
+        return "png", png
+    try:
+        image = Image.open(BytesIO(png)).convert("RGB")
+    except OSError:
+        return "png", png
+    webp = BytesIO()
+    image.save(webp, "WEBP", quality=90, method=0)
+    smaller = webp.getbuffer().nbytes < len(png)
+    return ("webp", webp.getvalue()) if smaller else ("png", png)
 
 
 def _image_size(png: bytes) -> str:

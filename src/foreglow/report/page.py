@@ -7,10 +7,10 @@ from string import Template
 STYLE = """
 :root { color-scheme: light dark;
   --ground: #fbfbfa; --sheet: #ffffff; --ink: #1d2226; --soft: #5a636b; --line: #dde1e4;
-  --accent: #0b62a4; --note: #fdf3df; --note-ink: #5c4305; }
+  --accent: #0b62a4; --shade: #00000026; --note: #fdf3df; --note-ink: #5c4305; }
 @media (prefers-color-scheme: dark) { :root {
   --ground: #14171a; --sheet: #1c2024; --ink: #e6e9eb; --soft: #9ba5ad; --line: #343b41;
-  --accent: #78b6ea; --note: #35290f; --note-ink: #f1dcae; } }
+  --accent: #78b6ea; --shade: #00000099; --note: #35290f; --note-ink: #f1dcae; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body { margin: 0; background: var(--ground); color: var(--ink);
@@ -31,8 +31,18 @@ dl div:has(dd.long) { grid-column: 1 / -1; }
 dt { color: var(--soft); font-size: 0.8rem; }
 dd { margin: 0; overflow-wrap: anywhere; font-weight: 600; }
 dd.long { font-weight: 400; }
+nav ul { display: flex; flex-wrap: wrap; gap: 0.3rem 1.1rem; list-style: none; padding: 0;
+  margin: 1.5rem 0 0; font-size: 0.92rem; }
+a { color: var(--accent); }
+/* a shade at the side where a table goes on */
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px;
-  background: var(--sheet); }
+  background: linear-gradient(to right, var(--sheet) 40%, transparent) 0 0 / 2.5rem 100% local,
+    linear-gradient(to left, var(--sheet) 40%, transparent) 100% 0 / 2.5rem 100% local,
+    linear-gradient(to right, var(--shade), transparent) 0 0 / 0.9rem 100% scroll,
+    linear-gradient(to left, var(--shade), transparent) 100% 0 / 0.9rem 100% scroll,
+    var(--sheet); background-repeat: no-repeat; }
+.scroll + .scroll { margin-top: 1rem; }
+.scroll tbody th { position: sticky; left: 0; background: var(--sheet); }
 .scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--accent);
   outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
@@ -69,7 +79,7 @@ PAGE = Template("""<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'$policy">
 <title>$title</title>
 <style>$style</style>
 </head>
@@ -79,7 +89,7 @@ PAGE = Template("""<!DOCTYPE html>
 <h1>$title</h1>
 <p class="subtitle">$subtitle</p>
 </header>
-$notes$summary$tables$figures$records$making</main>
+$notes$summary$contents$sky$tables$figures$records$making</main>
 </body>
 </html>
 """)

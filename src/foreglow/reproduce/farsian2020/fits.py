@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from foreglow.recognition.choice import CRITERIA, Choice, choose
+from foreglow.recognition.choice import CRITERIA, choose_on_sky
 from foreglow.recognition.evaluate import Evaluation, summarise
 from foreglow.recognition.simulate import PROBLEMS
-from foreglow.recognition.skies import SimulatedSky
 from foreglow.report import figures, skymaps
 from foreglow.report.tables import binomial_error
 from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined
 from foreglow.reproduce.farsian2020.paper import PAPER_FITS
+from foreglow.reproduce.farsian2020.views import keep_view
 from foreglow.sky import seds
 
 _SECTION = "Parametric fits"
@@ -70,26 +69,18 @@ def choose_by_fits(lab: Lab) -> Captions:
     return captions | _curves_figure(lab, found)
 
 
-def choose_on_sky(
-    lab: Lab, sky: SimulatedSky, models: tuple[str, ...], curvature: float | None = None
-) -> Choice:
-    """Fits of some models to every pixel of a sky; C free, or known."""
-    frequency = torch.tensor(lab.instrument.frequency_ghz, dtype=torch.float64)
-    data = torch.from_numpy(np.moveaxis(sky.data, 2, 0)).to(lab.device)
-    sigma = torch.from_numpy(sky.sigma).to(lab.device).expand(len(data), -1)
-    return choose(models, frequency.to(lab.device), data, sigma, curvature)
-
-
 def _fit_skies(lab: Lab, problem: str, noise_scale: float) -> _Fitted:
     models = PROBLEMS[problem]
     curved = any(name.startswith("curved") for name in models)
     evaluations: dict[str, list[Evaluation]] = {}
     chi2, dof = [], np.empty(0)
-    for sky in lab.skies(problem, noise_scale, number=lab.settings["fit_skies"]):
-        choice = choose_on_sky(lab, sky, models)
+    for k, sky in enumerate(lab.skies(problem, noise_scale, number=lab.settings["fit_skies"])):
+        choice = choose_on_sky(sky, lab.instrument, models, device=lab.device)
+        if k == 0 and noise_scale == 1.0:
+            keep_view(lab, problem, sky, choice)
         chosen = {name: (choice, name) for name in CRITERIA}
         if curved:
-            known = choose_on_sky(lab, sky, models, seds.KOGUT_CURVATURE)
+            known = choose_on_sky(sky, lab.instrument, models, seds.KOGUT_CURVATURE, lab.device)
             chosen |= {f"{name}_known_c": (known, name) for name in _KNOWN_C}
         for method, (of, criterion) in chosen.items():
             probability = of.probability(criterion).T.cpu().numpy()

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from foreglow.recognition.calibration import expected_calibration_error
+from foreglow.recognition.choice import choose_on_sky
 from foreglow.recognition.evaluate import evaluate
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw
-from foreglow.reproduce.farsian2020.fits import choose_on_sky
 from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined
 from foreglow.sky import seds
 
@@ -96,7 +96,10 @@ def _try(lab: Lab, model: Recogniser, case: Case, noise_scale: float) -> dict[st
     skies = skies_of(lab, case, noise_scale)
     tested = joined([evaluate(model, sky, models) for sky in skies])
     # the fits of what the network knows: C as in its training
-    alarms = [choose_on_sky(lab, s, models, seds.KOGUT_CURVATURE).none_fits() for s in skies]
+    alarms = [
+        choose_on_sky(s, lab.instrument, models, seds.KOGUT_CURVATURE, lab.device).none_fits()
+        for s in skies
+    ]
     record = {
         "problem": case.problem, "network": "foreglow", "training": "conditioned",
         "noise": "table1", "noise_scale": noise_scale, "context": "pixel", "method": "network",

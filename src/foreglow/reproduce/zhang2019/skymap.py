@@ -11,11 +11,18 @@ from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import coverage
 from foreglow.maps.hemispheres import reached
 from foreglow.report import dust_curves, dust_maps
+from foreglow.report.dust_view import dust_view
+from foreglow.report.skyview import save_view
 from foreglow.reproduce.zhang2019.lab import METHOD, Captions, Lab, log
 from foreglow.reproduce.zhang2019.models import SPLIT
 from foreglow.reproduce.zhang2019.sky import ring_map, unit_text
 
 _SECTION = "The predicted map"
+_NOTE = (
+    "Dust predicted by the U-Net from the 21 cm line, trained in the northern Galactic hemisphere; "
+    "all maps low-passed at ell 460. The error is that of a pixel of the full map: neighbours "
+    "share theirs."
+)
 _LEVELS = np.arange(0.25, 3.01, 0.25)
 _TURN_DEG = 31.0  # the pixels of the coarse grid repeat every 22.5 degrees near its poles
 
@@ -29,6 +36,7 @@ def predicted_map(lab: Lab) -> Captions:
     dust.write(path, overwrite=True)
     log.info("%s: %s", path, dust.summary())
     target = ring_map(lab, lab.sky.cube.target[:, 0])
+    save_view(dust_view("9_dust", "Dust from hydrogen", _NOTE, dust, target, lab.sky), path.parent)
     halves = _halves(lab, np.isfinite(dust.mean) & np.isfinite(target))
     rows = {name: coverage(dust.mean[w], dust.std[w], target[w]) for name, w in halves.items()}
     for name, found in rows.items():

@@ -1,0 +1,50 @@
+"""Test skies that the report shows pixel by pixel."""
+
+from foreglow.recognition.choice import Choice
+from foreglow.recognition.evaluate import evaluate
+from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.skies import SimulatedSky
+from foreglow.report import tables
+from foreglow.report.recognition_view import recognition_view
+from foreglow.report.skyview import save_view
+from foreglow.reproduce.farsian2020.lab import REGIONS, Lab
+
+_NOTE = (
+    "The first test sky with the noise of Table 1, models in {regions}. Networks farsian2020 and "
+    "foreglow were trained on this problem with many noise realisations; C is free in the fits."
+)
+
+
+def keep_view(lab: Lab, problem: str, sky: SimulatedSky, choice: Choice) -> None:
+    """Keep a test sky with all that was said of it.
+
+    Parameters
+    ----------
+    lab : Lab
+    problem : str
+    sky : SimulatedSky
+        With Table 1 noise.
+    choice : Choice
+        Its fits.
+    """
+    models = PROBLEMS[problem]
+    trained = {
+        f"network {name}": lab.trained(problem, name, "many_noise")[0]
+        for name in ("farsian2020", "foreglow")
+    }
+    trained["foreglow, trained over noise scales"], _ = lab.trained(
+        "four", "foreglow", "conditioned"
+    )
+    chances = {name: evaluate(model, sky, models).probability for name, model in trained.items()}
+    place = lab.settings["problems"].index(problem) + 1
+    view = recognition_view(
+        f"{place}_{problem}",
+        f"{problem}: {tables.PROBLEMS[problem]}",
+        _NOTE.format(regions=REGIONS[problem]),
+        sky,
+        lab.instrument,
+        models,
+        chances,
+        choice,
+    )
+    save_view(view, lab.run.folder / "maps")
