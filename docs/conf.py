@@ -1,7 +1,31 @@
 """Sphinx configuration."""
 
+from importlib.metadata import version as version_of
+
 project = "foreglow"
 author = "foreglow developers"
-extensions = ["myst_parser"]
-html_theme = "alabaster"
+version = release = version_of("foreglow")
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"foreglow {version}"
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+# tutorials are run in a folder of their own, again only when their code changes
+nb_execution_mode = "cache"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 900
+nb_merge_streams = True
+
+autodoc_typehints = "none"  # the docstrings say it, with shapes and units
+autodoc_class_signature = "mixed"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+# a type in a docstring may name what several classes have, like nside
+suppress_warnings = ["ref.python", "toc.empty_glob"]

@@ -1,0 +1,146 @@
+"""Every code block of README and docs runs, page by page, in the order in which it stands there.
+
+Shell blocks run in bash, Python blocks in one namespace a page, TOML is written to the file that
+the page says it is. Shortened, for a page must take seconds:
+
+- trainings, evaluations and simulations get the options of `SHORTER` after those of the page: fewer
+  epochs, steps, skies and cutouts, coarser maps. Which options there are is what a page tells;
+- ensembles, validations and calibrations of a training are of a few samples; templates are made
+  once for all pages;
+- `--device cuda` becomes `auto`: there may be no GPU;
+- `demo` and `reproduce` are only understood, not done: tests/test_demo.py and tests/reproduce do
+  them; `make TARGET` is a dry run.
+"""
+
+import shutil
+import tomllib
+from functools import cache, partial
+
+import healpy as hp
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from docs.pages import PAGES, ROOT, blocks_of, run_shell
+from foreglow import demo, reproduce
+from foreglow.dust import stitch
+from foreglow.dust import train as dust_train
+from foreglow.maps.write import write_maps
+from foreglow.recognition import evaluate as recognition_evaluate
+from foreglow.recognition import skies as recognition_skies
+from foreglow.recognition import train as recognition_train
+from foreglow.recognition.context import train as context_train
+from foreglow.sky.templates import load_templates
+from hi_cubes import hi4pi_header, smooth_data, write_fits
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHORTER = {
+    ("recognize", "train"): ["--epochs", 1, "--steps", 2, "--batch", 64],
+    ("recognize", "context"): ["--epochs", 1, "--steps", 1],
+    ("recognize", "evaluate"): ["--skies", 1],
+    ("dust", "simulate"): ["--nside", 16],
+    ("dust", "prepare"): ["--nside", 16],
+    ("dust", "train"): [
+        "--nside", 16, "--epochs", 1, "--steps", 2, "--batch", 2, "--width", 2, "--members", 2,
+    ],
+    ("dust", "evaluate"): ["--nside", 16, "--cutouts", 4],
+}  # fmt: skip
+NOT_RUN = ("text", "bibtex", "")  # and what has a language that no test knows fails
+
+
+templates_of = cache(load_templates)
+
+
+@pytest.fixture
+def shorter(monkeypatch):
+    """Ensembles, validations and calibrations of a second."""
+    for name in ("VALIDATION_CUTOUTS", "_CALIBRATION_CENTRES", "_STANDARDISATION_CUTOUTS"):
+        monkeypatch.setattr(dust_train, name, 4)
+    for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
+        monkeypatch.setattr(recognition_train, name, 2048)
+    few = partial(context_train.pixel_ensemble, realisations=2)
+    monkeypatch.setattr(context_train, "pixel_ensemble", few)
+    monkeypatch.setattr(context_train, "_VALIDATION_STEPS", 1)
+    monkeypatch.setattr(context_train, "_TEMPERATURE_BATCHES", 1)
+    for module in (recognition_train, recognition_skies, recognition_evaluate, context_train):
+        monkeypatch.setattr(module, "load_templates", templates_of)
+    centres = stitch.centres(4)
+    monkeypatch.setattr(stitch, "centres", lambda: centres)
+
+
+@pytest.fixture
+def understood(monkeypatch):
+    """`demo` and `reproduce` do nothing; what they were asked for must make sense."""
+
+    def check(paper, folder, scale, *_):
+        assert (paper in reproduce.PAPERS, scale in ("smoke", "laptop", "paper")) == (True, True)
+        return folder / "report.html"
+
+    monkeypatch.setattr(reproduce, "reproduce", check)
+    monkeypatch.setattr(reproduce, "printed_tables", lambda *_: [])
+    monkeypatch.setattr(reproduce, "read_records", lambda _: [])
+    monkeypatch.setattr(demo, "run_demo", lambda *_: None)
+    monkeypatch.setattr(demo, "printed", lambda _: [])
+
+
+@pytest.fixture
+def foreglow(run):
+    """The command line in this process, shortened."""
+
+    def call(*words):
+        words = ["auto" if word == "cuda" else word for word in words]
+        command = tuple(word for word in words if not word.startswith("-"))[:2]
+        return run(*words, *SHORTER.get(command, ()))
+
+    return call
+
+
+def bring(folder):
+    """What a reader of the page on HI cubes has: a survey's cube, a dust map and a mask."""
+    shape = (68, 46, 91)
+    header = hi4pi_header(shape, pixel_deg=4.0, first_kms=-66.0)
+    write_fits(folder / "CAR.fits", smooth_data(shape, pixel_deg=4.0), header)
+    for name in ("CAR_A01", "CAR_A02"):
+        shutil.copy(folder / "CAR.fits", folder / f"{name}.fits")
+    rng = np.random.default_rng(0)
+    n_pix = hp.nside2npix(16)
+    write_maps(folder / "dust.fits", {"DUST": (rng.lognormal(size=n_pix), "MJy/sr")}, frame="G")
+    write_maps(folder / "mask.fits", {"MASK": (np.ones(n_pix, np.float32), "")}, frame="G")
+
+
+def play(page, folder, foreglow):
+    """Run a page from top to bottom."""
+    names: dict = {"__name__": "__main__"}
+    for block in blocks_of(page):
+        where = f"{page.relative_to(ROOT)}:{block.line}"
+        if block.language == "bash":
+            run_shell(block.text, folder, foreglow)
+        elif block.language == "python":
+            exec(compile(block.text, where, "exec"), names)
+        elif block.language == "toml":
+            table = tomllib.loads(block.text)
+            (folder / f"{table['name']}.toml").write_text(block.text)
+        else:
+            assert block.language in NOT_RUN, f"{where}: no test knows {block.language!r}"
+
+
+WITH_CODE = [p for p in PAGES if any(b.language not in NOT_RUN for b in blocks_of(p))]
+
+
+def test_pages_are_found():
+    assert {"README.md", "quickstart.md", "slurm.md"} <= {p.name for p in WITH_CODE}
+    assert sum(len(blocks_of(page)) for page in WITH_CODE) > 40
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.usefixtures("shorter", "understood")
+# networks that learned nothing, and a predicted map of the whole sky, are warned of
+@pytest.mark.filterwarnings("default::UserWarning")
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # healpy's, of matplotlib
+def test_page(page, tmp_path, monkeypatch, foreglow):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    mpl.use("agg")
+    bring(tmp_path)
+    play(page, tmp_path, foreglow)
