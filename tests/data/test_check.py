@@ -103,7 +103,11 @@ def test_a_map_of_nobody(tmp_path):
     assert (report.product, report.sound) == (None, True)
     assert report.fits == ("--maps BAND=FILE of foreglow recognize classify, fit (Q,U)",)
     one = forms.healpix(tmp_path / "m.fits", [("MASK", "E", None, np.ones(forms.N_PIX))])
-    assert check_file(one).fits == ("--mask FILE of foreglow dust train, predict",)
+    assert check_file(one).fits[0].startswith("--mask FILE, or --dust FILE --unit UNIT, of")
+
+
+def test_how_much_a_mask_leaves_is_told(tmp_path):
+    assert check_file(forms.galactic_mask(tmp_path)).notes[-1] == "70.8% of the sky is above zero"
 
 
 def test_cubes_and_sky_directories(tmp_path, real_data):
@@ -153,6 +157,16 @@ def with_nan(folder):
     return forms.healpix(path, [("I", "E", "MJy/sr", values)])
 
 
+def celestial(folder):
+    columns = [("I_STOKES", "E", "uK_RJ", forms.sky())]
+    return forms.healpix(folder / "mine.fits", columns, COORDSYS="C")
+
+
+def closed_mask(folder):
+    columns = [(name, "B", None, np.zeros(forms.N_PIX)) for name in forms.GAL]
+    return forms.healpix(folder / "mask.fits", columns, BAD_DATA=None)
+
+
 def nothing_observed(folder):
     path = folder / "COM_CompMap_Dust-GNILC-F353_2048_R2.00.fits"
     return forms.healpix(path, [("I", "E", "MJy/sr", np.full(forms.N_PIX, hp.UNSEEN))])
@@ -173,6 +187,8 @@ def renamed_columns(folder):
         (turned, "expected COORDSYS G, got C; it was turned"),
         (with_nan, "expected finite values in column I, got NaN or Inf in 1 pixels"),
         (nothing_observed, "expected a map in column I, got no observed pixel"),
+        (celestial, "expected a Galactic map (COORDSYS = G), got frame C"),
+        (closed_mask, "expected some sky above zero in column GAL070, got none"),
         (renamed_columns, "got none called GAL070"),
     ],
 )

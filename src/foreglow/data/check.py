@@ -115,4 +115,5 @@ def _look_at_channel(cube: ImageCube) -> ColumnFound:
     seen = values[np.isfinite(values)]
     unobserved = values.size - seen.size
     least, greatest = (float(seen.min()), float(seen.max())) if seen.size else (None, None)
-    return ColumnFound(f"(channel {middle + 1})", "K", unobserved, 0, least, greatest)
+    above = float((seen > 0).sum() / values.size)
+    return ColumnFound(f"(channel {middle + 1})", "K", unobserved, 0, least, greatest, above)

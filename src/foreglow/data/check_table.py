@@ -13,7 +13,7 @@ from foreglow.data.report import ColumnFound, Report
 from foreglow.errors import ForeglowError, MapError
 from foreglow.maps.conventions import MapWarning, canonical_frame, canonical_unit
 from foreglow.maps.cube_healpix import open_healpix_cube
-from foreglow.maps.io import open_intensity_map, open_polarisation_map
+from foreglow.maps.io import StoredMap, open_intensity_map, open_polarisation_map
 from foreglow.maps.table import Column, Table, open_table
 
 _BLOCK = 1 << 21  # pixels at a time
@@ -21,6 +21,7 @@ _LOOKED_AT = 3  # columns whose values are read, where the registry names none
 _ANY_UNIT = "uK_RJ"  # masks have no unit, and their reader wants one
 _ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
 _MEMORY = 1 << 30  # bytes that a gzipped table may take
+_DUST = "foreglow dust train, predict, evaluate (at the Nside of the cube)"
 _PAPER_KMS = (-64.5, 17.0)
 
 
@@ -89,17 +90,18 @@ def _read_columns(table: Table, numbers: list[int]) -> tuple[list[ColumnFound], 
 
 def _look_at(column: Column) -> ColumnFound:
     """Read all of a column, a block at a time."""
-    unobserved = bad = 0
+    unobserved = bad = above = 0
     least, greatest = np.inf, -np.inf
     for first in range(0, column.cells.size, _BLOCK):
         values = column.take(np.arange(first, min(first + _BLOCK, column.cells.size)))
         unobserved += int(np.isnan(values).sum())
         bad += int(np.isinf(values).sum())
         seen = values[np.isfinite(values)]
+        above += int((seen > 0).sum())
         if seen.size:
             least, greatest = min(least, float(seen.min())), max(greatest, float(seen.max()))
     ends = (least, greatest) if least <= greatest else (None, None)
-    return ColumnFound(column.name, column.unit, unobserved, bad, *ends)
+    return ColumnFound(column.name, column.unit, unobserved, bad, *ends, above / column.cells.size)
 
 
 def _bad_values(columns: list[ColumnFound]) -> list[str]:
@@ -140,6 +142,13 @@ def _compare(
             f"expected COORDSYS {product.frame}, got {frame}; it was turned, or is another product"
         )
     problems += [p for c in columns if (p := _wrong_unit(product, c)) is not None]
+    if product.kind == "mask":
+        notes += [f"{100 * c.above_zero:.3g}% of the sky is above zero" for c in columns]
+        problems += [
+            f"expected some sky above zero in column {c.name}, got none; take another column"
+            for c in columns
+            if c.above_zero == 0
+        ]
     return notes, problems
 
 
@@ -170,16 +179,24 @@ def _uses(path: Path, product: Product | None) -> tuple[list[str], list[str], li
     """Commands that take the file, what their readers warned of, and why others do not."""
     if product is not None and product.kind == "mask":
         column = f"{path}[{product.column}]"
-        trials = [(f"--mask '{column}' of foreglow dust train, predict", _mask, column)]
-    else:
-        trials = [
+        return _try([(f"--mask '{column}' of {_DUST}", _any_unit, column)], path)
+    fits, said, reasons = _try(
+        [
             ("--maps BAND=FILE of foreglow recognize classify, fit (Q,U)", _polarised, str(path)),
-            (
-                "--dust FILE of foreglow dust train, predict, evaluate",
-                open_intensity_map,
-                str(path),
-            ),
-        ]
+            (f"--dust FILE of {_DUST}", _intensity, str(path)),
+        ],
+        path,
+    )
+    if fits or product is not None:
+        return fits, said, reasons
+    either = f"--mask FILE, or --dust FILE --unit UNIT, of {_DUST}"
+    without_unit, said, _ = _try([(either, _any_unit, str(path))], path)
+    return without_unit, said, reasons
+
+
+def _try(
+    trials: list[tuple[str, Callable[[str], StoredMap], str]], path: Path
+) -> tuple[list[str], list[str], list[str]]:
     fits, said, reasons = [], [], []
     for use, opener, file in trials:
         with warnings.catch_warnings(record=True) as caught:
@@ -191,27 +208,28 @@ def _uses(path: Path, product: Product | None) -> tuple[list[str], list[str], li
                 reasons.append(f"{use.split(' of ')[0]}: {_without_path(str(error), path)}")
                 continue
         said += [_without_path(str(w.message), path) for w in caught]
-    if not fits and product is None and _opens(lambda: _mask(str(path))):
-        return ["--mask FILE of foreglow dust train, predict"], said, reasons
     return fits, list(dict.fromkeys(said)), reasons
 
 
-def _mask(path: str) -> object:
-    return open_intensity_map(path, _ANY_UNIT)
-
-
-def _polarised(path: str) -> object:
+def _polarised(path: str) -> StoredMap:
     return open_polarisation_map(path)
 
 
-def _opens(opener: Callable[[], object]) -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MapWarning)
-        try:
-            opener()
-        except ForeglowError:
-            return False
-    return True
+def _intensity(path: str) -> StoredMap:
+    return _galactic(open_intensity_map(path))
+
+
+def _any_unit(path: str) -> StoredMap:
+    return _galactic(open_intensity_map(path, _ANY_UNIT))
+
+
+def _galactic(stored: StoredMap) -> StoredMap:
+    if stored.frame != "G":
+        raise MapError(
+            f"{stored.path}: expected a Galactic map (COORDSYS = G), got frame {stored.frame}; "
+            "turn it with healpy.Rotator"
+        )
+    return stored
 
 
 def _without_path(message: str, path: Path) -> str:

@@ -6,7 +6,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ColumnFound:
-    """A column whose values were read: all of them."""
+    """A column whose values were read: all of them.
+
+    Attributes
+    ----------
+    name, unit : str
+    unobserved, bad : int
+        Pixels that are UNSEEN; pixels that are NaN or Inf.
+    least, greatest : float or None
+        Of the others, None where there is none.
+    above_zero : float
+        Fraction of all pixels.
+    """
 
     name: str
     unit: str
@@ -14,6 +25,7 @@ class ColumnFound:
     bad: int
     least: float | None
     greatest: float | None
+    above_zero: float
 
     def line(self) -> str:
         """In a line."""
