@@ -172,10 +172,13 @@ def training_history(
         upper.axhline(paper_accuracy, color=MUTED, linestyle="--", linewidth=1.1, label=label)
     upper.set(title=title, ylabel="Accuracy")
     upper.yaxis.set_major_formatter(PercentFormatter(1.0))
-    upper.legend(loc="lower right")
+    upper.legend(loc="best")
     lower.set(xlabel="Epoch", ylabel="Loss")
     if all(np.nanmin(line.get_ydata()) > 0 for line in lower.lines):
         lower.set_yscale("log")
+        low, high = lower.get_ylim()
+        if high < 10 * low:  # no decade to label: plain numbers between
+            lower.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.align_ylabels()
     return figure

@@ -153,7 +153,9 @@ def draw_borders(axes: Axes, regions: NDArray) -> None:
 
 
 def _draw_graticule(axes: Axes, labels: bool) -> None:
+    halo = [patheffects.withStroke(linewidth=1.0, foreground="white", alpha=0.45)]  # on black
     line = {"color": INK, "linewidth": 0.4, "alpha": 0.45, "linestyle": (0, (4, 3)), "zorder": 4}
+    line["path_effects"] = halo
     for lon in _GRATICULE_LON:
         axes.plot(*lonlat_to_xy(lon, np.linspace(-90, 90, 181)), **line)
     for lat in _GRATICULE_LAT:
@@ -166,6 +168,7 @@ def _draw_graticule(axes: Axes, labels: bool) -> None:
 def _label_graticule(axes: Axes) -> None:
     halo = [patheffects.withStroke(linewidth=1.8, foreground="white")]
     text = {"fontsize": 6.5, "color": INK, "zorder": 6}
+    axes.text(-2, -1, "Galactic", ha="left", va="bottom", **text)
     for lon in _GRATICULE_LON:
         x, y = lonlat_to_xy(lon, -1.5)
         label = f"{lon % 360}°"
