@@ -74,7 +74,14 @@ class Bands:
 
 
 def fundamental_ell(grid: Grid) -> float:
-    """ell_F, the least ell of a grid: 14.42 for the paper's."""
+    """ell_F, the least ell of a grid: 14.42 for the paper's.
+
+    Examples
+    --------
+    >>> from foreglow.maps.gnomonic import Grid
+    >>> round(fundamental_ell(Grid()), 1)
+    14.4
+    """
     return 2 * math.pi / (grid.n * grid.pixel_rad)
 
 
@@ -133,6 +140,16 @@ def mode_correlation(a: Tensor, b: Tensor, bands: Bands) -> Tensor:
     References
     ----------
     Zhang et al. 2019, section 2, below eq. 2.1.
+
+    Examples
+    --------
+    Blind to the amplitudes of single modes, unlike `spectrum_correlation`; a map against itself:
+
+    >>> import torch
+    >>> from foreglow.maps.gnomonic import Grid
+    >>> maps = torch.randn(1, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> mode_correlation(maps, 3 * maps, paper_bands(Grid())).round(decimals=4)
+    tensor([[1., 1.]])
     """
     cross, power_a, power_b = _spectra(a, b, bands)
     # roots one by one: a product of powers leaves the range of float32 where maps are steep

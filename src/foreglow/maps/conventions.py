@@ -77,6 +77,15 @@ def to_uk_rj_factor(unit: str, frequency_ghz: float) -> float:
     ------
     MapError
         If the unit is unknown or the frequency is not a positive number.
+
+    Examples
+    --------
+    One uK_CMB is much less in uK_RJ at 353 GHz:
+
+    >>> round(to_uk_rj_factor("uK_CMB", 353.0), 4)
+    0.0775
+    >>> round(to_uk_rj_factor("mK_RJ", 353.0))
+    1000
     """
     base, _, scale = canonical_unit("to_uk_rj_factor", unit).partition("_")
     if not (np.isfinite(frequency_ghz) and frequency_ghz > 0):
@@ -100,7 +109,17 @@ def canonical_frame(where: str, text: str) -> str:
 
 
 def canonical_unit(where: str, text: str) -> str:
-    """One of `UNITS` from any spelling; `where` begins the message of the MapError."""
+    """One of `UNITS` from any spelling; `where` begins the message of the MapError.
+
+    Examples
+    --------
+    >>> canonical_unit("a map", "muK_{CMB}")
+    'uK_CMB'
+    >>> canonical_unit("a map", "K")
+    Traceback (most recent call last):
+        ...
+    foreglow.errors.MapError: a map: expected one of K_CMB, mK_CMB, uK_CMB, ...
+    """
     compact = re.sub(r"[\s{}()_,.-]", "", text)
     # The case of M is not ours to guess: mJy/sr is not MJy/sr and MK is not mK.
     if re.fullmatch(r"M[Jj][Yy](/[Ss][Rr]|\*?[Ss][Rr](\^|\*\*)?1)", compact):

@@ -28,6 +28,13 @@ class Grid:
     References
     ----------
     Zhang et al. 2019, section 2: 64 pixels of 23.4 arcmin.
+
+    Examples
+    --------
+    The paper's cutouts:
+
+    >>> round(Grid().side_deg, 2)
+    24.96
     """
 
     n: int = 64

@@ -78,6 +78,14 @@ def expected_calibration_error(probability: ArrayLike, label: ArrayLike, n_bin: 
     """Mean distance of accuracy from confidence, in [0, 1]; see `Reliability`.
 
     Finite numbers of pixels alone give about sqrt(n_bin / n_pix) / 3, so compare with that.
+
+    Examples
+    --------
+    Three pixels given 80%, of which two are right:
+
+    >>> probability = [[0.8, 0.8, 0.8], [0.2, 0.2, 0.2]]
+    >>> round(expected_calibration_error(probability, [0, 0, 1]), 3)
+    0.133
     """
     return reliability(probability, label, n_bin).expected_calibration_error
 

@@ -152,6 +152,16 @@ def load_instrument(name_or_path: str | Path) -> Instrument:
     ------
     InstrumentError
         If there is no such preset or file, a row is wrong, or two instruments name a band alike.
+
+    Examples
+    --------
+    >>> bands = load_instrument("quijote+litebird")
+    >>> bands.n_band
+    17
+    >>> bands.index("40 GHz")
+    2
+    >>> [round(float(rms), 2) for rms in bands.noise_rms(16)[:3]]  # uK_RJ in a pixel
+    [3.81, 3.8, 0.16]
     """
     text = str(name_or_path)
     if "+" not in text or (_PRESETS / f"{text}.toml").is_file() or Path(text).is_file():
