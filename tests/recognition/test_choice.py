@@ -261,8 +261,7 @@ def test_bad_input(quiet, choice):
         choose(FOUR, NU, quiet.data[:2], 0 * quiet.sigma[:2])
     with pytest.raises(ModelError, match="but flat are beta_s, curvature; take candidate"):
         log_evidence(candidate("curved"), NU, quiet.data, quiet.sigma)
-    free_dust = SkyModel(
-        candidate("power_law", priors=True).beta_s, beta_d=Free(1.54, 0.0, 4.0, prior=(1.54, 0.1))
-    )
-    with pytest.raises(ModelError, match="but dust is free"):
+    warm = Free(20.0, 5.0, 80.0, prior=(20.0, 1.0))
+    free_dust = SkyModel(candidate("power_law", priors=True).beta_s, dust_temperature=warm)
+    with pytest.raises(ModelError, match="a fixed temperature of the dust, but that is free"):
         log_evidence(free_dust, NU, quiet.data, quiet.sigma)

@@ -33,6 +33,13 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu or cuda.", autocompletion=one_of("auto", "cpu", "cuda"))
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
+Models = Annotated[
+    str | None,
+    typer.Option(
+        help="In place of --problem, candidates separated by commas: power_law, curved, "
+        "strongly_curved, power_law_ame, curved_ame, varying_beta_d, two_temperatures."
+    ),
+]
 Maps = Annotated[list[str], typer.Option(help="BAND=FILE, once a band; BAND by name or in GHz.")]
 Json = Annotated[
     bool,

@@ -13,6 +13,7 @@ from foreglow.cli.options import (
     Json,
     Maps,
     ModelDirectory,
+    Models,
     NoiseOfBands,
     NoiseScale,
     OutFile,
@@ -39,6 +40,7 @@ def recognize_simulate(
     problem: Annotated[
         str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
     ] = "four",
+    models: Models = None,
     regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
     blob_deg: Annotated[float, typer.Option(help="Size of the blobs (deg).")] = 30.0,
     nside: Annotated[int, typer.Option(help="HEALPix Nside of the maps.")] = 16,
@@ -54,7 +56,7 @@ def recognize_simulate(
     from foreglow.recognition.skies import make_sky_files
 
     paths = make_sky_files(
-        out, sky, problem, regions, blob_deg, nside, noise_scale, instrument, seed
+        out, sky, models or problem, regions, blob_deg, nside, noise_scale, instrument, seed
     )
     screen.say(f"{len(paths)} maps and truth.fits in {out}")
 
@@ -66,6 +68,7 @@ def recognize_train(
     problem: Annotated[
         str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
     ] = "four",
+    models: Models = None,
     network: Annotated[
         str, typer.Option(help="foreglow, foreglow_memory or farsian2020.")
     ] = "foreglow",
@@ -89,8 +92,8 @@ def recognize_train(
     from foreglow.recognition.train import train_model
 
     accuracy = train_model(
-        out, sky, problem, network, regime, noise_scale, epochs, steps, batch, instrument, seed,
-        device, resume,
+        out, sky, models or problem, network, regime, noise_scale, epochs, steps, batch,
+        instrument, seed, device, resume,
     )  # fmt: skip
     screen.say(f"model: {out} (validation accuracy {accuracy:.4f})")
 
@@ -155,6 +158,7 @@ def recognize_fit(
     problem: Annotated[
         str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
     ] = "four",
+    models: Models = None,
     criterion: Annotated[
         str, typer.Option(help="Choose by evidence, bic, aic or chi2 (reduced, the paper's).")
     ] = "evidence",
@@ -171,16 +175,27 @@ def recognize_fit(
     """Fit each model to each pixel of your own Q,U maps and choose, FITS to FITS."""
     from foreglow.recognition.fitted import fit_maps
     from foreglow.recognition.observations import validate_output
-    from foreglow.recognition.skies import models_of
+    from foreglow.recognition.simulate import models_of
     from foreglow.sky.instrument import load_instrument
     from foreglow.training import pick_device
 
     validate_output(out, overwrite)
-    models, bands, where = models_of(problem), load_instrument(instrument), pick_device(device)
+    candidates = models_of(models or problem)
+    bands, where = load_instrument(instrument), pick_device(device)
     files, rms = screen.pairs(maps, "--maps"), screen.pairs(noise or [], "--noise")
     with screen.progress("fit") as show:
         found = fit_maps(
-            bands, models, files, rms, noise_scale, unit, criterion, curvature, level, where, show
+            bands,
+            candidates,
+            files,
+            rms,
+            noise_scale,
+            unit,
+            criterion,
+            curvature,
+            level,
+            where,
+            show,
         )
     found.write(out, overwrite)
     screen.say(found.summary())

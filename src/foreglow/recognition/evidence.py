@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreglow.errors import ModelError
 from foreglow.recognition.simulate import (
     AMPLITUDE_SCATTER,
     BETA_MEAN,
@@ -22,6 +23,7 @@ from foreglow.recognition.simulate import (
     NoiseLaw,
     Vectors,
     VectorSimulator,
+    dust_tests,
 )
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
@@ -121,7 +123,17 @@ def log_evidence(
     -------
     Tensor, float64, shape (n, n_class)
         Up to a constant a vector.
+
+    Raises
+    ------
+    ModelError
+        If the dust of a model is not the paper's.
     """
+    if dust_tests(models):
+        raise ModelError(
+            "expected models with dust of one temperature and index, for which the evidence is "
+            f"exact, but {', '.join(models)} came; leave those of other dust out."
+        )
     law = _Law.of(sigma, templates, instrument)
     blocks = []
     for block in data.double().split(_BLOCK):

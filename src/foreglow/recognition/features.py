@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from foreglow.errors import InstrumentError
 from foreglow.recognition.simulate import AMPLITUDE_SCATTER
 from foreglow.sky import seds
+from foreglow.sky.bandpass import Bands
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 
@@ -53,6 +54,8 @@ class CleanedLogFeatures(nn.Module):
     ----------
     instrument : Instrument
         At least two bands above and three below 100 GHz.
+    dust_tests : tuple of str
+        Departures from the paper's dust to be tested too, of `simulate.dust_tests`.
 
     Raises
     ------
@@ -73,8 +76,9 @@ class CleanedLogFeatures(nn.Module):
     log_ratio: Tensor
     ame: Tensor
     log_step: Tensor
+    dust_changes: Tensor
 
-    def __init__(self, instrument: Instrument):
+    def __init__(self, instrument: Instrument, dust_tests: tuple[str, ...] = ()):
         super().__init__()
         centre = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
         low = centre < _CLEANED_BELOW_GHZ
@@ -106,6 +110,7 @@ class CleanedLogFeatures(nn.Module):
             "log_ratio": log_ratio,
             "ame": projection @ bands.average(seds.spinning_dust(frequency)),
             "log_step": step,
+            "dust_changes": _dust_changes(bands, dust_tests) @ projection.T,
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor.float().contiguous(), persistent=False)
@@ -197,6 +202,9 @@ class CleanedLogFeatures(nn.Module):
             torch.log(squared.clamp_min(_TINY)),
             *(torch.asinh(amplitude * power.sqrt()[:, None]) * frame.sign).unbind(1),
         ]
+        for change in self.dust_changes:
+            unit = template / power.sqrt()[:, None]
+            statistics += _dust_test(z, frame.dust, change / depth[:, None], unit)
         return torch.stack(statistics, 1)
 
     def _fit_index(self, z: Tensor) -> Tensor:
@@ -218,6 +226,27 @@ class CleanedLogFeatures(nn.Module):
         """The projected power law and its derivatives by beta, each (n, mode)."""
         sed = torch.exp(beta[:, None] * self.log_ratio)
         return [(sed * self.log_ratio**k) @ self.from_nodes for k in range(order + 1)]
+
+
+def _dust_changes(bands: Bands, dust_tests: tuple[str, ...]) -> Tensor:
+    """Change of the dust's SED by each departure, (n_test, band)."""
+    frequency = bands.node_ghz
+    dust = seds.modified_blackbody(frequency)
+    change = {
+        "beta": torch.log(frequency / seds.DUST_REFERENCE_GHZ) * dust,
+        "two_temperatures": seds.two_temperature_dust(frequency) - dust,
+    }
+    columns = [change[name] for name in dust_tests]
+    return bands.average(torch.stack(columns) if columns else frequency.new_zeros(0, len(dust)))
+
+
+def _dust_test(z: Tensor, dust: Tensor, change: Tensor, synchrotron: Tensor) -> list[Tensor]:
+    """Test, in both Stokes, of a change of the dust beside CMB, dust and a unit power law."""
+    free = change - _dot(change, synchrotron)[:, None] * synchrotron
+    length = torch.linalg.vector_norm(free, dim=1).clamp_min(_TINY)
+    t = _project(z, free) / length[:, None]
+    amount = t[:, 0] / (dust * length)
+    return [*torch.asinh(t).unbind(1), torch.log(dust * length), torch.asinh(20 * amount)]
 
 
 _TYPICAL_AME_PER_DUST = 0.15  # polarised AME at 30 GHz over polarised dust at 353 GHz

@@ -5,14 +5,16 @@ exact. What is left, over beta_s and perhaps C, is done by Laplace's method: the
 prior at the mode, and the volume of the posterior about it.
 """
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from foreglow.errors import ModelError
-from foreglow.recognition.parametric import observed
-from foreglow.recognition.skymodel import SkyModel
+from foreglow.recognition.parametric import fit, observed
+from foreglow.recognition.skymodel import SkyModel, dust_spectrum
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
@@ -21,6 +23,8 @@ from foreglow.sky.bandpass import Bands
 # a2 over d1: 0.17), and 0.09 to 0.34 hold two thirds of the pixels
 AME_OVER_DUST = (0.15, 0.1)
 
+_NODES = 7  # Gauss-Hermite nodes over beta_d, where it is free
+_WIDEN = 1.2  # of their Gaussian, beyond the error of the fit
 _BATCH = 8192  # pixels in flight
 _MAX_STEPS = 60
 _TOLERANCE = 1e-6  # a step that promises less of half the chi-square ends the climb
@@ -38,7 +42,7 @@ def log_evidence(
     Parameters
     ----------
     model : SkyModel
-        Dust fixed; a Gaussian prior on all that is free.
+        Dust fixed, or beta_d free; a Gaussian prior on all that is free.
     frequency_ghz : Tensor, shape (n_band,), or Bands
     data : Tensor, shape (n, 2, n_band)
         Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
@@ -54,27 +58,55 @@ def log_evidence(
     Raises
     ------
     ModelError
-        If a free parameter has no Gaussian prior, or dust is free.
+        If a free parameter has no Gaussian prior, or the dust's temperature is free.
     """
     _validate(model)
     bands = Bands.of(frequency_ghz).to(data.device)
+    if "beta_d" not in model.free:
+        return _evidence(model, bands, data, sigma)
+    nodes, log_weights = _beta_d_nodes(model, bands, data, sigma)
+    given = replace(model, beta_d=seds.DUST_BETA)
+    parts = [_evidence(given, bands, data, sigma, beta_d) for beta_d in nodes]
+    return (torch.stack(parts) + log_weights).logsumexp(0)
+
+
+def _beta_d_nodes(
+    model: SkyModel, bands: Bands, data: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Indices of the dust on its posterior (node, n), and log weights of an integral over them."""
+    found = fit(model, bands, data, sigma)
+    place = list(model.free).index("beta_d")
+    mean, rms = model.free["beta_d"].prior or (seds.DUST_BETA, torch.inf)
+    width = (_WIDEN * found.covariance[:, place, place].sqrt()).clamp_max(rms)
+    x, w = (torch.from_numpy(v).to(width) for v in np.polynomial.hermite_e.hermegauss(_NODES))
+    nodes = found.parameters[:, place] + width * x[:, None]
+    prior = -0.5 * ((nodes - mean) / rms).square() - math.log(rms)
+    proposal = -0.5 * x.square()[:, None] - torch.log(width)
+    return nodes, prior - proposal + torch.log(w / w.sum())[:, None]
+
+
+def _evidence(
+    model: SkyModel, bands: Bands, data: Tensor, sigma: Tensor, beta_d: Tensor | None = None
+) -> Tensor:
+    """The same for dust fixed at that of the model, or at indices of the pixels (n,)."""
     result = torch.full((len(data),), torch.nan, dtype=torch.float64, device=data.device)
     for start in range(0, len(data), _BATCH):
         part = slice(start, start + _BATCH)
         weight, whitened = _whiten(data[part], sigma[part])
         seen = torch.nonzero((weight > 0).sum(1) >= 3).squeeze(1)
         if len(seen):
-            pixels = _reduce(model, bands, weight[seen], whitened[seen])
+            index = None if beta_d is None else beta_d[part][seen]
+            pixels = _reduce(model, bands, weight[seen], whitened[seen], index)
             result[start + seen] = _integrate(model, bands, pixels)
     return result
 
 
 def _validate(model: SkyModel) -> None:
     flat = [name for name, free in model.free.items() if free.prior is None]
-    if flat or model.bent != ("synchrotron",):
+    if flat or "dust_temperature" in model.free:
         raise ModelError(
-            "expected a model with fixed dust and Gaussian priors, but "
-            f"{'dust is free' if not flat else 'flat are ' + ', '.join(flat)}; "
+            "expected Gaussian priors and a fixed temperature of the dust, but "
+            f"{'that is free' if not flat else 'flat are ' + ', '.join(flat)}; "
             "take candidate(name, priors=True)."
         )
 
@@ -105,10 +137,13 @@ class _Pixels:
     log_volume: Tensor
 
 
-def _reduce(model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor) -> _Pixels:
+def _reduce(
+    model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor, beta_d: Tensor | None
+) -> _Pixels:
     frequency = bands.node_ghz
-    columns = [seds.cmb(frequency), _dust(model, frequency)]
-    columns = bands.average(torch.stack(columns, -1), dim=0)
+    dust = dust_spectrum(model, frequency, None if beta_d is None else beta_d[:, None])
+    columns = torch.stack([seds.cmb(frequency).expand_as(dust), dust], -1)  # ([n,] node, 2)
+    columns = bands.average(columns, dim=-2)
     fixed = weight[..., None] * columns  # (n, band, 2)
     n = len(weight)
     log_volume = torch.zeros_like(weight[:, 0])
@@ -130,12 +165,6 @@ def _reduce(model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor) -> 
         basis,
         _outside(basis, data),
         log_volume,
-    )
-
-
-def _dust(model: SkyModel, frequency: Tensor) -> Tensor:
-    return seds.modified_blackbody(
-        frequency, model.fixed["beta_d"], model.fixed["dust_temperature"]
     )
 
 

@@ -17,7 +17,7 @@ from foreglow.model_files import (
     write_model,
 )
 from foreglow.recognition.networks import NETWORKS
-from foreglow.recognition.simulate import MODELS
+from foreglow.recognition.simulate import MODELS, dust_tests
 from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 
@@ -67,7 +67,7 @@ class Recogniser:
             raise ModelError(f"expected network {' or '.join(NETWORKS)}, but {kind!r} came.")
         with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
             torch.manual_seed(seed)
-            network = NETWORKS[kind](instrument, len(models))
+            network = NETWORKS[kind](instrument, len(models), dust_tests(models))
         return cls(network.eval(), kind, instrument, models)
 
     @torch.inference_mode()

@@ -21,14 +21,15 @@ class FarsianNetwork(nn.Module):
 
     Two classes: 68, 34, 17 neurons and one sigmoid output, the probability of the first class.
     More: 272, 136, 68, 34, 17 and a softmax. Dropout of one half on the widest layer. Glorot
-    uniform weights and zero biases, Keras's defaults. It does not look at `sigma`.
+    uniform weights and zero biases, Keras's defaults. It does not look at `sigma`, and makes no
+    tests of its own.
 
     References
     ----------
     Farsian et al. 2020, section 3.
     """
 
-    def __init__(self, instrument: Instrument, n_class: int):
+    def __init__(self, instrument: Instrument, n_class: int, _dust_tests: tuple[str, ...] = ()):
         super().__init__()
         hidden = (68, 34, 17) if n_class == 2 else (272, 136, 68, 34, 17)
         widths = (2 * instrument.n_band, *hidden)
@@ -68,6 +69,8 @@ class ForeglowNetwork(nn.Module):
     ----------
     instrument : Instrument
     n_class : int
+    dust_tests : tuple of str
+        As `CleanedLogFeatures` takes them.
     memory : SkyMemory, optional
         Then turning Q and U changes the answer: a direction of polarisation says where on the
         training sky a pixel may lie, and so how much AME to expect. Call `remember` first.
@@ -76,9 +79,15 @@ class ForeglowNetwork(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, instrument: Instrument, n_class: int, memory: SkyMemory | None = None):
+    def __init__(
+        self,
+        instrument: Instrument,
+        n_class: int,
+        dust_tests: tuple[str, ...] = (),
+        memory: SkyMemory | None = None,
+    ):
         super().__init__()
-        self.features = CleanedLogFeatures(instrument)
+        self.features = CleanedLogFeatures(instrument, dust_tests)
         self.memory = memory
         n_feature = self._look(*_any_vector(instrument)).shape[1]
         self.register_buffer("mean", torch.zeros(n_feature))
@@ -142,9 +151,12 @@ class _Block(nn.Module):
         return x + self.contract(nn.functional.gelu(self.expand(self.norm(x))))
 
 
-def foreglow_with_memory(instrument: Instrument, n_class: int) -> ForeglowNetwork:
+def foreglow_with_memory(
+    instrument: Instrument, n_class: int, dust_tests: tuple[str, ...] = ()
+) -> ForeglowNetwork:
     """`foreglow` for maps of the very sky of the templates."""
-    return ForeglowNetwork(instrument, n_class, SkyMemory(hp.nside2npix(MEMORY_NSIDE)))
+    memory = SkyMemory(hp.nside2npix(MEMORY_NSIDE))
+    return ForeglowNetwork(instrument, n_class, dust_tests, memory)
 
 
 NETWORKS = {

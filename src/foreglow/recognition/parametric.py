@@ -29,6 +29,7 @@ TOLERANCE = 1e-8  # converged where a step promises less than this in chi-square
 _BETA_NODES = 19
 # descents start from each: profiles over C often have two minima or three
 _CURVATURE_STARTS = (0.0, 0.5, 0.8)
+_DUST_STARTS = (0.0, 0.1, -0.1)  # about that of beta_d: the wrong dust leads beta_s astray
 _DAMPING_RANGE = (1e-9, 1e12)
 # a descent is given up this near to a lower end in chi-square, or if it cannot come below that end
 # even where it falls so many times further than its step promises, and by so much more
@@ -271,20 +272,25 @@ def _starts(
     side = torch.where(t > 0, free[0].high - free[0].start, free[0].start - free[0].low)
     nodes = bands.node_ghz.new_tensor([f.start for f in free]).repeat(len(t), 1)
     nodes[:, 0] = free[0].start + side * t * t.abs()  # dense near the start
-    if "dust" in model.bent:  # the same at every node: as if it were fixed
-        dust = bands.average(bent_spectra(model, bands.node_ghz, nodes[:1])[0][0, :, 1:], dim=0)
-        fixed = torch.cat([fixed_spectra(model, bands), dust], dim=1)
-        pixels = project(fixed[..., None], weight, whitened)
     found = []
-    for curvature in curvatures:
-        if "curvature" in names:
-            k = names.index("curvature")
-            nodes[:, k] = min(max(curvature, free[k].low), free[k].high)
-        spectra = bands.average(bent_spectra(model, bands.node_ghz, nodes)[0][..., 0])
-        gain = explained(pixels, spectra.T)
-        if free[0].prior is not None:
-            gain -= (((nodes[:, 0] - free[0].prior[0]) / free[0].prior[1]) ** 2)[:, None]
-        found.append(nodes[gain.argmax(0)].T)
+    for change in _DUST_STARTS if "beta_d" in names else (0.0,):
+        bare = pixels
+        if "beta_d" in names:
+            k = names.index("beta_d")
+            nodes[:, k] = min(max(free[k].start + change, free[k].low), free[k].high)
+        if "dust" in model.bent:  # the same at every node: as if it were fixed
+            dust = bent_spectra(model, bands.node_ghz, nodes[:1])[0][0, :, 1:]
+            fixed = torch.cat([fixed_spectra(model, bands), bands.average(dust, dim=0)], dim=1)
+            bare = project(fixed[..., None], weight, whitened)
+        for curvature in curvatures:
+            if "curvature" in names:
+                k = names.index("curvature")
+                nodes[:, k] = min(max(curvature, free[k].low), free[k].high)
+            spectra = bands.average(bent_spectra(model, bands.node_ghz, nodes)[0][..., 0])
+            gain = explained(bare, spectra.T)
+            if free[0].prior is not None:
+                gain -= (((nodes[:, 0] - free[0].prior[0]) / free[0].prior[1]) ** 2)[:, None]
+            found.append(nodes[gain.argmax(0)].T)
     return torch.stack(found)
 
 

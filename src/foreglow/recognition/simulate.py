@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreglow.errors import ForeglowError, ModelError
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
 from foreglow.sky.instrument import Instrument
@@ -18,23 +19,65 @@ AMPLITUDE_SCATTER = 0.3
 
 @dataclass(frozen=True)
 class ForegroundModel:
-    """A candidate parametrisation: synchrotron curvature C and polarised fraction of the AME."""
+    """A candidate parametrisation.
 
-    curvature: float
-    ame_fraction: float
+    Parameters
+    ----------
+    curvature : float
+        Of the synchrotron, C a unit of natural log.
+    ame_fraction : float
+        Polarised fraction of the AME.
+    beta_d_scatter : float
+        Rms over vectors or pixels of the dust's index about 1.54.
+    two_temperatures : bool
+        Whether the dust is that of `seds.two_temperature_dust`.
+    """
+
+    curvature: float = 0.0
+    ame_fraction: float = 0.0
+    beta_d_scatter: float = 0.0
+    two_temperatures: bool = False
+
+    def __post_init__(self):
+        if self.beta_d_scatter and self.two_temperatures:
+            raise ModelError("expected two temperatures or a varying beta_d, but both came.")
 
 
+# a candidate is one line here: training, test skies, fits, evidence and FITS columns follow
 MODELS = {
-    "power_law": ForegroundModel(0.0, 0.0),
-    "curved": ForegroundModel(seds.KOGUT_CURVATURE, 0.0),
-    "power_law_ame": ForegroundModel(0.0, seds.AME_POLARISATION_FRACTION),
+    "power_law": ForegroundModel(),
+    "curved": ForegroundModel(seds.KOGUT_CURVATURE),
+    "power_law_ame": ForegroundModel(ame_fraction=seds.AME_POLARISATION_FRACTION),
     "curved_ame": ForegroundModel(seds.KOGUT_CURVATURE, seds.AME_POLARISATION_FRACTION),
+    # what MFI2 with WMAP and Planck can tell in the brightest pixels (arXiv:2511.14572)
+    "strongly_curved": ForegroundModel(-0.14),
+    "varying_beta_d": ForegroundModel(beta_d_scatter=0.05),
+    "two_temperatures": ForegroundModel(two_temperatures=True),
 }
 PROBLEMS = {
     "curvature": ("power_law", "curved"),
     "ame": ("power_law", "power_law_ame"),
-    "four": tuple(MODELS),
+    "four": ("power_law", "curved", "power_law_ame", "curved_ame"),
 }
+
+
+def models_of(problem: str) -> tuple[str, ...]:
+    """The candidate models of a problem, or those named: `power_law,two_temperatures`.
+
+    Raises
+    ------
+    ForeglowError
+        If there is no such problem, or a model does not exist or comes alone or twice.
+    """
+    if problem in PROBLEMS:
+        return PROBLEMS[problem]
+    names = tuple(name.strip() for name in problem.split(","))
+    if len(names) < 2 or len(set(names)) < len(names) or not MODELS.keys() >= set(names):
+        raise ForeglowError(
+            f"expected problem {', '.join(PROBLEMS)}, or two or more of the models "
+            f"{', '.join(MODELS)}, separated by commas, but {problem!r} came."
+        )
+    return names
 
 
 @dataclass(frozen=True)
@@ -106,6 +149,9 @@ class VectorSimulator(nn.Module):
     _log_ratio: Tensor
     _node_weight: Tensor | None
     _candidates: Tensor
+    _dust_seds: Tensor
+    _log_dust_ratio: Tensor
+    _beta_d_scatter: Tensor
 
     def __init__(
         self,
@@ -134,7 +180,11 @@ class VectorSimulator(nn.Module):
             ),
             "_log_ratio": torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ),
             "_candidates": torch.tensor(candidates),
+            "_dust_seds": torch.stack([_dust_sed(MODELS[name], frequency) for name in models]),
+            "_log_dust_ratio": torch.log(frequency / seds.DUST_REFERENCE_GHZ),
+            "_beta_d_scatter": torch.tensor([MODELS[name].beta_d_scatter for name in models]),
         }
+        self._one_dust = not any(dust_tests(models))
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor.float(), persistent=False)
         weight = None if bands.weight is None else bands.weight.float()
@@ -161,9 +211,11 @@ class VectorSimulator(nn.Module):
         synchrotron, dust = shaken[:, :2], shaken[:, 2:]
         ame = (fraction * amplitude[:, 4])[:, None] * nn.functional.normalize(dust, dim=1)
         cmb = self.cmb_rms * gauss[4:6].T
-        data = self._emission(
-            synchrotron, BETA_MEAN + BETA_SCATTER * gauss[6], curvature, dust, cmb, ame
-        )
+        beta = BETA_MEAN + BETA_SCATTER * gauss[6]
+        bare = dust if self._one_dust else torch.zeros_like(dust)
+        data = self._emission(synchrotron, beta, curvature, bare, cmb, ame)
+        if not self._one_dust:
+            data = data + dust[:, :, None] * self._dust_spectra(label, generator)[:, None]
         sigma = self._noise_rms(n, noise, generator)
         if noise.high > 0:
             white = torch.randn(data.shape, generator=generator, device=device)
@@ -181,6 +233,13 @@ class VectorSimulator(nn.Module):
         fixed = torch.stack([dust, cmb, ame], dim=2) @ self._fixed_seds
         return torch.addcmul(fixed, synchrotron[:, :, None], power_law[:, None])
 
+    def _dust_spectra(self, label: Tensor, generator: torch.Generator) -> Tensor:
+        """(n, band): each vector's dust, where the candidates differ in it."""
+        gauss = torch.randn(len(label), 1, generator=generator, device=label.device)
+        bend = self._beta_d_scatter[label, None] * gauss * self._log_dust_ratio
+        spectra = self._dust_seds[label] * torch.exp(bend)  # (n, node)
+        return spectra if self._node_weight is None else spectra @ self._node_weight
+
     def _noise_rms(self, n: int, noise: NoiseLaw, generator: torch.Generator) -> Tensor:
         if noise.low == noise.high and noise.band_scatter == 0:
             return (noise.low * self.sigma).expand(n, -1)
@@ -189,6 +248,20 @@ class VectorSimulator(nn.Module):
         log_scale = low + (high - low) * torch.rand(n, 1, generator=generator, device=device)
         jitter = torch.randn(n, len(self.sigma), generator=generator, device=device)
         return self.sigma * torch.exp(log_scale + noise.band_scatter * jitter)
+
+
+def dust_tests(models: tuple[str, ...]) -> tuple[str, ...]:
+    """In what the dust of some candidates departs from the paper's: `beta`, `two_temperatures`."""
+    known = [MODELS[name] for name in models]
+    varies = ("beta",) if any(model.beta_d_scatter for model in known) else ()
+    return (*varies, "two_temperatures") if any(m.two_temperatures for m in known) else varies
+
+
+def _dust_sed(model: ForegroundModel, frequency_ghz: Tensor) -> Tensor:
+    """Dust of a model at the mean of its index."""
+    if model.two_temperatures:
+        return seds.two_temperature_dust(frequency_ghz)
+    return seds.modified_blackbody(frequency_ghz)
 
 
 def _pixel_amplitudes(templates: Templates) -> np.ndarray:

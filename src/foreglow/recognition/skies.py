@@ -7,10 +7,10 @@ import healpy as hp
 import numpy as np
 import torch
 
-from foreglow.errors import ForeglowError, InstrumentError, MapError, ShapeError
+from foreglow.errors import InstrumentError, MapError, ShapeError
 from foreglow.maps.regions import layout
 from foreglow.maps.write import write_maps, write_polarisation_map
-from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS, PROBLEMS
+from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS, models_of
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_map
 from foreglow.sky.instrument import Instrument, load_instrument
@@ -135,6 +135,10 @@ def simulate_sky(
     beta = law.draw_beta(templates.nside, rng)
     cmb = cmb_map(templates.nside, rng)
     dust_beta, temperature = law.draw_dust(templates.nside, rng)
+    scatter = np.array([MODELS[name].beta_d_scatter for name in models])[label]
+    if scatter.any():
+        dust_beta = dust_beta + scatter * rng.standard_normal(n_pix)
+    two = torch.tensor([MODELS[name].two_temperatures for name in models])[label]
     ame = fraction * _ame_polarisation(templates)
     sigma = noise_scale * instrument.noise_rms(templates.nside)
     data = np.empty((2, instrument.n_band, n_pix), np.float32)
@@ -146,6 +150,8 @@ def simulate_sky(
             dust = seds.modified_blackbody(
                 nu, torch.from_numpy(dust_beta), torch.from_numpy(temperature)
             )
+            if two.any():
+                dust = torch.where(two, seds.two_temperature_dust(nu), dust)
             total = total + weight * (
                 synchrotron.numpy() * templates.synchrotron
                 + dust.numpy() * templates.dust
@@ -228,19 +234,6 @@ def write_sky(
     columns = {"CLASS": (sky.label.astype(np.int16), "")}
     write_maps(folder / "truth.fits", columns, frame="G", header=header)
     return paths
-
-
-def models_of(problem: str) -> tuple[str, ...]:
-    """The candidate models of a problem.
-
-    Raises
-    ------
-    ForeglowError
-        If there is no such problem.
-    """
-    if problem not in PROBLEMS:
-        raise ForeglowError(f"expected problem {', '.join(PROBLEMS)}, but {problem!r} came.")
-    return PROBLEMS[problem]
 
 
 def make_sky_files(

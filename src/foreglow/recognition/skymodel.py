@@ -1,6 +1,6 @@
 """Parametric models of a pixel's Q,U: components, free spectral parameters and their priors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,9 @@ class SkyModel:
         Emissivity index and temperature [K] of thermal dust.
     ame : bool
         Whether spinning dust is there.
+    two_temperatures : bool
+        Whether the dust is that of `seds.two_temperature_dust`, in place of the modified
+        blackbody.
 
     References
     ----------
@@ -83,6 +86,7 @@ class SkyModel:
     beta_d: Free | float = seds.DUST_BETA
     dust_temperature: Free | float = seds.DUST_TEMPERATURE
     ame: bool = False
+    two_temperatures: bool = False
 
     @property
     def free(self) -> dict[str, Free]:
@@ -122,16 +126,17 @@ class SkyModel:
 
 
 def candidate(name: str, curvature: float | None = None, priors: bool = False) -> SkyModel:
-    """The fit of a candidate model of recognition: dust fixed, beta_s free.
+    """The fit of a candidate model of recognition: beta_s free, and beta_d where it varies.
 
     Parameters
     ----------
     name : str
-        `power_law`, `curved`, `power_law_ame` or `curved_ame`.
+        One of `MODELS`.
     curvature : float, optional
         C of the curved models, -0.052 for Kogut's; by default it is free, as in the paper.
     priors : bool
-        Gaussian priors `BETA_PRIOR` and `CURVATURE_PRIOR` on what is free.
+        Gaussian priors on what is free: `BETA_PRIOR`; C as the model's, with the width of
+        `CURVATURE_PRIOR`; beta_d as the model scatters it.
 
     Raises
     ------
@@ -148,11 +153,22 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
     running = 0.0 if curvature is None else curvature
     if model.curvature and curvature is None:
         start, low, high = FREE_CURVATURE.start, FREE_CURVATURE.low, FREE_CURVATURE.high
-        running = Free(start, low, high, CURVATURE_PRIOR if priors else None)
+        prior = (model.curvature, CURVATURE_PRIOR[1])
+        running = Free(start, low, high, prior if priors else None)
     beta = Free(
         FREE_BETA_S.start, FREE_BETA_S.low, FREE_BETA_S.high, BETA_PRIOR if priors else None
     )
-    return SkyModel(beta, running if model.curvature else 0.0, ame=model.ame_fraction > 0)
+    beta_d: Free | float = seds.DUST_BETA
+    if model.beta_d_scatter:
+        prior = (seds.DUST_BETA, model.beta_d_scatter)
+        beta_d = replace(FREE_BETA_D, prior=prior if priors else None)
+    return SkyModel(
+        beta,
+        running if model.curvature else 0.0,
+        beta_d,
+        ame=model.ame_fraction > 0,
+        two_temperatures=model.two_temperatures,
+    )
 
 
 def fixed_spectra(model: SkyModel, frequency_ghz: Tensor | Bands) -> Tensor:
@@ -166,9 +182,16 @@ def fixed_spectra(model: SkyModel, frequency_ghz: Tensor | Bands) -> Tensor:
         elif name == "ame":
             columns.append(seds.spinning_dust(frequency_ghz))
         else:
-            beta, temperature = model.fixed["beta_d"], model.fixed["dust_temperature"]
-            columns.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
+            columns.append(dust_spectrum(model, frequency_ghz))
     return bands.average(torch.stack(columns, dim=-1), dim=0)
+
+
+def dust_spectrum(model: SkyModel, frequency_ghz: Tensor, beta_d: Tensor | None = None) -> Tensor:
+    """SED of the dust where it is fixed, or for given indices that broadcast against frequency."""
+    if model.two_temperatures:
+        return seds.two_temperature_dust(frequency_ghz)
+    beta = model.fixed["beta_d"] if beta_d is None else beta_d
+    return seds.modified_blackbody(frequency_ghz, beta, model.fixed["dust_temperature"])
 
 
 def bent_spectra(

@@ -14,8 +14,7 @@ from foreglow.model_files import open_training
 from foreglow.recognition.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.networks import ForeglowNetwork
-from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
-from foreglow.recognition.skies import models_of
+from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator, models_of
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import Templates, load_templates
 from foreglow.training import (

@@ -7,6 +7,7 @@ frequency (the CMB excepted, whose reference is thermodynamic temperature).
 import math
 
 import torch
+from scipy.special import gamma, zeta
 from torch import Tensor
 
 # h / k_B in K per GHz (CODATA 2018, exact), and the CMB temperature (Fixsen 2009)
@@ -18,6 +19,10 @@ KOGUT_CURVATURE = -0.052  # Kogut 2012, as Farsian et al. 2020 use it
 DUST_REFERENCE_GHZ = 353.0
 DUST_BETA = 1.54
 DUST_TEMPERATURE = 20.0
+# two dust populations, Meisner & Finkbeiner 2015 (arXiv:1410.7523), as in their public code
+_TWO_DUSTS = (0.0485 * 8.219 / (1 - 0.0485), 1.63, 2.82)  # f1 q1 / (f2 q2), indices cold and hot
+_TWO_DUSTS_PIVOT_GHZ = 2997.92458
+HOT_DUST_TEMPERATURE = 16.0
 AME_REFERENCE_GHZ = 30.0
 AME_POLARISATION_FRACTION = 0.02
 
@@ -112,6 +117,56 @@ def modified_blackbody(
     ratio = frequency_ghz / reference_ghz
     x = PLANCK_OVER_BOLTZMANN * frequency_ghz / temperature
     return ratio ** (beta + 1.0) * torch.expm1(x / ratio) / torch.expm1(x)
+
+
+def two_temperature_dust(
+    frequency_ghz: Tensor,
+    hot_temperature: float = HOT_DUST_TEMPERATURE,
+    reference_ghz: float = DUST_REFERENCE_GHZ,
+) -> Tensor:
+    """Thermal dust of a cold and a hot population in one radiation field.
+
+    Parameters
+    ----------
+    frequency_ghz : Tensor
+        Frequency [GHz].
+    hot_temperature : float
+        Of the hot population [K]; the cold one's follows, because both are heated alike: 10 K
+        for 16 K.
+    reference_ghz : float
+        Where the SED is 1 [GHz].
+
+    References
+    ----------
+    Finkbeiner, Davis & Schlegel 1999, eqs. 14-16; Meisner & Finkbeiner 2015.
+    """
+    reference = torch.as_tensor(reference_ghz, dtype=frequency_ghz.dtype)
+    both = _two_dusts(frequency_ghz, hot_temperature) / _two_dusts(reference, hot_temperature)
+    return both * (reference_ghz / frequency_ghz) ** 2
+
+
+def _two_dusts(frequency_ghz: Tensor, hot: float) -> Tensor:
+    """Intensity of both populations, in any unit."""
+    ratio, cold_beta, hot_beta = _TWO_DUSTS
+    x = frequency_ghz / _TWO_DUSTS_PIVOT_GHZ
+    cold = _cold_temperature(hot)
+    intensity = torch.zeros_like(frequency_ghz)
+    for weight, beta, temperature in ((ratio, cold_beta, cold), (1.0, hot_beta, hot)):
+        h_nu = PLANCK_OVER_BOLTZMANN * frequency_ghz / temperature
+        intensity = intensity + weight * x ** (3 + beta) / torch.expm1(h_nu)
+    return intensity
+
+
+def _cold_temperature(hot: float) -> float:
+    """Where what the cold population takes in is what it gives off (FDS99, eq. 14)."""
+    _, cold_beta, hot_beta = _TWO_DUSTS
+    x0 = PLANCK_OVER_BOLTZMANN * _TWO_DUSTS_PIVOT_GHZ
+
+    def emission(beta: float) -> float:  # FDS99, eq. 16
+        return float(zeta(4 + beta) * gamma(4 + beta))
+
+    balance = emission(hot_beta) / emission(cold_beta) * x0 ** (cold_beta - hot_beta) / 8.219
+    return (balance * hot ** (4 + hot_beta)) ** (1 / (4 + cold_beta))
 
 
 def spinning_dust(frequency_ghz: Tensor, reference_ghz: float = AME_REFERENCE_GHZ) -> Tensor:
