@@ -116,13 +116,13 @@ def test_check_as_json_says_what_is_wrong(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("fetch", "planck"), "expected a product, one of hi4pi-cube"),
+        (("fetch", "planck"), "expected a product, one of planck-commander-dust"),
         (("fetch", "hi4pi-tiles"), "name it: hi4pi-tiles/CAR_E01.fits"),
         (("fetch", "hi4pi-tiles/CAR_E99.fits"), "got 'CAR_E99.fits'"),
         (("fetch", "planck-mask-apo2", "--attempts", "1"), "got HTTP 404"),
         (("list", "nothing"), "got 'nothing'; see `foreglow data list`"),
         (("check", "nowhere.fits"), "expected a file or folder to check, got none"),
-        (("check", "."), "expected an HI cube of foreglow, got something else"),
+        (("check", "."), "got a folder without either"),
     ],
 )
 def test_mistakes_are_told_in_a_paragraph(run, archive, tmp_path, monkeypatch, words, message):

@@ -106,6 +106,18 @@ def test_a_map_of_nobody(tmp_path):
     assert check_file(one).fits[0].startswith("--mask FILE, or --dust FILE --unit UNIT, of")
 
 
+def test_a_column_can_be_named(tmp_path):
+    path = forms.galactic_mask(tmp_path)
+    report = check_file(path.with_name(f"{path.name}[GAL020]"))
+    assert [c.name for c in report.columns] == ["GAL020"]
+    assert f"--mask '{path}[GAL020]' of" in report.fits[0]
+    nhi = forms.hi4pi_nhi(tmp_path).rename(tmp_path / "mine.fits")
+    report = check_file(nhi.with_name("mine.fits[GLAT]"))
+    assert [c.name for c in report.columns] == ["GLAT"]
+    with pytest.raises(ForeglowError, match=r"expected one column GAL000, got columns GAL020"):
+        check_file(path.with_name(f"{path.name}[GAL000]"))
+
+
 def test_how_much_a_mask_leaves_is_told(tmp_path):
     assert check_file(forms.galactic_mask(tmp_path)).notes[-1] == "70.8% of the sky is above zero"
 
@@ -204,7 +216,7 @@ def test_what_is_wrong_is_said(make, problem, tmp_path):
     [
         (b"", "got an empty one; fetch or copy it again"),
         (b"<!DOCTYPE html><html>", "got a web page, as archives send that want a browser"),
-        (b"plain text that is no FITS", "expected a FITS cube"),
+        (b"plain text that is no FITS", "got a file that does not begin as FITS does"),
         (gzip.compress(b"no FITS either"), "expected a FITS cube"),
     ],
 )
@@ -214,6 +226,13 @@ def test_what_is_no_fits_is_refused(content, message, tmp_path):
     with pytest.raises(ForeglowError) as caught:
         check_file(path)
     assert message in str(caught.value)
+
+
+def test_a_truncated_gzip_is_refused(tmp_path):
+    path = tmp_path / "NHI_HPX.fits.gz"
+    path.write_bytes(gzip.compress(forms.hi4pi_nhi(tmp_path).read_bytes())[:-900])
+    with pytest.raises(ForeglowError):
+        check_file(path)
 
 
 @pytest.mark.parametrize("name", ["hi4pi-tiles", "planck-mask-apo0", "hi4pi-nhi"])

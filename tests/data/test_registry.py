@@ -68,7 +68,8 @@ def test_one_file_of_many():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("planck", r"expected a product, one of hi4pi-cube, .*, got 'planck'; see"),
+        ("spam", r"expected a product, one of hi4pi-cube, .*pysm-templates, got 'spam'; see"),
+        ("nhi", r"expected a product, one of hi4pi-nhi, got 'nhi'; see"),
         ("hi4pi-tiles", r"which has many of about 252 MiB each, got none; name it"),
         (
             "hi4pi-tiles/CAR_Z99.fits",

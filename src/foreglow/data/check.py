@@ -13,6 +13,7 @@ from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import open_cube
 from foreglow.maps.cube_fits import ImageCube, open_image_cube
 from foreglow.maps.cube_healpix import is_healpix
+from foreglow.maps.io import split_column
 
 
 def check_file(path: Path) -> Report:
@@ -22,13 +23,14 @@ def check_file(path: Path) -> Report:
     ----------
     path : Path
         FITS (HEALPix table or cube), an HI cube of `foreglow dust prepare`, a sky directory, or a
-        table of PySM.
+        table of PySM. `mask.fits[GAL070]` looks at one column.
 
     Raises
     ------
     ForeglowError
         If it cannot be read at all, with the reader's own message.
     """
+    path, column = split_column(path)
     if path.is_dir():
         return _check_folder(path)
     if not path.is_file():
@@ -44,7 +46,12 @@ def check_file(path: Path) -> Report:
         )
     if path.suffix == ".txt":
         return _check_text(path)
-    return check_table(path) if is_healpix(path) else _check_image(path)
+    if not begins.startswith((b"SIMPLE", b"\x1f\x8b")):
+        raise DataError(
+            f"{path}: expected FITS, got a file that does not begin as FITS does; check what it is "
+            "and how it was made"
+        )
+    return check_table(path, column) if is_healpix(path) else _check_image(path)
 
 
 def _check_folder(path: Path) -> Report:
@@ -57,6 +64,11 @@ def _check_folder(path: Path) -> Report:
         said = tuple(dict.fromkeys(str(warning.message) for warning in caught))
         what = f"a sky directory, synchrotron, dust and AME at Nside {templates.nside}"
         return Report(str(path), what, fits=(f"foreglow reproduce PAPER --sky {path}",), notes=said)
+    if not (path / "zarr.json").is_file():
+        raise DataError(
+            f"{path}: expected a sky directory, which has sky.toml, or an HI cube, which has "
+            "zarr.json, got a folder without either; name the file that is to be checked"
+        )
     cube = open_cube(path)
     what = cube.summary().removeprefix(f"{path}: ")
     fits = (f"foreglow dust train --cube {path}", f"foreglow dust predict --hi {path}")

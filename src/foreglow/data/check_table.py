@@ -13,7 +13,7 @@ from foreglow.data.report import ColumnFound, Report
 from foreglow.errors import ForeglowError, MapError
 from foreglow.maps.conventions import MapWarning, canonical_frame, canonical_unit
 from foreglow.maps.cube_healpix import open_healpix_cube
-from foreglow.maps.io import StoredMap, open_intensity_map, open_polarisation_map
+from foreglow.maps.io import StoredMap, find_named, open_intensity_map, open_polarisation_map
 from foreglow.maps.table import Column, Table, open_table
 
 _BLOCK = 1 << 21  # pixels at a time
@@ -25,17 +25,17 @@ _DUST = "foreglow dust train, predict, evaluate (at the Nside of the cube)"
 _PAPER_KMS = (-64.5, 17.0)
 
 
-def check_table(path: Path) -> Report:
+def check_table(path: Path, column: str | None = None) -> Report:
     """Read a HEALPix table; see `foreglow.data.check.check_file`."""
     table = open_table(path)
     names = [c.name or "" for c in table.columns]
     product = identify(path.name, names)
     if "CTYPE3" in table.header:
         return _check_channels(path, product)
-    columns, unread = _read_columns(table, _columns_of_interest(table, product))
+    columns, unread = _read_columns(table, _columns_of_interest(table, product, column))
     notes, problems = _compare(table, product, columns) if product else ([], [])
     problems += unread + _bad_values(columns)
-    fits, said, reasons = _uses(path, product)
+    fits, said, reasons = _uses(path, product, column)
     if not fits and (product is None or product.kind not in ("table", "template")):
         problems += reasons
     if product is not None and product.kind in ("table", "template"):
@@ -71,8 +71,10 @@ def _in_words(table: Table) -> str:
     return f"HEALPix table, Nside {nside}, {ordering}, {frame}, columns {shown}"
 
 
-def _columns_of_interest(table: Table, product: Product | None) -> list[int]:
-    """Numbers of the columns to read: those that the registry takes, else the first ones."""
+def _columns_of_interest(table: Table, product: Product | None, column: str | None) -> list[int]:
+    """Numbers of the columns to read: the one asked for, else those that the registry takes."""
+    if column is not None:
+        return [find_named(table, column)]
     wanted = re.findall(r"\w+", product.column or "") if product else []
     named = [i for i in table.sky_columns if table.columns[i].name in wanted]
     return named or table.sky_columns[: 1 if product else _LOOKED_AT]
@@ -175,11 +177,17 @@ def _plain(unit: str) -> str:
     return re.sub(r"[\s^*{}()]", "", unit).lower().replace("1/cm2", "cm-2")
 
 
-def _uses(path: Path, product: Product | None) -> tuple[list[str], list[str], list[str]]:
+def _uses(
+    path: Path, product: Product | None, column: str | None
+) -> tuple[list[str], list[str], list[str]]:
     """Commands that take the file, what their readers warned of, and why others do not."""
     if product is not None and product.kind == "mask":
-        column = f"{path}[{product.column}]"
-        return _try([(f"--mask '{column}' of {_DUST}", _any_unit, column)], path)
+        file = f"{path}[{column or product.column}]"
+        return _try([(f"--mask '{file}' of {_DUST}", _any_unit, file)], path)
+    if column is not None:
+        file = f"{path}[{column}]"
+        either = f"--mask '{file}', or --dust '{file}', of {_DUST}"
+        return _try([(either, _any_unit, file)], path)
     fits, said, reasons = _try(
         [
             ("--maps BAND=FILE of foreglow recognize classify, fit (Q,U)", _polarised, str(path)),

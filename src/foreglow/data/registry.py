@@ -173,7 +173,8 @@ def find_product(name: str) -> Product:
     for product in load_registry():
         if product.name == name:
             return product
-    names = ", ".join(p.name for p in load_registry())
+    known = [p.name for p in load_registry()]
+    names = ", ".join([n for n in known if name and name in n] or known)
     raise DataError(f"expected a product, one of {names}, got {name!r}; see `foreglow data list`")
 
 

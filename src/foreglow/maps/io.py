@@ -200,9 +200,9 @@ def open_intensity_map(path: str | Path, unit: str | None = None) -> IntensityMa
     -------
     IntensityMap
     """
-    file, column = _split_column(Path(path))
+    file, column = split_column(Path(path))
     table = open_table(file)
-    number = _find_intensity(table) if column is None else _find_named(table, column)
+    number = _find_intensity(table) if column is None else find_named(table, column)
     return IntensityMap(**_describe(table, [number], unit))
 
 
@@ -263,15 +263,15 @@ def _find_stokes(table: Table, spellings: Sequence[set[str]]) -> list[int]:
     )
 
 
-def _split_column(path: Path) -> tuple[Path, str | None]:
-    """The file and the column of `file.fits[COLUMN]`."""
+def split_column(path: Path) -> tuple[Path, str | None]:
+    """The file and the column of `file.fits[COLUMN]`; None where no column is named."""
     named = re.fullmatch(r"(.+)\[([^\[\]]+)\]", path.name)
     if named is None or path.exists():
         return path, None
     return path.with_name(named[1]), named[2]
 
 
-def _find_named(table: Table, column: str) -> int:
+def find_named(table: Table, column: str) -> int:
     """Number of a column by its own name."""
     wanted = column.strip().upper()
     hits = [i for i in table.sky_columns if (table.columns[i].name or "").upper() == wanted]
