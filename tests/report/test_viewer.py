@@ -349,6 +349,46 @@ def test_drag_and_zoom(desktop):
     assert run(desktop, "return [foreglow.map.zoom, foreglow.map.lon]") == [1, 0]
 
 
+def touch(browser, *tracks):
+    """Fingers that go down, move in five steps and come up; a track is the first and last place."""
+
+    def send(kind, share):
+        points = [
+            {"x": a[0] + share * (b[0] - a[0]), "y": a[1] + share * (b[1] - a[1]), "id": k}
+            for k, (a, b) in enumerate(tracks)
+        ]
+        event = {"type": kind, "touchPoints": points if kind != "touchEnd" else []}
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+
+    send("touchStart", 0)
+    for step in range(1, 6):
+        send("touchMove", step / 5)
+    send("touchEnd", 1)
+    settle(browser)
+
+
+def test_by_fingers(browser, page):
+    show(browser, page, PHONE)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    canvas = at(browser, "canvas")
+    run(browser, "arguments[0].scrollIntoView({block: 'center'})", canvas)
+    box = run(browser, "return arguments[0].getBoundingClientRect().toJSON()", canvas)
+    x, y = box["left"] + box["width"] / 2, box["top"] + box["height"] / 2
+    before = run(browser, "return foreglow.state.pixel")
+    touch(browser, [(x - 40, y), (x + 40, y)])
+    assert 20 < run(browser, "return foreglow.map.lon") < 120
+    touch(browser, [(x - 20, y), (x - 80, y)], [(x + 20, y), (x + 80, y)])
+    assert run(browser, "return foreglow.map.zoom") > 2
+    assert run(browser, "return foreglow.state.pixel") == before
+    pixel = 300
+    run(browser, "foreglow.map.goTo(...foreglow.map.lonLat(arguments[0]))", pixel)
+    settle(browser)
+    touch(browser, [(x, y), (x, y)])
+    assert facts(browser)[0] == f"Pixel {pixel}"
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    assert browser.get_log("browser") == []
+
+
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_on_a_phone_and_in_the_dark(browser, page, colours):
     show(browser, page, PHONE, colours)
