@@ -99,6 +99,16 @@ def test_cuts_are_told_and_gone_on_from(run, archive):
     assert archive.requests[-1] == ("CAR_E01.fits", "bytes=32768-")
 
 
+def test_interrupted_by_the_user(run, archive, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("foreglow.data.fetch.download", interrupt)
+    code, text, _ = run("data", "fetch", "planck-mask-apo0")
+    assert code == 130
+    assert "interrupted; the same command goes on from here" in text
+
+
 def test_check_as_json_says_what_is_wrong(run, tmp_path):
     path = forms.healpix(
         tmp_path / "COM_CompMap_Dust-GNILC-F353_2048_R2.00.fits",

@@ -106,6 +106,14 @@ def test_a_map_of_nobody(tmp_path):
     assert check_file(one).fits[0].startswith("--mask FILE, or --dust FILE --unit UNIT, of")
 
 
+def test_a_cube_of_somebody_named_as_a_survey_is_not_taken_for_it(tmp_path):
+    path = forms.hi4pi_cube(tmp_path)
+    fits.setval(path, "OBJECT", value="mine")
+    assert check_file(path).product is None
+    (tmp_path / "hi4pi").mkdir()
+    assert check_file(path.rename(tmp_path / "hi4pi" / "CAR.fits")).product == "hi4pi-cube"
+
+
 def test_a_column_can_be_named(tmp_path):
     path = forms.galactic_mask(tmp_path)
     report = check_file(path.with_name(f"{path.name}[GAL020]"))

@@ -71,9 +71,13 @@ def data_fetch(
         screen.show([*(p.summary() for p in plans), *lines], [p.record() for p in plans], as_json)
         return
     patience, found = Patience(attempts=attempts, stall_s=stall), []
-    for file in files:
-        with screen.progress(file.name) as show:
-            found.append(fetch(file, folder, patience, show))
+    try:
+        for file in files:
+            with screen.progress(file.name) as show:
+                found.append(fetch(file, folder, patience, show))
+    except KeyboardInterrupt as error:
+        screen.say("interrupted; the same command goes on from here")
+        raise typer.Exit(130) from error
     screen.show([f.summary() for f in found], [f.record() for f in found], as_json)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from foreglow.data.check_table import check_table, velocity_notes
-from foreglow.data.registry import find_product, identify
+from foreglow.data.registry import Product, find_product, identify
 from foreglow.data.report import ColumnFound, Report
 from foreglow.errors import DataError
 from foreglow.maps.conventions import MapWarning
@@ -105,9 +105,7 @@ def _check_image(path: Path) -> Report:
         )
         column = _look_at_channel(cube)
         of_survey = "HI4PI" in str(cube.header.get("OBJECT", "")).upper()
-    product = identify(path.name, [])
-    if product is None and of_survey:
-        product = find_product("hi4pi-tiles")
+    product = _survey(path, of_survey)
     problems = () if column.least is not None else ("its middle channel holds nothing",)
     command = f"foreglow dust prepare --cube {path}"
     return Report(
@@ -119,6 +117,14 @@ def _check_image(path: Path) -> Report:
         velocity_notes(kms),
         problems,
     )
+
+
+def _survey(path: Path, stated: bool) -> Product | None:
+    """The survey's product: by name, but CAR.fits is a name that any cube may have."""
+    product = identify(path.name, [])
+    if product is not None and not stated and path.resolve().parent.name != product.folder:
+        return None
+    return find_product("hi4pi-tiles") if product is None and stated else product
 
 
 def _look_at_channel(cube: ImageCube) -> ColumnFound:

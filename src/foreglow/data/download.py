@@ -1,5 +1,6 @@
 """One file over HTTP, through cuts: on from where it stopped, or from the start if it must."""
 
+import contextlib
 import logging
 import re
 import shutil
@@ -198,10 +199,11 @@ def _keep_tag(part: Path, answer: requests.Response) -> None:
     tag = answer.headers.get("ETag", "")
     if not tag or tag.startswith("W/"):
         tag = answer.headers.get("Last-Modified", "")
-    if tag.isascii() and tag:
-        _tag(part).write_text(tag, encoding="ascii")
-    else:
-        _tag(part).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        if tag.isascii() and tag:
+            _tag(part).write_text(tag, encoding="ascii")
+        else:
+            _tag(part).unlink(missing_ok=True)
 
 
 def _tag(part: Path) -> Path:

@@ -139,7 +139,7 @@ def fetch(
     if path.is_file():
         return _accept(file, path)
     _make_folder(path.parent)
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
     try:
         with lock.acquire(timeout=0):
             if not path.is_file():
@@ -149,21 +149,23 @@ def fetch(
             f"{path}: expected to be the only one who fetches it, got another process at it; wait "
             "for that one"
         ) from error
+    except PermissionError as error:
+        raise _cannot_write(path.parent, error) from error
     return _accept(file, path, new=True)
 
 
 def _retrieve(file: RemoteFile, path: Path, patience: Patience, progress: Progress) -> None:
-    """Let pooch download, verify and put a file in its place at once."""
+    """Download a file, and let pooch verify it and put it in its place at once."""
     product = file.product
     least = product.bytes if product.bytes_exact else None
     part = partial_path(path)
+    whole = _what_is_missing if path.suffix == ".fits" else _anything
+    _LOG.info("%s: fetching %s (%s)", product.name, file.url, product.size)
+    download(file.url, part, whole, patience, progress, least)
 
-    def downloader(url: str, output_file: Any, _: Any) -> None:
-        whole = _what_is_missing if path.suffix == ".fits" else _anything
-        download(url, part, whole, patience, progress, least)
+    def downloader(_url: str, output_file: Any, _pooch: Any) -> None:
         os.replace(part, output_file)
 
-    _LOG.info("%s: fetching %s (%s)", product.name, file.url, product.size)
     pooch.get_logger().setLevel(logging.WARNING)
     known = f"md5:{product.md5}" if product.md5 else None
     retrieve: Callable[..., str] = pooch.retrieve
