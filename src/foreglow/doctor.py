@@ -146,6 +146,21 @@ def _folders() -> Iterator[Finding]:
             yield Finding(name, "ok", f"{folder}, {free}")
 
 
+def _data() -> Iterator[Finding]:
+    """Products of the registry that lie in the data folder."""
+    from foreglow.data.cache import cache_folder as data_folder
+    from foreglow.data.listing import files_there
+    from foreglow.data.registry import load_registry
+
+    folder = data_folder()
+    there = {product.name: len(files_there(product, folder)) for product in load_registry()}
+    names = ", ".join(f"{name} ({n})" for name, n in there.items() if n)
+    if names:
+        yield Finding("public data", "ok", f"{names} in {folder}")
+    else:
+        yield Finding("public data", "absent", f"none in {folder}; see `foreglow data list`")
+
+
 def _templates() -> Iterator[Finding]:
     folder = os.environ.get("PYSM_LOCAL_DATA")
     if folder and Path(folder).is_dir():
@@ -158,5 +173,5 @@ def _templates() -> Iterator[Finding]:
 
 
 _LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _processor, _memory, _device, _sphere, _folders, _templates,
+    _python, _processor, _memory, _device, _sphere, _folders, _data, _templates,
 )  # fmt: skip

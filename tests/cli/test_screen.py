@@ -10,6 +10,8 @@ from rich.table import Table
 
 from foreglow import demo, doctor, reproduce
 from foreglow.cli import screen
+from foreglow.data.cache import local_path
+from foreglow.data.registry import load_registry
 from foreglow.dust.evaluate import score_table
 from foreglow.report.dust_style import model_name
 from foreglow.report.dust_tables import correlation_text
@@ -158,6 +160,18 @@ def test_a_cache_that_cannot_be_written_is_found(monkeypatch, tmp_path):
     assert cache.state == "fails"
     assert "set FOREGLOW_CACHE" in cache.found
     assert here.state == "ok"
+
+
+def test_data_that_is_there_is_found(monkeypatch, tmp_path):
+    monkeypatch.setenv("FOREGLOW_DATA", str(tmp_path))
+    (found,) = doctor._data()
+    assert (found.state, str(tmp_path) in found.found) == ("absent", True)
+    product = next(p for p in load_registry() if p.pattern is None)
+    path = local_path(product.all_files()[0], tmp_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"here")
+    (found,) = doctor._data()
+    assert (found.state, f"{product.name} (1)" in found.found) == ("ok", True)
 
 
 @pytest.mark.parametrize(("value", "state"), [(None, "absent"), ("nowhere", "fails"), (".", "ok")])
