@@ -17,9 +17,10 @@ from foreglow.errors import RunError
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.report import figures
+from foreglow.report.skyview import load_view, saved_views
 
 
-def draw_small(figure, folder, name):
+def draw_small(figure, folder, name, pdf_fonts=42):
     """As `figures.save`, but quick."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=20)
@@ -54,6 +55,15 @@ def test_what_it_leaves(made):
     captions = json.loads((folder / "figures" / "captions.json").read_text())
     assert set(captions) == {p.stem for p in (folder / "figures").glob("*.png")}
     page = (folder / "report.html").read_text()
+    titles = [load_view(path).title for path in saved_views(folder / "maps")]
+    assert titles == [
+        "Four models, Table 1 noise",
+        "Four models, a tenth of Table 1 noise",
+        "Four models, noiseless",
+        "Dust from hydrogen",
+    ]
+    assert '<h2 id="sky">' in page
+    assert len(page) < 15e6
     assert all(f'id="figure-{name}"' in page for name in captions)
     for regime in ("noiseless", "many_noise", "conditioned"):
         assert Recogniser.load(folder / "model" / regime).models == PROBLEMS["four"]

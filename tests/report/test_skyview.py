@@ -157,7 +157,7 @@ def test_what_the_page_holds_of_a_recognised_sky(recognised):
     assert [c["name"] for c in card["chances"]] == ["a network", "fits, evidence"]
     layers = {(layer["group"], layer["name"]): layer for layer in card["layers"]}
     assert card["layers"][card["first"]]["name"] == "Most probable model"
-    best = array_of(layers["A network", "Most probable model"]["values"], N_PIX)
+    best = array_of(layers["a network", "Most probable model"]["values"], N_PIX)
     np.testing.assert_array_equal(best, view.chances["a network"].argmax(0))
     chi2 = array_of(layers["Fits", "χ² per degree of freedom, power law"]["values"], N_PIX)
     np.testing.assert_allclose(chi2, choice.reduced_chi2[:, 0].numpy(), rtol=1e-6)

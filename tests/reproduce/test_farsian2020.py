@@ -1,9 +1,11 @@
 """The reproduction end to end at smoke scale, once; then an interruption of a still smaller one."""
 
 import base64
+import io
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,8 +14,10 @@ import tomllib
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from foreglow.errors import RunError
 from foreglow.recognition import train as training
@@ -21,6 +25,7 @@ from foreglow.recognition.context import train as context_training
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.model import Recogniser
 from foreglow.report import skymaps
+from foreglow.report.skyview import load_view, saved_views
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
 from foreglow.reproduce.farsian2020 import lab as labs
@@ -341,17 +346,32 @@ def test_figures(smoke):
         assert {"title", "caption", "section"} == set(caption)
 
 
+def assert_shown(path, page):
+    """A figure is in the page as it is, or as WebP that looks the same."""
+    image = rf'id="figure-{path.stem}">\n<img src="data:image/(png|webp);base64,([^"]+)"'
+    kind, data = re.search(image, page).groups()
+    shown = base64.b64decode(data)
+    if kind == "png":
+        assert shown == path.read_bytes()
+        return
+    before, after = (Image.open(f).convert("RGB") for f in (path, io.BytesIO(shown)))
+    assert before.size == after.size
+    assert np.abs(np.asarray(before, float) - np.asarray(after, float)).mean() < 3  # of 255
+
+
 def test_report_holds_it_all(smoke):
     page = (smoke / "report.html").read_text()
     for path in (smoke / "figures").glob("*.png"):
-        assert base64.b64encode(path.read_bytes()).decode() in page
-        assert f'id="figure-{path.stem}"' in page
+        assert_shown(path, page)
     for table in (2, 3):
         assert f"Table {table}:" in page
     # Tables 2 and 3; section 5: networks, chi-square, contexts
     assert page.count("<small>paper ") == 6 * 2 + 6 * 3 + (6 + 1 + 2 * 3)
-    for section in ("neighbours", "separation", "outside"):
+    for section in ("sky", "neighbours", "separation", "outside"):
         assert f'<h2 id="{section}">' in page
+    views = [load_view(path) for path in saved_views(smoke / "maps")]
+    assert [view.title.split(":")[0] for view in views] == ["curvature", "ame", "four"]
+    assert all(len(view.chances) == 4 and len(view.spectra.fits) > 1 for view in views)
     assert "Oracle, meridian" in page
     assert "recognised, with neighbours" in page
     assert "Fits, reduced χ²" in page

@@ -12,6 +12,7 @@ import re
 import struct
 import tomllib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -230,11 +231,12 @@ def _figures_section(folder: Path) -> str:
     found = {path.stem: path for path in sorted(folder.glob("*.png"), key=_natural_order)}
     ordered = [name for name in captions if name in found]
     ordered += [name for name in found if name not in captions]
+    with ThreadPoolExecutor() as pool:
+        figures = pool.map(lambda name: _figure(found[name], captions.get(name, {})), ordered)
     sections: dict[str, list[str]] = {}
-    for name in ordered:
-        caption = captions.get(name, {})
-        figure = _figure(found[name], caption)
-        sections.setdefault(str(caption.get("section", "")), []).append(figure)
+    for name, figure in zip(ordered, figures, strict=True):
+        title = str(captions.get(name, {}).get("section", ""))
+        sections.setdefault(title, []).append(figure)
     body = "".join(
         (f"<h3>{html.escape(name)}</h3>\n" if name else "") + "".join(figures)
         for name, figures in sections.items()

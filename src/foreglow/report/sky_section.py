@@ -156,11 +156,10 @@ def _chance_layers(view: SkyView) -> list[dict[str, Any]]:
     for method, (name, chance) in enumerate(view.chances.items()):
         seen = np.isfinite(chance).all(0)
         best = np.where(seen, np.where(seen, chance, 0).argmax(0), -1)
-        group = name[:1].upper() + name[1:]
-        cards.append(_class_card(_BEST, group, best, view.classes))
+        cards.append(_class_card(_BEST, name, best, view.classes))
         cards += [
             {
-                "name": f"Probability of {model}", "group": group, "unit": "", "stretch": "linear",
+                "name": f"Probability of {model}", "group": name, "unit": "", "stretch": "linear",
                 "low": 0.0, "high": 1.0, "colours": "viridis", "method": method, "model": k,
             }
             for k, model in enumerate(view.classes)

@@ -11,7 +11,8 @@ from foreglow.reproduce.farsian2020.lab import REGIONS, Lab
 
 _NOTE = (
     "The first test sky with the noise of Table 1, models in {regions}. Networks farsian2020 and "
-    "foreglow were trained on this problem with many noise realisations; C is free in the fits."
+    "foreglow were trained on this problem with many noise realisations, or over noise scales; C "
+    "is free in the fits."
 )
 
 
@@ -29,12 +30,9 @@ def keep_view(lab: Lab, problem: str, sky: SimulatedSky, choice: Choice) -> None
     """
     models = PROBLEMS[problem]
     trained = {
-        f"network {name}": lab.trained(problem, name, "many_noise")[0]
-        for name in ("farsian2020", "foreglow")
+        name: lab.trained(problem, name, "many_noise")[0] for name in ("farsian2020", "foreglow")
     }
-    trained["foreglow, trained over noise scales"], _ = lab.trained(
-        "four", "foreglow", "conditioned"
-    )
+    trained["foreglow, over noise scales"], _ = lab.trained("four", "foreglow", "conditioned")
     chances = {name: evaluate(model, sky, models).probability for name, model in trained.items()}
     place = lab.settings["problems"].index(problem) + 1
     view = recognition_view(
