@@ -140,15 +140,15 @@ def models(as_json: Json = False) -> None:
     """Trained models that come with foreglow, and how far to trust them."""
     from dataclasses import asdict
 
-    from rich.table import Table
-
     from foreglow.shipped import shipped_models
 
     found = shipped_models()
-    table = Table("name", "for", "what it is", "made by", title="Models that come with foreglow")
-    for model in found:
-        table.add_row(model.name, model.use, model.trust, f"foreglow {model.command}")
-    screen.show([table], [asdict(model) for model in found], as_json)
+    texts = [
+        f"{model.name}: for `{model.use} {model.name}`\n{model.trust}\n"
+        f"Made by `foreglow {model.command}`.\n"
+        for model in found
+    ]
+    screen.show(texts, [asdict(model) for model in found], as_json)
 
 
 @app.command()
