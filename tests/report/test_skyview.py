@@ -76,7 +76,7 @@ def dusty():
     dust = tb.sum(0)
     layers = (
         Layer("Predicted dust", "Dust", "µK_RJ", dust, "log"),
-        Layer("Error of the prediction", "Dust", "µK_RJ", 0.1 * dust, "log"),
+        Layer("Error of the prediction", "Dust", "µK_RJ", 0.1 * dust, "log", is_error=True),
         Layer("Target less prediction", "Dust", "µK_RJ", rng.normal(size=N_PIX), "asinh"),
     )
     return SkyView("9_dust", "Dust", "", layers, LineSpectra(velocity, tb), shown_from=128)

@@ -43,7 +43,7 @@ def dust_view(
     column = COLUMN_PER_K_KMS * np.tensordot(width, line, 1)
     layers = (
         Layer("Predicted dust", "Dust", unit, found, "log"),
-        Layer("Error of the prediction", "Dust", unit, error, "log"),
+        Layer("Error of the prediction", "Dust", unit, error, "log", is_error=True),
         Layer("Dust, the target", "Dust", unit, there, "log"),
         Layer("Target less prediction", "Dust", unit, there - found, "asinh"),
         Layer("Target less prediction, in errors", "Dust", "", (there - found) / error, "linear"),

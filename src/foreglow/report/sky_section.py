@@ -57,7 +57,7 @@ def sky_section(views: Sequence[SkyView]) -> str:
     if not views:
         return ""
     options = "".join(
-        f'<option value="{k}">{_escape(v.title)}</option>' for k, v in enumerate(views)
+        f'<option value="{k}">{html.escape(v.title)}</option>' for k, v in enumerate(views)
     )
     settings = {
         "palettes": _palettes(),
@@ -69,7 +69,7 @@ def sky_section(views: Sequence[SkyView]) -> str:
         for view in views
     )
     body = (
-        f"<p>{_escape(_HELP)}</p>\n<noscript><p>This part needs JavaScript.</p></noscript>\n"
+        f"<p>{html.escape(_HELP)}</p>\n<noscript><p>This part needs JavaScript.</p></noscript>\n"
         f"{_FRAME.format(options=options)}"
         f'<script type="application/json" id="sky-settings">{_json(settings)}</script>\n{data}'
         f"<script>{viewer_script()}</script>\n"
@@ -205,11 +205,10 @@ def _scale_card(layer: Layer) -> dict[str, Any]:
         low, high = (0.9 * low, 1.1 * high) if low > 0 else (low - 1.0, low + 1.0)
     if stretch == "asinh" and not signed:
         stretch = "linear"
-    error = "rror" in layer.name
     return {
         "name": layer.name, "group": layer.group, "unit": layer.unit, "stretch": stretch,
         "low": float(low), "high": float(high),
-        "colours": "RdBu_r" if signed else "viridis" if error else "magma",
+        "colours": "RdBu_r" if signed else "viridis" if layer.is_error else "magma",
     }  # fmt: skip
 
 
@@ -282,10 +281,6 @@ def _rgb(colours: Any) -> str:
 def _json(value: Any) -> str:
     # inside a script element only "<" could end it
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _escape(text: str) -> str:
-    return html.escape(text)
 
 
 def _asset(name: str) -> str:

@@ -38,6 +38,8 @@ class Layer:
         RING, Galactic; NaN where there is none.
     stretch : {"linear", "log", "asinh"}
         Of the colours.
+    is_error : bool
+        Errors have colours of their own.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Layer:
     unit: str
     values: NDArray
     stretch: Stretch = "linear"
+    is_error: bool = False
 
 
 @dataclass(frozen=True, eq=False)
