@@ -58,6 +58,13 @@ NoiseOfBands = Annotated[
     ),
 ]
 NoiseScale = Annotated[float, typer.Option(help="Factor on the instrument's noise.", min=0)]
+CommonFwhm = Annotated[
+    float | None,
+    typer.Option(
+        help="Bring all maps to this Gaussian beam (FWHM, arcmin) first, at the Nside that fits "
+        "it; noise is propagated."
+    ),
+]
 Unit = Annotated[str | None, typer.Option(help="Unit of maps without one: uK_CMB, ...")]
 Overwrite = Annotated[bool, typer.Option(help="Replace --out.")]
 ModelDirectory = Annotated[

@@ -8,6 +8,7 @@ from rich.markup import escape
 
 from foreglow.cli import screen
 from foreglow.cli.options import (
+    CommonFwhm,
     ContextDirectory,
     Device,
     Json,
@@ -126,10 +127,12 @@ def recognize_classify(
     noise: NoiseOfBands = None,
     noise_scale: NoiseScale = 1.0,
     unit: Unit = None,
+    common_fwhm: CommonFwhm = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Probability of each model in each pixel of your own Q,U maps, FITS to FITS."""
+    from foreglow.recognition.beams import at_one_resolution
     from foreglow.recognition.classify import classify
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.model import Recogniser
@@ -141,7 +144,12 @@ def recognize_classify(
     recogniser = Recogniser.load(model, chosen)
     neighbours = ContextModel.load(context, chosen) if context else None
     files, rms = screen.pairs(maps, "--maps"), screen.pairs(noise or [], "--noise")
-    with screen.progress("classify") as show:
+    with (
+        at_one_resolution(
+            recogniser.instrument, files, rms, noise_scale, unit, common_fwhm, out.parent
+        ) as (files, rms),
+        screen.progress("classify") as show,
+    ):
         found = classify(recogniser, files, rms, noise_scale, unit, show, neighbours)
     found.write(out, overwrite)
     screen.say(found.summary())
@@ -169,10 +177,12 @@ def recognize_fit(
     noise: NoiseOfBands = None,
     noise_scale: NoiseScale = 1.0,
     unit: Unit = None,
+    common_fwhm: CommonFwhm = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Fit each model to each pixel of your own Q,U maps and choose, FITS to FITS."""
+    from foreglow.recognition.beams import at_one_resolution
     from foreglow.recognition.fitted import fit_maps
     from foreglow.recognition.observations import validate_output
     from foreglow.recognition.simulate import models_of
@@ -183,7 +193,13 @@ def recognize_fit(
     candidates = models_of(models or problem)
     bands, where = load_instrument(instrument), pick_device(device)
     files, rms = screen.pairs(maps, "--maps"), screen.pairs(noise or [], "--noise")
-    with screen.progress("fit") as show:
+    with (
+        at_one_resolution(bands, files, rms, noise_scale, unit, common_fwhm, out.parent) as (
+            files,
+            rms,
+        ),
+        screen.progress("fit") as show,
+    ):
         found = fit_maps(
             bands,
             candidates,

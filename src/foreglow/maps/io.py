@@ -43,6 +43,8 @@ class StoredMap:
         One of `foreglow.maps.conventions.UNITS`.
     columns : tuple of Column
         As stored, with the unit that the header states.
+    beam_arcmin : float, optional
+        FWHM that the header states (FWHM, with [arcmin] or [deg] in the card's comment).
     """
 
     path: Path
@@ -52,6 +54,7 @@ class StoredMap:
     unit: str
     columns: tuple[Column, ...] = field(repr=False)
     index: PixelIndex | None = field(repr=False)
+    beam_arcmin: float | None
 
     def _read(self, pixels: np.ndarray) -> np.ndarray:
         """All columns at RING pixels, (column, n), NaN in all where one is unobserved."""
@@ -330,7 +333,21 @@ def _describe(table: Table, numbers: Sequence[int], unit: str | None) -> dict[st
         "unit": unit,
         "columns": columns,
         "index": index,
+        "beam_arcmin": _stated_beam(table),
     }
+
+
+def _stated_beam(table: Table) -> float | None:
+    """FWHM [arcmin] of the header, if it states a number and its unit."""
+    comment = str(table.header.comments["FWHM"]) if "FWHM" in table.header else ""
+    unit = re.search("arcmin|deg", comment)
+    try:
+        value = float(table.keyword("FWHM"))
+    except ValueError:
+        return None
+    if unit is None or not (np.isfinite(value) and value >= 0):
+        return None
+    return value * (60 if unit[0] == "deg" else 1)
 
 
 def _is_iau(table: Table) -> bool:

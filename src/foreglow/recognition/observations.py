@@ -1,7 +1,8 @@
 """A user's Q,U maps and their noise, opened together and read a block of pixels at a time."""
 
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ from foreglow.maps.io import (
     open_polarisation_map,
 )
 from foreglow.sky.instrument import Instrument
+
+_MOST_LOSS = 0.1  # at ell = 2 Nside, where beams begin to matter
 
 Noise = Mapping[str, str | Path | u.Quantity]
 
@@ -111,23 +114,97 @@ def open_observation(
     InstrumentError
         If a band is not the instrument's or named twice, or noise came for one without a map.
     MapError
-        If a map cannot be used.
+        If a map cannot be used, or headers state beams that differ where the pixels see it.
+
+    Warns
+    -----
+    BeamWarning
+        If no header states a beam and those of the instrument differ so.
     """
     if not np.isfinite(noise_scale) or noise_scale < 0:
         raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
-    paths = by_band(instrument, maps, "map")
-    if not paths:
-        raise InstrumentError("expected a map for one band at least, but none came.")
-    opened = {
-        name: _open(open_polarisation_map, paths[k], unit)
-        for k, name in enumerate(instrument.band)
-        if k in paths
-    }
+    opened = open_bands(instrument, maps, unit)
     check_same_sky(opened)
+    _check_beams(instrument, opened)
     first = next(iter(opened.values()))
     placed = tuple(opened.get(name) for name in instrument.band)
     rms = _open_noise(instrument, noise or {}, noise_scale, opened, unit)
     return Observation(instrument, placed, rms, first.nside, first.frame)
+
+
+def open_bands(
+    instrument: Instrument, maps: Mapping[str, str | Path], unit: str | None = None
+) -> dict[str, PolarisationMap]:
+    """Open the maps of a user by the name of their band, in the order of the instrument.
+
+    Raises
+    ------
+    InstrumentError
+        If a band is not the instrument's or named twice, or none came.
+    MapError
+        If a map cannot be used.
+    """
+    paths = by_band(instrument, maps, "map")
+    if not paths:
+        raise InstrumentError("expected a map for one band at least, but none came.")
+    return {
+        name: _open(open_polarisation_map, paths[k], unit)
+        for k, name in enumerate(instrument.band)
+        if k in paths
+    }
+
+
+def rms_of_band(
+    instrument: Instrument,
+    name: str,
+    noise: Noise | None,
+    noise_scale: float,
+    one: PolarisationMap,
+    unit: str | None,
+) -> NoiseMap | float:
+    """The noise of one band: a map of its rms, or its value in a pixel of `one` [uK_RJ]."""
+    k = instrument.band.index(name)
+    given = by_band(instrument, noise or {}, "noise")
+    mine = {name: given[k]} if k in given else {}
+    return _open_noise(instrument, mine, noise_scale, {name: one}, unit)[k]
+
+
+def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) -> None:
+    """Refuse maps whose headers state beams too different for their pixels; warn if none does."""
+    stated = {name: one.beam_arcmin for name, one in maps.items()}
+    table = dict(zip(instrument.band, instrument.fwhm_arcmin, strict=True))
+    silent = [name for name, beam in stated.items() if beam is None]
+    if len(silent) == len(stated) and len(stated) > 1:
+        listing = {name: table[name] for name in stated}
+        if _loss(listing.values(), next(iter(maps.values())).nside) > _MOST_LOSS:
+            warnings.warn(
+                f"no map states its beam (FWHM, [arcmin] in the comment), and those of "
+                f"{instrument.name!r} go from {min(listing.values()):g} to "
+                f"{max(listing.values()):g} arcmin; the maps are taken as brought to one "
+                "resolution. If they are not, give a common FWHM (--common-fwhm).",
+                BeamWarning,
+                stacklevel=4,
+            )
+        return
+    beams = {name: table[name] if beam is None else beam for name, beam in stated.items()}
+    if _loss(beams.values(), next(iter(maps.values())).nside) > _MOST_LOSS:
+        listing = ", ".join(f"{name}: {beam:g}" for name, beam in beams.items())
+        raise MapError(
+            f"expected maps of one resolution, but their beams (FWHM in arcmin; the instrument's "
+            f"where a header states none) are {listing}, which pixels of this size see; give a "
+            f"common FWHM of {max(beams.values()):g} arcmin or more (--common-fwhm)."
+        )
+
+
+def _loss(beams_arcmin: Collection[float], nside: int) -> float:
+    """What the widest beam takes from ell = 2 Nside over what the narrowest does."""
+    widest, narrowest = max(beams_arcmin), min(beams_arcmin)
+    variance = (np.radians(widest / 60) ** 2 - np.radians(narrowest / 60) ** 2) / (8 * np.log(2))
+    return float(-np.expm1(-0.5 * 2 * nside * (2 * nside + 1) * variance))
+
+
+class BeamWarning(UserWarning):
+    """Maps that do not state their beams were taken as alike."""
 
 
 def validate_output(path: str | Path, overwrite: bool) -> None:

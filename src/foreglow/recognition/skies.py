@@ -228,7 +228,11 @@ def write_sky(
     paths = {}
     for k, name in enumerate(instrument.band):
         paths[name] = folder / f"band_{name}.fits"
-        header = {"FREQ": instrument.frequency_ghz[k], "INSTRUME": instrument.name}
+        header = {
+            "FREQ": instrument.frequency_ghz[k],
+            "INSTRUME": instrument.name,
+            "FWHM": (0.0, "[arcmin] no beam"),
+        }
         write_polarisation_map(paths[name], sky.data[:, k], "uK_RJ", header=header)
     header = {f"CLASS{k}": name for k, name in enumerate(models)}
     columns = {"CLASS": (sky.label.astype(np.int16), "")}
