@@ -28,4 +28,4 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 # a type in a docstring may name what several classes have, like nside
-suppress_warnings = ["ref.python", "toc.empty_glob"]
+suppress_warnings = ["ref.python"]
