@@ -29,3 +29,15 @@ napoleon_use_rtype = False
 
 # a type in a docstring may name what several classes have, like nside
 suppress_warnings = ["ref.python"]
+
+
+def escape_bars(*event):
+    """In a docstring, the last part of an event, |b| is a modulus and not a substitution."""
+    lines = event[-1]
+    lines[:] = [line if ">>>" in line else line.replace("|", r"\|") for line in lines]
+
+
+def setup(app):
+    """Called by Sphinx."""
+    # before napoleon, whose own fields may hold bars
+    app.connect("autodoc-process-docstring", escape_bars, priority=400)
