@@ -42,8 +42,8 @@ _WORDS = {
     "conditioned": "over noise scales",
 }
 _NOTE = (
-    "The mock Galaxy with another model in each quadrant, recognised by three networks as they "
-    "were trained, and by fits."
+    "The mock Galaxy with another model in each quadrant, recognised by networks that differ in "
+    "their training."
 )
 _SKIES = {"noiseless": 0.0, "a tenth of Table 1 noise": 0.1, "Table 1 noise": 1.0}
 
