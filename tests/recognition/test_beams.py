@@ -6,7 +6,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from foreglow.errors import MapError
+from foreglow.errors import InstrumentError, MapError
 from foreglow.maps.io import open_noise_map, open_polarisation_map
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.beams import (
@@ -217,6 +217,17 @@ def test_a_common_beam_that_cannot_be(tmp_path, instrument, sky, fwhm, message):
     with pytest.raises(MapError, match=message):
         bring_to_one_resolution(instrument, paths, tmp_path / "out", fwhm)
     assert not (tmp_path / "out").exists()
+
+
+def test_noise_that_makes_no_sense(tmp_path, instrument, sky):
+    paths = write(tmp_path / "in", sky, BEAMS)
+    with pytest.raises(InstrumentError, match="noise came for SAT_225, but no map"):
+        bring_to_one_resolution(instrument, paths, tmp_path / "o", 120.0, {"225": "3 uK_RJ"})
+    with pytest.raises(InstrumentError, match="expected noise_scale >= 0, but -1 came"):
+        bring_to_one_resolution(instrument, paths, tmp_path / "o", 120.0, noise_scale=-1)
+    maps, noise = bring_to_one_resolution(instrument, paths, tmp_path / "o", 120.0, noise_scale=0)
+    assert set(noise.values()) == {"0 uK_RJ"}
+    assert open_observation(instrument, maps, noise).noise[0] == 0
 
 
 def test_the_folder_goes_away(tmp_path, instrument, sky):

@@ -12,7 +12,13 @@ import numpy as np
 from foreglow.errors import MapError
 from foreglow.maps.io import NoiseMap, PolarisationMap
 from foreglow.maps.write import write_maps, write_polarisation_map
-from foreglow.recognition.observations import Noise, open_bands, rms_of_band
+from foreglow.recognition.observations import (
+    Noise,
+    noise_of_bands,
+    open_bands,
+    rms_of_band,
+    validate_noise_scale,
+)
 from foreglow.sky.instrument import Instrument
 
 _LEAST_COVER = 0.9  # of the common beam that observed, else a pixel is left out
@@ -62,7 +68,7 @@ def bring_to_one_resolution(
     noise_scale: float = 1.0,
     unit: str | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[dict[str, Path], dict[str, Path]]:
+) -> tuple[dict[str, Path], dict[str, Path | str]]:
     """Smooth a user's Q,U maps to one Gaussian beam, on one grid, and say what noise is left.
 
     E and B modes of each map (Q,U as spin 2) are multiplied by the ratio of beams; white noise is
@@ -84,17 +90,21 @@ def bring_to_one_resolution(
 
     Returns
     -------
-    maps, noise : dict of Path
-        To be given to `classify` or `fit_maps`.
+    maps, noise : dict
+        To be given to `classify` or `fit_maps`: files, and for maps without noise its value.
 
     Raises
     ------
     MapError
         If the beam is smaller than that of a map, or a map cannot be used.
+    InstrumentError
+        If the bands are not the instrument's, or noise came for one without a map.
     """
+    validate_noise_scale(noise_scale)
     if not (np.isfinite(fwhm_arcmin) and fwhm_arcmin > 0):
         raise MapError(f"expected a common FWHM above 0 arcmin, but {fwhm_arcmin} came.")
     opened = open_bands(instrument, maps, unit)
+    noise_of_bands(instrument, noise or {}, opened)
     _validate_frames(opened)
     beams = beams_of(instrument, opened)
     widest = max(beams, key=lambda name: beams[name])
@@ -104,17 +114,17 @@ def bring_to_one_resolution(
             f"{widest}, but {fwhm_arcmin:g} came; a map cannot be made sharper than it is."
         )
     aim = Resolution.of(fwhm_arcmin, min(one.nside for one in opened.values()))
-    smooth: tuple[dict[str, Path], dict[str, Path]] = {}, {}
+    smooth: dict[str, Path] = {}
+    left: dict[str, Path | str] = {}
     folder.mkdir(parents=True, exist_ok=True)
     for done, (name, one) in enumerate(opened.items(), 1):
         rms = rms_of_band(instrument, name, noise, noise_scale, one, unit)
-        paths = folder / f"band_{name}.fits", folder / f"noise_{name}.fits"
-        _write_band(one, rms, aim, beams[name], paths)
-        for kind, path in zip(smooth, paths, strict=True):
-            kind[name] = path
+        smooth[name] = folder / f"band_{name}.fits"
+        left[name] = folder / f"noise_{name}.fits" if rms != 0 else "0 uK_RJ"
+        _write_band(one, rms, aim, beams[name], (smooth[name], folder / f"noise_{name}.fits"))
         if progress is not None:
             progress(done, len(opened))
-    return smooth
+    return smooth, left
 
 
 @contextmanager

@@ -121,8 +121,7 @@ def open_observation(
     BeamWarning
         If no header states a beam and those of the instrument differ so.
     """
-    if not np.isfinite(noise_scale) or noise_scale < 0:
-        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
+    validate_noise_scale(noise_scale)
     opened = open_bands(instrument, maps, unit)
     check_same_sky(opened)
     _check_beams(instrument, opened)
@@ -152,6 +151,31 @@ def open_bands(
         for k, name in enumerate(instrument.band)
         if k in paths
     }
+
+
+def validate_noise_scale(noise_scale: float) -> None:
+    """Raise an InstrumentError unless a factor on the noise is a number >= 0."""
+    if not np.isfinite(noise_scale) or noise_scale < 0:
+        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
+
+
+def noise_of_bands(
+    instrument: Instrument, noise: Noise, maps: Collection[str]
+) -> dict[int, str | Path | u.Quantity]:
+    """What came as noise, by the place of its band.
+
+    Raises
+    ------
+    InstrumentError
+        If a band is not the instrument's or named twice, or not among those that have `maps`.
+    """
+    given = by_band(instrument, noise, "noise")
+    alone = [instrument.band[k] for k in given if instrument.band[k] not in maps]
+    if alone:
+        raise InstrumentError(
+            f"noise came for {', '.join(alone)}, but no map; give both, or leave the noise out."
+        )
+    return given
 
 
 def rms_of_band(
@@ -258,12 +282,7 @@ def _open_noise(
     unit: str | None,
 ) -> tuple[NoiseMap | float, ...]:
     """For each band a map of the rms, or its value in uK_RJ."""
-    given = by_band(instrument, noise, "noise")
-    alone = [instrument.band[k] for k in given if instrument.band[k] not in maps]
-    if alone:
-        raise InstrumentError(
-            f"noise came for {', '.join(alone)}, but no map; give both, or leave the noise out."
-        )
+    given = noise_of_bands(instrument, noise, maps)
     reference = next(iter(maps.values()))
     table = noise_scale * instrument.noise_rms(reference.nside)
     result: list[NoiseMap | float] = []

@@ -178,7 +178,8 @@ def _load_one(name_or_path: str | Path) -> Instrument:
         raise InstrumentError(
             f"{name_or_path} does not describe an instrument: {wrong_fields(error)}. Expected a "
             'name and one [[band]] table a band with name, frequency = "40 GHz", '
-            'sensitivity = "36 uK_CMB arcmin", fwhm = "69 arcmin", source.'
+            'sensitivity = "36 uK_CMB arcmin", fwhm = "69 arcmin", source, and for a wide band '
+            "bandpass = { width = 0.3 }, { edges = [...] } or { table = ... }."
         ) from error
     return _instrument_from_rows(table.name, table.band, Path(name_or_path).parent)
 
