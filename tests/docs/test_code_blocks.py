@@ -47,7 +47,7 @@ SHORTER = {
     ],
     ("dust", "evaluate"): ["--nside", 16, "--cutouts", 4],
 }  # fmt: skip
-OWN_CUBE = ("hi-cube.md", "dust.md")
+OWN_CUBE = ("hi-cube.md", "dust.md", "data.md")
 NOT_RUN = ("text", "bibtex", "")  # and what has a language that no test knows fails
 
 
