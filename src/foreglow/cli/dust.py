@@ -19,6 +19,25 @@ from foreglow.cli.options import (
 
 REGIONS = one_of("north", "south", "east", "west")
 
+MockSky = Annotated[
+    str | None, typer.Option(help="mock: the mock Galaxy instead of --cube and --dust.")
+]
+Cube = Annotated[Path | None, typer.Option(help="HI cube of `dust prepare`.")]
+Dust = Annotated[Path | None, typer.Option(help="FITS dust map of the cube's Nside.")]
+Mask = Annotated[
+    Path | None, typer.Option(help="FITS mask: the sky counts where it is above zero.")
+]
+DustUnit = Annotated[
+    str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
+]
+MockNside = Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")]
+HalfSky = Annotated[
+    str,
+    typer.Option(
+        help="Where cutouts lie: north, south, east or west (Galactic).", autocompletion=REGIONS
+    ),
+]
+
 app = typer.Typer(
     no_args_is_help=True, help="Predict dust from the 21 cm velocity cube (Zhang et al. 2019)."
 )
@@ -105,26 +124,15 @@ def dust_simulate(
 @app.command("train")
 def dust_train(
     out: Annotated[Path, typer.Option(help="Model directory to write.")],
-    sky: Annotated[
-        str | None, typer.Option(help="mock: the mock Galaxy instead of --cube and --dust.")
-    ] = None,
-    cube: Annotated[Path | None, typer.Option(help="HI cube of `dust prepare`.")] = None,
-    dust: Annotated[Path | None, typer.Option(help="FITS dust map of the cube's Nside.")] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="FITS mask: the sky counts where it is above zero.")
-    ] = None,
-    unit: Annotated[
-        str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
-    ] = None,
+    sky: MockSky = None,
+    cube: Cube = None,
+    dust: Dust = None,
+    mask: Mask = None,
+    unit: DustUnit = None,
     low: Annotated[float, typer.Option(help="Lowest velocity (km/s, LSR).")] = -64.5,
     high: Annotated[float, typer.Option(help="Highest velocity (km/s, LSR).")] = 17.0,
-    nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 256,
-    region: Annotated[
-        str,
-        typer.Option(
-            help="Where cutouts lie: north, south, east or west (Galactic).", autocompletion=REGIONS
-        ),
-    ] = "north",
+    nside: MockNside = 256,
+    region: HalfSky = "north",
     network: Annotated[str, typer.Option(help="unet or unet_zhang2019.")] = "unet",
     inputs: Annotated[str, typer.Option(help="channels, moments or integrated.")] = "channels",
     width: Annotated[
@@ -167,9 +175,7 @@ def dust_predict(
         Path | None,
         typer.Option(help="FITS dust map to measure scale and error on, instead of the model's."),
     ] = None,
-    unit: Annotated[
-        str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
-    ] = None,
+    unit: DustUnit = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -185,24 +191,13 @@ def dust_predict(
 @app.command("evaluate")
 def dust_evaluate(
     model: DustModelDirectory,
-    sky: Annotated[
-        str | None, typer.Option(help="mock: the mock Galaxy instead of --cube and --dust.")
-    ] = None,
-    cube: Annotated[Path | None, typer.Option(help="HI cube of `dust prepare`.")] = None,
-    dust: Annotated[Path | None, typer.Option(help="FITS dust map of the cube's Nside.")] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="FITS mask: the sky counts where it is above zero.")
-    ] = None,
-    unit: Annotated[
-        str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
-    ] = None,
-    nside: Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")] = 256,
-    region: Annotated[
-        str,
-        typer.Option(
-            help="Where cutouts lie: north, south, east or west (Galactic).", autocompletion=REGIONS
-        ),
-    ] = "south",
+    sky: MockSky = None,
+    cube: Cube = None,
+    dust: Dust = None,
+    mask: Mask = None,
+    unit: DustUnit = None,
+    nside: MockNside = 256,
+    region: HalfSky = "south",
     cutouts: Annotated[int, typer.Option(help="Cutouts, the same for each model.", min=1)] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
