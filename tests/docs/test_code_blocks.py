@@ -19,6 +19,7 @@ from functools import cache, partial
 
 import healpy as hp
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -147,4 +148,7 @@ def test_page(page, tmp_path, monkeypatch, foreglow):
     mpl.use("agg")
     if page.name in OWN_CUBE:
         bring(tmp_path)
-    play(page, tmp_path, foreglow)
+    try:
+        play(page, tmp_path, foreglow)
+    finally:
+        plt.close("all")  # the tutorials draw with pyplot, as their reader would
