@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # both as the command line does
 
 import ducc0
 import healpy as hp

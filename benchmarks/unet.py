@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # both as the command line does
 
 import healpy as hp
 import numpy as np

@@ -21,8 +21,8 @@ from foreglow.recognition.profile import (
 from foreglow.recognition.skymodel import SkyModel, bent_spectra, fixed_spectra
 from foreglow.sky.bandpass import Bands
 
-BATCH = 8192  # pixels in flight on each thread: their arrays stay in the processor's cache
-CHUNK = 4 * BATCH  # pixels of a thread's piece of work
+BATCH = 16384  # pixels in flight on each thread: more leave the cache, fewer share less of the work
+CHUNK = 2 * BATCH  # pixels of a thread's piece of work
 GPU_BATCH = 262144  # both of a GPU
 MAX_STEPS = 100
 TOLERANCE = 1e-8  # converged where a step promises less than this in chi-square
