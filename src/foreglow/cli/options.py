@@ -33,6 +33,14 @@ Device = Annotated[
     str, typer.Option(help="auto, cpu or cuda.", autocompletion=one_of("auto", "cpu", "cuda"))
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        help="Workers for the job: local:N (processes here), tcp://HOST:PORT (a Dask scheduler) or "
+        "slurm:FILE (jobs of SLURM by a TOML file).",
+    ),
+]
 Models = Annotated[
     str | None,
     typer.Option(

@@ -1,0 +1,195 @@
+"""Pieces of work given to Dask's workers: here, on other machines, or as jobs of SLURM.
+
+What is map-shaped in foreglow is written as `spread(work, items)`: by default Python's own `map`,
+with a cluster the same results in the same order, from its workers. A piece of work is told where
+its input lies and reads it itself, so it must see the same files; its result, no more than a block
+of a map, comes straight from the worker. A piece whose worker is lost is done again by another.
+"""
+
+import contextlib
+import logging
+import os
+import tomllib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from foreglow.errors import RunError
+
+log = logging.getLogger("foreglow")
+
+_AHEAD = 2  # pieces a worker has in hand or done and not yet fetched: what bounds the memory
+_RETRIES = 3  # of a piece whose workers were lost
+_PATIENCE = "30s"  # for a scheduler to answer
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Spread(Protocol):
+    """A `map` of one iterable: results in the order of the items."""
+
+    def __call__(
+        self, work: Callable[[_Item], _Result], items: Iterable[_Item], /
+    ) -> Iterator[_Result]:
+        """Results, as they come."""
+        ...
+
+
+@contextlib.contextmanager
+def open_workers(where: str | None) -> Iterator[Spread]:
+    """Workers for `spread(work, items)`, for as long as the context lasts.
+
+    Parameters
+    ----------
+    where : str or None
+        `tcp://HOST:PORT`, the scheduler of a running cluster; `local:N`, N processes on this
+        machine, which share its cores and memory; `slurm:FILE`, jobs of SLURM as a TOML file says:
+        `jobs`, and the arguments of `dask_jobqueue.SLURMCluster` (`queue`, `cores`, `memory`,
+        `walltime`, ...). None: this process alone.
+
+    Yields
+    ------
+    Spread
+        `work` must be importable by the workers (a function of a module, or a `partial` of one)
+        and must depend on its item alone; it may be done twice.
+
+    Raises
+    ------
+    RunError
+        If `where` is none of these, the cluster cannot be reached or started, or is lost.
+    """
+    if where is None:
+        yield map
+        return
+    from distributed import Client
+
+    with contextlib.ExitStack() as stack:
+        address = stack.enter_context(_cluster(where))
+        try:
+            client = stack.enter_context(Client(address, timeout=_PATIENCE))
+        except (OSError, TimeoutError, ValueError) as error:
+            raise RunError(
+                f"--dask {where}: no Dask scheduler answers there ({error}); start one with "
+                "'dask scheduler', or give local:N."
+            ) from error
+        log.info("waiting for workers of %s", where)
+        client.wait_for_workers(1)
+        _validate_versions(client, where)
+        yield _spread_over(client, where)
+
+
+def _validate_versions(client: Any, where: str) -> None:
+    """Workers without foreglow would never answer; those of another version otherwise."""
+    try:
+        found = set(client.run(version, "foreglow").values())
+    except PackageNotFoundError as error:
+        raise RunError(
+            f"--dask {where}: its workers have no foreglow; start them in an environment with it."
+        ) from error
+    if others := found - {version("foreglow")}:
+        raise RunError(
+            f"--dask {where}: expected workers with foreglow {version('foreglow')}, as here, but "
+            f"{', '.join(sorted(others))} came; install the same version on both."
+        )
+
+
+def _spread_over(client: Any, where: str) -> Spread:
+    from distributed import CancelledError, KilledWorker
+    from distributed.comm import CommClosedError
+
+    def spread(work: Callable[[_Item], _Result], items: Iterable[_Item], /) -> Iterator[_Result]:
+        waiting: deque[Any] = deque()
+        left = iter(items)
+        try:
+            while True:
+                # counted anew each time: workers come and go
+                room = _AHEAD * max(1, _n_threads(client)) - len(waiting)
+                for _, item in zip(range(room), left, strict=False):
+                    waiting.append(client.submit(work, item, pure=False, retries=_RETRIES))
+                if not waiting:
+                    return
+                # from the worker that has it, not by way of the scheduler
+                yield client.gather(waiting[0], direct=True)
+                waiting.popleft().release()
+        except KilledWorker as error:
+            raise RunError(
+                f"--dask {where}: a piece of work took {_RETRIES} workers with it, most often for "
+                f"want of memory ({error}); use fewer workers, or machines with more memory."
+            ) from error
+        except (CommClosedError, CancelledError) as error:
+            raise RunError(
+                f"--dask {where}: the scheduler was lost ({error}); what was written before can be "
+                "gone on with where the command has --resume."
+            ) from error
+        finally:
+            client.cancel(list(waiting))
+
+    return spread
+
+
+def _n_threads(client: Any) -> int:
+    return sum(client.nthreads().values())
+
+
+@contextlib.contextmanager
+def _cluster(where: str) -> Iterator[Any]:
+    """What a client connects to."""
+    kind, _, rest = where.partition(":")
+    if kind in ("tcp", "tls", "ucx") and rest.startswith("//"):
+        yield where
+    elif kind == "local" and rest.isdecimal() and int(rest) > 0:
+        with _local(int(rest)) as cluster:
+            yield cluster
+    elif kind == "slurm" and rest:
+        with _slurm(Path(rest)) as cluster:
+            yield cluster
+    else:
+        raise RunError(
+            "expected --dask tcp://HOST:PORT (a running scheduler), local:N (processes here) or "
+            f"slurm:FILE (a TOML file for SLURM), but {where!r} came."
+        )
+
+
+@contextlib.contextmanager
+def _local(n: int) -> Iterator[Any]:
+    import dask
+    from distributed import LocalCluster
+
+    threads = max(1, len(os.sched_getaffinity(0)) // n)
+    # Dask's workers have one thread for libraries otherwise
+    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
+        LocalCluster(
+            n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@contextlib.contextmanager
+def _slurm(file: Path) -> Iterator[Any]:
+    from dask_jobqueue.slurm import SLURMCluster
+
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise RunError(
+            f"--dask slurm:{file}: expected a TOML file, but it cannot be read ({error})."
+        ) from error
+    jobs = table.pop("jobs", None)
+    if not isinstance(jobs, int) or jobs < 1:
+        raise RunError(f"{file}: expected jobs = a number >= 1, but {jobs!r} came.")
+    try:
+        cluster = SLURMCluster(**table)
+        cluster.scale(jobs=jobs)
+    except (TypeError, ValueError, OSError) as error:
+        raise RunError(
+            f"{file}: SLURM jobs cannot be started with these settings ({error}); see the "
+            "arguments of dask_jobqueue.SLURMCluster, and whether sbatch is on this machine."
+        ) from error
+    with cluster:
+        yield cluster

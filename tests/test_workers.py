@@ -1,0 +1,125 @@
+"""Pieces of work on Dask's workers: as `map` does it, bounded, and whatever happens to a worker."""
+
+import math
+import os
+import time
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from foreglow.errors import MapError, RunError
+from foreglow.workers import _validate_versions, open_workers
+from pieces import count, die, die_once, refuse, square, where_done
+
+pytestmark = pytest.mark.filterwarnings("ignore:::distributed")
+
+
+@pytest.fixture(scope="module")
+def spread():
+    with open_workers("local:2") as spread:
+        yield spread
+
+
+def test_no_cluster_is_map():
+    with open_workers(None) as spread:
+        assert spread is map
+
+
+def test_results_are_those_of_map_in_order(spread):
+    for mine, plain in zip(spread(square, range(20)), map(square, range(20)), strict=True):
+        np.testing.assert_array_equal(mine, plain)
+    assert list(spread(square, [])) == []
+
+
+def test_work_is_done_elsewhere(spread):
+    pids = set(spread(where_done, range(20)))
+    assert os.getpid() not in pids
+    assert len(pids) == 2
+
+
+def test_errors_of_the_work_come_back(spread):
+    with pytest.raises(MapError, match="a better map"):
+        list(spread(refuse, range(8)))
+
+
+def test_no_more_is_begun_than_the_workers_have_in_hand(spread, tmp_path):
+    """Who takes results slowly is not flooded."""
+    results = spread(count, [(n, str(tmp_path)) for n in range(50)])
+    assert next(results) == 0
+    time.sleep(0.5)
+    assert len(list(tmp_path.iterdir())) <= 5
+    results.close()
+
+
+def test_lost_worker_costs_time_only(spread, tmp_path):
+    jobs = [(n, str(tmp_path)) for n in range(10)]
+    assert list(spread(die_once, jobs)) == list(range(10))
+    assert (tmp_path / "died").exists()
+
+
+def test_work_that_kills_every_worker_is_given_up(spread):
+    with pytest.raises(RunError, match="took 3 workers"):
+        list(spread(die, [0]))
+
+
+@pytest.mark.parametrize("where", ["", "local", "local:0", "local:two", "8786", "slurm:", "tcp:x"])
+def test_unknown_places_are_refused(where):
+    with pytest.raises(RunError, match="--dask tcp://"), open_workers(where):
+        pass
+
+
+def test_absent_scheduler_is_told(monkeypatch):
+    monkeypatch.setattr("foreglow.workers._PATIENCE", "1s")
+    with (
+        pytest.raises(RunError, match="no Dask scheduler answers"),
+        open_workers("tcp://127.0.0.1:1"),
+    ):
+        pass
+
+
+def test_workers_of_another_version_are_refused():
+    client = SimpleNamespace(run=lambda *_: {"tcp://a": "0.0.1"})
+    with pytest.raises(RunError, match=r"but 0\.0\.1 came"):
+        _validate_versions(client, "tcp://a")
+
+
+def test_workers_without_foreglow_are_refused():
+    client = SimpleNamespace(run=lambda *_: version("no such package"))
+    with pytest.raises(RunError, match="have no foreglow"):
+        _validate_versions(client, "tcp://a")
+
+
+def test_slurm_file_must_be_there(tmp_path):
+    with pytest.raises(RunError, match="TOML"), open_workers(f"slurm:{tmp_path / 'no.toml'}"):
+        pass
+
+
+def test_slurm_file_must_say_how_many_jobs(tmp_path):
+    file = tmp_path / "slurm.toml"
+    file.write_text("cores = 4\nmemory = '8 GB'\n")
+    with pytest.raises(RunError, match="jobs"), open_workers(f"slurm:{file}"):
+        pass
+
+
+def test_slurm_jobs_are_submitted(tmp_path, monkeypatch):
+    """A `sbatch` that runs what it is given, here."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sbatch").write_text(
+        f'#!/bin/sh\ncp "$1" {tmp_path}/job.sh\nsh "$1" >{tmp_path}/log 2>&1 &\n'
+        "echo Submitted batch job 1\n"
+    )
+    (folder / "scancel").write_text("#!/bin/sh\n")
+    for name in ("sbatch", "scancel"):
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    file = tmp_path / "slurm.toml"
+    file.write_text(
+        "jobs = 1\nqueue = 'short'\ncores = 1\nmemory = '1 GB'\nwalltime = '00:10:00'\n"
+        "interface = 'lo'\n"
+    )
+    with open_workers(f"slurm:{file}") as spread:
+        assert list(spread(math.isqrt, range(5))) == [0, 1, 1, 1, 2]
+    assert "#SBATCH -p short" in (tmp_path / "job.sh").read_text()
