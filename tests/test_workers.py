@@ -108,7 +108,7 @@ def test_slurm_jobs_are_submitted(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "sbatch").write_text(
-        f'#!/bin/sh\ncp "$1" {tmp_path}/job.sh\nsh "$1" >{tmp_path}/log 2>&1 &\n'
+        f'#!/bin/sh\ncp "$1" {tmp_path}/job.sh\nsh {tmp_path}/job.sh >{tmp_path}/log 2>&1 &\n'
         "echo Submitted batch job 1\n"
     )
     (folder / "scancel").write_text("#!/bin/sh\n")

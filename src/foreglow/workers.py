@@ -98,7 +98,7 @@ def _validate_versions(client: Any, where: str) -> None:
 
 def _spread_over(client: Any, where: str) -> Spread:
     from distributed import CancelledError, KilledWorker
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     def spread(work: Callable[[_Item], _Result], items: Iterable[_Item], /) -> Iterator[_Result]:
         waiting: deque[Any] = deque()
@@ -155,16 +155,16 @@ def _cluster(where: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _local(n: int) -> Iterator[Any]:
-    import dask
+    from dask import config
     from distributed import LocalCluster
 
     threads = max(1, len(os.sched_getaffinity(0)) // n)
     # Dask's workers have one thread for libraries otherwise
     environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
     with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
+        config.set({"distributed.nanny.pre-spawn-environ": environment}),
         LocalCluster(
-            n_workers=n, threads_per_worker=1, dashboard_address=None, silence_logs=50
+            n_workers=n, threads_per_worker=1, dashboard_address=":0", silence_logs=50
         ) as cluster,
     ):
         yield cluster
