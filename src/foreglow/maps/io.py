@@ -13,6 +13,7 @@ import healpy as hp
 import numpy as np
 
 from foreglow.errors import MapError, ShapeError
+from foreglow.maps.blocks import PixelBlock, ring_numbers
 from foreglow.maps.conventions import UNITS, canonical_frame, canonical_unit, warn_assumed
 from foreglow.maps.table import Column, PixelIndex, Table, open_table
 
@@ -53,26 +54,44 @@ class StoredMap:
     frame: str
     unit: str
     columns: tuple[Column, ...] = field(repr=False)
+    table: Table = field(repr=False)
     index: PixelIndex | None = field(repr=False)
     beam_arcmin: float | None
 
-    def _read(self, pixels: np.ndarray) -> np.ndarray:
-        """All columns at RING pixels, (column, n), NaN in all where one is unobserved."""
-        pixels = self._validate_pixels(pixels)
-        stored = hp.ring2nest(self.nside, pixels) if self.ordering == "NESTED" else pixels
+    @property
+    def bytes_loaded(self) -> int:
+        """What is in memory: a gzipped file, the pixel numbers of a partial map."""
+        return self.table.bytes_loaded + (0 if self.index is None else self.index.nbytes)
+
+    def release(self) -> None:
+        """Let go what reading left of the file in memory."""
+        self.table.release()
+
+    def _read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
+        """All columns at some pixels, (column, n), NaN in all where one is unobserved."""
+        if isinstance(pixels, PixelBlock):
+            stored = pixels.numbers(self.ordering)
+        else:
+            pixels = self._validate_pixels(pixels)
+            stored = hp.ring2nest(self.nside, pixels) if self.ordering == "NESTED" else pixels
         positions, present = (stored, None) if self.index is None else self.index.find(stored)
         values = np.stack([column.take(positions) for column in self.columns])  # (column, n)
         if present is not None:
             values[:, ~present] = np.nan
+        if not np.isfinite(values).all():
+            self._validate_finite(values, pixels)
+            values[:, np.isnan(values).any(axis=0)] = np.nan
+        return values
+
+    def _validate_finite(self, values: np.ndarray, pixels: np.ndarray | PixelBlock) -> None:
         bad = np.isinf(values).any(axis=0)
         if bad.any():
             raise MapError(
                 f"{self.path}: expected finite values, got NaN or Inf in {bad.sum()} of "
                 f"{bad.size} pixels of this block, the first at RING pixel "
-                f"{pixels[bad.argmax()]}; mark unobserved pixels as UNSEEN ({hp.UNSEEN})"
+                f"{ring_numbers(pixels)[bad.argmax()]}; mark unobserved pixels as UNSEEN "
+                f"({hp.UNSEEN})"
             )
-        values[:, np.isnan(values).any(axis=0)] = np.nan
-        return values
 
     def _validate_pixels(self, pixels: np.ndarray) -> np.ndarray:
         pixels = np.asarray(pixels)
@@ -102,13 +121,14 @@ class PolarisationMap(StoredMap):
 
     flip_u: bool
 
-    def read(self, pixels: np.ndarray) -> np.ndarray:
+    def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
         """Q and U of some pixels.
 
         Parameters
         ----------
-        pixels : ndarray of int, shape (n,)
-            RING indices in the map's own frame, whatever the ordering of the file.
+        pixels : ndarray of int, shape (n,), or PixelBlock
+            RING indices in the map's own frame, whatever the ordering of the file; or a block, in
+            its own order.
 
         Returns
         -------
@@ -131,7 +151,7 @@ class PolarisationMap(StoredMap):
 class IntensityMap(StoredMap):
     """An intensity map opened for streaming; attributes as in `StoredMap`."""
 
-    def read(self, pixels: np.ndarray) -> np.ndarray:
+    def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
         """Intensity of some pixels, shape (n,); all else as `PolarisationMap.read`."""
         return self._read(pixels)[0]
 
@@ -139,7 +159,7 @@ class IntensityMap(StoredMap):
 class NoiseMap(StoredMap):
     """A map of noise rms per pixel opened for streaming; attributes as in `StoredMap`."""
 
-    def read(self, pixels: np.ndarray) -> np.ndarray:
+    def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
         """Noise rms of Q and U of some pixels; a one-column file gives both the same.
 
         Parameters and shapes are those of `PolarisationMap.read`.
@@ -152,7 +172,7 @@ class NoiseMap(StoredMap):
         rms = self._read(pixels)
         bad = (rms <= 0).any(axis=0)
         if bad.any():
-            first = np.asarray(pixels)[bad.argmax()]
+            first = ring_numbers(pixels)[bad.argmax()]
             raise MapError(
                 f"{self.path}: expected a noise rms above zero in every observed pixel, got "
                 f"{bad.sum()} of {bad.size} at or below zero in this block, the first at RING "
@@ -332,6 +352,7 @@ def _describe(table: Table, numbers: Sequence[int], unit: str | None) -> dict[st
         "frame": canonical_frame(f"{path}: COORDSYS", frame or "G"),
         "unit": unit,
         "columns": columns,
+        "table": table,
         "index": index,
         "beam_arcmin": _stated_beam(table),
     }

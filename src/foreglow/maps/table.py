@@ -6,6 +6,7 @@ is loaded).
 
 import gzip
 import io
+import mmap
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -38,21 +39,31 @@ class Column:
     zero: float
     null: int | None
 
-    def take(self, positions: np.ndarray) -> np.ndarray:
+    def take(self, positions: np.ndarray | slice) -> np.ndarray:
         """Native float values at flat positions, NaN where unobserved; NaN or Inf become Inf."""
-        row, element = np.divmod(positions, self.cells.shape[1])
-        stored = self.cells[row, element]
+        stored = self._stored(positions)
         scaled = (self.scale, self.zero) != (1.0, 0.0)
         keeps_type = stored.dtype.kind == "f" and not scaled
         values = stored.astype(stored.dtype.newbyteorder("=") if keeps_type else np.float64)
         if scaled:
             values = values * self.scale + self.zero
-        # NaN is what unobserved pixels become, so a stored NaN must leave as something else.
-        values[np.isnan(values)] = np.inf
-        values[np.abs(values - hp.UNSEEN) <= 1e-5 * abs(hp.UNSEEN)] = np.nan  # healpy's tolerance
+        # one look at the extremes spares most blocks the search; a NaN is the least of all
+        if not (values.size and values.min() > 0.9 * hp.UNSEEN and values.max() < np.inf):
+            # NaN is what unobserved pixels become, so a stored NaN must leave as something else.
+            values[np.isnan(values)] = np.inf
+            unseen = np.abs(values - hp.UNSEEN) <= 1e-5 * abs(hp.UNSEEN)  # healpy's tolerance
+            values[unseen] = np.nan
         if self.null is not None:
             values[stored == self.null] = np.nan
         return values
+
+    def _stored(self, positions: np.ndarray | slice) -> np.ndarray:
+        width = self.cells.shape[1]
+        if not isinstance(positions, slice):
+            return self.cells[np.divmod(positions, width)]
+        first = positions.start // width
+        rows = self.cells[first : -(-positions.stop // width)].reshape(-1)
+        return rows[positions.start - first * width : positions.stop - first * width]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +73,28 @@ class PixelIndex:
     pixels: np.ndarray
     order: np.ndarray | None
 
-    def find(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.pixels.nbytes + (0 if self.order is None else self.order.nbytes)
+
+    def find(self, pixels: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         """Table positions of `pixels` (meaningless where absent) and whether each is present."""
+        if isinstance(pixels, slice):
+            return self._find_stretch(pixels)
         slot = np.searchsorted(self.pixels, pixels.astype(self.pixels.dtype))
         slot = np.minimum(slot, len(self.pixels) - 1)
         present = self.pixels[slot] == pixels
         return (slot if self.order is None else self.order[slot]), present
+
+    def _find_stretch(self, pixels: slice) -> tuple[np.ndarray, np.ndarray]:
+        first, last = np.searchsorted(self.pixels, [pixels.start, pixels.stop])
+        at = self.pixels[first:last] - pixels.start
+        positions = np.zeros(pixels.stop - pixels.start, np.int64)
+        positions[at] = np.arange(first, last) if self.order is None else self.order[first:last]
+        present = np.zeros(len(positions), bool)
+        present[at] = True
+        return positions, present
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +116,17 @@ class Table:
     def sky_columns(self) -> list[int]:
         """Numbers of the columns that are maps."""
         return [i for i in range(len(self.columns)) if i != self.pixel_column]
+
+    @property
+    def bytes_loaded(self) -> int:
+        """What a gzipped file, which cannot be mapped, takes in memory."""
+        return 0 if isinstance(self.rows, np.memmap) else self.rows.nbytes
+
+    def release(self) -> None:
+        """Let the pages go that reading a mapped file left in memory, where the system can."""
+        mapped: Any = getattr(self.rows, "_mmap", None)
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def keyword(self, key: str) -> str:
         """A header card as upper-case text, "" where absent."""
@@ -125,16 +163,18 @@ class Table:
                 f"columns {self.listing}; name it PIXEL"
             )
         n_pix = hp.nside2npix(nside)
-        pixels = column.cells.astype(np.int64).ravel() + int(column.zero)
-        order = None if (np.diff(pixels) > 0).all() else np.argsort(pixels)
+        pixels = _as_pixels(column, n_pix)
+        order = None if (pixels[1:] > pixels[:-1]).all() else np.argsort(pixels)
         pixels = pixels if order is None else pixels[order]
-        if pixels[0] < 0 or pixels[-1] >= n_pix or (np.diff(pixels) == 0).any():
+        repeated = (pixels[1:] == pixels[:-1]).sum()
+        if pixels[0] < 0 or pixels[-1] >= n_pix or repeated:
             raise MapError(
                 f"{self.path}: expected distinct pixel numbers below {n_pix} (NSIDE = {nside}), "
-                f"got {pixels[0]} to {pixels[-1]}, {(np.diff(pixels) == 0).sum()} of them "
-                "repeated; correct NSIDE or the PIXEL column"
+                f"got {pixels[0]} to {pixels[-1]}, {repeated} of them repeated; correct NSIDE or "
+                "the PIXEL column"
             )
-        return PixelIndex(pixels.astype(np.int32) if n_pix < 2**31 else pixels, order)
+        self.release()
+        return PixelIndex(pixels, order)
 
     @property
     def _is_partial(self) -> bool:
@@ -215,6 +255,14 @@ def _table_rows(path: Path, header: fits.Header, content: np.ndarray) -> np.ndar
             f"{content.size}; copy or download it again"
         )
     return content[:wanted].reshape((n_row, row_size))
+
+
+def _as_pixels(column: Column, n_pix: int) -> np.ndarray:
+    """Pixel numbers of a table, in 4 bytes each where all that are stored fit."""
+    zero = int(column.zero)
+    low, high = int(column.cells.min()), int(column.cells.max())
+    small = not zero and low >= -(2**31) and high < 2**31 and n_pix < 2**31
+    return column.cells.astype(np.int32 if small else np.int64).reshape(-1) + zero
 
 
 def _keyword(header: fits.Header, key: str) -> str:

@@ -1,10 +1,12 @@
 """Full-sky HEALPix maps written to FITS, a block at a time and atomically."""
 
+import contextlib
 import gzip
+import itertools
 import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,12 @@ _RESERVED = re.compile(
 _FITS_BLOCK = 2880
 
 
+Columns = Mapping[str, tuple[np.ndarray, str]]
+
+
 def write_maps(
     path: str | Path,
-    columns: Mapping[str, tuple[np.ndarray, str]],
+    columns: Columns,
     *,
     frame: str,
     ordering: str = "RING",
@@ -57,21 +62,75 @@ def write_maps(
         the header cards cannot go in a HEALPix FITS file.
     """
     path = Path(path)
+    sizes = [np.size(values) for values, _ in columns.values()]
+    for name, size in zip(columns, sizes, strict=True):
+        if size != sizes[0] or not hp.isnpixok(size):
+            raise MapError(
+                f"{path}: expected full-sky maps of one Nside, shape (12 Nside^2,), got "
+                f"{np.shape(columns[name][0])} for {name}; fill missing pixels with NaN"
+            )
+    nside = hp.npix2nside(sizes[0]) if sizes else 1
+    write_map_blocks(
+        path, [columns], nside, frame=frame, ordering=ordering, header=header, overwrite=overwrite
+    )
+
+
+def write_map_blocks(
+    path: str | Path,
+    blocks: Iterable[Columns],
+    nside: int,
+    *,
+    frame: str,
+    ordering: str = "RING",
+    header: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write full-sky maps a block of pixels at a time, as they come; see `write_maps`.
+
+    Parameters
+    ----------
+    blocks : iterable of mapping of name to (values, unit)
+        Of pixels that follow each other in `ordering`, the same columns in each; together the
+        sky. The number of pixels of a block is a multiple of 1024 where that of the sky is.
+    nside : int
+    path, frame, ordering, header, overwrite
+        As `write_maps` takes them.
+
+    Raises
+    ------
+    MapError
+        As `write_maps` does. What `blocks` raises goes through; then nothing is written.
+    ShapeError
+        If the blocks are not the sky, or not of whole rows.
+    """
+    path = Path(path)
     if path.exists() and not overwrite:
         raise MapError(f"{path}: exists already; choose another name or pass overwrite=True")
-    arrays = [np.asarray(values) for values, _ in columns.values()]
-    nside = _validate_maps(path, list(columns), arrays)
+    coming = iter(blocks)
+    first = {name: (np.asarray(a), unit) for name, (a, unit) in next(coming, {}).items()}
+    _validate_columns(path, first)
+    n_pix = hp.nside2npix(nside)
     # 1024 pixels a row is HEALPix custom; it does not divide the smallest and odd Nsides.
-    width = 1024 if arrays[0].size % 1024 == 0 else 1
-    table = _table_header(path, columns, arrays, width)
+    width = 1024 if n_pix % 1024 == 0 else 1
+    table = _table_header(path, first, n_pix // width, width)
     _add_healpix_cards(table, path, nside, ordering, frame)
     _add_user_cards(table, path, header or {})
+    with _new_file(path) as stream:
+        stream.write(fits.PrimaryHDU().header.tostring().encode("ascii"))
+        stream.write(table.tostring().encode("ascii"))
+        pixels = _write_rows(stream, path, itertools.chain([first], coming), width)
+        if pixels != n_pix:
+            raise ShapeError(f"{path}: expected {n_pix} pixels in all blocks, got {pixels}")
+        stream.write(bytes(-int(table["NAXIS1"]) * int(table["NAXIS2"]) % _FITS_BLOCK))
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Any]:
+    """A file beside `path` to write to, that gets this name when all went well."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with (gzip.open if path.suffix == ".gz" else open)(temporary, "xb") as stream:
-            stream.write(fits.PrimaryHDU().header.tostring().encode("ascii"))
-            stream.write(table.tostring().encode("ascii"))
-            _write_rows(stream, path, arrays, width)
+            yield stream
         os.replace(temporary, path)
     except OSError as error:
         raise MapError(f"{path}: cannot be written ({error}); check folder and space") from error
@@ -97,16 +156,11 @@ def write_polarisation_map(
     write_maps(path, columns, frame=frame, ordering=ordering, header=header, overwrite=overwrite)
 
 
-def _validate_maps(path: Path, names: Sequence[str], arrays: Sequence[np.ndarray]) -> int:
-    """Nside of the arrays."""
-    if not arrays or len({name.strip().upper() for name in names}) < len(names):
+def _validate_columns(path: Path, columns: Columns) -> None:
+    names = list(columns)
+    if not names or len({name.strip().upper() for name in names}) < len(names):
         raise MapError(f"{path}: expected distinct column names, at least one, got {names}")
-    for name, array in zip(names, arrays, strict=True):
-        if array.ndim != 1 or array.shape != arrays[0].shape or not hp.isnpixok(array.size):
-            raise MapError(
-                f"{path}: expected full-sky maps of one Nside, shape (12 Nside^2,), got "
-                f"{array.shape} for {name}; fill missing pixels with NaN"
-            )
+    for name, (array, _) in columns.items():
         if not re.fullmatch(r"\w{1,68}", name, re.ASCII):
             raise MapError(
                 f"{path}: expected column names of letters, digits and underscores, got {name!r}"
@@ -116,15 +170,9 @@ def _validate_maps(path: Path, names: Sequence[str], arrays: Sequence[np.ndarray
                 f"{path}: expected float32, float64, int16, int32 or int64, got {array.dtype} "
                 f"for {name}; convert it"
             )
-    return hp.npix2nside(arrays[0].size)
 
 
-def _table_header(
-    path: Path,
-    columns: Mapping[str, tuple[np.ndarray, str]],
-    arrays: Sequence[np.ndarray],
-    width: int,
-) -> fits.Header:
+def _table_header(path: Path, columns: Columns, n_row: int, width: int) -> fits.Header:
     try:
         definitions = [
             fits.Column(
@@ -133,7 +181,7 @@ def _table_header(
                 unit=unit or None,
                 null=-1 if array.dtype.kind == "i" else None,
             )
-            for (name, (_, unit)), array in zip(columns.items(), arrays, strict=True)
+            for name, (array, unit) in columns.items()
         ]
         header = fits.BinTableHDU.from_columns(definitions, nrows=0).header
     except (ValueError, AssertionError) as error:
@@ -141,7 +189,7 @@ def _table_header(
             f"{path}: expected units in plain ASCII text, got "
             f"{[unit for _, unit in columns.values()]} ({error}); write u for micro"
         ) from error
-    header["NAXIS2"] = arrays[0].size // width
+    header["NAXIS2"] = n_row
     return header
 
 
@@ -175,9 +223,28 @@ def _add_user_cards(table: fits.Header, path: Path, cards: Mapping[str, Any]) ->
             ) from error
 
 
-def _write_rows(stream: Any, path: Path, arrays: Sequence[np.ndarray], width: int) -> None:
+def _write_rows(stream: Any, path: Path, blocks: Iterable[Columns], width: int) -> int:
     """Interleave the maps a few rows at a time, so that no second copy of them is made."""
-    row = np.dtype([(f"c{i}", a.dtype.newbyteorder(">"), (width,)) for i, a in enumerate(arrays)])
+    row, pixels = np.dtype([]), 0
+    for columns in blocks:
+        arrays = [np.asarray(values) for values, _ in columns.values()]
+        if not pixels:
+            row = np.dtype([(f"c{i}", a.dtype.newbyteorder(">"), (width,))
+                            for i, a in enumerate(arrays)])  # fmt: skip
+        if len(arrays) != len(row) or any(a.shape != (a.size,) for a in arrays):
+            raise ShapeError(f"{path}: expected the same columns of shape (n,) in each block")
+        if len({a.size for a in arrays}) > 1 or arrays[0].size % width:
+            raise ShapeError(
+                f"{path}: expected blocks of a multiple of {width} pixels, got "
+                f"{[a.size for a in arrays]}"
+            )
+        _write_block(stream, path, arrays, row)
+        pixels += arrays[0].size
+    return pixels
+
+
+def _write_block(stream: Any, path: Path, arrays: Sequence[np.ndarray], row: np.dtype) -> None:
+    width = row[0].shape[0]
     n_row, step = arrays[0].size // width, max(1, 2**22 // row.itemsize)
     for first in range(0, n_row, step):
         block = np.empty(min(step, n_row - first), row)
@@ -192,4 +259,3 @@ def _write_rows(stream: Any, path: Path, arrays: Sequence[np.ndarray], width: in
                 values = np.where(np.isnan(values), hp.UNSEEN, values)
             block[f"c{i}"] = values.reshape(-1, width)
         stream.write(block.tobytes())
-    stream.write(bytes(-n_row * row.itemsize % _FITS_BLOCK))
