@@ -7,6 +7,7 @@ import typer
 
 from foreglow.cli import screen
 from foreglow.cli.options import (
+    Dask,
     Device,
     DustModelDirectory,
     Json,
@@ -67,7 +68,8 @@ def dust_prepare(
         float | None, typer.Option(help="Highest velocity (km/s, LSR); the paper's: 17.")
     ] = None,
     memory: Annotated[
-        str, typer.Option(help="Memory that the process may take, 500 MiB or 8 GiB.")
+        str,
+        typer.Option(help="Memory that the process, and each worker, may take: 500 MiB or 8 GiB."),
     ] = "2 GiB",
     unit: Annotated[
         str | None, typer.Option(help="K or mK, where the header states no unit (BUNIT).")
@@ -80,6 +82,7 @@ def dust_prepare(
         Path | None,
         typer.Option(help="Velocities of HEALPix channels: text, km/s LSR, one a line."),
     ] = None,
+    dask: Dask = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -88,8 +91,9 @@ def dust_prepare(
     Tiles become one cube: a pixel in several has the value of the tile whose edge is farthest.
     """
     from foreglow.maps.prepare import prepare
+    from foreglow.workers import open_workers
 
-    with screen.progress("prepare") as show:
+    with open_workers(dask) as spread, screen.progress("prepare") as show:
         made = prepare(
             cube,
             out,
@@ -103,6 +107,7 @@ def dust_prepare(
             resume=resume,
             overwrite=overwrite,
             progress=show,
+            spread=spread,
         )
     screen.say(made.summary())
 

@@ -111,19 +111,12 @@ class PartialCube:
         return self.tb.chunks[0]
 
     def append(self, block: NDArray[np.float32], chunks: PixelChunks) -> None:
-        """Write the next channels, (channel, pixel of `chunks`) NESTED; other pixels stay NaN.
+        """Write the next channels, see `write_channels`, and note that they are written."""
+        self.note(write_channels(self.tb, self.done, block, chunks))
 
-        They are a whole chunk of channels, or what is left.
-        """
-        count = min(self.chunk, self.tb.shape[0] - self.done)
-        if block.shape != (count, len(chunks)):
-            raise ShapeError(
-                f"expected the next chunk of the cube, ({count}, {len(chunks)}), got "
-                f"{block.shape}; write whole chunks"
-            )
-        for places, pixels in chunks.runs():
-            self.tb[self.done : self.done + count, pixels] = block[:, places]
-        self.observed += [int(np.isfinite(channel).sum()) for channel in block]
+    def note(self, observed: list[int]) -> None:
+        """Remember that the next channels are safely written, with so many pixels observed."""
+        self.observed += observed
         self._note_progress()
 
     def finish(self) -> None:
@@ -151,6 +144,48 @@ class PartialCube:
     def _note_progress(self) -> None:
         content = {"settings": self.settings, "observed": self.observed}
         write_text(partial_folder(self.path) / "progress.json", json.dumps(content))
+
+
+def write_channels(
+    tb: zarr.Array, first: int, block: NDArray[np.float32], chunks: PixelChunks
+) -> list[int]:
+    """Write channels of a cube, from any process: no two chunks share a file.
+
+    Parameters
+    ----------
+    tb : zarr.Array
+        (velocity, pixel), K, NESTED.
+    first : int
+        Where a chunk of channels begins.
+    block : ndarray of float32, shape (channel, pixel of `chunks`)
+        A whole chunk of channels, or what is left, K, NESTED; other pixels stay NaN.
+    chunks : PixelChunks
+
+    Returns
+    -------
+    list of int
+        Pixels observed in each channel.
+
+    Raises
+    ------
+    ShapeError
+        If the block is not a chunk of channels.
+    """
+    count = min(tb.chunks[0], tb.shape[0] - first)
+    if block.shape != (count, len(chunks)):
+        raise ShapeError(
+            f"expected the next chunk of the cube, ({count}, {len(chunks)}), got "
+            f"{block.shape}; write whole chunks"
+        )
+    for places, pixels in chunks.runs():
+        tb[first : first + count, pixels] = block[:, places]
+    return [int(np.isfinite(channel).sum()) for channel in block]
+
+
+def open_partial(path: Path) -> zarr.Array:
+    """The (velocity, pixel) array of a cube on its way to disk, to be written to."""
+    tb: Any = zarr.open_group(partial_folder(path) / "cube.zarr", mode="r+")["tb"]
+    return tb
 
 
 def partial_folder(path: Path) -> Path:
@@ -247,7 +282,7 @@ def resume_cube(path: Path, settings: Mapping[str, Any]) -> PartialCube | None:
     try:
         progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         before, observed = progress["settings"], list(map(int, progress["observed"]))
-        tb: Any = zarr.open_group(folder / "cube.zarr", mode="r+")["tb"]
+        tb = open_partial(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MapError(
             f"{folder}: expected what an interrupted run left, got something damaged ({error}); "
@@ -315,9 +350,11 @@ def stored_settings(path: Path) -> dict[str, Any]:
 def count_chunk_files(store: Path) -> int:
     """Chunks of a cube that have a file: one where nothing is observed has none.
 
-    A chunk that an interrupted copy lost would be read as unobserved, were they not counted.
+    A chunk that an interrupted copy lost would be read as unobserved, were they not counted. What
+    a writer that was killed left half written has another name, and does not count.
     """
-    return sum(len(files) for _, _, files in os.walk(store / "tb" / "c"))
+    found = itertools.chain.from_iterable(files for _, _, files in os.walk(store / "tb" / "c"))
+    return sum(name.isdecimal() for name in found)
 
 
 def pixels_a_chunk(nside: int) -> int:

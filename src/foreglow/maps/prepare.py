@@ -1,13 +1,15 @@
 """HI cubes as surveys publish them, made into the cube that foreglow works on.
 
-A chunk of channels at a time is read, put on HEALPix pixels and written. The memory of the whole
-process is planned before the first is read: fewer channels go into a chunk where it is scarce.
+A chunk of channels at a time is read, put on HEALPix pixels and written, here or by workers, each
+of which opens the files itself. The memory of a process is planned before the first is read: fewer
+channels go into a chunk where it is scarce.
 """
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,33 +19,23 @@ from dask.utils import format_bytes, parse_bytes
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
-from foreglow.maps.conventions import warn_assumed
-from foreglow.maps.cube import HICube, open_cube, validate_nside, velocity_slice
-from foreglow.maps.cube_fits import ImageCube, open_image_cube
-from foreglow.maps.cube_healpix import HealpixCube, is_healpix, open_healpix_cube
+from foreglow.maps.conventions import MapWarning, warn_assumed
+from foreglow.maps.cube import HICube, open_cube
+from foreglow.maps.cube_source import Recipe, Source, open_source
 from foreglow.maps.cube_store import (
     CHANNELS_A_CHUNK,
     PartialCube,
-    PixelChunks,
     begin_cube,
     is_cube,
+    open_partial,
     resume_cube,
     stored_settings,
     validate_free,
     validate_same,
+    write_channels,
 )
-from foreglow.maps.projection import BATCH, BYTES_A_PIXEL
-from foreglow.maps.tiles import (
-    blank_channel,
-    chunks_of_tiles,
-    fill_from_tiles,
-    finest_needed,
-    lay_tiles,
-    validate_ends,
-    validate_same_beam,
-    validate_same_velocity,
-    warn_of_beam,
-)
+from foreglow.maps.tiles import blank_channel
+from foreglow.workers import Spread
 
 log = logging.getLogger("foreglow")
 
@@ -51,36 +43,7 @@ Progress = Callable[[int, int], None]
 
 LIBRARIES = 250 << 20  # bytes that Python and the libraries take, measured: 180 MiB and buffers
 _WRITING = 32 << 20  # bytes of chunks on their way to disk
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """What a cube is made from, image tiles or HEALPix maps.
-
-    Attributes
-    ----------
-    velocity_kms : ndarray, shape (n_channel,)
-        Those wanted.
-    nside : int
-    beam_arcmin : float or None
-    records : list of dict
-        What the files said.
-    bytes_in_all, bytes_a_channel : int
-        Memory to fill a block: fixed, and for each of its channels.
-    chunks : PixelChunks
-        Those with data.
-    fill : callable
-        (block (channel, pixel of `chunks`) K, first channel) -> None
-    """
-
-    velocity_kms: NDArray[np.float64]
-    nside: int
-    beam_arcmin: float | None
-    records: list[dict[str, Any]]
-    bytes_in_all: int
-    bytes_a_channel: int
-    chunks: PixelChunks
-    fill: Callable[[NDArray[np.float32], int], None] = field(repr=False)
+_ALONE = threading.Lock()  # threads of one worker take turns: files and the memory are one
 
 
 def prepare(
@@ -97,6 +60,7 @@ def prepare(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
+    spread: Spread = map,
 ) -> HICube:
     """Make an HI cube from FITS: image cubes (one or tiles), or HEALPix maps.
 
@@ -118,8 +82,8 @@ def prepare(
     low_kms, high_kms : float, optional
         Channels centred in this range; by default all.
     memory : str, optional
-        The process stays below it, Python and libraries (250 MiB) included. Eight channels at a
-        time at best; at least one.
+        The process stays below it, Python and libraries (250 MiB) included; so does each worker.
+        Eight channels at a time at best; at least one.
     unit : str, optional
         K or mK, where the files state no unit.
     beam_arcmin : float, optional
@@ -132,6 +96,9 @@ def prepare(
         Replace a cube at `out`.
     progress : callable, optional
         Called with channels done and in all.
+    spread : Spread, optional
+        Where the chunks of channels are done, see `foreglow.workers.open_workers`. Workers read
+        the files and write the cube themselves; it is the same to the byte.
 
     Returns
     -------
@@ -163,122 +130,68 @@ def prepare(
         validate_same(out, stored_settings(out), settings)
         return open_cube(out)
     validate_free(out, overwrite)
-    bound = _parse_memory(memory)
-    table = None if velocity_table is None else Path(velocity_table)
-    with _open_source(paths, nside, (low_kms, high_kms), unit, beam_arcmin, table, bound) as source:
+    table = None if velocity_table is None else Path(velocity_table).absolute()
+    recipe = Recipe(
+        tuple(path.absolute() for path in paths),
+        tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths),
+        nside,
+        low_kms,
+        high_kms,
+        unit,
+        beam_arcmin,
+        table,
+        _parse_memory(memory),
+    )
+    source = open_source(recipe)
+    try:
+        source.validate()
         store = resume_cube(out, settings) if resume else None
         if store is None:
-            chunk = _channels_at_a_time(source, bound)
-            _validate_memory(source, bound, chunk)
+            chunk = _channels_at_a_time(source, recipe.memory)
+            _validate_memory(source, recipe.memory, chunk)
             attributes = _attributes(paths, source, settings)
             store = begin_cube(out, source.velocity_kms, source.nside, attributes, settings, chunk)
-        _validate_memory(source, bound, store.chunk)
-        _fill(store, source, progress)
+        _validate_memory(source, recipe.memory, store.chunk)
+        _fill(store, source, partial(_make_chunk, recipe, out.absolute()), progress, spread)
+    finally:
+        source.close()
+        open_source.cache_clear()
     _warn_of_uneven_cover(store)
     store.finish()
     return open_cube(out)
 
 
-def _fill(store: PartialCube, source: Source, progress: Progress) -> None:
+def _fill(
+    store: PartialCube,
+    source: Source,
+    make: Callable[[int], list[int]],
+    progress: Progress,
+    spread: Spread,
+) -> None:
     """Channels that the store lacks, a chunk at a time."""
     total = len(source.velocity_kms)
     log.info("prepare: %d channels, %d at a time, Nside %d", total, store.chunk, source.nside)
     if store.done:
         log.info("prepare: going on at channel %d of %d", store.done, total)
-    block = np.empty((store.chunk, len(source.chunks)), np.float32)
-    for first in range(store.done, total, store.chunk):
-        part = block[: min(store.chunk, total - first)]
-        source.fill(part, first)
-        _validate_observed(source, part, first)
-        store.append(part, source.chunks)
+    for observed in spread(make, range(store.done, total, store.chunk)):
+        before = store.done
+        store.note(observed)
         progress(store.done, total)
-        if 10 * store.done // total > 10 * first // total:  # each tenth
+        if 10 * store.done // total > 10 * before // total:  # each tenth
             log.info("prepare: %d of %d channels", store.done, total)
 
 
-@contextlib.contextmanager
-def _open_source(
-    paths: list[Path],
-    nside: int | None,
-    wanted: tuple[float | None, float | None],
-    unit: str | None,
-    beam_arcmin: float | None,
-    velocity_table: Path | None,
-    memory: int,
-) -> Iterator[Source]:
-    tables = [is_healpix(path) for path in paths]
-    if any(tables) and not all(tables):
-        raise MapError(
-            f"expected image cubes alone or HEALPix maps alone, got {paths[tables.index(True)]} "
-            f"with HEALPix maps and {paths[tables.index(False)]} without; prepare them apart"
-        )
-    if tables[0]:
-        maps = open_healpix_cube(paths, unit, velocity_table, memory)
-        yield _healpix_source(maps, nside, wanted, beam_arcmin)
-        return
-    if velocity_table is not None:
-        raise MapError(
-            f"{paths[0]}: expected a velocity table for HEALPix maps alone, got one for an image "
-            "cube, which has its velocities in the header; leave --velocity-table out"
-        )
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(open_image_cube(path, unit, beam_arcmin)) for path in paths]
-        yield _image_source(opened, nside, wanted)
-
-
-def _healpix_source(
-    maps: HealpixCube,
-    nside: int | None,
-    wanted: tuple[float | None, float | None],
-    beam_arcmin: float | None,
-) -> Source:
-    if nside not in (None, maps.nside):
-        raise MapError(
-            f"{maps.paths[0]}: expected the Nside of the maps, {maps.nside}, got --nside {nside}; "
-            "leave it out, and change the maps with healpy.ud_grade before, if need be"
-        )
-    chunks = maps.chunks
-    part = velocity_slice(str(maps.paths[0]), maps.velocity.kms, *wanted)
-    return Source(
-        velocity_kms=maps.velocity.kms[part],
-        nside=maps.nside,
-        beam_arcmin=beam_arcmin,
-        records=[maps.record()],
-        bytes_in_all=maps.bytes_loaded + (160 << 20),  # a step of pixels, and pages of files
-        bytes_a_channel=4 * len(chunks),
-        chunks=chunks,
-        fill=lambda block, first: maps.fill(chunks, block, part.start + first),
-    )
-
-
-def _image_source(
-    cubes: list[ImageCube], nside: int | None, wanted: tuple[float | None, float | None]
-) -> Source:
-    parts = [velocity_slice(str(c.path), c.velocity.kms, *wanted) for c in cubes]
-    validate_same_velocity(cubes, parts)
-    validate_same_beam(cubes)
-    pixel = min(cube.pixel_arcmin for cube in cubes)
-    nside = nside or finest_needed(pixel)
-    validate_nside("--nside", nside)
-    warn_of_beam(cubes, nside)
-    tiles = lay_tiles(cubes, [part.start for part in parts], nside)
-    n_channel = parts[0].stop - parts[0].start
-    validate_ends(tiles, n_channel)
-    chunks = chunks_of_tiles(tiles)
-    grid = max(cube.shape[0] * cube.shape[1] for cube in cubes)
-    return Source(
-        velocity_kms=cubes[0].velocity.kms[parts[0]],
-        nside=nside,
-        beam_arcmin=cubes[0].beam_arcmin,
-        records=[cube.record() for cube in cubes],
-        bytes_in_all=BATCH * BYTES_A_PIXEL
-        + max(cube.bytes_to_read for cube in cubes)
-        + sum(9 * len(tile.covered) for tile in tiles if tile.covered.pixels is not None)
-        + 6 * len(chunks) * (len(tiles) > 1),
-        bytes_a_channel=4 * len(chunks) + 4 * grid + 24 * BATCH,
-        chunks=chunks,
-        fill=lambda block, first: fill_from_tiles(tiles, chunks, block, first),
-    )
+def _make_chunk(recipe: Recipe, out: Path, first: int) -> list[int]:
+    """Write the chunk of channels that begins at one; pixels observed in each."""
+    with _ALONE, warnings.catch_warnings():
+        warnings.simplefilter("ignore", MapWarning)  # said when the source was opened first
+        source = open_source(recipe)
+        tb = open_partial(out)
+        count = min(tb.chunks[0], len(source.velocity_kms) - first)
+        block = np.empty((count, len(source.chunks)), np.float32)
+        source.fill(block, first)
+        _validate_observed(source, block, first)
+        return write_channels(tb, first, block, source.chunks)
 
 
 def _validate_paths(cubes: Sequence[str | Path], velocity_table: str | Path | None) -> list[Path]:
