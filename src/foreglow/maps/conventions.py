@@ -54,8 +54,17 @@ def rotate_to_galactic(qu: np.ndarray, pixels: np.ndarray, nside: int, frame: st
         raise ShapeError(f"expected Q,U of shape (2, {len(pixels)}), got {np.shape(qu)}")
     if frame == "G":
         return qu
+    return turn(qu, angle_to_galactic(pixels, nside, frame))
+
+
+def angle_to_galactic(pixels: np.ndarray, nside: int, frame: str) -> np.ndarray:
+    """Angle [rad] by which `turn` refers Q,U of RING pixels of a frame to Galactic meridians."""
     theta, phi = hp.pix2ang(nside, pixels)
-    angle = 2 * hp.Rotator(coord=[frame, "G"]).angle_ref(theta, phi)
+    return 2 * hp.Rotator(coord=[frame, "G"]).angle_ref(theta, phi)
+
+
+def turn(qu: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Q,U (2, n) turned by angles (n,) [rad] in their plane, in the precision of `qu`."""
     cos, sin = np.cos(angle).astype(qu.dtype), np.sin(angle).astype(qu.dtype)
     return np.stack([qu[0] * cos - qu[1] * sin, qu[0] * sin + qu[1] * cos])
 

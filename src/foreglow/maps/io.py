@@ -58,11 +58,6 @@ class StoredMap:
     index: PixelIndex | None = field(repr=False)
     beam_arcmin: float | None
 
-    @property
-    def bytes_loaded(self) -> int:
-        """What is in memory: a gzipped file, the pixel numbers of a partial map."""
-        return self.table.bytes_loaded + (0 if self.index is None else self.index.nbytes)
-
     def release(self) -> None:
         """Let go what reading left of the file in memory."""
         self.table.release()

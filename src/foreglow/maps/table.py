@@ -78,6 +78,17 @@ class PixelIndex:
         """Memory it takes."""
         return self.pixels.nbytes + (0 if self.order is None else self.order.nbytes)
 
+    def same_as(self, other: "PixelIndex") -> bool:
+        """Whether another file has the same pixels in the same order."""
+        return np.array_equal(self.pixels, other.pixels) and (
+            self.order is other.order
+            or (
+                self.order is not None
+                and other.order is not None
+                and np.array_equal(self.order, other.order)
+            )
+        )
+
     def find(self, pixels: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         """Table positions of `pixels` (meaningless where absent) and whether each is present."""
         if isinstance(pixels, slice):

@@ -118,10 +118,11 @@ def write_map_blocks(
     with _new_file(path) as stream:
         stream.write(fits.PrimaryHDU().header.tostring().encode("ascii"))
         stream.write(table.tostring().encode("ascii"))
-        pixels = _write_rows(stream, path, itertools.chain([first], coming), width)
+        row = _row_type(first, width)
+        pixels = _write_rows(stream, path, itertools.chain([first], coming), row)
         if pixels != n_pix:
             raise ShapeError(f"{path}: expected {n_pix} pixels in all blocks, got {pixels}")
-        stream.write(bytes(-int(table["NAXIS1"]) * int(table["NAXIS2"]) % _FITS_BLOCK))
+        stream.write(bytes(-n_pix // width * row.itemsize % _FITS_BLOCK))
 
 
 @contextlib.contextmanager
@@ -223,27 +224,29 @@ def _add_user_cards(table: fits.Header, path: Path, cards: Mapping[str, Any]) ->
             ) from error
 
 
-def _write_rows(stream: Any, path: Path, blocks: Iterable[Columns], width: int) -> int:
-    """Interleave the maps a few rows at a time, so that no second copy of them is made."""
-    row, pixels = np.dtype([]), 0
+def _row_type(columns: Columns, width: int) -> np.dtype:
+    """A row of the table: so many big-endian pixels of each column."""
+    types = [array.dtype.newbyteorder(">") for array, _ in columns.values()]
+    return np.dtype([(f"c{i}", one, (width,)) for i, one in enumerate(types)])
+
+
+def _write_rows(stream: Any, path: Path, blocks: Iterable[Columns], row: np.dtype) -> int:
+    """Write all blocks; the number of their pixels."""
+    pixels, width = 0, row[0].shape[0]
     for columns in blocks:
         arrays = [np.asarray(values) for values, _ in columns.values()]
-        if not pixels:
-            row = np.dtype([(f"c{i}", a.dtype.newbyteorder(">"), (width,))
-                            for i, a in enumerate(arrays)])  # fmt: skip
-        if len(arrays) != len(row) or any(a.shape != (a.size,) for a in arrays):
+        size = arrays[0].size
+        if len(arrays) != len(row.names or ()) or any(a.shape != (size,) for a in arrays):
             raise ShapeError(f"{path}: expected the same columns of shape (n,) in each block")
-        if len({a.size for a in arrays}) > 1 or arrays[0].size % width:
-            raise ShapeError(
-                f"{path}: expected blocks of a multiple of {width} pixels, got "
-                f"{[a.size for a in arrays]}"
-            )
+        if size % width:
+            raise ShapeError(f"{path}: expected blocks of a multiple of {width} pixels, got {size}")
         _write_block(stream, path, arrays, row)
-        pixels += arrays[0].size
+        pixels += size
     return pixels
 
 
 def _write_block(stream: Any, path: Path, arrays: Sequence[np.ndarray], row: np.dtype) -> None:
+    """Interleave the maps a few rows at a time, so that no second copy of them is made."""
     width = row[0].shape[0]
     n_row, step = arrays[0].size // width, max(1, 2**22 // row.itemsize)
     for first in range(0, n_row, step):

@@ -1,8 +1,9 @@
-"""Classify the pixels of a user's maps, streamed from FITS to FITS."""
+"""Classify the pixels of a user's maps, in memory or streamed from file to file."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import healpy as hp
@@ -10,19 +11,68 @@ import numpy as np
 import torch
 
 from foreglow.errors import InstrumentError, MapError
-from foreglow.maps.write import write_maps
+from foreglow.maps.blocks import PixelBlock
+from foreglow.maps.write import Columns, write_map_blocks, write_maps
 from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.observations import Noise, by_band, open_observation
+from foreglow.recognition.observations import Noise, Observation, by_band, open_observation
+from foreglow.recognition.streaming import (
+    BLOCK,
+    LIBRARIES,
+    Progress,
+    Source,
+    file_state,
+    gather,
+    open_quietly,
+    open_source,
+    validate_memory,
+    with_progress,
+)
 from foreglow.recognition.train import REFERENCE_NSIDE
+from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
+from foreglow.workers import Spread
 
-BLOCK = 1 << 16  # pixels read and classified at a time
+_BYTES_A_VALUE = 64  # of a block: data, features and layers for each Stokes and band, measured
+_CONTEXT_BYTES = 1 << 10  # a pixel and model, measured
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the models share what was classified.
+
+    Parameters
+    ----------
+    models : tuple of str
+    counts : tuple of int
+        Pixels of each model.
+    n_pix : int
+        Pixels in all, observed or not.
+    """
+
+    models: tuple[str, ...]
+    counts: tuple[int, ...]
+    n_pix: int
+
+    @classmethod
+    def of(cls, parts: Sequence["Shares"]) -> "Shares":
+        """Of parts of a sky together."""
+        counts = zip(*(part.counts for part in parts), strict=True)
+        return cls(parts[0].models, tuple(map(sum, counts)), sum(part.n_pix for part in parts))
+
+    def summary(self) -> str:
+        """A sentence: how much was classified, and how the models share it."""
+        seen = sum(self.counts)
+        text = ", ".join(
+            f"{name} {count / seen:.1%}"
+            for name, count in zip(self.models, self.counts, strict=True)
+        )
+        return f"{seen} of {self.n_pix} pixels classified: {text}"
 
 
 @dataclass(frozen=True)
 class Classification:
-    """What was found on a sky.
+    """What was found on a sky, or in a block of its pixels.
 
     Parameters
     ----------
@@ -47,28 +97,28 @@ class Classification:
     @property
     def best(self) -> np.ndarray:
         """Place of the most probable model, int16, shape (n_pix,); -1 where not observed."""
-        best = np.full(self.probability.shape[1], -1, np.int16)
-        seen = self.observed
-        best[seen] = self.probability[:, seen].argmax(0)
-        return best
+        return np.where(self.observed, self.probability.argmax(0), -1).astype(np.int16)
+
+    @property
+    def shares(self) -> Shares:
+        """How the models share the pixels."""
+        counts = np.bincount(self.best + 1, minlength=len(self.models) + 1)[1:]
+        return Shares(self.models, tuple(map(int, counts)), self.probability.shape[1])
 
     def summary(self) -> str:
         """A sentence: how much was classified, and how the models share it."""
-        seen = int(self.observed.sum())
-        shares = np.bincount(self.best[self.observed], minlength=len(self.models)) / seen
-        text = ", ".join(
-            f"{name} {part:.1%}" for name, part in zip(self.models, shares, strict=True)
-        )
-        return f"{seen} of {self.probability.shape[1]} pixels classified: {text}"
+        return self.shares.summary()
+
+    def columns(self) -> Columns:
+        """`P_<MODEL>` for each model, and `CLASS`."""
+        numbered = enumerate(self.models)
+        columns = {f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered}
+        return {**columns, "CLASS": (self.best, "")}
 
     def write(self, path: str | Path, overwrite: bool = False) -> None:
         """Write one FITS table: `P_<MODEL>` for each model, and `CLASS`."""
-        columns = {
-            f"P_{name.upper()}": (self.probability[k], "") for k, name in enumerate(self.models)
-        }
-        columns["CLASS"] = (self.best, "")
-        header = {f"CLASS{k}": name for k, name in enumerate(self.models)}
-        write_maps(path, columns, frame=self.frame, header=header, overwrite=overwrite)
+        header = _header(self.models)
+        write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
 
 
 def classify(
@@ -77,7 +127,7 @@ def classify(
     noise: Noise | None = None,
     noise_scale: float = 1.0,
     unit: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     context: ContextModel | None = None,
 ) -> Classification:
     """Probability of each candidate model in each pixel of Q,U maps.
@@ -107,27 +157,172 @@ def classify(
     opened = open_observation(model.instrument, maps, noise, noise_scale, unit)
     if context is not None:
         validate_nside(opened.nside)
-    n_pix = hp.nside2npix(opened.nside)
-    probability = np.full((len(model.models), n_pix), np.nan, np.float32)
+    blocks = opened.blocks(BLOCK)
+    parts = map(partial(_classify_block, model, opened), blocks)
+    found = gather(_watched(model, parts, blocks, progress), blocks)
+    return found if context is None else _refined(found, context)
+
+
+def classify_files(
+    model: str | Path,
+    source: Source,
+    out: str | Path,
+    *,
+    memory: str = "4 GiB",
+    context: ContextModel | None = None,
+    device: torch.device | str = "cpu",
+    overwrite: bool = False,
+    spread: Spread = map,
+    progress: Progress | None = None,
+) -> Shares:
+    """Classify maps on disk into a file, a block of pixels at a time: maps larger than memory.
+
+    The file is that of `Classification.write`; NESTED if all maps are, so that both are read and
+    written from end to end. It appears whole or not at all.
+
+    Parameters
+    ----------
+    model : path
+        Model directory, or the name of a model that comes with foreglow.
+    source : MapFiles or EnsembleSky
+        For the bands of the model.
+    out : path
+    memory : str
+        Each process stays below it, Python and libraries (600 MiB) included.
+    context : ContextModel, optional
+        It holds the whole sky, in this process.
+    device : torch.device or str
+    overwrite : bool
+    spread : callable
+        `map`, or that of `open_workers`. Workers open model and maps by themselves.
+    progress : callable, optional
+        Called with pixels done and pixels in all.
+
+    Raises
+    ------
+    InstrumentError
+        If the bands are not those of the model.
+    MapError
+        If a map cannot be used, the memory does not suffice or `out` cannot be written.
+    """
+    file = _ModelFile.at(model, device)
+    recogniser, opened = _load(file), open_source(source)
+    _validate_instrument(recogniser.instrument, opened)
+    if context is not None:
+        validate_nside(opened.nside)
+    validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
+    blocks = opened.blocks(BLOCK)
+    parts = spread(partial(_classify_elsewhere, file, source), blocks)
+    found = _watched(recogniser, parts, blocks, progress)
+    if context is not None:
+        whole = _refined(gather(found, blocks), context)
+        whole.write(out, overwrite)
+        return whole.shares
+    shares: list[Shares] = []
+    write_map_blocks(
+        out,
+        _columns(found, shares),
+        opened.nside,
+        frame=opened.frame,
+        ordering=opened.ordering,
+        header=_header(recogniser.models),
+        overwrite=overwrite,
+    )
+    return Shares.of(shares)
+
+
+@dataclass(frozen=True)
+class _ModelFile:
+    """A model and where it works, told so that a worker can load it."""
+
+    name: str
+    state: tuple[int, int] | None
+    device: str
+
+    @classmethod
+    def at(cls, model: str | Path, device: torch.device | str) -> "_ModelFile":
+        state = file_state(find_model(model) / "weights.safetensors")
+        name = Path(model).absolute() if Path(model).exists() else model
+        return cls(str(name), state, str(device))
+
+
+@lru_cache(maxsize=1)
+def _load(file: _ModelFile) -> Recogniser:
+    return Recogniser.load(file.name, file.device)
+
+
+def _classify_elsewhere(
+    file: _ModelFile, source: Source, block: PixelBlock
+) -> tuple[Classification, float]:
+    """What a worker does: it opens for itself what it has not opened yet."""
+    return _classify_block(_load(file), open_quietly(source), block)
+
+
+def _classify_block(
+    model: Recogniser, opened: Observation, block: PixelBlock
+) -> tuple[Classification, float]:
+    """What is found in a block, and the greatest depth of its noise (0: nothing observed)."""
+    data, sigma = opened.read(block)
+    probability = np.full((len(model.models), len(block)), np.nan, np.float32)
     depth = 0.0
-    for start in range(0, n_pix, BLOCK):
-        pixels = np.arange(start, min(start + BLOCK, n_pix))
-        data, sigma = opened.read(pixels)
-        seen = np.flatnonzero(np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1))
-        if len(seen):
-            probability[:, pixels[seen]] = _probabilities(model, data[seen], sigma[seen])
-            depth = max(depth, _depth(model, sigma[seen]))
-        if progress is not None:
-            progress(int(pixels[-1]) + 1, n_pix)
+    seen = np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1)
+    if seen.any():
+        if not seen.all():
+            data, sigma = data[seen], sigma[seen]
+        probability[:, seen] = _probabilities(model, data, sigma)
+        depth = _depth(model, sigma)
+    return Classification(model.models, opened.nside, opened.frame, probability), depth
+
+
+def _watched(
+    model: Recogniser,
+    parts: Iterable[tuple[Classification, float]],
+    blocks: Sequence[PixelBlock],
+    progress: Progress | None,
+) -> Iterator[Classification]:
+    """The parts of a sky as they come, and in the end what is to be said of them."""
+    depth = 0.0
+    for part, one in with_progress(parts, blocks, progress):
+        depth = max(depth, one)
+        yield part
     if depth == 0.0:
         raise MapError(
             "no pixel is observed in every band, so nothing can be classified; check the masks and "
             "frames of the maps."
         )
     _warn_beyond_training(model, depth)
+
+
+def _columns(parts: Iterable[Classification], shares: list[Shares]) -> Iterator[Columns]:
+    """Columns of the parts, which are counted as they go by."""
+    for part in parts:
+        shares.append(part.shares)
+        yield part.columns()
+
+
+def _refined(found: Classification, context: ContextModel) -> Classification:
+    return replace(found, probability=context.refine(found.probability))
+
+
+def _bytes_needed(model: Recogniser, opened: Observation, context: ContextModel | None) -> int:
+    needed = LIBRARIES + opened.bytes_loaded + _BYTES_A_VALUE * 2 * model.instrument.n_band * BLOCK
     if context is not None:
-        probability = context.refine(probability)
-    return Classification(model.models, opened.nside, opened.frame, probability)
+        needed += _CONTEXT_BYTES * len(model.models) * hp.nside2npix(opened.nside)
+    return needed
+
+
+def _header(models: tuple[str, ...]) -> dict[str, str]:
+    return {f"CLASS{k}": name for k, name in enumerate(models)}
+
+
+def _validate_instrument(instrument: Instrument, opened: Observation) -> None:
+    if opened.instrument != instrument:
+        raise InstrumentError(
+            f"the model was trained for {instrument.name!r}, but the maps are of "
+            f"{opened.instrument.name!r}, with other bands; train a model for them."
+        )
+    given = {b: "" for b, one in zip(instrument.band, opened.maps, strict=True) if one is not None}
+    _require_every_band(instrument, given)
 
 
 def _require_every_band(instrument: Instrument, maps: Mapping[str, str | Path]) -> None:

@@ -1,128 +1,62 @@
-"""Fit and choose among models in every pixel of a user's maps, streamed from FITS to FITS."""
+"""Fit and choose among models in every pixel of a user's maps, in memory or file to file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 import torch
-from torch import Tensor
 
 from foreglow.errors import InstrumentError, MapError, ModelError
-from foreglow.maps.conventions import rotate_to_galactic
+from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.io import NoiseMap
-from foreglow.maps.write import write_maps
-from foreglow.recognition.choice import CRITERIA, Choice, choose
+from foreglow.maps.write import Columns, write_map_blocks
+from foreglow.recognition.choice import CRITERIA, choose
+from foreglow.recognition.fitted_sky import FitShares, FittedSky, fit_header, put, unfitted
 from foreglow.recognition.observations import Noise, Observation, open_observation
 from foreglow.recognition.simulate import MODELS
 from foreglow.recognition.skymodel import candidate
+from foreglow.recognition.streaming import (
+    BLOCK,
+    LIBRARIES,
+    Progress,
+    Source,
+    gather,
+    open_quietly,
+    open_source,
+    validate_memory,
+    with_progress,
+)
 from foreglow.sky.instrument import Instrument
+from foreglow.workers import Spread
 
-BLOCK = 1 << 14  # pixels read and fitted at a time
+_BYTES_A_VALUE = 512  # of a block: what fits hold for each Stokes and band, measured
 
 
 @dataclass(frozen=True)
-class FittedSky:
-    """What the fits say of a sky; RING, NaN where a pixel was not fitted.
+class FitSetup:
+    """What is fitted, and by what a model is chosen; hashable, and small to send to a worker.
 
-    Parameters
-    ----------
-    models : tuple of str
-    criterion : str
-        One of `CRITERIA`, by which the best model of a pixel is chosen.
-    level : float
-        A pixel where no model has a larger p-value is said to be fitted by none.
-    nside : int
-    frame : str
-        G, C or E, as in the maps.
-    probability, chi2 : ndarray, float32, shape (n_class, n_pix)
-        Weights of the models by the criterion, and their chi-square.
-    p_value : ndarray, float64, shape (n_pix,)
-        Of the model that fits best: the largest.
-    beta_s, beta_s_error : ndarray, float32, shape (n_pix,)
-        Of the best model, as all below.
-    curvature, curvature_error : ndarray, float32, shape (n_pix,)
-        C; 0 in models without curvature. The error is NaN where C is not free.
-    cmb : ndarray, float32, shape (2, n_pix)
-        Q, U [uK_CMB], COSMO, in the frame of the maps.
-    converged : ndarray, bool, shape (n_pix,)
-        Whether the fits of all models did.
+    Parameters are those of `fit_maps`; the device by its name.
     """
 
     models: tuple[str, ...]
-    criterion: str
-    level: float
-    nside: int
-    frame: str
-    probability: np.ndarray
-    chi2: np.ndarray
-    p_value: np.ndarray
-    beta_s: np.ndarray
-    beta_s_error: np.ndarray
-    curvature: np.ndarray
-    curvature_error: np.ndarray
-    cmb: np.ndarray
-    converged: np.ndarray
+    criterion: str = "evidence"
+    curvature: float | None = None
+    level: float = 1e-3
+    device: str = "cpu"
+
+    def __post_init__(self):
+        _validate(self.models, self.criterion, self.curvature, self.level)
 
     @property
-    def fitted(self) -> np.ndarray:
-        """Which pixels were fitted, bool, shape (n_pix,)."""
-        return np.isfinite(self.probability[0])
-
-    @property
-    def best(self) -> np.ndarray:
-        """Place of the model chosen, int16, shape (n_pix,); -1 where not fitted."""
-        best = np.full(self.probability.shape[1], -1, np.int16)
-        seen = self.fitted
-        best[seen] = self.probability[:, seen].argmax(0)
-        return best
-
-    @property
-    def none_fits(self) -> np.ndarray:
-        """Whether the data reject every model at `level`, bool, shape (n_pix,)."""
-        return self.p_value < self.level
-
-    def summary(self) -> str:
-        """A sentence: how much was fitted, how the models share it, and what went wrong."""
-        seen = self.fitted
-        shares = np.bincount(self.best[seen], minlength=len(self.models)) / seen.sum()
-        text = ", ".join(
-            f"{name} {part:.1%}" for name, part in zip(self.models, shares, strict=True)
-        )
-        return (
-            f"{seen.sum()} of {len(seen)} pixels fitted: {text} by {self.criterion}; none of these "
-            f"models fits {self.none_fits[seen].mean():.1%} (p < {self.level:g}); "
-            f"{1 - self.converged[seen].mean():.1%} did not converge"
-        )
-
-    def write(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write one FITS table.
-
-        `P_<MODEL>` and `CHI2_<MODEL>` for each model; `CLASS`, `NONE_FITS`, `CONVERGED`;
-        `P_VALUE`; and of the best model `BETA_S`, `BETA_S_ERR`, `C`, `C_ERR`, `CMB_Q`, `CMB_U`.
-        """
-        seen, numbered = self.fitted, list(enumerate(self.models))
-        flags = {
-            name: (np.where(seen, values, -1).astype(np.int16), "")
-            for name, values in (("NONE_FITS", self.none_fits), ("CONVERGED", self.converged))
-        }
-        columns = {
-            **{f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered},
-            "CLASS": (self.best, ""),
-            **flags,
-            "P_VALUE": (self.p_value, ""),
-            **{f"CHI2_{name.upper()}": (self.chi2[k], "") for k, name in numbered},
-            "BETA_S": (self.beta_s, ""),
-            "BETA_S_ERR": (self.beta_s_error, ""),
-            "C": (self.curvature, ""),
-            "C_ERR": (self.curvature_error, ""),
-            "CMB_Q": (self.cmb[0], "uK_CMB"),
-            "CMB_U": (self.cmb[1], "uK_CMB"),
-        }
-        header = {f"CLASS{k}": name for k, name in numbered}
-        header |= {"CRITERIO": self.criterion, "LEVEL": self.level}
-        write_maps(path, columns, frame=self.frame, header=header, overwrite=overwrite)
+    def bands_needed(self) -> int:
+        """Bands that leave every model a degree of freedom."""
+        needed = 0
+        for model in (candidate(name, self.curvature) for name in self.models):
+            needed = max(needed, len(model.components) + len(model.free) // 2 + 1)
+        return needed
 
 
 def fit_maps(
@@ -136,7 +70,7 @@ def fit_maps(
     curvature: float | None = None,
     level: float = 1e-3,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> FittedSky:
     """Fit each candidate model to each pixel of Q,U maps, and choose.
 
@@ -169,30 +103,133 @@ def fit_maps(
     MapError
         If a map cannot be used, or no pixel is observed in bands enough.
     """
-    _validate(models, criterion, curvature, level)
+    setup = FitSetup(models, criterion, curvature, level, str(device))
     opened = open_observation(instrument, maps, noise, noise_scale, unit)
-    needed = _bands_needed(models, curvature)
-    _validate_bands(opened, needed)
-    bands = instrument.bands.to(device)
-    n_pix = hp.nside2npix(opened.nside)
-    sky = _empty(models, criterion, level, opened, n_pix)
-    for start in range(0, n_pix, BLOCK):
-        pixels = np.arange(start, min(start + BLOCK, n_pix))
-        data, sigma = opened.read(pixels)
-        observed = np.isfinite(data).all(1) & np.isfinite(sigma)
-        enough = np.flatnonzero(observed.sum(1) >= needed)
-        if len(enough):
-            values, rms = (torch.from_numpy(a[enough]).to(device) for a in (data, sigma))
-            found = choose(models, bands, values, rms, curvature)
-            _put(sky, pixels[enough], found)
-        if progress is not None:
-            progress(int(pixels[-1]) + 1, n_pix)
-    if not sky.fitted.any():
+    _validate_bands(setup, opened)
+    blocks = opened.blocks(BLOCK)
+    parts = map(partial(_fit_block, setup, opened), blocks)
+    return gather(_watched(setup, parts, blocks, progress), blocks)
+
+
+def fit_files(
+    setup: FitSetup,
+    source: Source,
+    out: str | Path,
+    *,
+    memory: str = "4 GiB",
+    overwrite: bool = False,
+    spread: Spread = map,
+    progress: Progress | None = None,
+) -> FitShares:
+    """Fit maps on disk into a file, a block of pixels at a time: maps larger than memory.
+
+    The file is that of `FittedSky.write`; NESTED if all maps are, so that both are read and
+    written from end to end. It appears whole or not at all.
+
+    Parameters
+    ----------
+    setup : FitSetup
+    source : MapFiles or EnsembleSky
+    out : path
+    memory : str
+        Each process stays below it, Python and libraries (600 MiB) included.
+    overwrite : bool
+    spread : callable
+        `map`, or that of `open_workers`. Workers open the maps by themselves.
+    progress : callable, optional
+        Called with pixels done and pixels in all.
+
+    Raises
+    ------
+    InstrumentError
+        If the bands are too few, or the noise of one is zero.
+    MapError
+        If a map cannot be used, no pixel is observed in bands enough, the memory does not suffice
+        or `out` cannot be written.
+    """
+    opened = open_source(source)
+    _validate_bands(setup, opened)
+    values = 2 * opened.instrument.n_band * len(setup.models) * BLOCK
+    needed = LIBRARIES + opened.bytes_loaded + _BYTES_A_VALUE * values
+    validate_memory(memory, needed, opened.bytes_loaded)
+    blocks = opened.blocks(BLOCK)
+    parts = spread(partial(_fit_elsewhere, setup, source), blocks)
+    shares: list[FitShares] = []
+    write_map_blocks(
+        out,
+        _columns(_watched(setup, parts, blocks, progress), shares),
+        opened.nside,
+        frame=opened.frame,
+        ordering=opened.ordering,
+        header=fit_header(setup.models, setup.criterion, setup.level),
+        overwrite=overwrite,
+    )
+    return FitShares.of(shares)
+
+
+def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> FittedSky:
+    """What a worker does: it opens for itself what it has not opened yet."""
+    return _fit_block(setup, open_quietly(source), block)
+
+
+def _fit_block(setup: FitSetup, opened: Observation, block: PixelBlock) -> FittedSky:
+    data, sigma = opened.read(block)
+    observed = np.isfinite(data).all(1) & np.isfinite(sigma)
+    enough = np.flatnonzero(observed.sum(1) >= setup.bands_needed)
+    found = unfitted(
+        setup.models, setup.criterion, setup.level, opened.nside, opened.frame, len(block)
+    )
+    if len(enough):
+        values, rms = (torch.from_numpy(a[enough]).to(setup.device) for a in (data, sigma))
+        bands = opened.instrument.bands.to(setup.device)
+        choice = choose(setup.models, bands, values, rms, setup.curvature)
+        put(found, enough, choice, block.ring[enough])
+    return found
+
+
+def _watched(
+    setup: FitSetup,
+    parts: Iterable[FittedSky],
+    blocks: Sequence[PixelBlock],
+    progress: Progress | None,
+) -> Iterator[FittedSky]:
+    """The parts of a sky as they come, and in the end what is to be said of them."""
+    fitted = False
+    for part in with_progress(parts, blocks, progress):
+        fitted = fitted or bool(part.fitted.any())
+        yield part
+    if not fitted:
         raise MapError(
-            f"no pixel is observed in {needed} bands, as the fit of {models[-1]} needs; check the "
-            "masks and frames of the maps."
+            f"no pixel is observed in {setup.bands_needed} bands, as the fit of "
+            f"{setup.models[-1]} needs; check the masks and frames of the maps."
         )
-    return sky
+
+
+def _columns(parts: Iterable[FittedSky], shares: list[FitShares]) -> Iterator[Columns]:
+    """Columns of the parts, which are counted as they go by."""
+    for part in parts:
+        shares.append(part.shares)
+        yield part.columns()
+
+
+def _validate_bands(setup: FitSetup, opened: Observation) -> None:
+    needed = setup.bands_needed
+    band = opened.instrument.band
+    given = [k for k, one in enumerate(opened.maps) if one is not None]
+    if len(given) < needed:
+        raise InstrumentError(
+            f"expected maps of {needed} bands at least, to fit these models, but {len(given)} came "
+            f"({', '.join(band[k] for k in given)}); give more bands, or fewer models."
+        )
+    silent = [
+        band[k] for k in given
+        if not isinstance(rms := opened.noise[k], NoiseMap) and not rms > 0
+    ]  # fmt: skip
+    if silent:
+        raise InstrumentError(
+            f"expected noise above zero, but that of {', '.join(silent)} is 0; a fit weighs the "
+            "bands by their noise: state it, or a noise scale above 0."
+        )
 
 
 def _validate(
@@ -216,76 +253,3 @@ def _validate(
         raise ModelError(
             f"a curvature came, but none of the models {', '.join(models)} is curved; leave it out."
         )
-
-
-def _bands_needed(models: tuple[str, ...], curvature: float | None) -> int:
-    """Bands that leave every model a degree of freedom."""
-    needed = 0
-    for model in (candidate(name, curvature) for name in models):
-        needed = max(needed, len(model.components) + len(model.free) // 2 + 1)
-    return needed
-
-
-def _validate_bands(opened: Observation, needed: int) -> None:
-    band = opened.instrument.band
-    given = [k for k, one in enumerate(opened.maps) if one is not None]
-    if len(given) < needed:
-        raise InstrumentError(
-            f"expected maps of {needed} bands at least, to fit these models, but {len(given)} came "
-            f"({', '.join(band[k] for k in given)}); give more bands, or fewer models."
-        )
-    silent = [
-        band[k] for k in given
-        if not isinstance(rms := opened.noise[k], NoiseMap) and not rms > 0
-    ]  # fmt: skip
-    if silent:
-        raise InstrumentError(
-            f"expected noise above zero, but that of {', '.join(silent)} is 0; a fit weighs the "
-            "bands by their noise: state it, or a noise scale above 0."
-        )
-
-
-def _empty(
-    models: tuple[str, ...], criterion: str, level: float, opened: Observation, n_pix: int
-) -> FittedSky:
-    def unknown(*shape: int) -> np.ndarray:
-        return np.full((*shape, n_pix), np.nan, np.float32)
-
-    return FittedSky(
-        models, criterion, level, opened.nside, opened.frame,
-        unknown(len(models)), unknown(len(models)), np.full(n_pix, np.nan),
-        unknown(), unknown(), unknown(), unknown(), unknown(2), np.zeros(n_pix, bool),
-    )  # fmt: skip
-
-
-def _put(sky: FittedSky, pixels: np.ndarray, choice: Choice) -> None:
-    """Write what was found in some pixels into the maps."""
-    sky.probability[:, pixels] = _array(choice.probability(sky.criterion)).T
-    sky.chi2[:, pixels] = _array(choice.chi2).T
-    sky.p_value[pixels] = _array(choice.p_value.amax(1))
-    sky.converged[pixels] = _array(choice.converged)
-    best = choice.best(sky.criterion)
-    for k, fit in enumerate(choice.fits):
-        of = torch.nonzero(best == k).squeeze(1)
-        at = pixels[_array(of)]
-        error = fit.covariance[of].diagonal(dim1=1, dim2=2).sqrt()
-        error = torch.where(torch.isfinite(error), error, torch.nan)  # FITS maps hold no Inf
-        sky.beta_s[at], sky.beta_s_error[at] = _array(fit.parameters[of, 0]), _array(error[:, 0])
-        if "curvature" in fit.model.free:
-            place = list(fit.model.free).index("curvature")
-            sky.curvature[at] = _array(fit.parameters[of, place])
-            sky.curvature_error[at] = _array(error[:, place])
-        else:
-            sky.curvature[at] = fit.model.fixed["curvature"]
-        cmb = _array(fit.amplitudes[of][:, :, fit.model.components.index("cmb")]).T
-        sky.cmb[:, at] = _from_galactic(cmb, at, sky.nside, sky.frame)
-
-
-def _from_galactic(qu: np.ndarray, pixels: np.ndarray, nside: int, frame: str) -> np.ndarray:
-    """Refer Q,U (2, n) to the meridians of `frame`: a turn the other way round is one with -U."""
-    mirror = np.array([[1.0], [-1.0]])
-    return mirror * rotate_to_galactic(mirror * qu, pixels, nside, frame)
-
-
-def _array(values: Tensor) -> np.ndarray:
-    return values.cpu().numpy()

@@ -2,17 +2,19 @@
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import healpy as hp
 import numpy as np
 from astropy import units as u
 
 from foreglow.errors import InstrumentError, MapError
-from foreglow.maps.conventions import rotate_to_galactic, unit_agrees
+from foreglow.maps.blocks import PixelBlock, pixel_blocks, ring_numbers
+from foreglow.maps.conventions import angle_to_galactic, turn, unit_agrees
 from foreglow.maps.io import (
     NoiseMap,
     PolarisationMap,
@@ -26,6 +28,38 @@ from foreglow.sky.instrument import Instrument
 _MOST_LOSS = 0.1  # at ell = 2 Nside, where beams begin to matter
 
 Noise = Mapping[str, str | Path | u.Quantity]
+_Map = TypeVar("_Map", bound=StoredMap)
+
+
+class PolarisationSource(Protocol):
+    """Q,U of a band that are read a block of pixels at a time."""
+
+    @property
+    def nside(self) -> int:
+        """Of its pixels."""
+        ...
+
+    @property
+    def frame(self) -> str:
+        """G, C or E."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """One of `foreglow.maps.conventions.UNITS`."""
+        ...
+
+    @property
+    def ordering(self) -> str:
+        """RING or NESTED, as stored."""
+        ...
+
+    def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
+        """Q, U, shape (2, n); NaN where not observed."""
+        ...
+
+    def release(self) -> None:
+        """Let go what reading left in memory."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +69,7 @@ class Observation:
     Parameters
     ----------
     instrument : Instrument
-    maps : tuple of PolarisationMap or None
+    maps : tuple of PolarisationSource or None
         In the order of the bands; None for a band without a map.
     noise : tuple of NoiseMap or float
         Rms of each band, as a map or in a pixel [uK_RJ].
@@ -45,18 +79,34 @@ class Observation:
     """
 
     instrument: Instrument
-    maps: tuple[PolarisationMap | None, ...]
+    maps: tuple[PolarisationSource | None, ...]
     noise: tuple[NoiseMap | float, ...]
     nside: int
     frame: str
 
-    def read(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Data and noise of some pixels.
+    @property
+    def ordering(self) -> str:
+        """NESTED if all files are, so that they are read from end to end; else RING."""
+        return "NESTED" if all(f.ordering == "NESTED" for f in self._files) else "RING"
+
+    @property
+    def bytes_loaded(self) -> int:
+        """Memory taken as long as it is open: gzipped files, pixel numbers of partial maps."""
+        stored = [file for file in self._files if isinstance(file, StoredMap)]
+        numbers = {id(f.index): f.index.nbytes for f in stored if f.index is not None}
+        return sum(numbers.values()) + sum(f.table.bytes_loaded for f in stored)
+
+    def blocks(self, size: int) -> Sequence[PixelBlock]:
+        """The sky in blocks of `size` pixels, in the order in which the files are best read."""
+        return pixel_blocks(self.nside, self.ordering, size)
+
+    def read(self, pixels: np.ndarray | PixelBlock) -> tuple[np.ndarray, np.ndarray]:
+        """Data and noise of some pixels; the memory of the files is let go.
 
         Parameters
         ----------
-        pixels : ndarray of int, shape (n,)
-            RING, in the frame of the maps.
+        pixels : ndarray of int, shape (n,), or PixelBlock
+            RING, in the frame of the maps; or a block, in its own order.
 
         Returns
         -------
@@ -73,16 +123,38 @@ class Observation:
         n_band = self.instrument.n_band
         data = np.full((len(pixels), 2, n_band), np.nan, np.float32)
         sigma = np.empty((len(pixels), n_band), np.float32)
+        angle = None
+        if self.frame != "G":
+            angle = angle_to_galactic(ring_numbers(pixels), self.nside, self.frame)
         for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True)):
+            factor = self._to_uk_rj[k]
             if one is not None:
-                qu = rotate_to_galactic(one.read(pixels), pixels, one.nside, one.frame)
-                data[:, :, k] = self.instrument.to_uk_rj_factor(one.unit, k) * qu.T
+                qu = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
+                data[:, :, k] = factor[0] * qu.T
             if isinstance(rms, NoiseMap):  # Q and U may differ; one rms is taken for both
                 mean_square = (rms.read(pixels).astype(np.float64) ** 2).mean(0)
-                sigma[:, k] = self.instrument.to_uk_rj_factor(rms.unit, k) * np.sqrt(mean_square)
+                sigma[:, k] = factor[1] * np.sqrt(mean_square)
             else:
                 sigma[:, k] = rms
+        for file in self._files:
+            file.release()
         return data, sigma
+
+    @cached_property
+    def _files(self) -> tuple[PolarisationSource | NoiseMap, ...]:
+        noise = (rms for rms in self.noise if isinstance(rms, NoiseMap))
+        return (*(one for one in self.maps if one is not None), *noise)
+
+    @cached_property
+    def _to_uk_rj(self) -> tuple[tuple[float, float], ...]:
+        """Factors to uK_RJ of each band's map and noise."""
+        return tuple(
+            (
+                1.0 if one is None else self.instrument.to_uk_rj_factor(one.unit, k),
+                self.instrument.to_uk_rj_factor(rms.unit, k) if isinstance(rms, NoiseMap) else 1.0,
+            )
+            for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True))
+        )
 
 
 def open_observation(
@@ -146,11 +218,20 @@ def open_bands(
     paths = by_band(instrument, maps, "map")
     if not paths:
         raise InstrumentError("expected a map for one band at least, but none came.")
-    return {
-        name: _open(open_polarisation_map, paths[k], unit)
-        for k, name in enumerate(instrument.band)
-        if k in paths
-    }
+    opened: dict[str, PolarisationMap] = {}
+    for k, name in enumerate(instrument.band):
+        if k in paths:
+            one = _open(open_polarisation_map, paths[k], unit)
+            opened[name] = _sharing_index(one, opened.values())
+    return opened
+
+
+def _sharing_index(one: _Map, others: Iterable[StoredMap]) -> _Map:
+    """A partial map that holds its pixel numbers together with another of the same coverage."""
+    for other in others:
+        if one.index is not None and other.index is not None and one.index.same_as(other.index):
+            return replace(one, index=other.index)
+    return one
 
 
 def validate_noise_scale(noise_scale: float) -> None:
@@ -262,9 +343,6 @@ def by_band(instrument: Instrument, values: Mapping[str, Any], what: str) -> dic
     return placed
 
 
-_Map = TypeVar("_Map", bound=StoredMap)
-
-
 def _open(
     open_map: Callable[[str | Path, str | None], _Map], path: str | Path, unit: str | None
 ) -> _Map:
@@ -295,7 +373,7 @@ def _open_noise(
         else:
             opened = _open(open_noise_map, value, unit)
             check_same_sky({f"map of {name}": maps[name], f"noise of {name}": opened})
-            result.append(opened)
+            result.append(_sharing_index(opened, maps.values()))
     return tuple(result)
 
 
