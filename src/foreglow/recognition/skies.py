@@ -1,6 +1,8 @@
 """Whole multi-band maps with a known model in every pixel, in memory or as FITS files."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import healpy as hp
@@ -60,7 +62,8 @@ class SkyLaw:
             (seds.DUST_BETA, self.dust_beta_scatter),
             (seds.DUST_TEMPERATURE, self.dust_temperature_scatter),
         ):
-            maps.append(rng.normal(mean, scatter, n_pix) if scatter else np.full(n_pix, mean))
+            constant = np.broadcast_to(np.float64(mean), n_pix)  # takes no memory
+            maps.append(rng.normal(mean, scatter, n_pix) if scatter else constant)
         return maps[0], maps[1]
 
     def candidates(self, models: tuple[str, ...]) -> np.ndarray:
@@ -73,6 +76,7 @@ class SkyLaw:
 
 
 PAPER_LAW = SkyLaw()
+_STEP = 1 << 18  # pixels whose emission is made at a time
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,112 @@ class SimulatedSky:
     sigma: np.ndarray
     label: np.ndarray
     cmb: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class SkyDraw:
+    """What was drawn of a sky; its maps are made from it a band at a time, to spare memory.
+
+    Parameters
+    ----------
+    templates : Templates
+    instrument : Instrument
+    label : ndarray, int, shape (n_pix,)
+    sigma : ndarray, shape (n_band,)
+        Noise rms of Q and of U [uK_RJ].
+    candidates : ndarray, shape (n_class, 2)
+        C and polarised fraction of each model.
+    two_temperatures : ndarray, bool, shape (n_class,)
+    beta, dust_beta, dust_temperature : ndarray, shape (n_pix,)
+    cmb : ndarray, shape (2, n_pix)
+        Q, U [uK_CMB].
+    rng : numpy.random.Generator
+        Of the noise.
+    """
+
+    templates: Templates
+    instrument: Instrument
+    label: np.ndarray
+    sigma: np.ndarray
+    candidates: np.ndarray
+    two_temperatures: np.ndarray
+    beta: np.ndarray
+    dust_beta: np.ndarray
+    dust_temperature: np.ndarray
+    cmb: np.ndarray
+    rng: np.random.Generator
+
+    def bands(self) -> Iterator[np.ndarray]:
+        """Q, U [uK_RJ] of each band in turn, float32, shape (2, n_pix); to be gone through once."""
+        n_pix = len(self.label)
+        for k in range(self.instrument.n_band):
+            qu = np.zeros((2, n_pix), np.float32)
+            if self.sigma[k] > 0:
+                self.rng.standard_normal(out=qu, dtype=np.float32)
+            for start in range(0, n_pix, _STEP):
+                part = slice(start, start + _STEP)
+                emission = self._emission(k, part).astype(np.float32)
+                qu[:, part] = emission + self.sigma[k] * qu[:, part]
+            yield qu
+
+    def _emission(self, band: int, part: slice) -> np.ndarray:
+        """Of all components, shape (2, n), float64."""
+        label, templates = self.label[part], self.templates
+        curvature, fraction = self.candidates[label].T
+        ame = fraction * _ame_polarisation(templates.dust[:, part], templates.ame[part])
+        two = torch.from_numpy(self.two_temperatures[label])
+        beta, curvature, dust_beta, temperature = (
+            torch.from_numpy(np.array(values))
+            for values in (
+                self.beta[part], curvature, self.dust_beta[part], self.dust_temperature[part]
+            )
+        )  # fmt: skip
+        total = np.zeros(())
+        for frequency, weight in self.instrument.nodes(band):
+            nu = torch.tensor(frequency, dtype=torch.float64)
+            synchrotron = seds.synchrotron(nu, beta, curvature)
+            dust = seds.modified_blackbody(nu, dust_beta, temperature)
+            if two.any():
+                dust = torch.where(two, seds.two_temperature_dust(nu), dust)
+            total = total + weight * (
+                synchrotron.numpy() * templates.synchrotron[:, part]
+                + dust.numpy() * templates.dust[:, part]
+                + float(seds.cmb(nu)) * self.cmb[:, part]
+                + float(seds.spinning_dust(nu)) * ame
+            )
+        return total
+
+
+def draw_sky(
+    templates: Templates,
+    instrument: Instrument,
+    models: tuple[str, ...],
+    label: np.ndarray,
+    noise_scale: float,
+    rng: np.random.Generator,
+    law: SkyLaw = PAPER_LAW,
+) -> SkyDraw:
+    """Draw what a test sky has beyond its templates, but for the noise.
+
+    Parameters and errors are those of `simulate_sky`.
+    """
+    if not np.isfinite(noise_scale) or noise_scale < 0:
+        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
+    n_pix = hp.nside2npix(templates.nside)
+    if label.shape != (n_pix,):
+        raise ShapeError(f"expected label of shape ({n_pix},), but {label.shape} came.")
+    beta = law.draw_beta(templates.nside, rng)
+    cmb = cmb_map(templates.nside, rng)
+    dust_beta, temperature = law.draw_dust(templates.nside, rng)
+    scatter = np.array([MODELS[name].beta_d_scatter for name in models])
+    if scatter[label].any():
+        dust_beta = dust_beta + scatter[label] * rng.standard_normal(n_pix)
+    two = np.array([MODELS[name].two_temperatures for name in models])
+    sigma = noise_scale * instrument.noise_rms(templates.nside)
+    return SkyDraw(
+        templates, instrument, label, sigma, law.candidates(models), two, beta, dust_beta,
+        temperature, cmb, rng,
+    )  # fmt: skip
 
 
 def simulate_sky(
@@ -126,42 +236,11 @@ def simulate_sky(
     ShapeError
         If `label` does not have a value a pixel.
     """
-    if not np.isfinite(noise_scale) or noise_scale < 0:
-        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
-    n_pix = hp.nside2npix(templates.nside)
-    if label.shape != (n_pix,):
-        raise ShapeError(f"expected label of shape ({n_pix},), but {label.shape} came.")
-    curvature, fraction = law.candidates(models)[label].T
-    beta = law.draw_beta(templates.nside, rng)
-    cmb = cmb_map(templates.nside, rng)
-    dust_beta, temperature = law.draw_dust(templates.nside, rng)
-    scatter = np.array([MODELS[name].beta_d_scatter for name in models])[label]
-    if scatter.any():
-        dust_beta = dust_beta + scatter * rng.standard_normal(n_pix)
-    two = torch.tensor([MODELS[name].two_temperatures for name in models])[label]
-    ame = fraction * _ame_polarisation(templates)
-    sigma = noise_scale * instrument.noise_rms(templates.nside)
-    data = np.empty((2, instrument.n_band, n_pix), np.float32)
-    for k in range(instrument.n_band):  # a band at a time, to spare memory
-        total = 0.0
-        for frequency, weight in instrument.nodes(k):
-            nu = torch.tensor(frequency, dtype=torch.float64)
-            synchrotron = seds.synchrotron(nu, torch.from_numpy(beta), torch.from_numpy(curvature))
-            dust = seds.modified_blackbody(
-                nu, torch.from_numpy(dust_beta), torch.from_numpy(temperature)
-            )
-            if two.any():
-                dust = torch.where(two, seds.two_temperature_dust(nu), dust)
-            total = total + weight * (
-                synchrotron.numpy() * templates.synchrotron
-                + dust.numpy() * templates.dust
-                + float(seds.cmb(nu)) * cmb
-                + float(seds.spinning_dust(nu)) * ame
-            )
-        data[:, k] = total
-        if noise_scale > 0:
-            data[:, k] += sigma[k] * rng.standard_normal((2, n_pix), dtype=np.float32)
-    return SimulatedSky(data, sigma, label, cmb)
+    drawn = draw_sky(templates, instrument, models, label, noise_scale, rng, law)
+    data = np.empty((2, instrument.n_band, len(label)), np.float32)
+    for k, qu in enumerate(drawn.bands()):
+        data[:, k] = qu
+    return SimulatedSky(data, drawn.sigma, label, drawn.cmb)
 
 
 def component_maps(
@@ -175,7 +254,7 @@ def component_maps(
         Q, U [uK_RJ] of `CMB`, `synchrotron power law`, `synchrotron curved`, `thermal dust`, `AME`.
     """
     frequency = instrument.bands.node_ghz
-    ame = seds.AME_POLARISATION_FRACTION * _ame_polarisation(templates)
+    ame = seds.AME_POLARISATION_FRACTION * _ame_polarisation(templates.dust, templates.ame)
     parts = {
         "CMB": (seds.cmb(frequency), cmb_map(templates.nside, rng)),
         "synchrotron power law": (seds.synchrotron(frequency, BETA_MEAN), templates.synchrotron),
@@ -192,10 +271,10 @@ def component_maps(
     }
 
 
-def _ame_polarisation(templates: Templates) -> np.ndarray:
-    """Q, U of fully polarised AME along the dust, shape (2, n_pix)."""
-    modulus = np.hypot(*templates.dust)
-    return templates.ame * templates.dust / np.maximum(modulus, np.finfo(np.float32).tiny)
+def _ame_polarisation(dust: np.ndarray, ame: np.ndarray) -> np.ndarray:
+    """Q, U of fully polarised AME along the dust, shape (2, n), of Q, U of the dust and its I."""
+    modulus = np.hypot(*dust)
+    return ame * dust / np.maximum(modulus, np.finfo(np.float32).tiny)
 
 
 def write_sky(
@@ -220,24 +299,77 @@ def write_sky(
     MapError
         If the folder holds such maps already, or is a file.
     """
+    bands = (sky.data[:, k] for k in range(instrument.n_band))
+    return _write_bands(bands, sky.label, instrument, models, folder)
+
+
+def _write_bands(
+    bands: Iterable[np.ndarray],
+    label: np.ndarray,
+    instrument: Instrument,
+    models: tuple[str, ...],
+    folder: Path,
+) -> dict[str, Path]:
     if folder.exists() and not folder.is_dir():
         raise MapError(f"{folder} is a file; give a folder.")
     if folder.exists() and any(folder.glob("*.fits")):
         raise MapError(f"{folder} holds FITS files already; give an empty folder.")
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
-    for k, name in enumerate(instrument.band):
+    for k, (name, qu) in enumerate(zip(instrument.band, bands, strict=True)):
         paths[name] = folder / f"band_{name}.fits"
         header = {
             "FREQ": instrument.frequency_ghz[k],
             "INSTRUME": instrument.name,
             "FWHM": (0.0, "[arcmin] no beam"),
         }
-        write_polarisation_map(paths[name], sky.data[:, k], "uK_RJ", header=header)
+        write_polarisation_map(paths[name], qu, "uK_RJ", header=header)
     header = {f"CLASS{k}": name for k, name in enumerate(models)}
-    columns = {"CLASS": (sky.label.astype(np.int16), "")}
+    columns = {"CLASS": (label.astype(np.int16), "")}
     write_maps(folder / "truth.fits", columns, frame="G", header=header)
     return paths
+
+
+@dataclass(frozen=True)
+class SkyRecipe:
+    """All that a simulated sky comes from, but for the seed; small to send to a worker.
+
+    Parameters
+    ----------
+    sky : str
+        As `load_templates` takes it.
+    models : tuple of str
+    regions : str
+    blob_deg : float
+        As `layout` takes them.
+    nside : int
+    noise_scale : float
+        Factor on the instrument's noise.
+    instrument : Instrument
+    """
+
+    sky: str
+    models: tuple[str, ...]
+    regions: str
+    blob_deg: float
+    nside: int
+    noise_scale: float
+    instrument: Instrument
+
+    def draw(self, seed: int) -> SkyDraw:
+        """Everything random in a sky follows from its seed."""
+        label = layout(self.regions, self.nside, len(self.models), seed, self.blob_deg)
+        rng = np.random.default_rng([seed, 7])
+        return draw_sky(
+            _templates(self.sky, self.nside), self.instrument, self.models, label,
+            self.noise_scale, rng,
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _templates(sky: str, nside: int) -> Templates:
+    """Kept for the next realisation."""
+    return load_templates(sky, nside)
 
 
 def make_sky_files(
@@ -258,11 +390,6 @@ def make_sky_files(
     dict of Path
         The map of each band, by its name.
     """
-    models = models_of(problem)
-    bands = load_instrument(instrument)
-    label = layout(regions, nside, len(models), seed, blob_deg)
-    templates = load_templates(sky, nside)
-    rng = np.random.default_rng([seed, 7])
-    return write_sky(
-        simulate_sky(templates, bands, models, label, noise_scale, rng), bands, models, out
-    )
+    models, bands = models_of(problem), load_instrument(instrument)
+    drawn = SkyRecipe(sky, models, regions, blob_deg, nside, noise_scale, bands).draw(seed)
+    return _write_bands(drawn.bands(), drawn.label, bands, models, out)
