@@ -65,7 +65,14 @@ def test_every_preset_loads_and_every_row_has_its_source(name):
 
 
 def test_the_presets_that_users_have():
-    expected = {"litebird": 22, "so-sat": 6, "planck": 7, "wmap": 5, "quijote-mfi": 4}
+    expected = {
+        "litebird": 22,
+        "so-sat": 6,
+        "planck": 7,
+        "wmap": 5,
+        "quijote-mfi": 4,
+        "quijote-mfi2": 4,
+    }
     expected |= {"c-bass": 1, "s-pass": 1, "quijote+litebird": 17}
     assert {name: load_instrument(name).n_band for name in available_instruments()} == expected
 
