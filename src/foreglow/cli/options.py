@@ -48,7 +48,6 @@ Models = Annotated[
         "strongly_curved, power_law_ame, curved_ame, varying_beta_d, two_temperatures."
     ),
 ]
-Maps = Annotated[list[str], typer.Option(help="BAND=FILE, once a band; BAND by name or in GHz.")]
 Json = Annotated[
     bool,
     typer.Option(
@@ -65,7 +64,6 @@ NoiseOfBands = Annotated[
         "others: the instrument's."
     ),
 ]
-NoiseScale = Annotated[float, typer.Option(help="Factor on the instrument's noise.", min=0)]
 CommonFwhm = Annotated[
     float | None,
     typer.Option(

@@ -10,13 +10,12 @@ from foreglow.cli import screen
 from foreglow.cli.options import (
     CommonFwhm,
     ContextDirectory,
+    Dask,
     Device,
     Json,
-    Maps,
     ModelDirectory,
     Models,
     NoiseOfBands,
-    NoiseScale,
     OutFile,
     Overwrite,
     Resume,
@@ -26,6 +25,8 @@ from foreglow.cli.options import (
     instrument_presets,
     one_of,
 )
+from foreglow.cli.sky_maps import Ensemble, GivenSky, Maps, Memory, NoiseScale, Realisation
+from foreglow.errors import ForeglowError
 
 PROBLEMS = one_of("curvature", "ame", "four")
 
@@ -36,7 +37,12 @@ app = typer.Typer(
 
 @app.command("simulate")
 def recognize_simulate(
-    out: Annotated[Path, typer.Option(help="Folder for band_NAME.fits and truth.fits.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for band_NAME.fits and truth.fits; with --realisations, Zarr store."
+        ),
+    ],
     sky: Sky = "mock",
     problem: Annotated[
         str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
@@ -52,14 +58,40 @@ def recognize_simulate(
         str, typer.Option(help="Preset or TOML file.", autocompletion=instrument_presets)
     ] = "quijote+litebird",
     seed: Seed = 0,
+    realisations: Annotated[
+        int | None,
+        typer.Option(help="So many skies in one store, with seeds from --seed on.", min=1),
+    ] = None,
+    resume: Resume = False,
+    dask: Dask = None,
 ) -> None:
-    """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band."""
-    from foreglow.recognition.skies import make_sky_files
+    """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band; or many skies."""
+    from foreglow.recognition.ensemble import make_ensemble
+    from foreglow.recognition.simulate import models_of
+    from foreglow.recognition.skies import SkyRecipe, make_sky_files
+    from foreglow.sky.instrument import load_instrument
+    from foreglow.workers import open_workers
 
-    paths = make_sky_files(
-        out, sky, models or problem, regions, blob_deg, nside, noise_scale, instrument, seed
-    )
-    screen.say(f"{len(paths)} maps and truth.fits in {out}")
+    if realisations is None:
+        if resume or dask:
+            raise ForeglowError(
+                "expected --resume and --dask with --realisations: a single sky is one piece of "
+                "work; leave them out, or say how many skies to make."
+            )
+        paths = make_sky_files(
+            out, sky, models or problem, regions, blob_deg, nside, noise_scale, instrument, seed
+        )
+        screen.say(f"{len(paths)} maps and truth.fits in {out}")
+        return
+    recipe = SkyRecipe(
+        sky, models_of(models or problem), regions, blob_deg, nside, noise_scale,
+        load_instrument(instrument),
+    )  # fmt: skip
+    with open_workers(dask) as spread, screen.progress("simulate") as show:
+        made = make_ensemble(
+            out, recipe, realisations, seed, resume=resume, spread=spread, progress=show
+        )
+    screen.say(f"{realisations} skies in {out}, {made} of them made now")
 
 
 @app.command("train")
@@ -121,47 +153,55 @@ def recognize_context(
 @app.command("classify")
 def recognize_classify(
     model: ModelDirectory,
-    maps: Maps,
     out: OutFile,
+    maps: Maps = None,
+    ensemble: Ensemble = None,
+    realisation: Realisation = 0,
     context: ContextDirectory = None,
     noise: NoiseOfBands = None,
-    noise_scale: NoiseScale = 1.0,
+    noise_scale: NoiseScale = None,
     unit: Unit = None,
     common_fwhm: CommonFwhm = None,
+    memory: Memory = "4 GiB",
+    dask: Dask = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Probability of each model in each pixel of your own Q,U maps, FITS to FITS."""
-    from foreglow.recognition.beams import at_one_resolution
-    from foreglow.recognition.classify import classify
+    """Probability of each model in each pixel of your own Q,U maps, a block at a time to FITS."""
+    from foreglow.recognition.classify import classify_files
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.model import Recogniser
     from foreglow.recognition.observations import validate_output
     from foreglow.training import pick_device
+    from foreglow.workers import open_workers
 
+    given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     validate_output(out, overwrite)
     chosen = pick_device(device)
-    recogniser = Recogniser.load(model, chosen)
+    bands = Recogniser.load(model).instrument
     neighbours = ContextModel.load(context, chosen) if context else None
-    files, rms = screen.pairs(maps, "--maps"), screen.pairs(noise or [], "--noise")
     with (
-        at_one_resolution(
-            recogniser.instrument, files, rms, noise_scale, unit, common_fwhm, out.parent
-        ) as (files, rms),
+        given.source(bands, out.parent) as source,
+        open_workers(dask) as spread,
         screen.progress("classify") as show,
     ):
-        found = classify(recogniser, files, rms, noise_scale, unit, show, neighbours)
-    found.write(out, overwrite)
-    screen.say(found.summary())
+        shares = classify_files(
+            model, source, out, memory=memory, context=neighbours, device=chosen,
+            overwrite=overwrite, spread=spread, progress=show,
+        )  # fmt: skip
+    screen.say(shares.summary())
     screen.say(f"written: {out}")
 
 
 @app.command("fit")
 def recognize_fit(
-    maps: Maps,
     out: OutFile,
+    maps: Maps = None,
+    ensemble: Ensemble = None,
+    realisation: Realisation = 0,
     instrument: Annotated[
-        str, typer.Option(help="Preset or TOML file; maps may lack some of its bands.")
+        str,
+        typer.Option(help="Preset or TOML file; --maps may lack some of its bands."),
     ] = "quijote+litebird",
     problem: Annotated[
         str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
@@ -175,46 +215,35 @@ def recognize_fit(
     ] = None,
     level: Annotated[float, typer.Option(help="A model of smaller p-value does not fit.")] = 1e-3,
     noise: NoiseOfBands = None,
-    noise_scale: NoiseScale = 1.0,
+    noise_scale: NoiseScale = None,
     unit: Unit = None,
     common_fwhm: CommonFwhm = None,
+    memory: Memory = "4 GiB",
+    dask: Dask = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit each model to each pixel of your own Q,U maps and choose, FITS to FITS."""
-    from foreglow.recognition.beams import at_one_resolution
-    from foreglow.recognition.fitted import fit_maps
+    """Fit each model to each pixel of your own Q,U maps and choose, a block at a time to FITS."""
+    from foreglow.recognition.fitted import FitSetup, fit_files
     from foreglow.recognition.observations import validate_output
     from foreglow.recognition.simulate import models_of
     from foreglow.sky.instrument import load_instrument
     from foreglow.training import pick_device
+    from foreglow.workers import open_workers
 
+    given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     validate_output(out, overwrite)
     candidates = models_of(models or problem)
-    bands, where = load_instrument(instrument), pick_device(device)
-    files, rms = screen.pairs(maps, "--maps"), screen.pairs(noise or [], "--noise")
+    setup = FitSetup(candidates, criterion, curvature, level, str(pick_device(device)))
     with (
-        at_one_resolution(bands, files, rms, noise_scale, unit, common_fwhm, out.parent) as (
-            files,
-            rms,
-        ),
+        given.source(load_instrument(instrument), out.parent) as source,
+        open_workers(dask) as spread,
         screen.progress("fit") as show,
     ):
-        found = fit_maps(
-            bands,
-            candidates,
-            files,
-            rms,
-            noise_scale,
-            unit,
-            criterion,
-            curvature,
-            level,
-            where,
-            show,
+        shares = fit_files(
+            setup, source, out, memory=memory, overwrite=overwrite, spread=spread, progress=show
         )
-    found.write(out, overwrite)
-    screen.say(found.summary())
+    screen.say(shares.summary())
     screen.say(f"written: {out}")
 
 

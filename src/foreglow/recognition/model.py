@@ -111,8 +111,7 @@ class Recogniser:
         card = read_card(folder, _JOB, _COMMAND)
         _validate_models(card, folder)
         try:
-            rows = card.pop("instrument")
-            instrument = Instrument(rows.pop("name"), **{k: _tuples(v) for k, v in rows.items()})
+            instrument = instrument_of(card.pop("instrument"))
             model = cls.untrained(card.pop("network"), instrument, tuple(card.pop("models")), 0)
             model.temperature = read_temperature(card, folder)
             read_weights(folder, card, model.network)
@@ -121,6 +120,12 @@ class Recogniser:
         model.network.to(device).eval()
         model.card = card
         return model
+
+
+def instrument_of(table: dict[str, Any]) -> Instrument:
+    """An instrument of what `dataclasses.asdict` made of it, and TOML or JSON kept."""
+    columns = {k: _tuples(v) for k, v in table.items() if k != "name"}
+    return Instrument(table["name"], **columns)
 
 
 def _tuples(values: list[Any]) -> tuple[Any, ...]:

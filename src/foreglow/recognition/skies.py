@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import healpy as hp
@@ -356,20 +355,11 @@ class SkyRecipe:
     noise_scale: float
     instrument: Instrument
 
-    def draw(self, seed: int) -> SkyDraw:
-        """Everything random in a sky follows from its seed."""
+    def draw(self, templates: Templates, seed: int) -> SkyDraw:
+        """Everything random in a sky follows from its seed; templates are those of `sky`."""
         label = layout(self.regions, self.nside, len(self.models), seed, self.blob_deg)
         rng = np.random.default_rng([seed, 7])
-        return draw_sky(
-            _templates(self.sky, self.nside), self.instrument, self.models, label,
-            self.noise_scale, rng,
-        )  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def _templates(sky: str, nside: int) -> Templates:
-    """Kept for the next realisation."""
-    return load_templates(sky, nside)
+        return draw_sky(templates, self.instrument, self.models, label, self.noise_scale, rng)
 
 
 def make_sky_files(
@@ -391,5 +381,6 @@ def make_sky_files(
         The map of each band, by its name.
     """
     models, bands = models_of(problem), load_instrument(instrument)
-    drawn = SkyRecipe(sky, models, regions, blob_deg, nside, noise_scale, bands).draw(seed)
+    recipe = SkyRecipe(sky, models, regions, blob_deg, nside, noise_scale, bands)
+    drawn = recipe.draw(load_templates(sky, nside), seed)
     return _write_bands(drawn.bands(), drawn.label, bands, models, out)
