@@ -17,6 +17,7 @@ from foreglow.cli.options import (
     Seed,
     one_of,
 )
+from foreglow.cli.training import Devices, NumNodes, Strategy, several_processes
 
 REGIONS = one_of("north", "south", "east", "west")
 
@@ -149,13 +150,16 @@ def dust_train(
     members: Annotated[int, typer.Option(help="Networks from different seeds.", min=1)] = 1,
     epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 10,
     steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 40,
-    batch: Annotated[int, typer.Option(help="Cutouts a step.", min=1)] = 16,
+    batch: Annotated[int, typer.Option(help="Cutouts a step, over all processes.", min=1)] = 16,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Highest learning rate (5e-3; unet_zhang2019: 1e-3).", min=0),
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Devices = 1,
+    num_nodes: NumNodes = 1,
+    strategy: Strategy = "auto",
     resume: Resume = False,
 ) -> None:
     """Train a network on cutouts of an HI cube and a dust map, drawn fresh at every step."""
@@ -164,8 +168,9 @@ def dust_train(
 
     files = SkyFiles(sky, cube, dust, mask, unit, low, high, nside, seed)
     plan = DustPlan(network, inputs, width, weight, epochs, steps, batch, learning_rate, members)
-    score = train_model(out, files, region, plan, seed, device, resume)
-    screen.say(f"model: {out} (r of validation cutouts {score:.4f})")
+    with several_processes(devices, num_nodes, strategy, device) as processes:
+        score = train_model(out, files, region, plan, seed, device, resume, processes)
+        screen.say(f"model: {out} (r of validation cutouts {score:.4f})")
 
 
 @app.command("predict")
@@ -181,14 +186,20 @@ def dust_predict(
         typer.Option(help="FITS dust map to measure scale and error on, instead of the model's."),
     ] = None,
     unit: DustUnit = None,
+    memory: Annotated[
+        str,
+        typer.Option(help="Memory that the process, and each worker, may take: 500 MiB or 8 GiB."),
+    ] = "4 GiB",
+    dask: Dask = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """A map of the dust and its error, DUST and DUST_STD in the unit of the model's target."""
     from foreglow.dust.predict import predict
+    from foreglow.workers import open_workers
 
-    with screen.progress("predict") as show:
-        found = predict(model, hi, out, mask, dust, unit, device, overwrite, show)
+    with open_workers(dask) as spread, screen.progress("predict") as show:
+        found = predict(model, hi, out, mask, dust, unit, device, overwrite, show, memory, spread)
     screen.say(found.summary())
     screen.say(f"written: {out}")
 

@@ -1,33 +1,37 @@
 """A map of the dust from a user's HI cube: mean and error in each pixel, from files to a file."""
 
-import hashlib
-import warnings
-from collections.abc import Callable
+import contextlib
+import logging
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 from numpy.typing import NDArray
 
+from foreglow.dust import stitch as stitching
 from foreglow.dust.cutouts import SkyCube
+from foreglow.dust.filtered import Filtered, observed_sky
 from foreglow.dust.inputs import MOCK_UNIT, read_on_grid
 from foreglow.dust.model import DustModel
-from foreglow.dust.stitch import Stitched, stitch
+from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
+from foreglow.dust.stitch import Stitched
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card
 from foreglow.errors import MapError
-from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Pointings
-from foreglow.maps.harmonic import (
-    PAPER_CUT,
-    PAPER_ORDER,
-    HarmonicFilter,
-    low_pass,
-)
+from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.io import open_intensity_map
+from foreglow.maps.prepare import parse_memory
 from foreglow.maps.write import write_maps
 from foreglow.training import pick_device
+from foreglow.workers import Spread
+
+log = logging.getLogger("foreglow")
+
+_GIVEN = "the dust map given, over the footprint"
 
 Progress = Callable[[int, int], None]
 
@@ -131,7 +135,7 @@ def predict_map(
     stitched = stitched_members(model, sky, where, batch, progress)
     calibration, law = from_card(model.card)
     if target is not None:
-        calibration, law = measure(stitched, target, "the dust map given, over the footprint")
+        calibration, law = measure(stitched, target, _GIVEN)
     return from_stitched(model, stitched, calibration, law, source)
 
 
@@ -155,7 +159,7 @@ def from_stitched(
         calibration,
         _sigma(law, len(stitched.members)),
         len(stitched.members),
-        _hash(model),
+        weights_hash(model),
         source,
     )
 
@@ -168,7 +172,7 @@ def stitched_members(
     progress: Progress | None = None,
 ) -> Stitched:
     """What each network of a model says of a sky, uncalibrated, blended; see `predict_map`."""
-    return stitch(
+    return stitching.stitch(
         lambda cutouts: model.each(cutouts.inputs, cutouts.mask),
         sky,
         model.grid,
@@ -216,6 +220,8 @@ def predict(
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress | None = None,
+    memory: str = "4 GiB",
+    spread: Spread = map,
 ) -> DustMap:
     """Predict the dust of a cube on disk; the body of `foreglow dust predict`.
 
@@ -239,16 +245,25 @@ def predict(
     overwrite : bool
     progress : callable, optional
         Called with the centres of cutouts done and in all.
+    memory : str
+        The process stays below it on the processor, and so does each worker. All filtered channels
+        are kept where they fit, else what neighbouring cutouts see.
+    spread : Spread
+        Where channels are filtered and cutouts predicted, see
+        `foreglow.workers.open_workers`. Filtered channels lie beside `out` as long as the work
+        takes, as large as the cube's.
 
     Returns
     -------
     DustMap
+        From workers the same but for the last digits, where threads share sums in another way.
 
     Raises
     ------
     MapError
         If `out` cannot be written; the cube has larger pixels than the model was trained with, or
-        has not observed what the mask asks for; or a map is of another Nside, frame or unit.
+        has not observed what the mask asks for; a map is of another Nside, frame or unit; or the
+        memory does not suffice.
     ModelError
         If the model is none of dust, or the cube lacks its channels.
     """
@@ -258,26 +273,54 @@ def predict(
     opened = open_cube(cube)
     _validate_nside(loaded, opened)
     channels = loaded.find_channels(opened.velocity_kms)
+    where = in_order(stitching.centres())
+    plan = make_plan(loaded, opened.nside, where, parse_memory(memory), chosen)
     wanted = None if mask is None else _read_mask(Path(mask), opened)
     target = None if dust is None else _read_target(Path(dust), unit, loaded, opened)
-    footprint, observed = _footprint(opened, channels, wanted)
-    smoothing = _filter(loaded, opened.nside)
+    wanted, observed = observed_sky(opened, channels, wanted, spread)
+    with _scratch(Path(out)) as folder:
+        sky = Filtered(
+            folder,
+            opened.path.absolute(),
+            tuple(channels.tolist()),
+            opened.nside,
+            *_low_pass(loaded),
+            plan.channels_at_a_time,
+        )
+        if target is not None:
+            known = np.isfinite(target)
+            target = next(sky.smoothing.stream([target], None if known.all() else known))
+        log.info("predict: filtering %d channels, %d at a time", channels.size, sky.at_a_time)
+        sky.write(wanted, observed, spread)
+        del wanted, observed
+        named = Path(model).absolute() if Path(model).exists() else model
+        job = Job(str(named), weights_hash(loaded), str(chosen), sky, plan.sky_bytes)
+        stitched = blend(job, where, plan.batch, progress, spread)
+    calibration, law = from_card(loaded.card)
     if target is not None:
-        known = np.isfinite(target)
-        target = next(smoothing.stream([target], None if known.all() else known))
-    sky = _sky(opened, channels, footprint, observed, smoothing).to(chosen)
-    found = predict_map(loaded, sky, target=target, source=opened.source, progress=progress)
+        calibration, law = measure(stitched, target, _GIVEN)
+    found = from_stitched(loaded, stitched, calibration, law, opened.source)
     found.write(out, overwrite)
     return found
 
 
-def _hash(model: DustModel) -> str:
-    """SHA-256 of a model's weights, its first 16 digits."""
-    digest = hashlib.sha256()
-    for name, values in sorted(model.members.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+@contextlib.contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder beside the map, for as long as it is made: workers see it as they see the map."""
+    folder = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.parts")
+    try:
+        folder.mkdir()
+        yield folder
+    except OSError as error:
+        raise MapError(f"{out}: cannot be written ({error}); check folder and space") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _low_pass(model: DustModel) -> tuple[float, int]:
+    """Cut and order of the low-pass of the training."""
+    made = model.card.get("cutouts", {})
+    return made.get("filter_cut", PAPER_CUT), made.get("filter_order", PAPER_ORDER)
 
 
 def _sigma(law: ResidualLaw | None, n_member: int) -> str:
@@ -320,55 +363,3 @@ def _read_target(path: Path, unit: str | None, model: DustModel, cube: HICube) -
             f"{found} of {path}; convert it, or leave --dust out for the model's own scale"
         )
     return read_on_grid(path, stored, cube)
-
-
-def _footprint(
-    cube: HICube, channels: NDArray[np.integer], wanted: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where to predict, and where all channels have observed, each (n_pix,), RING."""
-    if wanted is None:
-        warnings.warn(
-            "no mask: dust is predicted wherever the cube has observed, the Galactic plane too, "
-            "where models are not trained; give --mask",
-            MapWarning,
-            stacklevel=3,
-        )
-    everywhere = np.ones(hp.nside2npix(cube.nside), bool)
-    for k, values in zip(channels, cube.channels(channels), strict=True):
-        observed = np.isfinite(values)
-        wanted = observed if wanted is None else wanted
-        everywhere &= observed
-        if not observed[wanted].all():
-            missing = wanted & ~observed
-            raise MapError(
-                f"{cube.path}: expected values wherever the mask is above zero, and in all "
-                f"channels alike, got NaN in {missing.sum()} of {wanted.sum()} such pixels in the "
-                f"channel at {cube.velocity_kms[k]:.4g} km/s, the first at RING pixel "
-                f"{missing.argmax()}; mask those pixels"
-            )
-    if wanted is None or not wanted.any():
-        raise MapError(f"{cube.path}: expected observed pixels, got none; prepare it again")
-    return wanted, everywhere
-
-
-def _filter(model: DustModel, nside: int) -> HarmonicFilter:
-    """The low-pass of the training, at the Nside of a cube."""
-    made = model.card.get("cutouts", {})
-    cut, order = made.get("filter_cut", PAPER_CUT), made.get("filter_order", PAPER_ORDER)
-    return HarmonicFilter(nside, low_pass(nside, cut, order))
-
-
-def _sky(
-    cube: HICube,
-    channels: NDArray[np.integer],
-    footprint: NDArray[np.bool_],
-    observed: NDArray[np.bool_],
-    smoothing: HarmonicFilter,
-) -> SkyCube:
-    """The filtered channels of the footprint in memory."""
-    nothing = np.zeros(footprint.size, np.float32)
-    partial = None if observed.all() else observed
-    if partial is not None:  # less where too little around a pixel is observed to filter it
-        footprint = footprint & np.isfinite(smoothing.partial_sky(nothing, partial))
-    maps = smoothing.stream(cube.channels(channels), partial)
-    return SkyCube.from_maps(maps, len(channels), nothing, footprint)

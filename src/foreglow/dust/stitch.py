@@ -121,34 +121,88 @@ def stitch(
     where = centres() if where is None else where
     # a sampler's region matters only to draws, and nothing is drawn here
     sampler = CutoutSampler(sky, NORTH, grid, method, max_masked)
-    sums = _Sums(sky)
-    with torch.inference_mode():
-        for start in range(0, len(where), batch):
-            chosen, pixels = sums.touched(where[start : start + batch], grid)
-            if chosen is not None:
-                cutouts = sampler.at(chosen)
-                seen = cutouts.mask.double().mean((1, 2)).cpu() / (1 - max_masked)
-                sums.add(_members(predict(cutouts)), cutouts, pixels, seen, grid)
-            if progress is not None:
-                progress(min(start + batch, len(where)), len(where))
+    sums = Sums((sky.target[:, 1] > 0).cpu().numpy())
+    for start in range(0, len(where), batch):
+        sums.say(predict, sampler, where[start : start + batch])
+        if progress is not None:
+            progress(min(start + batch, len(where)), len(where))
     return sums.blend()
 
 
-class _Sums:
-    """Weighted sums over the cutouts done so far, on the processor, in RING order."""
+@dataclass(frozen=True, eq=False)
+class PartialSums:
+    """Sums over some cutouts, of the parts of the sky that they reach.
 
-    def __init__(self, sky: SkyCube) -> None:
-        self.nside = sky.nside
-        counts = (sky.target[:, 1] > 0).cpu().numpy()
-        self.footprint = counts[hp.ring2nest(self.nside, np.arange(counts.size))]
-        self.weight = torch.zeros(counts.size)
+    Attributes
+    ----------
+    tiles : ndarray of int, shape (tile,)
+        Numbers of equal stretches of NESTED pixels.
+    weight : ndarray of float32, shape (tile, pixel of a tile)
+    value : ndarray of float32, shape (tile, pixel of a tile, member), or None
+        None where nothing of the footprint was reached.
+    """
+
+    tiles: NDArray[np.int64]
+    weight: NDArray[np.float32]
+    value: NDArray[np.float32] | None
+
+
+class Sums:
+    """Weighted sums over the cutouts done so far, on the processor, NESTED.
+
+    They take memory only where cutouts have been added.
+
+    Parameters
+    ----------
+    footprint : ndarray of bool, shape (n_pix,)
+        NESTED.
+    """
+
+    def __init__(self, footprint: NDArray[np.bool_]) -> None:
+        self.nside = hp.npix2nside(footprint.size)
+        self.footprint = footprint
+        self.weight = torch.from_numpy(np.zeros(footprint.size, np.float32))
         self.value: Tensor | None = None  # (n_pix, member), made when their number is known
+
+    @torch.inference_mode()
+    def say(self, predict: EachPredictor, sampler: CutoutSampler, where: Pointings) -> None:
+        """Add what is predicted of the cutouts that hold pixels of the footprint."""
+        grid = sampler.grid
+        chosen, pixels = self.touched(where, grid)
+        if chosen is None:
+            return
+        cutouts = sampler.at(chosen)
+        seen = cutouts.mask.double().mean((1, 2)).cpu() / (1 - sampler.max_masked)
+        self.add(_members(predict(cutouts)), cutouts, pixels, seen, grid)
+
+    def part(self, tiles: NDArray[np.int64], n_tile: int) -> PartialSums:
+        """The sums in some of `n_tile` equal stretches of the sky; elsewhere nothing was added."""
+        size = len(self.weight) // n_tile
+        weight = self.weight.numpy().reshape(n_tile, size)[tiles]
+        if self.value is None:
+            return PartialSums(tiles, weight, None)
+        return PartialSums(tiles, weight, self.value.numpy().reshape(n_tile, size, -1)[tiles])
+
+    def add_part(self, part: PartialSums) -> None:
+        """Add sums that were made elsewhere."""
+        if part.value is None:
+            return
+        _, size, n_member = part.value.shape
+        self._begin(n_member)
+        assert self.value is not None
+        self.weight.numpy().reshape(-1, size)[part.tiles] += part.weight
+        self.value.numpy().reshape(-1, size, n_member)[part.tiles] += part.value
+
+    def _begin(self, n_member: int) -> None:
+        if self.value is None:
+            room = np.zeros((len(self.weight), n_member), np.float32)
+            self.value = torch.from_numpy(room)
 
     def touched(self, where: Pointings, grid: Grid) -> tuple[Pointings | None, list[Tensor]]:
         """The cutouts that hold pixels of the footprint, and those pixels of each."""
         found = []
         for corners in cutout_corners(where, grid).numpy():
-            pixels = hp.query_polygon(self.nside, corners)
+            pixels = hp.query_polygon(self.nside, corners, nest=True)
             found.append(torch.from_numpy(pixels[self.footprint[pixels]]))
         kept = torch.tensor([k for k, pixels in enumerate(found) if len(pixels)], dtype=torch.long)
         return (where[kept] if len(kept) else None), [found[int(k)] for k in kept]
@@ -161,11 +215,11 @@ class _Sums:
         images = _continued(members.float().cpu(), mask)
         # (batch, (n + 4)^2, 1 + member): the mask goes along, as straight lines see it
         tables = _spline_tables(images)
-        if self.value is None:
-            self.value = torch.zeros(len(self.weight), len(members))
+        self._begin(len(members))
+        assert self.value is not None
         factor = seen.clamp(max=1) ** _EMPTY_POWER
         for k, where in enumerate(pixels):
-            vector = np.stack(hp.pix2vec(self.nside, where.numpy()), -1)
+            vector = np.stack(hp.pix2vec(self.nside, where.numpy(), nest=True), -1)
             place = plane_coordinates(
                 torch.from_numpy(vector)[None], cutouts.pointings[k : k + 1].to(mask.device), grid
             )[0]
@@ -176,12 +230,14 @@ class _Sums:
 
     def blend(self) -> Stitched:
         """The maps."""
-        cover = self.weight.numpy()
-        value = torch.zeros(len(cover), 1) if self.value is None else self.value
+        order = hp.ring2nest(self.nside, np.arange(len(self.weight)))
+        cover = self.weight.numpy()[order]
         reached = cover > 0
-        members = np.full((value.shape[1], len(cover)), np.nan, np.float32)
-        members[:, reached] = value.numpy().T[:, reached] / cover[reached]
-        return Stitched(members, np.where(self.footprint, cover, np.float32(0)))
+        columns = [] if self.value is None else self.value.numpy().T
+        members = np.full((max(1, len(columns)), len(cover)), np.nan, np.float32)
+        for member, values in zip(members, columns, strict=False):
+            member[reached] = values[order[reached]] / cover[reached]
+        return Stitched(members, np.where(self.footprint[order], cover, np.float32(0)))
 
 
 def _members(predicted: Tensor) -> Tensor:

@@ -140,7 +140,7 @@ def prepare(
         unit,
         beam_arcmin,
         table,
-        _parse_memory(memory),
+        parse_memory(memory),
     )
     source = open_source(recipe)
     try:
@@ -211,7 +211,14 @@ def _validate_paths(cubes: Sequence[str | Path], velocity_table: str | Path | No
     return paths
 
 
-def _parse_memory(text: str) -> int:
+def parse_memory(text: str) -> int:
+    """Bytes of a text as '2 GiB'.
+
+    Raises
+    ------
+    MapError
+        If it is none.
+    """
     try:
         return parse_bytes(text)
     except ValueError as error:
