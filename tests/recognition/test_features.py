@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foreglow.errors import InstrumentError
-from foreglow.recognition.features import CleanedLogFeatures
+from foreglow.recognition.features import CleanedLogFeatures, _asinh
 from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import Instrument
 
@@ -190,3 +190,10 @@ def test_refuses_too_few_bands(instrument, keep, counts):
     )
     with pytest.raises(InstrumentError, match=f"at least 3 bands.*has {counts}"):
         CleanedLogFeatures(chosen)
+
+
+def test_asinh_is_that_of_torch_and_large_values_stay_finite():
+    size = torch.logspace(-30, 17, 1000)
+    x = torch.cat([-size, torch.zeros(1), size])
+    torch.testing.assert_close(_asinh(x), torch.asinh(x), rtol=3e-7, atol=0)
+    assert torch.isfinite(_asinh(torch.tensor([1e38, torch.inf, -torch.inf]))).all()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from foreglow.recognition import networks
 from foreglow.recognition.networks import NETWORKS, FarsianNetwork, ForeglowNetwork
 from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
 
@@ -155,3 +156,13 @@ def test_statistics_travel_with_the_weights(instrument, vectors):
     assert not torch.equal(network(vectors.data, vectors.sigma), other(vectors.data, vectors.sigma))
     other.load_state_dict(network.state_dict())
     assert torch.equal(network(vectors.data, vectors.sigma), other(vectors.data, vectors.sigma))
+
+
+@pytest.mark.parametrize("n", [100, 512, 1000])
+def test_layers_of_large_batches_are_convolutions_of_the_same_result(n):
+    layer, x = nn.Linear(90, 128), torch.randn(n, 90)
+    expected = layer(x)
+    torch.testing.assert_close(networks._affine(layer, x), expected, rtol=1e-5, atol=1e-5)
+    (ours,) = torch.autograd.grad(networks._affine(layer, x).square().sum(), layer.weight)
+    (theirs,) = torch.autograd.grad(expected.square().sum(), layer.weight)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
