@@ -26,6 +26,7 @@ from foreglow.cli.options import (
     one_of,
 )
 from foreglow.cli.sky_maps import Ensemble, GivenSky, Maps, Memory, NoiseScale, Realisation
+from foreglow.cli.training import Devices, NumNodes, Strategy, several_processes
 from foreglow.errors import ForeglowError
 
 PROBLEMS = one_of("curvature", "ame", "four")
@@ -113,22 +114,26 @@ def recognize_train(
     ] = 1.0,
     epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 20,
     steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 100,
-    batch: Annotated[int, typer.Option(help="Vectors a step.", min=2)] = 4096,
+    batch: Annotated[int, typer.Option(help="Vectors a step, over all processes.", min=2)] = 4096,
     instrument: Annotated[
         str, typer.Option(help="Preset or TOML file.", autocompletion=instrument_presets)
     ] = "quijote+litebird",
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Devices = 1,
+    num_nodes: NumNodes = 1,
+    strategy: Strategy = "auto",
     resume: Resume = False,
 ) -> None:
     """Train a network on vectors drawn fresh from the training law."""
     from foreglow.recognition.train import train_model
 
-    accuracy = train_model(
-        out, sky, models or problem, network, regime, noise_scale, epochs, steps, batch,
-        instrument, seed, device, resume,
-    )  # fmt: skip
-    screen.say(f"model: {out} (validation accuracy {accuracy:.4f})")
+    with several_processes(devices, num_nodes, strategy, device) as processes:
+        accuracy = train_model(
+            out, sky, models or problem, network, regime, noise_scale, epochs, steps, batch,
+            instrument, seed, device, resume, processes,
+        )  # fmt: skip
+        screen.say(f"model: {out} (validation accuracy {accuracy:.4f})")
 
 
 @app.command("context")

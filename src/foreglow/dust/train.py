@@ -24,6 +24,7 @@ from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.hemispheres import REGIONS, Method, Region
 from foreglow.model_files import open_training
+from foreglow.processes import ALONE, Processes, together
 from foreglow.training import History, Schedule, Task, adamw, fit, make_generator, pick_device
 
 VALIDATION_CUTOUTS = 128
@@ -88,6 +89,7 @@ def train(
     resume: bool = False,
     grid: Grid | None = None,
     method: Method = "nearest",
+    processes: Processes = ALONE,
 ) -> tuple[DustModel, History]:
     """Train a model on cutouts with centres in a region; nothing else of the sky is looked at.
 
@@ -107,6 +109,10 @@ def train(
         Of the cutouts; the paper's by default.
     method : str
         "nearest" or "bilinear".
+    processes : Processes
+        Those that train together: each has the same model in the end. Batch norm is over the whole
+        batch on GPUs; on the CPU it is over the share of each process, and what the network keeps
+        of it for prediction is that of the first process, for PyTorch has no other there.
 
     Returns
     -------
@@ -114,7 +120,13 @@ def train(
         On the device.
     history : dict of list
         A value an epoch of `train_loss`, `train_r50`, `validation_r50`, ...: means over members.
+
+    Raises
+    ------
+    RunError
+        If a batch cannot be shared by the processes.
     """
+    processes.validate_batch(plan.batch)
     sampler = CutoutSampler(sky.cube.to(device), region, grid or Grid(), method)
     seeds = np.random.SeedSequence(seed).generate_state(plan.members).tolist()
     model = DustModel.untrained(
@@ -125,7 +137,9 @@ def train(
     for k, member_seed in enumerate(seeds):
         network, place = model.networks[k], folder / f"member{k}"
         own = replace(sampler, sky=held_out(sampler.sky, region, k, plan.members))
-        histories.append(_train_member(network, own, plan, place, member_seed, device, resume))
+        histories.append(
+            _train_member(network, own, plan, place, member_seed, device, resume, processes)
+        )
     model.members.eval()
     _calibrate(model, sampler.sky, region, f"{sky.source}, {region.name}")
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
@@ -156,10 +170,12 @@ def train_model(
     seed: int,
     device: str,
     resume: bool,
+    processes: Processes = ALONE,
 ) -> float:
     """Train a model and save it; the body of `foreglow dust train`.
 
-    Checkpoints and logs lie in `OUT.training` beside the model until it is whole, and stay.
+    Checkpoints and logs lie in `OUT.training` beside the model until it is whole, and stay. Of
+    several processes the first one writes the model.
 
     Parameters
     ----------
@@ -169,7 +185,7 @@ def train_model(
         Loaded once it is clear that the rest can be done.
     region : str
         Where cutouts have their centres: one of `REGIONS`.
-    plan, seed, device, resume
+    plan, seed, device, resume, processes
         As for `train`, with the name of the device.
 
     Returns
@@ -182,18 +198,28 @@ def train_model(
     ModelError
         If `out` exists, or there is no such network or inputs.
     RunError
-        If the region or the device is unknown, or an interrupted training had other settings.
+        If the region or the device is unknown, an interrupted training had other settings, or the
+        processes cannot share a batch.
     """
-    if region not in REGIONS:
-        raise RunError(f"expected region {', '.join(REGIONS)}, but {region!r} came.")
+
+    def prepare() -> tuple[DustSky, Path]:
+        if region not in REGIONS:
+            raise RunError(f"expected region {', '.join(REGIONS)}, but {region!r} came.")
+        processes.validate_batch(plan.batch)
+        make_network(plan.network, plan.inputs, (0.0, 1.0), 1)  # are there such?
+        made_of = {k: v if v is None else str(v) for k, v in asdict(sky).items()}
+        settings = {"sky": made_of, "region": region, "seed": seed, "plan": asdict(plan)}
+        work = open_training(out, settings, resume)
+        return sky.load(), work
+
     chosen = pick_device(device)
-    make_network(plan.network, plan.inputs, (0.0, 1.0), 1)  # are there such?
-    made_of = {k: v if v is None else str(v) for k, v in asdict(sky).items()}
-    settings = {"sky": made_of, "region": region, "seed": seed, "plan": asdict(plan)}
-    work = open_training(out, settings, resume)
-    model, history = train(sky.load(), REGIONS[region], plan, work, seed, chosen, resume)
+    loaded, work = together(processes, prepare)
+    model, history = train(
+        loaded, REGIONS[region], plan, work, seed, chosen, resume, processes=processes
+    )
     model.card["history"] = history
-    model.save(out)
+    if processes.rank == 0:
+        model.save(out)
     return history["validation_score"][-1] / 2
 
 
@@ -205,14 +231,15 @@ def _train_member(
     seed: int,
     device: torch.device,
     resume: bool,
+    processes: Processes,
 ) -> History:
     bands = paper_bands(sampler.grid).to(device)
     network.to(device).train()
     sample = sampler.draw(_STANDARDISATION_CUTOUTS, make_generator(device, seed, _STANDARDISATION))
     network.standardise(sample.inputs, sample.target, sample.mask, bands)
-    task = _task(network, sampler, bands, plan, seed)
-    checks = -(-VALIDATION_CUTOUTS // plan.batch)
-    return fit(task, Schedule(plan.epochs, plan.steps, checks), folder, seed, device, resume)
+    task = _task(network, sampler, bands, plan, seed, processes)
+    schedule = Schedule(plan.epochs, plan.steps, -(-VALIDATION_CUTOUTS // plan.batch))
+    return fit(task, schedule, folder, seed, device, resume, processes)
 
 
 def _task(
@@ -221,9 +248,11 @@ def _task(
     bands: Bands,
     plan: DustPlan,
     seed: int,
+    processes: Processes,
 ) -> Task:
     where = sampler.fixed_pointings(VALIDATION_CUTOUTS, seed + _VALIDATION)
-    room = sampler.room(plan.batch)
+    share = processes.share(plan.batch)
+    room = sampler.room(plan.batch // processes.size)
 
     def compare(cut: Cutouts) -> tuple[Tensor, dict[str, Tensor]]:
         predicted = network(cut.inputs, cut.mask) * cut.mask
@@ -232,14 +261,18 @@ def _task(
         )
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
-        cut = sampler.draw(plan.batch, generator, room)
+        if processes.size == 1:
+            cut = sampler.draw(plan.batch, generator, room)
+        else:
+            cut = sampler.at(sampler.draw_pointings(plan.batch, generator)[share], room)
         cuda = [room.device] if room.is_cuda else []
         with torch.random.fork_rng(devices=cuda):  # dropout knows the global generator only
-            torch.manual_seed(generator.initial_seed())
+            torch.manual_seed(generator.initial_seed() + processes.rank)
             return compare(cut)
 
     def validate(index: int, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
-        cut = sampler.at(where[index * plan.batch : (index + 1) * plan.batch])
+        batch = where[index * plan.batch : (index + 1) * plan.batch]
+        cut = sampler.at(batch[processes.share(len(batch))])
         value, parts = compare(cut)
         return {"loss": value, **parts, "score": parts["r50"] + parts["r150"]}
 

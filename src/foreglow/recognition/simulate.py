@@ -121,6 +121,10 @@ class Vectors:
     sigma: Tensor
     label: Tensor
 
+    def __getitem__(self, which: slice) -> "Vectors":
+        """Some of them."""
+        return Vectors(self.data[which], self.sigma[which], self.label[which])
+
 
 class VectorSimulator(nn.Module):
     """Draws vectors of the training law.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foreglow.errors import RunError
 from foreglow.model_files import open_training
+from foreglow.processes import ALONE, Processes, together
 from foreglow.recognition.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.networks import ForeglowNetwork
@@ -99,6 +100,7 @@ def train(
     seed: int,
     device: torch.device,
     resume: bool = False,
+    processes: Processes = ALONE,
 ) -> History:
     """Train a recogniser in place, going on from its weights; its temperature is fitted anew.
 
@@ -113,12 +115,20 @@ def train(
     device : torch.device
     resume : bool
         Go on from the last checkpoint in `folder`, if there is one.
+    processes : Processes
+        Those that train together: each has the same model in the end.
 
     Returns
     -------
     dict of list
         `train_accuracy`, `train_loss`, `validation_accuracy`, `validation_loss`, a value an epoch.
+
+    Raises
+    ------
+    RunError
+        If a batch cannot be shared by the processes.
     """
+    processes.validate_batch(plan.batch)
     simulator = make_simulator(model, templates, plan).to(device)
     network = model.network.to(device).train()
     if isinstance(network, ForeglowNetwork):
@@ -127,10 +137,10 @@ def train(
         sample = simulator.draw(size, plan.noise, generator)
         network.remember(templates)
         network.standardise(sample.data, sample.sigma)
-    task = _task(network, simulator, plan, seed)
+    task = _task(network, simulator, plan, seed, processes)
     schedule = Schedule(plan.epochs, plan.steps, plan.validation_steps)
-    with threads_for(plan.batch, device):
-        history = fit(task, schedule, folder, seed, device, resume)
+    with threads_for(plan.batch // processes.size, device):
+        history = fit(task, schedule, folder, seed, device, resume, processes)
     model.card["training"] = {"sky": templates.source, "seed": seed, **asdict(plan)}
     _calibrate(model, simulator, plan, seed)
     return history
@@ -178,10 +188,12 @@ def train_model(
     seed: int,
     device: str,
     resume: bool,
+    processes: Processes = ALONE,
 ) -> float:
     """Train a model and save it; the body of `foreglow recognize train`.
 
-    Checkpoints and logs lie in `OUT.training` beside the model until it is whole, and stay.
+    Checkpoints and logs lie in `OUT.training` beside the model until it is whole, and stay. Of
+    several processes the first one writes the model.
 
     Returns
     -------
@@ -193,22 +205,29 @@ def train_model(
     ModelError
         If `out` exists, or the network is unknown.
     RunError
-        If the regime or the device is unknown.
+        If the regime or the device is unknown, or the processes cannot share a batch.
     """
-    if regime not in REGIMES:
-        raise RunError(f"expected regime {', '.join(REGIMES)}, but {regime!r} came.")
+
+    def prepare() -> tuple[Recogniser, Templates, TrainingPlan, Path]:
+        if regime not in REGIMES:
+            raise RunError(f"expected regime {', '.join(REGIMES)}, but {regime!r} came.")
+        processes.validate_batch(batch)
+        models = models_of(problem)
+        model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
+        ours = network != "farsian2020"
+        rate = 2e-3 if ours else 1.0
+        plan = TrainingPlan(regime, epochs, steps, batch, not ours, rate, noise_scale)
+        settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
+        settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}
+        templates = load_templates(sky)  # before a folder is made: there may be no such sky
+        return model, templates, plan, open_training(out, settings, resume)
+
     chosen = pick_device(device)
-    models = models_of(problem)
-    model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
-    ours = network != "farsian2020"
-    plan = TrainingPlan(regime, epochs, steps, batch, not ours, 2e-3 if ours else 1.0, noise_scale)
-    settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
-    settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}
-    templates = load_templates(sky)  # before a folder is made: there may be no such sky
-    work = open_training(out, settings, resume)
-    history = train(model, templates, plan, work, seed, chosen, resume)
+    model, templates, plan, work = together(processes, prepare)
+    history = train(model, templates, plan, work, seed, chosen, resume, processes)
     model.card["history"] = history
-    model.save(out)
+    if processes.rank == 0:
+        model.save(out)
     return history["validation_accuracy"][-1]
 
 
@@ -220,8 +239,15 @@ def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) 
     return VectorSimulator(templates, model.instrument, model.models, noise_nside)
 
 
-def _task(network: nn.Module, simulator: VectorSimulator, plan: TrainingPlan, seed: int) -> Task:
+def _task(
+    network: nn.Module,
+    simulator: VectorSimulator,
+    plan: TrainingPlan,
+    seed: int,
+    processes: Processes,
+) -> Task:
     device = simulator.sigma.device
+    share = processes.share(plan.batch)
 
     def fixed_vectors(place: int) -> Vectors:
         generator = make_generator(device, seed, _FIXED_SET, place)
@@ -235,8 +261,11 @@ def _task(network: nn.Module, simulator: VectorSimulator, plan: TrainingPlan, se
         return fixed_vectors(int(torch.randperm(plan.steps, generator=order)[place]))
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        vectors = training_vectors(step, generator)
-        logits = network(vectors.data, vectors.sigma, generator)
+        vectors = training_vectors(step, generator)[share]
+        dropout = generator
+        if processes.rank:  # else the shares would lose the same neurons
+            dropout = make_generator(device, generator.initial_seed(), processes.rank)
+        logits = network(vectors.data, vectors.sigma, dropout)
         return nn.functional.cross_entropy(logits, vectors.label), _accuracy(logits, vectors.label)
 
     def validate(index: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -244,6 +273,7 @@ def _task(network: nn.Module, simulator: VectorSimulator, plan: TrainingPlan, se
             vectors = fixed_vectors(plan.steps + index)
         else:
             vectors = simulator.draw(plan.batch, plan.noise, generator)
+        vectors = vectors[share]
         logits = network(vectors.data, vectors.sigma)
         value = nn.functional.cross_entropy(logits, vectors.label)
         return {"loss": value, **_accuracy(logits, vectors.label)}

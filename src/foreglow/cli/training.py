@@ -1,0 +1,44 @@
+"""What the commands that train share: one process or several, of which one speaks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foreglow.cli import screen
+from foreglow.cli.options import one_of
+
+if TYPE_CHECKING:
+    from foreglow.processes import Processes
+
+Devices = Annotated[
+    int,
+    typer.Option(help="Processes on each machine: one a GPU, or with a share of its cores.", min=1),
+]
+NumNodes = Annotated[int, typer.Option(help="Machines, started by srun or torchrun.", min=1)]
+Strategy = Annotated[
+    str,
+    typer.Option(
+        help="Of several processes: ddp, which auto is too.", autocompletion=one_of("auto", "ddp")
+    ),
+]
+
+
+@contextmanager
+def several_processes(
+    devices: int, num_nodes: int, strategy: str, device: str
+) -> Iterator["Processes"]:
+    """The processes of a training, started if nobody did; all but the first print errors only."""
+    from foreglow.processes import Processes, join, start
+    from foreglow.training import pick_device
+
+    asked, where = Processes(devices, num_nodes, strategy), pick_device(device)
+    start(asked, where)
+    quiet = screen.console.quiet
+    with join(asked, where) as processes:
+        screen.console.quiet = quiet or processes.rank > 0
+        try:
+            yield processes
+        finally:
+            screen.console.quiet = quiet
