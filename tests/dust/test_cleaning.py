@@ -15,6 +15,7 @@ from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import butterworth
 from foreglow.maps.hemispheres import NORTH, reached
 from foreglow.sky.cmb import cmb_spectra, cmb_temperature
+from foreglow.workers import open_workers
 
 NSIDE = 64
 N_PIX = hp.nside2npix(NSIDE)
@@ -161,3 +162,16 @@ class TestBadInput:
         seen = reached(NORTH, Grid(), NSIDE, "nearest")
         with pytest.raises(MapError, match=r"sky that cutouts of the north do not reach, got none"):
             unseen_weight(seen, NORTH, Grid())
+
+
+@pytest.mark.filterwarnings("ignore:::distributed")
+def test_workers_clean_the_same(result, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with open_workers("local:2") as spread:
+        found = clean(
+            DUST, {"half": DUST + OTHER}, WEIGHT, WINDOW, 217.0, ell_edges=EDGES, realisations=12,
+            spread=spread, shared=tmp_path,
+        )  # fmt: skip
+    np.testing.assert_allclose(found.amplitude["half"], result.amplitude["half"], rtol=1e-12)
+    np.testing.assert_allclose(found.residual["half"], result.residual["half"], rtol=1e-9)
+    assert not list(tmp_path.iterdir())

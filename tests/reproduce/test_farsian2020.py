@@ -32,6 +32,7 @@ from foreglow.reproduce.farsian2020 import lab as labs
 from foreglow.runs import Run
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
+from foreglow.workers import open_workers
 
 # Farsian et al. 2020, Table 2 (training set, test set) and Table 3 (noiseless, one, many), percent
 TABLE_2 = {"curvature": (99, 98), "ame": (93, 97), "four": (87, 93)}
@@ -573,3 +574,22 @@ def test_killed_and_resumed(tiny, tmp_path, caplog):
         weights = folder / "weights.safetensors"
         assert weights.read_bytes() == (killed / "model" / folder.name / weights.name).read_bytes()
     assert (killed / "report.html").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:::distributed")
+def test_workers_find_the_same(tiny, tmp_path, monkeypatch):
+    """Realisations judged by two workers: the same metrics, to the last digit."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    more = TINY | {"fit_skies": 2, "context_skies": 2, "patch_skies": 2, "separation_skies": 3}
+    more["outside"] = TINY["outside"] | {"skies": 2}
+    monkeypatch.setattr(labs, "read_settings", lambda scale: more)
+    here, there = tmp_path / "here", tmp_path / "there"
+    farsian2020.reproduce(here, "smoke", "mock", seed=0, device="cpu")
+    shutil.copytree(here, there)
+    (there / "metrics.json").unlink()
+    monkeypatch.chdir(tmp_path)  # workers are elsewhere: names must be told in full
+    with open_workers("local:2") as spread:
+        farsian2020.reproduce(
+            Path("there"), "smoke", "mock", seed=0, device="cpu", resume=True, spread=spread
+        )
+    assert farsian2020.read_records(there) == farsian2020.read_records(here)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foreglow.cli import data, dust, recognize, screen
-from foreglow.cli.options import Device, Json, Resume, Seed, one_of
+from foreglow.cli.options import Dask, Device, Json, Resume, Seed, one_of
 from foreglow.errors import ForeglowError
 
 app = typer.Typer(
@@ -113,14 +113,17 @@ def reproduce(
     ] = "mock",
     seed: Seed = 0,
     device: Device = "auto",
+    dask: Dask = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Every table and figure of a paper, beside its own numbers."""
     from foreglow import reproduce as papers
+    from foreglow.workers import open_workers
 
     folder = out or Path("runs") / f"{paper}-{scale}"
-    report = papers.reproduce(paper, folder, scale, sky, seed, device, resume)
+    with open_workers(dask) as spread:
+        report = papers.reproduce(paper, folder, scale, sky, seed, device, resume, spread)
     screen.show(papers.printed_tables(paper, folder), papers.read_records(folder), as_json)
     screen.say(f"report: {report}")
 

@@ -10,8 +10,11 @@ ignored. The dust of a band is that of 353 GHz times one modified blackbody, the
 background's too, so the true map would clean it perfectly.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import healpy as hp
@@ -24,6 +27,7 @@ from foreglow.maps.gnomonic import Grid
 from foreglow.maps.hemispheres import Method, Region, reached
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_spectra, cmb_temperature
+from foreglow.workers import Spread
 
 # Planck 2018 I (arXiv:1807.06205), Table 4: 0.55 and 0.78 uK_CMB deg in temperature
 PLANCK_NOISE_UK_ARCMIN = {143.0: 33.0, 217.0: 46.8}
@@ -116,6 +120,8 @@ def clean(
     realisations: int = 20,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    spread: Spread = map,
+    shared: Path | None = None,
 ) -> CleaningResult:
     """Fit each template to simulated skies of one band, and measure the dust that is left.
 
@@ -140,6 +146,11 @@ def clean(
     seed : int
     progress : callable, optional
         Called with the realisations done and in all.
+    spread : Spread
+        Where realisations are made, see `foreglow.workers.open_workers`.
+    shared : Path, optional
+        Folder that workers see: `weight` is there for them as long as the work takes. By default
+        that of temporary files.
 
     Returns
     -------
@@ -155,21 +166,16 @@ def clean(
     """
     edges = _validate(dust, templates, weight, window, ell_edges)
     noise = _noise(frequency_ghz, noise_uk_arcmin)
-    nside, l_max = hp.get_nside(dust), int(edges[-1]) - 1
+    l_max = int(edges[-1]) - 1
     sky_fraction = float(np.mean(np.square(weight, dtype=np.float64)))
-
-    def harmonics(values: NDArray) -> NDArray:
-        level = np.average(np.where(weight > 0, values, 0), weights=weight)
-        masked = np.where(weight > 0, values - level, 0) * weight
-        return hp.map2alm(masked, lmax=l_max, iter=1)
 
     def power(one: NDArray, other: NDArray) -> NDArray:
         return _binned(hp.alm2cl(one, other), edges) / sky_fraction
 
-    alm = {name: harmonics(values) for name, values in templates.items()}
-    true = harmonics(np.asarray(dust) * dust_factor(frequency_ghz))
+    alm = {name: _harmonics(values, weight, l_max) for name, values in templates.items()}
+    true = _harmonics(np.asarray(dust) * dust_factor(frequency_ghz), weight, l_max)
     auto = {name: power(a, a) for name, a in alm.items()}
-    shared = {name: power(a, true) for name, a in alm.items()}
+    common = {name: power(a, true) for name, a in alm.items()}
     before = power(true, true)
     ell_power = cmb_spectra(len(window) - 1)[0] + np.radians(noise / 60) ** 2
     background = _binned((ell_power * window**2)[: l_max + 1], edges)
@@ -177,18 +183,20 @@ def clean(
     certainty = _binned(np.ones(l_max + 1), edges, mean=False) / (background + before)
     amplitude: dict[str, list[float]] = {name: [] for name in templates}
     by_band: dict[str, list[NDArray]] = {name: [] for name in templates}
-    for number in range(realisations):
-        rng = np.random.default_rng([seed, round(frequency_ghz), number])
-        other = harmonics(cmb_temperature(nside, rng, window, noise))
-        for name, mine in alm.items():
-            cross = shared[name] + power(mine, other)
-            amplitude[name].append(float(certainty @ cross / (certainty @ auto[name])))
-            by_band[name].append(cross / auto[name])
-        if progress is not None:
-            progress(number + 1, realisations)
+    with tempfile.TemporaryDirectory(dir=shared, prefix=".cleaning-") as folder:
+        np.save(Path(folder) / "weight.npy", weight)
+        path, keys = Path(folder).absolute() / "weight.npy", (seed, round(frequency_ghz))
+        work = partial(_realisation, path, window, noise, l_max, keys)
+        for number, other in enumerate(spread(work, range(realisations))):
+            for name, mine in alm.items():
+                cross = common[name] + power(mine, other)
+                amplitude[name].append(float(certainty @ cross / (certainty @ auto[name])))
+                by_band[name].append(cross / auto[name])
+            if progress is not None:
+                progress(number + 1, realisations)
 
     def left(name: str, a: NDArray) -> NDArray:
-        return before - 2 * a * shared[name] + a**2 * auto[name]
+        return before - 2 * a * common[name] + a**2 * auto[name]
 
     one = {name: np.array(a) for name, a in amplitude.items()}
     return CleaningResult(
@@ -202,6 +210,32 @@ def clean(
         {name: left(name, a[:, None]) for name, a in one.items()},
         {name: left(name, np.array(a)) for name, a in by_band.items()},
     )
+
+
+def _realisation(
+    weight: Path,
+    window: NDArray,
+    noise_uk_arcmin: float,
+    l_max: int,
+    keys: tuple[int, ...],
+    number: int,
+) -> NDArray[np.complex128]:
+    """Harmonics of CMB and noise over the weighted sky, from a generator of their own."""
+    values = _load(weight)
+    rng = np.random.default_rng([*keys, number])
+    sky = cmb_temperature(hp.get_nside(values), rng, window, noise_uk_arcmin)
+    return _harmonics(sky, values, l_max)
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path) -> NDArray:
+    return np.load(path)
+
+
+def _harmonics(values: NDArray, weight: NDArray, l_max: int) -> NDArray[np.complex128]:
+    level = np.average(np.where(weight > 0, values, 0), weights=weight)
+    masked = np.where(weight > 0, values - level, 0) * weight
+    return hp.map2alm(masked, lmax=l_max, iter=1)
 
 
 def dust_factor(frequency_ghz: float) -> float:

@@ -24,6 +24,7 @@ from foreglow.sky.instrument import Instrument
 TRUTH = "true models"
 FULL_SKY = "full sky"
 ELL_MIN = 2
+_COLUMNS = ("rms", "expected", "bb")
 
 
 @dataclass(frozen=True)
@@ -168,22 +169,44 @@ def separate_many(
     list of Residuals
         One for each option and region.
     """
-    regions: dict[str, NDArray] = {}
-    rows: dict[tuple[str, str], list[tuple[float, float, NDArray]]] = {}
-    for sky in skies:
-        regions = regions or galactic_cuts(hp.npix2nside(len(sky.label)), cut_deg)
-        maps = {**recognise(sky), TRUTH: sky.label}
-        found = separate(sky, instrument, models, maps, curvature)
-        for option, cleaned in found.items():
-            for region, inside in regions.items():
-                row = (
-                    _rms(cleaned.residual[:, inside]),
-                    _rms(cleaned.expected[:, inside]),
-                    bb_spectrum(cleaned.residual, inside),
-                )
-                rows.setdefault((option, region), []).append(row)
+    return join_residuals(
+        residuals_of_sky(sky, instrument, models, recognise(sky), curvature, cut_deg)
+        for sky in skies
+    )
+
+
+def residuals_of_sky(
+    sky: SimulatedSky,
+    instrument: Instrument,
+    models: Sequence[str],
+    maps: Mapping[str, NDArray],
+    curvature: float | None = seds.KOGUT_CURVATURE,
+    cut_deg: float = 20.0,
+) -> list[Residuals]:
+    """Clean one sky, with the truth, too; see `separate_many`."""
+    regions = galactic_cuts(hp.npix2nside(len(sky.label)), cut_deg)
+    found = separate(sky, instrument, models, {**maps, TRUTH: sky.label}, curvature)
     return [
-        Residuals(*key, *(np.array(column) for column in zip(*row, strict=True)))
+        Residuals(
+            option,
+            region,
+            np.array([_rms(cleaned.residual[:, inside])]),
+            np.array([_rms(cleaned.expected[:, inside])]),
+            bb_spectrum(cleaned.residual, inside)[None],
+        )
+        for option, cleaned in found.items()
+        for region, inside in regions.items()
+    ]
+
+
+def join_residuals(skies: Iterable[list[Residuals]]) -> list[Residuals]:
+    """Residuals of many skies from those of each."""
+    rows: dict[tuple[str, str], list[Residuals]] = {}
+    for sky in skies:
+        for one in sky:
+            rows.setdefault((one.option, one.region), []).append(one)
+    return [
+        Residuals(*key, *(np.concatenate([getattr(r, part) for r in row]) for part in _COLUMNS))
         for key, row in rows.items()
     ]
 

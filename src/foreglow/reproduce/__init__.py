@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from foreglow.errors import RunError
+from foreglow.workers import Spread
 
 PAPERS = ("farsian2020", "zhang2019")
 
@@ -20,6 +21,7 @@ def reproduce(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    spread: Spread = map,
 ) -> Path:
     """Reproduce a paper; see the function of that name in its package.
 
@@ -27,7 +29,7 @@ def reproduce(
     ----------
     paper : str
         One of `PAPERS`.
-    out, scale, sky, seed, device, resume
+    out, scale, sky, seed, device, resume, spread
         As there.
 
     Returns
@@ -40,7 +42,7 @@ def reproduce(
     RunError
         If the paper is unknown.
     """
-    return _package(paper).reproduce(out, scale, sky, seed, device, resume)
+    return _package(paper).reproduce(out, scale, sky, seed, device, resume, spread)
 
 
 def printed_tables(paper: str, folder: Path) -> list[Table]:

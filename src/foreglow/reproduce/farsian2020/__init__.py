@@ -29,6 +29,7 @@ from foreglow.runs import open_run, write_text
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from foreglow.training import pick_device
+from foreglow.workers import Spread
 
 __all__ = [
     "NETWORKS",
@@ -60,6 +61,7 @@ def reproduce(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    spread: Spread = map,
 ) -> Path:
     """Train both networks on the three problems and write tables, figures and the report.
 
@@ -76,6 +78,9 @@ def reproduce(
         `auto`, `cpu` or `cuda`.
     resume : bool
         Go on with an interrupted run; what it had finished is kept.
+    spread : Spread
+        Where the loops over realisations are done, see `foreglow.workers.open_workers`; workers
+        must see `out`.
 
     Returns
     -------
@@ -91,7 +96,7 @@ def reproduce(
         "device": str(chosen), "settings": settings,
     }  # fmt: skip
     with open_run(out, config, resume) as run:
-        lab = Lab(run, settings, templates, instrument, seed, chosen, resume)
+        lab = Lab(run, settings, templates, instrument, seed, chosen, resume, spread=spread)
         captions: Captions = {}
         for step in STEPS:
             captions |= step(lab)

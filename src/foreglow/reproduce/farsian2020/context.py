@@ -1,6 +1,7 @@
 """Beyond one pixel: what neighbours add, on layouts never trained on, and what limits it."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import healpy as hp
@@ -21,12 +22,13 @@ from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.networks import CONTEXT_NETWORKS
 from foreglow.recognition.context.train import ContextPlan, pixel_ensemble, train_context
 from foreglow.recognition.evaluate import Evaluation, evaluate
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 from foreglow.report import curves, neighbours, skymaps
-from foreglow.reproduce.farsian2020.lab import REGIONS, Captions, Lab, joined, log
+from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
+from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined, log
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISY
+from foreglow.reproduce.progress import told
 from foreglow.training import make_generator
 
 _SECTION = "Neighbours"
@@ -50,15 +52,15 @@ class _Trial:
 
 def spatial_context(lab: Lab) -> Captions:
     """Accuracy with neighbours by layout, its calibration, and how far boundaries can be placed."""
-    pixel, _ = lab.trained("four", "foreglow", "conditioned")
-    contexts = trained_contexts(lab)
+    lab.trained("four", "foreglow", "conditioned")
+    trained_contexts(lab)
     captions: Captions = {}
     regular, patches = {}, {}
     with lab.run.stage("neighbours"):
         for problem in lab.settings["problems"]:
             for kind in (_REGULAR, *lab.settings["context_layouts"]):
                 for scale in lab.settings["context_noise_scales"]:
-                    trial = _try(lab, pixel, contexts, problem, kind, scale)
+                    trial = _try(lab, problem, kind, scale)
                     _record(lab, trial, problem, kind, scale)
                     if scale == 1 and kind in (_REGULAR, _PATCHES):
                         (regular if kind == _REGULAR else patches)[problem] = trial
@@ -97,42 +99,46 @@ def trained_contexts(lab: Lab) -> dict[str, ContextModel]:
     return contexts
 
 
-def _try(
-    lab: Lab,
-    pixel: Recogniser,
-    contexts: dict[str, ContextModel],
-    problem: str,
-    kind: str,
-    noise_scale: float,
-) -> _Trial:
+def _try(lab: Lab, problem: str, kind: str, noise_scale: float) -> _Trial:
     """Recognise skies of one layout by each method; of regular ones by the oracles, too."""
-    nside = lab.settings["test_nside"]
-    models, templates = PROBLEMS[problem], lab.templates.degraded(nside)
+    # calibration is measured on patches: it takes more skies than an accuracy
+    skies = lab.settings["patch_skies" if kind == _PATCHES else "context_skies"]
+    found = lab.spread(partial(_try_sky, lab.bench, problem, kind, noise_scale), range(skies))
     labels: list[NDArray[np.int64]] = []
     said: dict[str, list[Evaluation]] = {}
     right: dict[str, list[NDArray[np.bool_]]] = {}
-    # calibration is measured on patches: it takes more skies than an accuracy
-    skies = lab.settings["patch_skies" if kind == _PATCHES else "context_skies"]
-    for number in range(skies):
-        rng = np.random.default_rng([lab.seed, 12, number])
-        label = _label(kind, problem, nside, number, rng)
-        sky = simulate_sky(templates, lab.instrument, models, label, noise_scale, rng)
+    for label, evaluations, hits in told(found, skies, f"neighbours, {problem}, {kind}"):
         labels.append(label)
-        alone = evaluate(pixel, sky, models)
-        together = {name: alone.with_neighbours(context) for name, context in contexts.items()}
-        for name, found in {_PIXEL: alone, **together}.items():
-            said.setdefault(name, []).append(found)
-            right.setdefault(name, []).append(found.predicted == label)
-        if kind == _REGULAR:
-            with np.errstate(divide="ignore"):
-                logs = np.maximum(np.log(alone.probability), -50)
-            for name, by_ring in _ORACLES.items():
-                right.setdefault(name, []).append(boundary_oracle(logs, label, by_ring))
+        for name, evaluation in evaluations.items():
+            said.setdefault(name, []).append(evaluation)
+        for name, hit in hits.items():
+            right.setdefault(name, []).append(hit)
     return _Trial(
         np.array(labels),
         {name: np.array(values) for name, values in right.items()},
         {name: joined(values) for name, values in said.items()},
     )
+
+
+def _try_sky(
+    bench: Bench, problem: str, kind: str, noise_scale: float, number: int
+) -> tuple[NDArray[np.int64], dict[str, Evaluation], dict[str, NDArray[np.bool_]]]:
+    """The true models of a sky, what each method said of it, and where each was right."""
+    models, nside = PROBLEMS[problem], bench.templates.nside
+    rng = np.random.default_rng([bench.seed, 12, number])
+    label = _label(kind, problem, nside, number, rng)
+    sky = simulate_sky(bench.templates, bench.instrument, models, label, noise_scale, rng)
+    alone = evaluate(bench.recogniser("four_foreglow_conditioned"), sky, models)
+    said = {_PIXEL: alone}
+    for name in CONTEXT_NETWORKS:
+        said[name] = alone.with_neighbours(bench.context(f"context_{name}"))
+    right = {name: found.predicted == label for name, found in said.items()}
+    if kind == _REGULAR:
+        with np.errstate(divide="ignore"):
+            logs = np.maximum(np.log(alone.probability), -50)
+        for name, by_ring in _ORACLES.items():
+            right[name] = boundary_oracle(logs, label, by_ring)
+    return label, said, right
 
 
 def _label(

@@ -1,17 +1,22 @@
 """Section 5, Figures 9 and 10: the classical answer, a model chosen by its fit to the pixel."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import torch
 
-from foreglow.recognition.choice import CRITERIA, choose_on_sky
+from foreglow.recognition.choice import CRITERIA, Choice, choose_on_sky
 from foreglow.recognition.evaluate import Evaluation, summarise
 from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.skies import SimulatedSky
 from foreglow.report import figures, skymaps
 from foreglow.report.tables import binomial_error
+from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined
 from foreglow.reproduce.farsian2020.paper import PAPER_FITS
 from foreglow.reproduce.farsian2020.views import keep_view
+from foreglow.reproduce.progress import told
 from foreglow.sky import seds
 
 _SECTION = "Parametric fits"
@@ -71,16 +76,15 @@ def choose_by_fits(lab: Lab) -> Captions:
 
 def _fit_skies(lab: Lab, problem: str, noise_scale: float) -> _Fitted:
     models = PROBLEMS[problem]
-    curved = any(name.startswith("curved") for name in models)
     evaluations: dict[str, list[Evaluation]] = {}
     chi2, dof = [], np.empty(0)
-    for k, sky in enumerate(lab.skies(problem, noise_scale, number=lab.settings["fit_skies"])):
-        choice = choose_on_sky(sky, lab.instrument, models, device=lab.device)
+    number = lab.settings["fit_skies"]
+    found = lab.spread(partial(_fit_sky, lab.bench, problem, noise_scale), range(number))
+    for k, (sky, choice, known) in enumerate(told(found, number, f"fits, {problem}")):
         if k == 0 and noise_scale == 1.0:
             keep_view(lab, problem, sky, choice)
         chosen = {name: (choice, name) for name in CRITERIA}
-        if curved:
-            known = choose_on_sky(sky, lab.instrument, models, seds.KOGUT_CURVATURE, lab.device)
+        if known is not None:
             chosen |= {f"{name}_known_c": (known, name) for name in _KNOWN_C}
         for method, (of, criterion) in chosen.items():
             probability = of.probability(criterion).T.cpu().numpy()
@@ -88,6 +92,18 @@ def _fit_skies(lab: Lab, problem: str, noise_scale: float) -> _Fitted:
         chi2.append(choice.reduced_chi2.T.cpu().numpy())
         dof = choice.dof[0].cpu().numpy()
     return _Fitted(evaluations, np.concatenate(chi2, axis=1), dof)
+
+
+def _fit_sky(
+    bench: Bench, problem: str, noise_scale: float, number: int
+) -> tuple[SimulatedSky, Choice, Choice | None]:
+    """A test sky, its fits, and those that are told the C of curved models, if there are any."""
+    models, device = PROBLEMS[problem], torch.device(bench.device)
+    sky = bench.sky(problem, noise_scale, number)
+    choice = choose_on_sky(sky, bench.instrument, models, device=device)
+    if not any(name.startswith("curved") for name in models):
+        return sky, choice, None
+    return sky, choice, choose_on_sky(sky, bench.instrument, models, seds.KOGUT_CURVATURE, device)
 
 
 def _record(

@@ -11,24 +11,25 @@ import torch
 from matplotlib.figure import Figure
 
 from foreglow.errors import RunError
-from foreglow.maps.regions import layout
 from foreglow.recognition.calibration import expected_calibration_error
 from foreglow.recognition.evaluate import Evaluation, evaluate
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
-from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw, simulate_sky
+from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw
 from foreglow.recognition.train import Regime, TrainingPlan, train
 from foreglow.report import figures
+from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
 from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 from foreglow.training import History
+from foreglow.workers import Spread
+
+__all__ = ["REGIONS", "SCALES", "Captions", "Lab", "joined", "read_settings"]
 
 log = logging.getLogger("foreglow")
 
 SCALES = ("smoke", "laptop", "paper")
-REGIONS = {"curvature": "halves", "ame": "halves", "four": "quadrants"}
-"""Layout of the models on the test skies, by problem."""
 
 Captions = dict[str, dict[str, str]]
 """Title, caption and section of figures, by file name."""
@@ -64,6 +65,8 @@ class Lab:
     device : torch.device
     resume : bool
         Go on with a training that was interrupted.
+    spread : Spread
+        Where realisations are made and judged, see `foreglow.workers.open_workers`.
     """
 
     run: Run
@@ -73,6 +76,18 @@ class Lab:
     seed: int
     device: torch.device
     resume: bool
+    spread: Spread = map
+
+    @property
+    def bench(self) -> Bench:
+        """What pieces of work need of the lab."""
+        return Bench(
+            self.templates.degraded(self.settings["test_nside"]),
+            self.instrument,
+            self.seed,
+            str(self.device),
+            self.run.models.absolute(),
+        )
 
     def plan(self, network: str, regime: Regime, problem: str, **changes: Any) -> TrainingPlan:
         """The preset's plan, that of the problem before that of the network."""
@@ -123,21 +138,9 @@ class Lab:
         number : int, optional
             Of skies; by default the preset's `test_skies`.
         """
-        nside = self.settings["test_nside"]
-        models = PROBLEMS[problem]
-        label = layout(REGIONS[problem], nside, len(models))
-        made = []
-        for k in range(self.settings["test_skies"] if number is None else number):
-            rng = np.random.default_rng([self.seed, 5, k])
-            # regions change places, so that every model is tested on every part of the sky
-            turned = (label + k) % len(models)
-            made.append(
-                simulate_sky(
-                    self.templates.degraded(nside), self.instrument, models, turned, noise_scale,
-                    rng, law,
-                )
-            )  # fmt: skip
-        return made
+        bench = self.bench
+        count = self.settings["test_skies"] if number is None else number
+        return [bench.sky(problem, noise_scale, k, law) for k in range(count)]
 
     def test(self, model: Recogniser, problem: str, noise_scale: float) -> list[Evaluation]:
         """Recognise the test skies of a problem."""

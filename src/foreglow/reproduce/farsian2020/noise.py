@@ -1,17 +1,19 @@
 """Accuracy against noise, beside the ceiling of any classifier of single pixels."""
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from foreglow.recognition.evaluate import summarise
 from foreglow.recognition.evidence import draw_vectors, log_evidence
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS, Vectors
+from foreglow.recognition.simulate import PROBLEMS
 from foreglow.report import figures
 from foreglow.reproduce.farsian2020 import paper
+from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.lab import Captions, Lab
 
 log = logging.getLogger("foreglow")
@@ -30,9 +32,9 @@ def noise_curve(lab: Lab) -> Captions:
             lab.test(dedicated, "four", scale), scale, problem="four", network="foreglow",
             training="many_noise", paper=None,
         )  # fmt: skip
-    remembering, _ = lab.trained("four", "foreglow_memory", "many_noise", noise_scale=1.0)
+    lab.trained("four", "foreglow_memory", "many_noise", noise_scale=1.0)
     with lab.run.stage("ceilings"):
-        ceilings = _ceilings(lab, model, remembering)
+        ceilings = _ceilings(lab)
     known = {problem: paper.PAPER_NOISY[problem]["many_noise"] for problem in curves}
     return lab.draw(
         figures.noise_curve(curves, known, chance=(0.5, 0.25), ceiling=ceilings),
@@ -60,29 +62,17 @@ def _curve(lab: Lab, model: Recogniser, problem: str) -> tuple[np.ndarray, np.nd
     return np.array(scales), accuracy, error
 
 
-def _ceilings(
-    lab: Lab, conditioned: Recogniser, remembering: Recogniser
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _ceilings(lab: Lab) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The best accuracy of any per-pixel classifier, and the networks' on the same vectors.
 
     One set of vectors of four models serves all problems: a problem sees those of its models.
     """
-    templates = lab.templates.degraded(lab.settings["test_nside"])
-    four = PROBLEMS["four"]
     points: dict[str, list[tuple[float, float]]] = {p: [] for p in lab.settings["problems"]}
-    for scale in lab.settings["ceiling_noise_scales"]:
-        n = lab.settings["ceiling_vectors"]
-        vectors = draw_vectors(templates, lab.instrument, four, scale, n, lab.seed)
-        evidence = log_evidence(vectors.data, vectors.sigma[0], templates, lab.instrument, four)
-        scores = {"ceiling": evidence}
-        models = {"conditioned": conditioned}
-        if scale == 1:  # the noise it was trained for
-            models["many_noise"] = remembering
-        for name, model in models.items():
-            said = model.log_probability(vectors.data.to(lab.device), vectors.sigma.to(lab.device))
-            scores[name] = said.cpu()
+    scales = lab.settings["ceiling_noise_scales"]
+    work = partial(_score_vectors, lab.bench, lab.settings["ceiling_vectors"])
+    for scale, (scores, label) in zip(scales, lab.spread(work, scales), strict=True):
         for problem, found in points.items():
-            accuracy, n_mine = _accuracies(scores, vectors, problem)
+            accuracy, n_mine = _accuracies(scores, label, problem)
             lab.run.records += _ceiling_records(lab, problem, scale, accuracy, n_mine)
             log.info(
                 "%s, noise scale %g, the same vectors: %s", problem, scale,
@@ -92,17 +82,35 @@ def _ceilings(
     return {problem: tuple(np.array(found).T) for problem, found in points.items()}
 
 
+def _score_vectors(
+    bench: Bench, number: int, noise_scale: float
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What the evidence and the networks say of vectors at one noise, and their true models."""
+    four = PROBLEMS["four"]
+    vectors = draw_vectors(bench.templates, bench.instrument, four, noise_scale, number, bench.seed)
+    evidence = log_evidence(vectors.data, vectors.sigma[0], bench.templates, bench.instrument, four)
+    scores = {"ceiling": evidence.numpy()}
+    models = {"conditioned": "four_foreglow_conditioned"}
+    if noise_scale == 1:  # the noise it was trained for
+        models["many_noise"] = "four_foreglow_memory_many_noise_1"
+    for name, folder in models.items():
+        model = bench.recogniser(folder)
+        said = model.log_probability(vectors.data.to(bench.device), vectors.sigma.to(bench.device))
+        scores[name] = said.cpu().numpy()
+    return scores, vectors.label.numpy()
+
+
 def _accuracies(
-    scores: dict[str, torch.Tensor], vectors: Vectors, problem: str
+    scores: Mapping[str, np.ndarray], label: np.ndarray, problem: str
 ) -> tuple[dict[str, float], int]:
     """Accuracy by method on the vectors of a problem's models, and how many there are."""
-    keep = [PROBLEMS["four"].index(name) for name in PROBLEMS[problem]]
-    mine = torch.isin(vectors.label, torch.tensor(keep))
-    truth = vectors.label[mine]
+    keep = np.array([PROBLEMS["four"].index(name) for name in PROBLEMS[problem]])
+    mine = np.isin(label, keep)
+    truth = label[mine]
     accuracy = {}
     for method, score in scores.items():
-        chosen = torch.tensor(keep)[score[mine][:, keep].argmax(1)]
-        accuracy[method] = float((chosen == truth).double().mean())
+        chosen = keep[score[mine][:, keep].argmax(1)]
+        accuracy[method] = float(np.mean(chosen == truth))
     return accuracy, len(truth)
 
 

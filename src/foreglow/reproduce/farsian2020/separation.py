@@ -1,25 +1,25 @@
 """What recognition is for: what is left in the CMB when the recognised models are fitted."""
 
-from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from foreglow.maps.regions import layout
-from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.evaluate import evaluate
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.separation import (
     FULL_SKY,
     Residuals,
-    separate_many,
+    join_residuals,
+    residuals_of_sky,
     summarise_residuals,
 )
 from foreglow.recognition.simulate import PROBLEMS
-from foreglow.recognition.skies import SimulatedSky, simulate_sky
+from foreglow.recognition.skies import simulate_sky
 from foreglow.report import curves
+from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
 from foreglow.reproduce.farsian2020.context import trained_contexts
-from foreglow.reproduce.farsian2020.lab import REGIONS, Captions, Lab
+from foreglow.reproduce.farsian2020.lab import Captions, Lab
+from foreglow.reproduce.progress import told
 from foreglow.sky.cmb import cmb_spectra
 
 _SECTION = "Component separation"
@@ -28,12 +28,12 @@ _SECTION = "Component separation"
 def component_separation(lab: Lab) -> Captions:
     """Residual CMB by choice of models, over many skies, at each noise."""
     captions: Captions = {}
-    pixel, _ = lab.trained("four", "foreglow", "conditioned")
-    context = trained_contexts(lab)["unet"]
+    lab.trained("four", "foreglow", "conditioned")
+    trained_contexts(lab)
     with lab.run.stage("component separation"):
         for problem in lab.settings["separation_problems"]:
             for scale in lab.settings["separation_noise_scales"]:
-                residuals = _residuals(lab, pixel, context, problem, scale)
+                residuals = _residuals(lab, problem, scale)
                 lab.run.records += [
                     {
                         "problem": problem, "noise_scale": scale, "method": "separation",
@@ -45,32 +45,27 @@ def component_separation(lab: Lab) -> Captions:
     return captions
 
 
-def _residuals(
-    lab: Lab, pixel: Recogniser, context: ContextModel, problem: str, noise_scale: float
-) -> list[Residuals]:
-    models = PROBLEMS[problem]
-
-    def recognise(sky: SimulatedSky) -> Mapping[str, NDArray]:
-        alone = evaluate(pixel, sky, models)
-        together = alone.with_neighbours(context)
-        return {
-            "recognised, one pixel": alone.predicted,
-            "recognised, with neighbours": together.predicted,
-            "averaged, with neighbours": together.probability,
-        }
-
-    return separate_many(_skies(lab, problem, noise_scale), lab.instrument, models, recognise)
+def _residuals(lab: Lab, problem: str, noise_scale: float) -> list[Residuals]:
+    number = lab.settings["separation_skies"]
+    found = lab.spread(partial(_separate, lab.bench, problem, noise_scale), range(number))
+    what = f"component separation, {problem}, noise scale {noise_scale:g}"
+    return join_residuals(told(found, number, what))
 
 
-def _skies(lab: Lab, problem: str, noise_scale: float) -> Iterator[SimulatedSky]:
-    """Skies of their own CMB, beta_s and noise, one at a time."""
-    nside = lab.settings["test_nside"]
-    models, templates = PROBLEMS[problem], lab.templates.degraded(nside)
-    label = layout(REGIONS[problem], nside, len(models))
-    for number in range(lab.settings["separation_skies"]):
-        rng = np.random.default_rng([lab.seed, 13, number])
-        turned = (label + number) % len(models)
-        yield simulate_sky(templates, lab.instrument, models, turned, noise_scale, rng)
+def _separate(bench: Bench, problem: str, noise_scale: float, number: int) -> list[Residuals]:
+    """Clean a sky of its own CMB, beta_s and noise."""
+    models, nside = PROBLEMS[problem], bench.templates.nside
+    rng = np.random.default_rng([bench.seed, 13, number])
+    turned = (layout(REGIONS[problem], nside, len(models)) + number) % len(models)
+    sky = simulate_sky(bench.templates, bench.instrument, models, turned, noise_scale, rng)
+    alone = evaluate(bench.recogniser("four_foreglow_conditioned"), sky, models)
+    together = alone.with_neighbours(bench.context("context_unet"))
+    maps = {
+        "recognised, one pixel": alone.predicted,
+        "recognised, with neighbours": together.predicted,
+        "averaged, with neighbours": together.probability,
+    }
+    return residuals_of_sky(sky, bench.instrument, models, maps)
 
 
 def _figure(lab: Lab, problem: str, noise_scale: float, residuals: list[Residuals]) -> Captions:

@@ -27,6 +27,7 @@ from foreglow.reproduce.zhang2019.source import open_source
 from foreglow.reproduce.zhang2019.weights import compare_weights
 from foreglow.runs import open_run, write_text
 from foreglow.training import pick_device
+from foreglow.workers import Spread
 
 __all__ = ["SCALES", "STEPS", "WINS", "printed_tables", "reproduce"]
 
@@ -49,6 +50,7 @@ def reproduce(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    spread: Spread = map,
 ) -> Path:
     """Train all models, and write records, figures, the map and the report.
 
@@ -65,6 +67,9 @@ def reproduce(
         `auto`, `cpu` or `cuda`.
     resume : bool
         Go on with an interrupted run; models that it had trained are loaded.
+    spread : Spread
+        Where the loops over realisations are done, see `foreglow.workers.open_workers`; workers
+        must see `out`.
 
     Returns
     -------
@@ -81,7 +86,7 @@ def reproduce(
     with open_run(out, config, resume) as run:
         with run.stage("the sky"):
             dust_sky = labs.on_device(source.sky(LOW_KMS, HIGH_KMS), chosen)
-        lab = Lab(run, settings, source, dust_sky, seed, chosen, resume)
+        lab = Lab(run, settings, source, dust_sky, seed, chosen, resume, spread=spread)
         captions: Captions = {}
         for step in STEPS:
             captions |= step(lab)

@@ -34,6 +34,7 @@ def template_cleaning(lab: Lab) -> Captions:
                 templates["true_dust"], templates, weight, window, frequency,
                 ell_edges=[e for e in cleaning.ELL_EDGES if e <= len(window)],
                 realisations=lab.settings["cleaning_realisations"], seed=lab.seed,
+                spread=lab.spread, shared=lab.run.folder,
             )  # fmt: skip
         lab.run.records += [{"step": "cleaning", **row} for row in result.rows()]
         for name in templates:

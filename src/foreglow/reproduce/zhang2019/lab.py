@@ -26,6 +26,7 @@ from foreglow.maps.hemispheres import Method, Region, split
 from foreglow.report import figures
 from foreglow.reproduce.zhang2019.source import Source
 from foreglow.runs import Run
+from foreglow.workers import Spread
 
 log = logging.getLogger("foreglow")
 
@@ -69,6 +70,8 @@ class Lab:
         Go on with a training that was interrupted.
     grid : Grid
         Of the cutouts: the paper's.
+    spread : Spread
+        Where realisations are made, see `foreglow.workers.open_workers`.
     maps : list of DustMap
         The predicted map, once it is made.
     """
@@ -81,6 +84,7 @@ class Lab:
     device: torch.device
     resume: bool
     grid: Grid = field(default_factory=Grid)
+    spread: Spread = map
     maps: list[DustMap] = field(default_factory=list)
     _linear: dict[str, tuple[LinearModel, LinearModel]] = field(default_factory=dict)
     _scores: dict[tuple[str, str, str], Scores] = field(default_factory=dict)
