@@ -69,7 +69,7 @@ def test_help(run, command, flag):
         ),
         (
             ["recognize", "classify"],
-            ["BAND=FILE", "uK_CMB arcmin", "GHz", "default: 1.0", "--overwrite", "--context"],
+            ["BAND=FILE", "uK_CMB arcmin", "GHz", "default: 4 GiB", "--overwrite", "--context"],
         ),
         (
             ["recognize", "context"],

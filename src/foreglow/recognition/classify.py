@@ -33,7 +33,7 @@ from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 from foreglow.workers import Spread
 
-_BYTES_A_VALUE = 64  # of a block: data, features and layers for each Stokes and band, measured
+_BYTES_A_VALUE = 128  # of a block: data, features and layers for each Stokes and band, measured
 _CONTEXT_BYTES = 1 << 10  # a pixel and model, measured
 
 
@@ -188,7 +188,7 @@ def classify_files(
         For the bands of the model.
     out : path
     memory : str
-        Each process stays below it, Python and libraries (600 MiB) included.
+        Each process stays below it, Python and libraries (500 MiB) included.
     context : ContextModel, optional
         It holds the whole sky, in this process.
     device : torch.device or str

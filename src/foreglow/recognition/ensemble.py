@@ -22,7 +22,6 @@ import zarr
 
 from foreglow.errors import RunError
 from foreglow.maps.blocks import PixelBlock
-from foreglow.maps.regions import layout
 from foreglow.recognition.model import instrument_of
 from foreglow.recognition.observations import Observation, validate_noise_scale
 from foreglow.recognition.skies import SkyRecipe
@@ -208,7 +207,7 @@ def _settings(recipe: SkyRecipe, n: int, seed: int) -> dict[str, Any]:
 def _validate_recipe(recipe: SkyRecipe, templates: "_TemplateFiles", seed: int) -> None:
     """Let mistakes show before there is a store."""
     validate_noise_scale(recipe.noise_scale)
-    layout(recipe.regions, recipe.nside, len(recipe.models), seed, recipe.blob_deg)
+    recipe.label(seed)
     if templates.state is not None or recipe.nside <= _QUICK_NSIDE:
         _load(templates)
     else:
@@ -310,7 +309,8 @@ def _make_realisation(
     path: str, recipe: SkyRecipe, templates: _TemplateFiles, first_seed: int, k: int
 ) -> int:
     """Simulate and write one; its seed, last, says that it is whole."""
-    drawn = recipe.draw(_load(templates), first_seed + k)
+    seed = first_seed + k
+    drawn = recipe.draw(_load(templates), recipe.label(seed), seed)
     group: Any = zarr.open_group(path, mode="r+")
     qu = group["qu"]
     if qu.chunks[2] == 1:
@@ -319,7 +319,7 @@ def _make_realisation(
     else:
         qu[k] = np.stack(list(drawn.bands()), 1)
     group["label"][k] = drawn.label.astype(np.int16)
-    group["seed"][k] = first_seed + k
+    group["seed"][k] = seed
     return k
 
 

@@ -31,7 +31,8 @@ from foreglow.recognition.streaming import (
 from foreglow.sky.instrument import Instrument
 from foreglow.workers import Spread
 
-_BYTES_A_VALUE = 512  # of a block: what fits hold for each Stokes and band, measured
+# of a block, for each Stokes and band: what a fit holds, and what is kept of each; measured
+_BYTES_A_VALUE, _BYTES_A_MODEL = 400, 60
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def fit_files(
     source : MapFiles or EnsembleSky
     out : path
     memory : str
-        Each process stays below it, Python and libraries (600 MiB) included.
+        Each process stays below it, Python and libraries (500 MiB) included.
     overwrite : bool
     spread : callable
         `map`, or that of `open_workers`. Workers open the maps by themselves.
@@ -149,8 +150,9 @@ def fit_files(
     """
     opened = open_source(source)
     _validate_bands(setup, opened)
-    values = 2 * opened.instrument.n_band * len(setup.models) * BLOCK
-    needed = LIBRARIES + opened.bytes_loaded + _BYTES_A_VALUE * values
+    values = 2 * opened.instrument.n_band * BLOCK
+    of_fits = (_BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)) * values
+    needed = LIBRARIES + opened.bytes_loaded + of_fits
     validate_memory(memory, needed, opened.bytes_loaded)
     blocks = opened.blocks(BLOCK)
     parts = spread(partial(_fit_elsewhere, setup, source), blocks)

@@ -355,9 +355,12 @@ class SkyRecipe:
     noise_scale: float
     instrument: Instrument
 
-    def draw(self, templates: Templates, seed: int) -> SkyDraw:
+    def label(self, seed: int) -> np.ndarray:
+        """Place in `models` of the model that holds in each pixel, int64, shape (n_pix,)."""
+        return layout(self.regions, self.nside, len(self.models), seed, self.blob_deg)
+
+    def draw(self, templates: Templates, label: np.ndarray, seed: int) -> SkyDraw:
         """Everything random in a sky follows from its seed; templates are those of `sky`."""
-        label = layout(self.regions, self.nside, len(self.models), seed, self.blob_deg)
         rng = np.random.default_rng([seed, 7])
         return draw_sky(templates, self.instrument, self.models, label, self.noise_scale, rng)
 
@@ -382,5 +385,6 @@ def make_sky_files(
     """
     models, bands = models_of(problem), load_instrument(instrument)
     recipe = SkyRecipe(sky, models, regions, blob_deg, nside, noise_scale, bands)
-    drawn = recipe.draw(load_templates(sky, nside), seed)
+    label = recipe.label(seed)
+    drawn = recipe.draw(load_templates(sky, nside), label, seed)
     return _write_bands(drawn.bands(), drawn.label, bands, models, out)

@@ -1,0 +1,140 @@
+"""Maps larger than memory: classified and fitted from file to file, beside the rate from memory.
+
+`python streaming.py` measures Nside 2048 (7 GB of maps, in a folder that goes away), as
+`classification_from_files` and `fit_from_files` do; `python streaming.py 256` is a quick look.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # both as the command line does
+
+import healpy as hp
+import numpy as np
+import torch
+
+from foreglow.maps.write import write_map_blocks
+from foreglow.recognition.choice import choose
+from foreglow.recognition.classify import classify_files
+from foreglow.recognition.fitted import FitSetup, fit_files
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.streaming import BLOCK, MapFiles
+from foreglow.sky.instrument import load_instrument
+from foreglow.sky.templates import load_templates
+from measure import peak_mib
+
+MEMORY = "4 GiB"
+MODEL = "mock-four"
+_INSTRUMENT = load_instrument("quijote+litebird")
+_TILE_NSIDE = 256  # vectors that are drawn, and repeated over the sky
+_FROM_MEMORY = 1 << 19  # pixels
+
+
+def classification_from_files(nside: int = 2048) -> Iterator[dict]:
+    """Pixels a second and peak memory of classification within `MEMORY`."""
+    yield _in_a_process("classify", nside)
+
+
+def fit_from_files(nside: int = 512) -> Iterator[dict]:
+    """Pixels a second and peak memory of the fit of four models within `MEMORY`."""
+    yield _in_a_process("fit", nside)
+
+
+def _in_a_process(what: str, nside: int) -> dict:
+    """The maps are made here, so that the peak is that of the work alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_sky(Path(folder), nside)
+        answer = subprocess.run(
+            [sys.executable, __file__, what, folder, str(nside)],
+            stdout=subprocess.PIPE, text=True, check=True,
+        )  # fmt: skip
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def write_sky(folder: Path, nside: int) -> None:
+    """Maps of all bands, of vectors of the training law with the noise of such small pixels."""
+    n_pix = hp.nside2npix(nside)
+    tile, _ = _vectors(min(n_pix, hp.nside2npix(_TILE_NSIDE)), nside)
+    for k, band in enumerate(_INSTRUMENT.band):
+        q, u = np.ascontiguousarray(tile[:, :, k].T)
+        columns = {"Q_STOKES": (q, "uK_RJ"), "U_STOKES": (u, "uK_RJ")}
+        header = {"FWHM": (0.0, "[arcmin] no beam")}
+        blocks = (columns for _ in range(n_pix // len(q)))
+        write_map_blocks(folder / f"{band}.fits", blocks, nside, frame="G", header=header)
+
+
+def _vectors(n: int, nside: int) -> tuple[np.ndarray, np.ndarray]:
+    law = VectorSimulator(load_templates("mock", 64), _INSTRUMENT, PROBLEMS["four"], nside)
+    drawn = law.draw(n, NoiseLaw.fixed(0.01), torch.Generator().manual_seed(0))
+    return drawn.data.numpy(), drawn.sigma.numpy()
+
+
+def _measure(what: str, folder: Path, nside: int) -> dict:
+    maps = {band: folder / f"{band}.fits" for band in _INSTRUMENT.band}
+    source = MapFiles.of(_INSTRUMENT, maps, noise_scale=0.01)
+    out, n_pix = folder / "out.fits", hp.nside2npix(nside)
+    from_memory = {"classify": _classify_memory, "fit": _fit_memory}[what](nside)
+
+    def from_files() -> None:
+        if what == "classify":
+            classify_files(MODEL, source, out, memory=MEMORY)
+        else:
+            fit_files(FitSetup(PROBLEMS["four"]), source, out, memory=MEMORY)
+
+    # the rate from memory before and after: on a shared machine it wanders
+    before, whole, after = _time(from_memory), _time(from_files), _time(from_memory)
+    reference = 2 * _FROM_MEMORY / (before["wall_s"] + after["wall_s"])
+    of_processor = 2 * _FROM_MEMORY / (before["cpu_s"] + after["cpu_s"])
+    return {
+        "benchmark": f"{what} from files", "device": "cpu", "nside": nside,
+        "bands": _INSTRUMENT.n_band, "unit": "pixels", "memory": MEMORY, "peak_mib": peak_mib(),
+        "per_s": n_pix / whole["wall_s"], "from_memory_per_s": reference,
+        "ratio": n_pix / whole["wall_s"] / reference,
+        "ratio_of_processor_time": n_pix / whole["cpu_s"] / of_processor,
+    }  # fmt: skip
+
+
+def _classify_memory(nside: int) -> Callable[[], None]:
+    model = Recogniser.load(MODEL)
+    data, sigma = (torch.from_numpy(a) for a in _vectors(BLOCK, nside))
+    sigma = sigma.contiguous()
+
+    def work() -> None:
+        for _ in range(_FROM_MEMORY // BLOCK):
+            model.log_probability(data, sigma).exp()
+
+    return work
+
+
+def _fit_memory(nside: int) -> Callable[[], None]:
+    data, sigma = (torch.from_numpy(a) for a in _vectors(BLOCK, nside))
+
+    def work() -> None:
+        for _ in range(_FROM_MEMORY // BLOCK):
+            choose(PROBLEMS["four"], _INSTRUMENT.bands, data, sigma).probability()
+
+    return work
+
+
+def _time(work: Callable[[], None]) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["classify"], ["fit"]):
+        print(json.dumps(_measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))
+    else:
+        sizes = [int(nside) for nside in sys.argv[1:]]
+        for part in (classification_from_files, fit_from_files):
+            for row in part(*sizes):
+                print(json.dumps(row, indent=1))
