@@ -28,6 +28,11 @@ exit "$code"
 _MAKE = """#!/usr/bin/env bash
 exec /usr/bin/env PATH="${PATH#*:}" make --dry-run --directory "$FOREGLOW_ROOT" "$@" > /dev/null
 """
+# one task of the command that stands after their options
+_LAUNCHER = """#!/usr/bin/env bash
+while [ "$1" != foreglow ]; do shift; done
+exec "$@"
+"""
 
 Answer = tuple[int, str, str]
 
@@ -72,7 +77,8 @@ def run_shell(text: str, folder: Path, foreglow: Callable[..., Answer]) -> None:
     """
     pipes = folder / ".pipes"
     pipes.mkdir(exist_ok=True)
-    for name, content in (("foreglow", _SHIM), ("make", _MAKE)):
+    launchers = {"srun": _LAUNCHER, "torchrun": _LAUNCHER}
+    for name, content in ({"foreglow": _SHIM, "make": _MAKE} | launchers).items():
         (pipes / name).write_text(content)
         (pipes / name).chmod(0o755)
     for name in ("ask", "answer"):

@@ -8,7 +8,8 @@ the page says it is. Shortened, for a page must take seconds:
 - ensembles, validations and calibrations of a training are of a few samples; templates are made
   once for all pages;
 - a model that comes with foreglow may be used on a sky as coarse as that, though not trained so;
-- `--device cuda` becomes `auto`: there may be no GPU;
+- `--device cuda` becomes `auto`: there may be no GPU; a cluster of Dask is left out, but for
+  workers of this machine;
 - `demo` and `reproduce` are only understood, not done: tests/test_demo.py and tests/reproduce do
   them; `make TARGET` is a dry run.
 """
@@ -38,17 +39,20 @@ from hi_cubes import hi4pi_header, smooth_data, write_fits
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORTER = {
-    ("recognize", "train"): ["--epochs", 1, "--steps", 2, "--batch", 64],
+    ("recognize", "train"): [
+        "--epochs", 1, "--steps", 2, "--batch", 64, "--devices", 1, "--num-nodes", 1,
+    ],
     ("recognize", "context"): ["--epochs", 1, "--steps", 1],
     ("recognize", "evaluate"): ["--skies", 1],
     ("dust", "simulate"): ["--nside", 16],
     ("dust", "prepare"): ["--nside", 16],
     ("dust", "train"): [
         "--nside", 16, "--epochs", 1, "--steps", 2, "--batch", 2, "--width", 2, "--members", 2,
+        "--devices", 1, "--num-nodes", 1,
     ],
     ("dust", "evaluate"): ["--nside", 16, "--cutouts", 4],
 }  # fmt: skip
-OWN_CUBE = ("hi-cube.md", "dust.md", "data.md")
+OWN_CUBE = ("hi-cube.md", "dust.md", "data.md", "dask.md")
 NOT_RUN = ("text", "bibtex", "")  # and what has a language that no test knows fails
 
 
@@ -93,11 +97,22 @@ def foreglow(run):
     """The command line in this process, shortened."""
 
     def call(*words):
-        words = ["auto" if word == "cuda" else word for word in words]
+        words = without_clusters("auto" if word == "cuda" else word for word in words)
         command = tuple(word for word in words if not word.startswith("-"))[:2]
         return run(*words, *SHORTER.get(command, ()))
 
     return call
+
+
+def without_clusters(words):
+    """Words of a command less `--dask tcp://...` and `--dask slurm:...`."""
+    left, words = [], iter(words)
+    for word in words:
+        if word != "--dask":
+            left.append(word)
+        elif (where := next(words)).startswith("local:"):
+            left += [word, where]
+    return left
 
 
 def bring(folder):
