@@ -79,7 +79,7 @@ def _fit_skies(lab: Lab, problem: str, noise_scale: float) -> _Fitted:
     evaluations: dict[str, list[Evaluation]] = {}
     chi2, dof = [], np.empty(0)
     number = lab.settings["fit_skies"]
-    found = lab.spread(partial(_fit_sky, lab.bench, problem, noise_scale), range(number))
+    found = lab.spread(partial(fit_sky, lab.bench, problem, noise_scale), range(number))
     for k, (sky, choice, known) in enumerate(told(found, number, f"fits, {problem}")):
         if k == 0 and noise_scale == 1.0:
             keep_view(lab, problem, sky, choice)
@@ -94,7 +94,7 @@ def _fit_skies(lab: Lab, problem: str, noise_scale: float) -> _Fitted:
     return _Fitted(evaluations, np.concatenate(chi2, axis=1), dof)
 
 
-def _fit_sky(
+def fit_sky(
     bench: Bench, problem: str, noise_scale: float, number: int
 ) -> tuple[SimulatedSky, Choice, Choice | None]:
     """A test sky, its fits, and those that are told the C of curved models, if there are any."""
