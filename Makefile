@@ -24,6 +24,7 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/table.py
 
 docs: $(DOCS_STAMP)
 	PATH="$(CURDIR)/$(DOCS_VENV)/bin:$$PATH" sphinx-build -W --keep-going -b html docs docs/_build/html

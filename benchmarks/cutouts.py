@@ -1,11 +1,10 @@
-"""Cutouts a second beside healpy's projector, and filters beside the bare transforms of ducc0.
+"""Cutouts a second beside healpy's projector, and filters beside healpy's and ducc0's transforms.
 
 `python benchmarks/cutouts.py` prints these rows alone.
 """
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,41 +21,37 @@ from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
 from foreglow.maps.hemispheres import METHODS, NORTH
 from foreglow.training import make_generator
-from measure import rate_once, spread
+from measure import OURS, devices, in_turn, rate_once, ratio, side_by_side, spread, wait
 
 NSIDE, FILTER_NSIDE = 512, 1024
 N_CHANNEL = 64
 BATCH = 64
 HEALPY_CUTOUTS = 4  # a turn: it makes a few a second
 REPEATS = 5
+FILTER_TURNS = 16
 
 
 def cutouts(device: torch.device) -> Iterator[dict]:
     """Cutouts of 64 channels, target and mask a second, in turn with healpy on the processor."""
     maps = _maps()
     sky = SkyCube.from_maps(maps[:-1], N_CHANNEL, maps[-1], np.ones(len(maps[0]))).to(device)
-    row = {"benchmark": "cutouts", "device": device.type, "unit": "cutouts", "nside": NSIDE}
+    row = {"benchmark": "cut", "device": device.type, "unit": "cutouts", "nside": NSIDE}
     row |= {"channels": N_CHANNEL, "batch": BATCH, "threads": torch.get_num_threads()}
-    works = {f"foreglow, {m}": _ours(CutoutSampler(sky, NORTH, method=m)) for m in METHODS}
+    ours = {f"{OURS}, {m}": _ours(CutoutSampler(sky, NORTH, method=m)) for m in METHODS}
+    works = dict(ours)
     if device.type == "cpu":
         works |= {"healpy projector": _healpy(maps), "gather from (channel, pixel)": _plain(maps)}
         sampler = CutoutSampler(sky, NORTH)
         cut = sampler.draw(2, make_generator(device, 1))
         same = np.array_equal(cut.inputs.numpy(), _projected(maps, cut.pointings)[:, :-1])
         yield {**row, "what": "pixel by pixel as healpy, nearest", "value": same}
-    rates: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()
-    for _ in range(REPEATS):
-        for name, work in works.items():
-            rates[name].append(rate_once(work))
+    rates = in_turn(works, REPEATS)
     for name, values in rates.items():
         yield {**row, "what": name, **spread(values)}
-    if device.type == "cpu":
-        for method in METHODS:
-            pairs = zip(rates[f"foreglow, {method}"], rates["healpy projector"], strict=True)
-            ratio = spread([mine / theirs for mine, theirs in pairs])
-            yield {**row, "what": f"ratio to healpy, {method}", **ratio}
+    for name in works:
+        if name not in ours:
+            for mine in ours:
+                yield {**row, "what": mine, "beside": name, **ratio(rates[mine], rates[name])}
     yield {**row, "what": "normal equations of the linear models", **_equations(sky)}
 
 
@@ -72,8 +67,7 @@ def _ours(sampler: CutoutSampler) -> Callable[[], int]:
     def work() -> int:
         for _ in range(4):
             sampler.draw(BATCH, generator, out=room)
-        if sampler.sky.inputs.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait(sampler.sky.inputs.device)
         return 4 * BATCH
 
     return work
@@ -123,8 +117,7 @@ def _equations(sky: SkyCube) -> dict[str, float]:
 
     def work() -> int:
         equations.add(cut.inputs, cut.target)
-        if sky.inputs.device.type == "cuda":
-            torch.cuda.synchronize()
+        wait(sky.inputs.device)
         return BATCH
 
     work()
@@ -132,39 +125,38 @@ def _equations(sky: SkyCube) -> dict[str, float]:
 
 
 def filtering() -> Iterator[dict]:
-    """Channels filtered a second at Nside 1024, each in turn with the bare ducc0 transforms."""
+    """Channels filtered a second at Nside 1024, in turn with what a user would call instead."""
     l_max = low_pass_l_max(FILTER_NSIDE)
-    one = HarmonicFilter(FILTER_NSIDE, butterworth(l_max), threads=torch.get_num_threads())
+    window = butterworth(l_max)
+    one = HarmonicFilter(FILTER_NSIDE, window, threads=torch.get_num_threads())
     rings = ducc0.healpix.Healpix_Base(FILTER_NSIDE, "RING").sht_info()
     options = {**rings, "spin": 0, "lmax": l_max, "nthreads": torch.get_num_threads()}
     rng = np.random.default_rng(0)
     values = rng.standard_normal((1, hp.nside2npix(FILTER_NSIDE)), dtype=np.float32)
 
-    def bare() -> None:
+    def ours() -> int:
+        next(one.stream([values[0]]))
+        return 1
+
+    def bare() -> int:
         alm = ducc0.sht.adjoint_synthesis(map=values, **options)
         ducc0.sht.synthesis(alm=alm, **options)
+        return 1
 
-    def ours() -> None:
-        next(one.stream([values[0]]))
+    def healpy() -> int:
+        alm = hp.map2alm(values[0], lmax=l_max, iter=0)
+        hp.alm2map(hp.almxfl(alm, window, inplace=True), FILTER_NSIDE, lmax=l_max)
+        return 1
 
-    mine, theirs = [], []
-    bare(), ours()
-    for k in range(N_CHANNEL):
-        # whichever goes first now goes second next time
-        for work, times in ((ours, mine), (bare, theirs))[:: 1 if k % 2 else -1]:
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
+    works = {OURS: ours, "bare ducc0 transforms": bare, "healpy map2alm, alm2map": healpy}
     row = {"benchmark": "filter", "device": "cpu", "unit": "channels", "nside": FILTER_NSIDE}
-    row |= {"l_max": l_max, "channels": N_CHANNEL, "threads": torch.get_num_threads()}
-    yield {**row, "what": "foreglow", **spread([1 / t for t in mine])}
-    yield {**row, "what": "bare ducc0 transforms", **spread([1 / t for t in theirs])}
-    yield {**row, "what": "time over bare, all channels", "value": sum(mine) / sum(theirs)}
+    row |= {"l_max": l_max, "threads": torch.get_num_threads()}
+    yield from side_by_side(row, in_turn(works, FILTER_TURNS))
 
 
 if __name__ == "__main__":
-    for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        for found in cutouts(torch.device(device)):
+    for device in devices():
+        for found in cutouts(device):
             print(json.dumps(found), flush=True)
     for found in filtering():
         print(json.dumps(found), flush=True)

@@ -23,7 +23,7 @@ from foreglow.recognition.skymodel import candidate
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from foreglow.training import make_generator
-from measure import peak_mib, rate, rate_once, spread
+from measure import OURS, devices, peak_mib, rate, rate_once, ratio, spread, wait
 
 MODELS = ("power_law", "curved")
 N_PIXEL = 2**17
@@ -45,10 +45,10 @@ def fits(device: torch.device) -> Iterator[dict]:
 
             def work(name=name) -> int:
                 fit(candidate(name), _FREQUENCY, data, sigma)
-                torch.cuda.synchronize()
+                wait(device)
                 return len(data)
 
-            yield {**row, "model": name, "what": "foreglow", **rate(work)}
+            yield {**row, "model": name, "what": OURS, **rate(work)}
         else:
             yield from ({**row, "model": name, **found} for found in _in_turn(name, data, sigma))
 
@@ -77,24 +77,22 @@ def _in_turn(name: str, data: Tensor, sigma: Tensor) -> Iterator[dict]:
                 for setting, per_s in fgbuster.rates(threads).items():
                     theirs.setdefault((setting, threads), []).append(per_s)
         for count, rates in mine.items():
-            yield {"what": "foreglow", "threads": count, **spread(rates)}
+            yield {"what": OURS, "threads": count, **spread(rates)}
         if not theirs:
-            yield {"what": f"FGBUSTER WAS NOT THERE: {fgbuster.missing}"}
+            yield {"what": "FGBuster was not there", "why": fgbuster.missing}
             return
         for (setting, threads), rates in theirs.items():
-            what = f"fgbuster {fgbuster.version}, {setting}"
-            yield {"what": what, "threads": threads, **spread(rates)}
+            yield {"what": fgbuster.name(setting), "threads": threads, **spread(rates)}
         best = fgbuster.quickest(theirs)
         ours = fit(candidate(name), _FREQUENCY, data[: fgbuster.n], sigma[: fgbuster.n])
         for setting, threads in dict.fromkeys([("default settings", "1"), best]):
-            per_s = np.median(theirs[setting, threads])
             for count, rates in mine.items():
                 yield {
-                    "what": f"ratio to fgbuster, {setting}, threads {threads}", "threads": count,
-                    "per_s": float(np.median(rates) / per_s),
+                    "what": OURS, "threads": count, "beside": fgbuster.name(setting),
+                    "beside_threads": threads, **ratio(rates, theirs[setting, threads]),
                 }  # fmt: skip
             yield {
-                "what": f"agreement with fgbuster, {setting}",
+                "what": f"agreement with {fgbuster.name(setting)}",
                 **_agreement(ours, *fgbuster.found(setting)),
             }
 
@@ -143,6 +141,10 @@ class _FGBuster:
         told = json.loads(answer.stdout.splitlines()[-1])
         self.version = told["version"]
         return told["rates"]
+
+    def name(self, setting: str) -> str:
+        """What a row calls it."""
+        return f"FGBuster {self.version}, {setting}"
 
     def found(self, setting: str) -> tuple[np.ndarray, np.ndarray]:
         """Parameters (n, n_param) and chi-square (n,)."""
@@ -220,8 +222,9 @@ def _blocks(read: Callable[[int], np.ndarray]) -> Iterator[Tensor]:
 
 def main() -> None:
     """Only these: `python benchmarks/fits.py`."""
-    for row in fits(torch.device("cpu")):
-        print(row, flush=True)
+    for device in devices():
+        for row in fits(device):
+            print(row, flush=True)
     for row in full_sky():
         print(row, flush=True)
 

@@ -19,7 +19,8 @@ from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from foreglow.training import make_generator
-from measure import peak_mib, rate
+from measure import OURS, REPEATS, in_turn, peak_mib, rate, side_by_side, wait
+from stages import NO_BEAM
 
 BATCH = 8192
 MEMORY_NSIDES = (64, 256, 1024)
@@ -34,16 +35,14 @@ def simulation(device: torch.device) -> Iterator[dict]:
     def ours() -> int:
         for _ in range(50):
             simulator.draw(BATCH, NoiseLaw.fixed(1.0), generator)
-        _wait(device)
+        wait(device)
         return 50 * BATCH
 
-    row = {"benchmark": "simulate", "device": device.type, "unit": "noisy vectors"}
-    mine = rate(ours)
-    yield {**row, "what": "foreglow", **mine}
+    works = {OURS: ours}
     if device.type == "cpu":
-        theirs = rate(_pysm_route())
-        yield {**row, "what": "pysm3, emission a band plus noise", **theirs}
-        yield {**row, "what": "ratio", "per_s": mine["per_s"] / theirs["per_s"]}
+        works["PySM3, emission a band plus noise"] = _pysm_route()
+    row = {"benchmark": "simulate", "device": device.type, "unit": "vectors"}
+    yield from side_by_side(row, in_turn(works, REPEATS))
 
 
 def _pysm_route() -> Callable[[], int]:
@@ -87,13 +86,11 @@ def classification(device: torch.device) -> Iterator[dict]:
         def work(model=model, data=data, sigma=sigma) -> int:
             for _ in range(25):
                 model.log_probability(data, sigma)
-            _wait(device)
+            wait(device)
             return 25 * BATCH
 
-        yield {
-            "benchmark": "classify", "device": device.type, "unit": "pixels",
-            "what": f"{kind}, features and network", **rate(work),
-        }  # fmt: skip
+        row = {"benchmark": "classify", "device": device.type, "unit": "pixels"}
+        yield {**row, "what": f"{OURS}, network `{kind}`", **rate(work)}
 
 
 def memory() -> Iterator[dict]:
@@ -113,7 +110,7 @@ def _measure_memory(nside: int) -> dict:
         for name in _INSTRUMENT.band:
             qu = np.random.default_rng(0).standard_normal((2, n_pix), dtype=np.float32)
             paths[name] = Path(folder) / f"{name}.fits"
-            write_polarisation_map(paths[name], qu, "uK_RJ")
+            write_polarisation_map(paths[name], qu, "uK_RJ", header=NO_BEAM)
             del qu
         # how much one map took is already in the peak: measure what classification adds to it
         before = peak_mib()
@@ -130,11 +127,6 @@ def _measure_memory(nside: int) -> dict:
         "peak_less_maps_and_probabilities_mib": peak_mib() - maps - probabilities,
         "peak_before_mib": before, "pixels_per_s_from_fits": n_pix / seconds,
     }  # fmt: skip
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

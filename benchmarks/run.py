@@ -1,9 +1,13 @@
-"""Side-by-side timings, written to benchmarks/results.json: `make bench`."""
+"""Side-by-side timings, cost against work, and limits: `make bench` -> benchmarks/results.json."""
 
 import json
 import os
 import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -14,37 +18,74 @@ import torch
 from cutouts import cutouts, filtering
 from fits import fits, full_sky
 from foreglow.runs import package_versions
+from limits import limits
+from machine import machine
+from measure import devices
 from recognition import classification, memory, simulation
+from scaling import scaling
+from settings import settings
 from unet import unet
+from vectors import accuracy, classifying, training
 
 RESULTS = Path(__file__).parent / "results.json"
+OF_A_DEVICE = (machine, scaling, simulation, classification, training, fits, cutouts, unet)
+OF_THE_PROCESSOR = (filtering, classifying, accuracy, memory, full_sky, settings)
+
+Part = Callable[[], Iterator[dict]]
 
 
-def main() -> None:
-    """Run every benchmark and write what came."""
+def parts() -> list[tuple[str, Part]]:
+    """Every benchmark that is timed, by name."""
+    found: list[tuple[str, Part]] = []
+    for device in devices():
+        found += [(f"{part.__name__}, {device}", partial(part, device)) for part in OF_A_DEVICE]
+    return found + [(part.__name__, part) for part in OF_THE_PROCESSOR]
+
+
+def main(wanted: list[str]) -> None:
+    """Run every benchmark, or those named, and write what came after each.
+
+    With names, rows of the others stay as they are: `python benchmarks/run.py filtering`.
+    """
+    chosen = [p for p in parts() if not wanted or p[0].split(",")[0] in wanted]
+    rows, seconds = _old() if wanted else ([], {})
+    for name, part in chosen:
+        start = time.perf_counter()
+        found = []
+        for row in part():
+            print(json.dumps(row), flush=True)
+            found.append({"part": name, **row})
+        seconds[name] = round(time.perf_counter() - start, 1)
+        print(f"{name}: {seconds[name]} s", flush=True)
+        rows = [row for row in rows if row["part"] not in (name, "limits")] + found
+        rows += [{"part": "limits", **row} for row in limits(rows)]
+        _write(rows, seconds)
+    print(f"written: {RESULTS}")
+
+
+def _old() -> tuple[list[dict], dict[str, float]]:
+    table = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return table["results"], table["seconds"]
+
+
+def _write(rows: list[dict], seconds: dict[str, float]) -> None:
+    names = [name for name, _ in parts()]
     table = {
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "system": platform.platform(),
         },
         "date": datetime.now(UTC).date().isoformat(),
         "versions": package_versions(),
-        "results": [],
+        "seconds": seconds,
+        "results": sorted(rows, key=lambda row: [*names, "limits"].index(row["part"])),
     }
-    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    for device in devices:
-        for part in (simulation, classification, fits, cutouts, unet):
-            for row in part(torch.device(device)):
-                print(row)
-                table["results"].append(row)
-    for part in (memory, full_sky, filtering):
-        for row in part():
-            print(row)
-            table["results"].append(row)
-    RESULTS.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    print(f"written: {RESULTS}")
+    temporary = RESULTS.with_suffix(".part")
+    temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(RESULTS)
 
 
 def _processor() -> str:
@@ -57,4 +98,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

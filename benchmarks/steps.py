@@ -1,0 +1,87 @@
+"""Seconds of each training step of our loops, beginning and end of a training left out."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import healpy as hp
+import numpy as np
+import torch
+
+from foreglow.dust import train as dust_train
+from foreglow.dust.cutouts import SkyCube
+from foreglow.dust.inputs import DustSky
+from foreglow.maps.hemispheres import NORTH
+from foreglow.recognition import train as recognition_train
+from foreglow.recognition.model import Recogniser
+from foreglow.recognition.simulate import PROBLEMS
+from foreglow.sky.hydrogen import velocity_channels
+from foreglow.sky.instrument import load_instrument
+from foreglow.sky.templates import load_templates
+from measure import wait
+
+WARM_UP = 2  # steps of a new network, whose memory and the optimiser's are made in them
+
+
+def recognition_steps(
+    network: str, problem: str, batch: int, steps: int, device: torch.device
+) -> list[float]:
+    """Seconds of each step of `foreglow.recognition.train.train`, vectors drawn at every step."""
+    model = Recogniser.untrained(network, load_instrument("quijote+litebird"), PROBLEMS[problem], 0)
+    rate = 2e-3 if network == "foreglow" else 1.0
+    plan = recognition_train.TrainingPlan(
+        "conditioned", 1, WARM_UP + steps + 1, batch, False, rate, sample=batch
+    )
+    with _starts(recognition_train, device) as starts, tempfile.TemporaryDirectory() as folder:
+        recognition_train.train(model, load_templates("mock"), plan, Path(folder), 0, device)
+    return np.diff(starts[WARM_UP:]).tolist()
+
+
+def dust_steps(
+    sky: DustSky, network: str, width: int, batch: int, steps: int, device: torch.device
+) -> list[float]:
+    """Seconds of each step of `foreglow.dust.train.train`, cutouts drawn at every step."""
+    plan = dust_train.DustPlan(
+        network, width=width, epochs=1, steps=WARM_UP + steps + 1, batch=batch
+    )
+    with (
+        _starts(dust_train, device) as starts,
+        patch.object(dust_train, "_calibrate", lambda *_: None),
+        patch.object(dust_train, "VALIDATION_CUTOUTS", batch),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        dust_train.train(sky, NORTH, plan, Path(folder), 0, device)
+    return np.diff(starts[WARM_UP:]).tolist()
+
+
+@contextmanager
+def _starts(module: ModuleType, device: torch.device) -> Iterator[list[float]]:
+    """When each training step of a module's trainer begins, filled as it goes."""
+    starts: list[float] = []
+    fit = module.fit
+
+    def timed_fit(task: Any, *rest: Any, **options: Any) -> Any:
+        def loss(*what: Any, **how: Any) -> Any:
+            wait(device)
+            starts.append(time.perf_counter())
+            return task.loss(*what, **how)
+
+        return fit(replace(task, loss=loss), *rest, **options)
+
+    with patch.object(module, "fit", timed_fit):
+        yield starts
+
+
+def noise_sky(nside: int, n_channel: int) -> DustSky:
+    """A sky for timing: what is in it does not matter."""
+    rng = np.random.default_rng(0)
+    n_pix = hp.nside2npix(nside)
+    inputs = torch.from_numpy(rng.lognormal(size=(n_pix, n_channel)).astype(np.float32))
+    target = torch.stack([inputs.sum(1), torch.ones(n_pix)], 1)
+    return DustSky(SkyCube(inputs, target), velocity_channels()[:n_channel], "uK_RJ", "noise")
