@@ -209,8 +209,9 @@ class VectorSimulator(nn.Module):
         pixel = torch.randint(n_pixel, (n,), generator=generator, device=device)
         label = torch.randint(len(self.models), (n,), generator=generator, device=device)
         gauss = torch.randn(7, n, generator=generator, device=device)
-        curvature, fraction = self._candidates[label].unbind(1)
-        amplitude = self._amplitudes[pixel]  # (n, 5): synchrotron Q,U, dust Q,U, AME I
+        curvature, fraction = self._candidates.index_select(0, label).unbind(1)
+        # (n, 5): synchrotron Q,U, dust Q,U, AME I
+        amplitude = self._amplitudes.index_select(0, pixel)
         shaken = amplitude[:, :4] * (1 + AMPLITUDE_SCATTER * gauss[:4].T)
         synchrotron, dust = shaken[:, :2], shaken[:, 2:]
         ame = (fraction * amplitude[:, 4])[:, None] * nn.functional.normalize(dust, dim=1)
@@ -223,7 +224,7 @@ class VectorSimulator(nn.Module):
         sigma = self._noise_rms(n, noise, generator)
         if noise.high > 0:
             white = torch.randn(data.shape, generator=generator, device=device)
-            data = torch.addcmul(data, white, sigma[:, None])
+            data.addcmul_(white, sigma[:, None])
         return Vectors(data, sigma, label)
 
     def _emission(self, synchrotron, beta, curvature, dust, cmb, ame) -> Tensor:
@@ -234,8 +235,11 @@ class VectorSimulator(nn.Module):
         power_law = torch.exp(exponent)
         if self._node_weight is not None:
             power_law = power_law @ self._node_weight
-        fixed = torch.stack([dust, cmb, ame], dim=2) @ self._fixed_seds
-        return torch.addcmul(fixed, synchrotron[:, :, None], power_law[:, None])
+        amplitude = dust.new_empty(*dust.shape, 3)  # torch.stack is slow along the last axis
+        for place, component in enumerate((dust, cmb, ame)):
+            amplitude[..., place] = component
+        fixed = amplitude @ self._fixed_seds
+        return fixed.addcmul_(synchrotron[:, :, None], power_law[:, None])
 
     def _dust_spectra(self, label: Tensor, generator: torch.Generator) -> Tensor:
         """(n, band): each vector's dust, where the candidates differ in it."""
