@@ -30,7 +30,7 @@ from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.harmonic import HarmonicFilter, low_pass
 from foreglow.workers import Spread
 
-MAPS_TO_FILTER = 9  # of float32 that filtering takes beside the channels themselves, measured
+MAPS_TO_FILTER = 12  # of float32 that filtering takes beside the channels themselves, measured
 _TILE_NSIDE = 16
 _STEP = 1 << 18  # pixels at a time, to look at them or to write them
 _MARGIN_DEG = 1.0  # around a cutout, for the pixels that it is interpolated from
