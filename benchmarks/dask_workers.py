@@ -47,7 +47,7 @@ def rows(folder: Path, nside: int, workers: int = WORKERS) -> Iterator[dict[str,
     folder : Path
         For some GB of files at Nside 256 and above; the caller removes it.
     nside : int
-        Of the cubes.
+        Of the cubes; 256 or more, as the shipped model asks.
     workers : int
     """
     stages = make_stages(folder, nside)
@@ -56,7 +56,8 @@ def rows(folder: Path, nside: int, workers: int = WORKERS) -> Iterator[dict[str,
         list(spread(abs, range(workers)))
         yield {"stage": "start workers", "workers": workers, "s": time.perf_counter() - start}
         for name, (n, unit, work) in stages.items():
-            work(spread)  # workers import and open what they need
+            if name != "predict":  # which takes so long that imports are no part of it
+                work(spread)
             times, results = {}, {}
             for who, how in (("workers", spread), ("one process", map)):
                 begin = time.perf_counter()
