@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import healpy as hp
@@ -25,6 +25,7 @@ from foreglow.recognition.streaming import (
     gather,
     open_quietly,
     open_source,
+    read_ahead,
     validate_memory,
     with_progress,
 )
@@ -94,7 +95,7 @@ class Classification:
         """Which pixels were classified, bool, shape (n_pix,)."""
         return np.isfinite(self.probability[0])
 
-    @property
+    @cached_property
     def best(self) -> np.ndarray:
         """Place of the most probable model, int16, shape (n_pix,); -1 where not observed."""
         return np.where(self.observed, self.probability.argmax(0), -1).astype(np.int16)
@@ -158,7 +159,7 @@ def classify(
     if context is not None:
         validate_nside(opened.nside)
     blocks = opened.blocks(BLOCK)
-    parts = map(partial(_classify_block, model, opened), blocks)
+    parts = _classify_here(model, opened, blocks)
     found = gather(_watched(model, parts, blocks, progress), blocks)
     return found if context is None else _refined(found, context)
 
@@ -212,7 +213,10 @@ def classify_files(
         validate_nside(opened.nside)
     validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
     blocks = opened.blocks(BLOCK)
-    parts = spread(partial(_classify_elsewhere, file, source), blocks)
+    if spread is map:  # no workers: then reading and computing overlap
+        parts = _classify_here(recogniser, opened, blocks)
+    else:
+        parts = spread(partial(_classify_elsewhere, file, source), blocks)
     found = _watched(recogniser, parts, blocks, progress)
     if context is not None:
         whole = _refined(gather(found, blocks), context)
@@ -255,22 +259,31 @@ def _classify_elsewhere(
     file: _ModelFile, source: Source, block: PixelBlock
 ) -> tuple[Classification, float]:
     """What a worker does: it opens for itself what it has not opened yet."""
-    return _classify_block(_load(file), open_quietly(source), block)
+    opened = open_quietly(source)
+    return _classify_block(_load(file), opened, *opened.read(block))
+
+
+def _classify_here(
+    model: Recogniser, opened: Observation, blocks: Sequence[PixelBlock]
+) -> Iterator[tuple[Classification, float]]:
+    for data, sigma in read_ahead(opened, blocks):
+        yield _classify_block(model, opened, data, sigma)
 
 
 def _classify_block(
-    model: Recogniser, opened: Observation, block: PixelBlock
+    model: Recogniser, opened: Observation, data: np.ndarray, sigma: np.ndarray
 ) -> tuple[Classification, float]:
     """What is found in a block, and the greatest depth of its noise (0: nothing observed)."""
-    data, sigma = opened.read(block)
-    probability = np.full((len(model.models), len(block)), np.nan, np.float32)
-    depth = 0.0
-    seen = np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1)
-    if seen.any():
-        if not seen.all():
+    n, depth = len(data), 0.0
+    if np.isfinite(data).all() and np.isfinite(sigma).all():
+        probability, depth = _probabilities(model, data, sigma), _depth(model, sigma)
+    else:
+        probability = np.full((len(model.models), n), np.nan, np.float32)
+        seen = np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1)
+        if seen.any():
             data, sigma = data[seen], sigma[seen]
-        probability[:, seen] = _probabilities(model, data, sigma)
-        depth = _depth(model, sigma)
+            probability[:, seen] = _probabilities(model, data, sigma)
+            depth = _depth(model, sigma)
     return Classification(model.models, opened.nside, opened.frame, probability), depth
 
 
@@ -348,6 +361,8 @@ def _depth(model: Recogniser, sigma: np.ndarray) -> float:
     """The noisiest vector, in units of the instrument at Nside 16, over the bands' mean log."""
     reference = model.instrument.noise_rms(REFERENCE_NSIDE)
     floor = np.finfo(np.float32).tiny
+    if (sigma == sigma[0]).all():  # no map of the noise
+        sigma = sigma[:1]
     return float(np.exp(np.log(np.maximum(sigma, floor) / reference).mean(1)).max())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ class FittedSky:
         """Which pixels were fitted, bool, shape (n_pix,)."""
         return np.isfinite(self.probability[0])
 
-    @property
+    @cached_property
     def best(self) -> np.ndarray:
         """Place of the model chosen, int16, shape (n_pix,); -1 where not fitted."""
         return np.where(self.fitted, self.probability.argmax(0), -1).astype(np.int16)

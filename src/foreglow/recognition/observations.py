@@ -121,14 +121,16 @@ class Observation:
             If a file holds NaN or Inf there, or an rms that is not above zero.
         """
         n_band = self.instrument.n_band
-        data = np.full((len(pixels), 2, n_band), np.nan, np.float32)
+        data = np.empty((len(pixels), 2, n_band), np.float32)
         sigma = np.empty((len(pixels), n_band), np.float32)
         angle = None
         if self.frame != "G":
             angle = angle_to_galactic(ring_numbers(pixels), self.nside, self.frame)
         for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True)):
             factor = self._to_uk_rj[k]
-            if one is not None:
+            if one is None:
+                data[:, :, k] = np.nan
+            else:
                 qu = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
                 data[:, :, k] = factor[0] * qu.T
             if isinstance(rms, NoiseMap):  # Q and U may differ; one rms is taken for both
