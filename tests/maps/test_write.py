@@ -1,13 +1,15 @@
 """Maps written: healpy reads them, they appear whole or not at all, bad calls are refused."""
 
+import gzip
+
 import healpy as hp
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from foreglow.errors import MapError, ShapeError
+from foreglow.errors import ForeglowError, MapError, ShapeError
 from foreglow.maps.io import open_polarisation_map
-from foreglow.maps.write import write_maps, write_polarisation_map
+from foreglow.maps.write import write_map_blocks, write_maps, write_polarisation_map
 
 NSIDE = 4
 N_PIX = hp.nside2npix(NSIDE)
@@ -92,3 +94,58 @@ def test_refuses_to_write(tmp_path, change, message):
 def test_write_polarisation_map_wants_two_maps(tmp_path):
     with pytest.raises(ShapeError, match=r"\(2, n_pix\), got \(192,\)"):
         write_polarisation_map(tmp_path / "m.fits", ramp()[0], "uK_RJ")
+
+
+# ---- block by block --------------------------------------------------------------------------
+
+
+def columns_of(maps, part):
+    return {name: (values[part], unit) for name, (values, unit) in maps.items()}
+
+
+@pytest.mark.parametrize("size", [1024, 2048, 3072])
+@pytest.mark.parametrize("name", ["m.fits", "m.fits.gz"])
+def test_blocks_make_the_same_file(tmp_path, size, name):
+    rng = np.random.default_rng(0)
+    maps = {
+        "P": (rng.normal(size=3072), "uK_RJ"),
+        "CLASS": (rng.integers(-1, 4, 3072).astype(np.int16), ""),
+    }
+    maps["P"][0][7] = np.nan
+    write_maps(tmp_path / "whole.fits", maps, frame="G", header={"SEED": 1})
+    parts = (columns_of(maps, slice(k, k + size)) for k in range(0, 3072, size))
+    write_map_blocks(tmp_path / name, parts, 16, frame="G", header={"SEED": 1})
+    content = (tmp_path / name).read_bytes()
+    content = gzip.decompress(content) if name.endswith("gz") else content
+    assert content == (tmp_path / "whole.fits").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([1024, 1024], "expected 3072 pixels in all blocks, got 2048"),
+        ([1024, 1000, 1048], "a multiple of 1024 pixels, got 1000"),
+        ([], "at least one"),
+    ],
+)
+def test_blocks_that_are_no_sky(tmp_path, sizes, message):
+    parts = [{"A": (np.ones(n), "")} for n in sizes]
+    with pytest.raises(ForeglowError, match=message):
+        write_map_blocks(tmp_path / "m.fits", parts, 16, frame="G")
+    assert not list(tmp_path.iterdir())
+
+
+def test_blocks_of_other_columns(tmp_path):
+    parts = [{"A": (np.ones(1024), "")}, {"A": (np.ones(1024), ""), "B": (np.ones(1024), "")}]
+    with pytest.raises(ShapeError, match="the same columns"):
+        write_map_blocks(tmp_path / "m.fits", parts, 16, frame="G")
+
+
+def test_a_failure_on_the_way_goes_through_and_leaves_nothing(tmp_path):
+    def parts():
+        yield {"A": (np.ones(1024), "")}
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_map_blocks(tmp_path / "m.fits", parts(), 16, frame="G")
+    assert not list(tmp_path.iterdir())
