@@ -36,7 +36,7 @@ def _ratios(axes: Axes, rows: list[Row], label: Callable[[Row], str]) -> None:
         span = [[row["ratio"] - row["lowest"]], [row["highest"] - row["ratio"]]]
         axes.errorbar(row["ratio"], place, xerr=span, fmt="o", color=CLASS_HUES[1], capsize=2)
     axes.axvline(1, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
-    names = [f"{label(r)}  /  {r['beside']}" for r in reversed(rows)]
+    names = [f"{label(r)}  /  {r['beside']}".replace("`", "") for r in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)
     axes.set(xscale="log", xlabel="Rate of foreglow over that of the other")
     axes.set_title("Beside what one would pick instead: median and range of turns")
@@ -51,7 +51,7 @@ def _costs(axes: Axes, rows: list[Row]) -> None:
         axes.plot(
             x, y, color=CLASS_HUES[k % len(CLASS_HUES)], marker=_MARKERS[k % len(_MARKERS)],
             linestyle=_DASHES[k // len(CLASS_HUES) % 2], linewidth=1.2, markersize=3.5,
-            label=f"{end['stage']}: {end['exponent']:.2f} ± {end['error']:.2f}",
+            label=f"{_name(end)}: {end['exponent']:.2f} ± {end['error']:.2f}",
         )  # fmt: skip
     line = np.array([1.0, 64.0])
     axes.plot(line, line, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
@@ -70,6 +70,10 @@ def _shares(axes: Axes, rows: list[Row]) -> None:
     axes.barh(range(len(rows)), shares, color=CLASS_HUES[2], height=0.6)
     for place, (row, share) in enumerate(zip(rows, shares, strict=True)):
         axes.text(share, place, f" {row['bound']}", va="center", fontsize=6.5, color=INK)
-    axes.set_yticks(range(len(rows)), [r["stage"] for r in rows])
+    axes.set_yticks(range(len(rows)), [_name(r) for r in rows])
     axes.set(xlabel="Share of the rate that the machine allows [%]", xlim=(0, 130))
-    axes.set_title("Near the limit, and what sets it")
+    axes.set_title("How near the limit, and what sets it")
+
+
+def _name(row: Row) -> str:
+    return row["stage"].replace("`", "")

@@ -45,7 +45,8 @@ def parts() -> list[tuple[str, Part]]:
 def main(wanted: list[str]) -> None:
     """Run every benchmark, or those named, and write what came after each.
 
-    With names, rows of the others stay as they are: `python benchmarks/run.py filtering`.
+    With names, rows of the others stay as they are: `python benchmarks/run.py filtering`; `limits`
+    are counted again from what was measured.
     """
     chosen = [p for p in parts() if not wanted or p[0].split(",")[0] in wanted]
     rows, seconds = _old() if wanted else ([], {})
@@ -57,9 +58,9 @@ def main(wanted: list[str]) -> None:
             found.append({"part": name, **row})
         seconds[name] = round(time.perf_counter() - start, 1)
         print(f"{name}: {seconds[name]} s", flush=True)
-        rows = [row for row in rows if row["part"] not in (name, "limits")] + found
-        rows += [{"part": "limits", **row} for row in limits(rows)]
+        rows = [row for row in rows if row["part"] != name] + found
         _write(rows, seconds)
+    _write(rows, seconds)
     print(f"written: {RESULTS}")
 
 
@@ -70,6 +71,8 @@ def _old() -> tuple[list[dict], dict[str, float]]:
 
 def _write(rows: list[dict], seconds: dict[str, float]) -> None:
     names = [name for name, _ in parts()]
+    rows = [row for row in rows if row["part"] != "limits"]
+    rows += [{"part": "limits", **row} for row in limits(rows)]
     table = {
         "machine": {
             "processor": _processor(),
@@ -77,6 +80,7 @@ def _write(rows: list[dict], seconds: dict[str, float]) -> None:
             "threads": torch.get_num_threads(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "system": platform.platform(),
+            "load": round(os.getloadavg()[2], 1),  # of the last 15 minutes
         },
         "date": datetime.now(UTC).date().isoformat(),
         "versions": package_versions(),

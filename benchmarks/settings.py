@@ -30,7 +30,7 @@ SIZES = {
     "cut": 1024,
     "train, our U-Net": 4,
 }
-TURNS = 3
+TURNS = 2
 
 
 def settings() -> Iterator[dict]:

@@ -82,6 +82,6 @@ def noise_sky(nside: int, n_channel: int) -> DustSky:
     """A sky for timing: what is in it does not matter."""
     rng = np.random.default_rng(0)
     n_pix = hp.nside2npix(nside)
-    inputs = torch.from_numpy(rng.lognormal(size=(n_pix, n_channel)).astype(np.float32))
+    inputs = torch.from_numpy(rng.random((n_pix, n_channel), dtype=np.float32))
     target = torch.stack([inputs.sum(1), torch.ones(n_pix)], 1)
     return DustSky(SkyCube(inputs, target), velocity_channels()[:n_channel], "uK_RJ", "noise")

@@ -57,8 +57,10 @@ def machine_table(table: Row) -> Iterator[str]:
     """What the machine can do."""
     about, versions = table["machine"], table["versions"]
     cuda = f", {about['cuda']}" if about["cuda"] else ""
-    yield f"{about['processor']}, {about['cores']} cores, {about['threads']} threads{cuda}; "
+    yield f"{about['processor']}, {about['cores']} cores, {about['threads']} threads{cuda};"
     yield f"{table['date']}; " + ", ".join(f"{k} {v}" for k, v in versions.items()) + "."
+    yield f"Load average of the last 15 minutes of the run: {about['load']:g}; where nothing else"
+    yield f"runs, at most {about['cores']}."
     yield ""
     yield "| | device | a second: median | least | most |"
     yield "|---|---|---|---|---|"
