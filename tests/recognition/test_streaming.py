@@ -10,6 +10,7 @@ import pysm3.units as pysm_units
 import pytest
 
 from foreglow.errors import InstrumentError, MapError
+from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition import classify as classifying
 from foreglow.recognition import fitted as fitting
@@ -17,7 +18,7 @@ from foreglow.recognition.classify import classify, classify_files
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.fitted import FitSetup, fit_files, fit_maps
 from foreglow.recognition.simulate import PROBLEMS
-from foreglow.recognition.streaming import MapFiles, parse_memory
+from foreglow.recognition.streaming import MapFiles
 from foreglow.workers import open_workers
 from pieces import die_first
 

@@ -24,7 +24,7 @@ from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.io import open_intensity_map
-from foreglow.maps.prepare import parse_memory
+from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import write_maps
 from foreglow.training import pick_device
 from foreglow.workers import Spread

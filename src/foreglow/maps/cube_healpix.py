@@ -74,7 +74,7 @@ class HealpixCube:
             for k, channel in enumerate(channels):
                 block[k, places] = channel.take(stored)
             for channel in channels:
-                _release(channel.table)
+                channel.table.release()
 
     @property
     def bytes_loaded(self) -> int:
@@ -258,10 +258,3 @@ def _bytes_a_pixel(column: Column) -> int:
     """Of the file, mapped to read one pixel of one column: of all columns, if rows are short."""
     in_row = column.cells.shape[1] * column.cells.itemsize
     return column.cells.itemsize if in_row >= mmap.PAGESIZE else column.cells.strides[0]
-
-
-def _release(table: Table) -> None:
-    """Let the pages go that reading a mapped file left in memory, where the system can."""
-    mapped: Any = getattr(table.rows, "_mmap", None)
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)

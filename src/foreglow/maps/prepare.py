@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.utils import format_bytes, parse_bytes
+from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
@@ -34,6 +34,7 @@ from foreglow.maps.cube_store import (
     validate_same,
     write_channels,
 )
+from foreglow.maps.memory import parse_memory
 from foreglow.maps.tiles import blank_channel
 from foreglow.workers import Spread
 
@@ -209,20 +210,6 @@ def _validate_paths(cubes: Sequence[str | Path], velocity_table: str | Path | No
     if twice:
         raise MapError(f"expected each cube once, got {', '.join(sorted(twice))} twice; drop one")
     return paths
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of a text as '2 GiB'.
-
-    Raises
-    ------
-    MapError
-        If it is none.
-    """
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise MapError(f"expected memory as '2 GiB' or '500 MiB', got {text!r}") from error
 
 
 def _settings(paths: list[Path], velocity_table: str | Path | None, **given: Any) -> dict[str, Any]:

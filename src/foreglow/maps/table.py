@@ -6,7 +6,6 @@ is loaded).
 
 import gzip
 import io
-import mmap
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from foreglow.errors import MapError
+from foreglow.maps.memory import release_pages
 
 _STORED_TYPES = {"E": ">f4", "D": ">f8", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8"}
 _PIXEL_NUMBERS = ("PIXEL", "HPXINDEX")  # of healpy and of HI4PI
@@ -135,9 +135,7 @@ class Table:
 
     def release(self) -> None:
         """Let the pages go that reading a mapped file left in memory, where the system can."""
-        mapped: Any = getattr(self.rows, "_mmap", None)
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        release_pages(self.rows)
 
     def keyword(self, key: str) -> str:
         """A header card as upper-case text, "" where absent."""

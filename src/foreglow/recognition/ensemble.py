@@ -5,7 +5,6 @@ a block of pixels is read from a mapped file, without the rest of its sky.
 """
 
 import json
-import mmap
 import os
 import shutil
 import uuid
@@ -22,6 +21,7 @@ import zarr
 
 from foreglow.errors import RunError
 from foreglow.maps.blocks import PixelBlock
+from foreglow.maps.memory import release_pages
 from foreglow.recognition.model import instrument_of
 from foreglow.recognition.observations import Observation, validate_noise_scale
 from foreglow.recognition.skies import SkyRecipe
@@ -173,9 +173,7 @@ class EnsembleBand:
 
     def release(self) -> None:
         """Let the pages go that reading left in memory, where the system can."""
-        mapped: Any = getattr(self.qu, "_mmap", None)
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+        release_pages(self.qu)
 
 
 def stored_settings(path: Path) -> dict[str, Any]:

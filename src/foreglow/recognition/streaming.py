@@ -13,10 +13,11 @@ from typing import Any, Protocol, TypeVar
 
 import healpy as hp
 import numpy as np
-from dask.utils import format_bytes, parse_bytes
+from dask.utils import format_bytes
 
 from foreglow.errors import MapError
 from foreglow.maps.blocks import PixelBlock
+from foreglow.maps.memory import parse_memory
 from foreglow.recognition.observations import Noise, Observation, open_observation
 from foreglow.sky.instrument import Instrument
 
@@ -144,20 +145,6 @@ def validate_memory(memory: str, needed: int, loaded: int = 0) -> None:
         f"expected memory of {format_bytes(needed)} or more{of_files}, got {format_bytes(bound)}; "
         f"allow more (command line: --memory){', or gunzip the maps' if loaded else ''}"
     )
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of "4 GiB" or "500 MiB".
-
-    Raises
-    ------
-    MapError
-        If it is neither.
-    """
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise MapError(f"expected memory as '2 GiB' or '500 MiB', got {text!r}") from error
 
 
 _Part = TypeVar("_Part")
