@@ -21,7 +21,6 @@ from foreglow.errors import RunError
 log = logging.getLogger("foreglow")
 
 _AHEAD = 2  # pieces a worker has in hand or done and not yet fetched: what bounds the memory
-_RETRIES = 3  # of a piece whose workers were lost
 _PATIENCE = "30s"  # for a scheduler to answer
 
 _Item = TypeVar("_Item")
@@ -108,7 +107,7 @@ def _spread_over(client: Any, where: str) -> Spread:
                 # counted anew each time: workers come and go
                 room = _AHEAD * max(1, _n_threads(client)) - len(waiting)
                 for _, item in zip(range(room), left, strict=False):
-                    waiting.append(client.submit(work, item, pure=False, retries=_RETRIES))
+                    waiting.append(client.submit(work, item, pure=False))
                 if not waiting:
                     return
                 # from the worker that has it, not by way of the scheduler
@@ -116,8 +115,8 @@ def _spread_over(client: Any, where: str) -> Spread:
                 waiting.popleft().release()
         except KilledWorker as error:
             raise RunError(
-                f"--dask {where}: a piece of work took {_RETRIES} workers with it, most often for "
-                f"want of memory ({error}); use fewer workers, or machines with more memory."
+                f"--dask {where}: a piece of work took one worker after another with it, most "
+                f"often for want of memory ({error}); use fewer, or machines with more memory."
             ) from error
         except (CommClosedError, CancelledError) as error:
             raise RunError(
