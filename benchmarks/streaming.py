@@ -85,19 +85,19 @@ def _measure(what: str, folder: Path, nside: int) -> dict:
     from_memory = {"classify": _classify_memory, "fit": _fit_memory}[what](nside)
 
     laps: list[dict[str, float]] = []
-    begun = _now()
+    begun, before = _now(), 0
 
     def take_turns(done: int, total: int) -> None:
         """After each part of the sky, as much from memory: on a shared machine rates wander."""
-        nonlocal begun
+        nonlocal begun, before
         if done * _LAPS // total == len(laps):
             return
         files, start = _now() - begun, _now()
         from_memory()
         memory = _now() - start
-        ratio = n_pix / _LAPS / files / (_TURN[what] / memory)
+        ratio = (done - before) / files / (_TURN[what] / memory)
         laps.append({"files": files[0], "ratio": ratio[0], "ratio_of_processor_time": ratio[1]})
-        begun = _now()
+        begun, before = _now(), done
 
     if what == "classify":
         classify_files(MODEL, source, out, memory=MEMORY, progress=take_turns)
