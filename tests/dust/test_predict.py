@@ -215,6 +215,16 @@ def test_without_a_mask_all_that_is_observed_is_predicted(files, tmp_path):
     assert np.isfinite(found.mean).mean() == pytest.approx(1 - np.sin(np.radians(10)), abs=0.03)
 
 
+def test_less_sky_than_a_cutout_is_warned_of(files, tmp_path):
+    cap = LATITUDE > 82  # 201 square degrees
+    maps = [np.where(cap, m, np.nan) for m in channels()]
+    write_cube(tmp_path / "small.zarr", VELOCITY, maps, NSIDE, None, "")
+    write_maps(tmp_path / "cap.fits", {"MASK": (cap.astype(np.float32), "")}, frame="G")
+    with pytest.warns(MapWarning, match=r"observed 2\d\d\S* square degrees, less than one cutout"):
+        found = run(files, tmp_path, cube=tmp_path / "small.zarr", mask=tmp_path / "cap.fits")
+    assert "% of the sky" in found.summary()
+
+
 class TestMistakes:
     def test_a_model_of_another_job(self, files, tmp_path):
         network = torch.nn.Linear(1, 1)

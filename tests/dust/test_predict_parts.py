@@ -85,9 +85,11 @@ def here(files, tmp_path_factory):
 
 
 def assert_same(one, other):
-    """But for the last digits: threads share sums in another way."""
+    """But for the last digits: threads share sums in another way, and networks amplify it."""
     for name in ("mean", "std", "cover"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-5, atol=1e-5)
+        expected = getattr(other, name)
+        close = 1e-4 * np.sqrt(np.nanmean(np.square(expected)))
+        np.testing.assert_allclose(getattr(one, name), expected, rtol=0, atol=close)
 
 
 @pytest.fixture(scope="module")

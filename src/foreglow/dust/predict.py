@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
 from foreglow.dust.stitch import Stitched
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card
 from foreglow.errors import MapError
+from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
@@ -74,8 +76,8 @@ class DustMap:
         seen = np.isfinite(self.mean)
         low, middle, high = np.nanpercentile(self.mean, [16, 50, 84])
         return (
-            f"{seen.sum()} of {seen.size} pixels predicted ({seen.mean():.1%} of the sky): dust "
-            f"{middle:.4g} {self.unit} (16-84%: {low:.4g} to {high:.4g}), error "
+            f"{seen.sum()} of {seen.size} pixels predicted ({100 * seen.mean():.3g}% of the sky): "
+            f"dust {middle:.4g} {self.unit} (16-84%: {low:.4g} to {high:.4g}), error "
             f"{np.nanmedian(self.std):.4g} {self.unit} (median)"
         )
 
@@ -266,6 +268,11 @@ def predict(
         memory does not suffice.
     ModelError
         If the model is none of dust, or the cube lacks its channels.
+
+    Warns
+    -----
+    MapWarning
+        If there is no mask, or less sky than one cutout.
     """
     _validate_output(Path(out), overwrite)
     chosen = pick_device(device)
@@ -278,6 +285,7 @@ def predict(
     wanted = None if mask is None else _read_mask(Path(mask), opened)
     target = None if dust is None else _read_target(Path(dust), unit, loaded, opened)
     wanted, observed = observed_sky(opened, channels, wanted, spread)
+    _warn_of_small(observed, loaded)
     with _scratch(Path(out)) as folder:
         sky = Filtered(
             folder,
@@ -343,6 +351,19 @@ def _validate_nside(model: DustModel, cube: HICube) -> None:
             f"expected a cube of Nside {model.nside} or more, as the model was trained with, got "
             f"Nside {cube.nside} of {cube.path}: its pixels are wider than any that the model has "
             "seen; prepare it again at that Nside"
+        )
+
+
+def _warn_of_small(observed: NDArray[np.bool_], model: DustModel) -> None:
+    """Say so where no cutout can be seen as a whole."""
+    degrees2 = observed.mean() * 41252.96
+    if degrees2 < model.grid.side_deg**2:
+        warnings.warn(
+            f"the cube has observed {degrees2:.4g} square degrees, less than one cutout of "
+            f"{model.grid.side_deg:.3g} degrees a side: the model has never seen so little sky, "
+            "and its stated error does not hold",
+            MapWarning,
+            stacklevel=3,
         )
 
 
