@@ -21,6 +21,7 @@ from foreglow.recognition.streaming import (
     LIBRARIES,
     Progress,
     Source,
+    counted,
     file_state,
     gather,
     open_quietly,
@@ -225,7 +226,7 @@ def classify_files(
     shares: list[Shares] = []
     write_map_blocks(
         out,
-        _columns(found, shares),
+        counted(found, shares),
         opened.nside,
         frame=opened.frame,
         ordering=opened.ordering,
@@ -304,13 +305,6 @@ def _watched(
             "frames of the maps."
         )
     _warn_beyond_training(model, depth)
-
-
-def _columns(parts: Iterable[Classification], shares: list[Shares]) -> Iterator[Columns]:
-    """Columns of the parts, which are counted as they go by."""
-    for part in parts:
-        shares.append(part.shares)
-        yield part.columns()
 
 
 def _refined(found: Classification, context: ContextModel) -> Classification:

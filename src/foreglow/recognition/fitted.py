@@ -11,7 +11,7 @@ import torch
 from foreglow.errors import InstrumentError, MapError, ModelError
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.io import NoiseMap
-from foreglow.maps.write import Columns, write_map_blocks
+from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.choice import CRITERIA, choose
 from foreglow.recognition.fitted_sky import FitShares, FittedSky, fit_header, put, unfitted
 from foreglow.recognition.observations import Noise, Observation, open_observation
@@ -22,6 +22,7 @@ from foreglow.recognition.streaming import (
     LIBRARIES,
     Progress,
     Source,
+    counted,
     gather,
     open_quietly,
     open_source,
@@ -159,7 +160,7 @@ def fit_files(
     shares: list[FitShares] = []
     write_map_blocks(
         out,
-        _columns(_watched(setup, parts, blocks, progress), shares),
+        counted(_watched(setup, parts, blocks, progress), shares),
         opened.nside,
         frame=opened.frame,
         ordering=opened.ordering,
@@ -205,13 +206,6 @@ def _watched(
             f"no pixel is observed in {setup.bands_needed} bands, as the fit of "
             f"{setup.models[-1]} needs; check the masks and frames of the maps."
         )
-
-
-def _columns(parts: Iterable[FittedSky], shares: list[FitShares]) -> Iterator[Columns]:
-    """Columns of the parts, which are counted as they go by."""
-    for part in parts:
-        shares.append(part.shares)
-        yield part.columns()
 
 
 def _validate_bands(setup: FitSetup, opened: Observation) -> None:

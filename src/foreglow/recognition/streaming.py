@@ -18,6 +18,7 @@ from dask.utils import format_bytes
 from foreglow.errors import MapError
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.memory import parse_memory
+from foreglow.maps.write import Columns
 from foreglow.recognition.observations import Noise, Observation, open_observation
 from foreglow.sky.instrument import Instrument
 
@@ -181,3 +182,10 @@ def with_progress(
         done += len(block)
         if progress is not None:
             progress(done, n_pix)
+
+
+def counted(parts: Iterable[Any], shares: list[Any]) -> Iterator[Columns]:
+    """Columns of parts, whose `shares` are kept as they go by."""
+    for part in parts:
+        shares.append(part.shares)
+        yield part.columns()
