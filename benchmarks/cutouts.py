@@ -4,11 +4,11 @@
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # both as the command line does
+from foreglow.tuning import tune
+
+tune()  # as the command line does, before PyTorch is imported
 
 import ducc0
 import healpy as hp

@@ -8,7 +8,6 @@ a row of its own: the others have them running.
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line has it
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+from foreglow.tuning import tune
+
+tune()  # as the command line does, before PyTorch is imported
 
 import healpy as hp
 import numpy as np

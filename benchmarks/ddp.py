@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from unittest.mock import patch
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # both as the command line does
+from foreglow.tuning import tune
+
+tune()  # as the command line does, before PyTorch is imported
 
 import numpy as np
 import torch

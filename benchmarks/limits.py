@@ -8,14 +8,14 @@ limit is never too low: what operations hand on to each other, start-up, functio
 `python benchmarks/limits.py` counts without timing anything.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from unittest.mock import patch
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # both as the command line does
+from foreglow.tuning import tune
+
+tune()  # as the command line does, before PyTorch is imported
 
 import healpy as hp
 import numpy as np

@@ -5,12 +5,12 @@ one stage.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # both as the command line does
+from foreglow.tuning import tune
+
+tune()  # as the command line does, before PyTorch is imported
 
 import numpy as np
 import torch

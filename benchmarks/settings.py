@@ -1,4 +1,4 @@
-"""Threads and huge pages: the same work under the settings of the command line and without them.
+"""Threads and memory: the same work under the settings of the command line and without them.
 
 `python benchmarks/settings.py` prints these rows alone.
 """
@@ -11,16 +11,24 @@ from collections.abc import Iterator
 
 import torch
 
+from foreglow.tuning import ENVIRONMENT
 from measure import ratio, spread
 from stages import STAGES
 
-COMMAND_LINE = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"}
 ALONE = "as the command line"
+
+
+def _without(*names: str, **instead: str) -> dict[str, str]:
+    return {k: v for k, v in ENVIRONMENT.items() if k not in names} | instead
+
+
 SETTINGS = {
-    ALONE: COMMAND_LINE,
-    "without huge pages": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "without passive waiting": {"THP_MEM_ALLOC_ENABLE": "1"},
-    "one thread": {**COMMAND_LINE, "OMP_NUM_THREADS": "1"},
+    ALONE: ENVIRONMENT,
+    "waiting asleep": _without("GOMP_SPINCOUNT"),
+    "waiting awake": _without("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"),
+    "memory given back": _without("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"),
+    "without huge pages": _without("THP_MEM_ALLOC_ENABLE"),
+    "one thread": _without(OMP_NUM_THREADS="1"),
 }
 SIZES = {
     "simulate": 2**20,
@@ -51,7 +59,7 @@ def settings() -> Iterator[dict]:
 
 
 def _rates(environment: dict[str, str]) -> dict[str, float]:
-    kept = {k: v for k, v in os.environ.items() if k not in COMMAND_LINE}
+    kept = {k: v for k, v in os.environ.items() if k not in ENVIRONMENT}
     answer = subprocess.run(
         [sys.executable, __file__, "once"], env=kept | environment, capture_output=True, text=True,
         check=True,

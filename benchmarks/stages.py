@@ -32,6 +32,7 @@ from foreglow.recognition.model import Recogniser
 from foreglow.recognition.parametric import fit
 from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
 from foreglow.recognition.skymodel import candidate
+from foreglow.recognition.streaming import BLOCK
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from foreglow.training import make_generator
@@ -40,7 +41,6 @@ from steps import dust_steps, noise_sky, recognition_steps
 
 INSTRUMENT = load_instrument("quijote+litebird")
 BATCH = 8192  # vectors drawn at once
-BLOCK = 65536  # pixels classified at once, as `classify` does
 TRAIN_BATCH = 4096
 CHANNELS = 64
 CUTOUTS = 64  # drawn at once
@@ -215,7 +215,7 @@ STAGES = (
         "templates and simulator made", cuda=True,
     ),
     Stage(
-        "fit, curved", "recognition", "pixels", tuple(BLOCK * k for k in (1, 3, 6, 16)),
+        "fit, curved", "recognition", "pixels", tuple(2**16 * k for k in (1, 3, 6, 16)),
         fits_of_pixels, "data in memory", cuda=True,
     ),
     Stage(
@@ -223,7 +223,7 @@ STAGES = (
         "begin and end of a training", cuda=True,
     ),
     Stage(
-        "classify", "recognition", "pixels", tuple(BLOCK * k for k in (1, 3, 8, 16)),
+        "classify", "recognition", "pixels", tuple(2**16 * k for k in (1, 3, 8, 16)),
         classify_memory, "model loaded, data in memory", cuda=True,
     ),
     Stage(

@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # both as the command line does
+from foreglow.tuning import tune
+
+tune()  # as the command line does, before PyTorch is imported
 
 import healpy as hp
 import numpy as np
@@ -120,24 +120,31 @@ def _now() -> np.ndarray:
 
 def _classify_memory(nside: int) -> Callable[[], None]:
     model = Recogniser.load(MODEL)
-    data, sigma = (torch.from_numpy(a) for a in _vectors(BLOCK, nside))
-    sigma = sigma.contiguous()
 
-    def work() -> None:
-        for _ in range(_TURN["classify"] // BLOCK):
-            model.log_probability(data, sigma).exp()
+    def work(data: torch.Tensor, sigma: torch.Tensor) -> None:
+        model.log_probability(data, sigma).exp()
 
-    return work
+    return _block_by_block(work, "classify", nside)
 
 
 def _fit_memory(nside: int) -> Callable[[], None]:
-    data, sigma = (torch.from_numpy(a) for a in _vectors(BLOCK, nside))
+    def work(data: torch.Tensor, sigma: torch.Tensor) -> None:
+        choose(PROBLEMS["four"], _INSTRUMENT.bands, data, sigma).probability()
 
-    def work() -> None:
-        for _ in range(_TURN["fit"] // BLOCK):
-            choose(PROBLEMS["four"], _INSTRUMENT.bands, data, sigma).probability()
+    return _block_by_block(work, "fit", nside)
 
-    return work
+
+def _block_by_block(
+    work: Callable[[torch.Tensor, torch.Tensor], None], what: str, nside: int
+) -> Callable[[], None]:
+    """A turn's pixels, each once: one block again and again would lie in the processor's cache."""
+    data, sigma = (torch.from_numpy(a).contiguous() for a in _vectors(_TURN[what], nside))
+
+    def turn() -> None:
+        for block in zip(data.split(BLOCK), sigma.split(BLOCK), strict=True):
+            work(*block)
+
+    return turn
 
 
 if __name__ == "__main__":

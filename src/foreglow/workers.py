@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from foreglow.errors import RunError
+from foreglow.tuning import ENVIRONMENT
 
 log = logging.getLogger("foreglow")
 
@@ -158,8 +159,8 @@ def _local(n: int) -> Iterator[Any]:
     from distributed import LocalCluster
 
     threads = max(1, len(os.sched_getaffinity(0)) // n)
-    # Dask's workers have one thread for libraries otherwise
-    environment = {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    # Dask's own has one thread for libraries, and malloc give memory back at once
+    environment = {"OMP_NUM_THREADS": threads, **ENVIRONMENT}
     with (
         config.set({"distributed.nanny.pre-spawn-environ": environment}),
         LocalCluster(

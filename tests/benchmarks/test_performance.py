@@ -16,8 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def load(monkeypatch):
     """Modules of benchmarks/, which is a folder of scripts and no package."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # else the scripts would set them for good
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "1")
+    monkeypatch.setattr("foreglow.tuning.tune", lambda: None)  # else the scripts would, for good
     return importlib.import_module
 
 

@@ -202,11 +202,23 @@ def test_workers_classify_alike(spread, folder, source, classified, tmp_path):
     assert (tmp_path / "found.fits").read_bytes() == classified
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
-def test_a_lost_worker_costs_time_only(spread, source, fitted, tmp_path):
-    def lossy(work, items):
-        return spread(partial(die_first, work, str(tmp_path)), items)
+@pytest.fixture
+def lossy(spread, tmp_path):
+    """Two workers, of which one is killed at the second block."""
+    return lambda work, items: spread(partial(die_first, work, str(tmp_path)), items)
 
+
+@pytest.mark.filterwarnings("ignore:::distributed")
+def test_a_worker_lost_in_classification_costs_time_only(
+    lossy, folder, source, classified, tmp_path
+):
+    classify_files(folder, source, tmp_path / "found.fits", spread=lossy)
+    assert (tmp_path / "found.fits").read_bytes() == classified
+    assert (tmp_path / "died").exists()
+
+
+@pytest.mark.filterwarnings("ignore:::distributed")
+def test_a_worker_lost_in_fits_costs_time_only(lossy, source, fitted, tmp_path):
     fit_files(SETUP, source, tmp_path / "fit.fits", spread=lossy)
     assert (tmp_path / "fit.fits").read_bytes() == fitted
     assert (tmp_path / "died").exists()
@@ -226,9 +238,9 @@ def test_memory_that_cannot_hold(folder, source, tmp_path):
 
 
 def test_context_needs_more_memory(folder, source, tmp_path):
-    bound = "510 MiB"
+    bound = "516 MiB"
     classify_files(folder, source, tmp_path / "o.fits", memory=bound)
-    with pytest.raises(MapError, match="or more, got 510"):
+    with pytest.raises(MapError, match="or more, got 516"):
         classify_files(
             folder, source, tmp_path / "c.fits", memory=bound,
             context=ContextModel.untrained("potts", 0),

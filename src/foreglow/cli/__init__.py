@@ -1,17 +1,11 @@
 """The command line: one thin function a command; the work is done by the library."""
 
 import logging
-import os
 import sys
 import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
-
-# threads that wait without spinning: on a shared node spinning costs several times the work
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# huge pages for large tensors, where Linux gives them: a tenth of the page faults
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import typer
 from rich.console import Console
@@ -20,6 +14,7 @@ from rich.markup import escape
 from foreglow.cli import data, dust, recognize, screen
 from foreglow.cli.options import Dask, Device, Json, Resume, Seed, one_of
 from foreglow.errors import ForeglowError
+from foreglow.tuning import tune
 
 app = typer.Typer(
     name="foreglow",
@@ -171,6 +166,7 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 def main() -> None:
     """Run the command line: 0 on success, 2 on a user's mistake, 1 on our own failure."""
+    tune()
     warnings.showwarning = _show_warning
     try:
         app()

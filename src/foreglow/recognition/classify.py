@@ -26,7 +26,6 @@ from foreglow.recognition.streaming import (
     gather,
     open_quietly,
     open_source,
-    read_ahead,
     validate_memory,
     with_progress,
 )
@@ -35,7 +34,7 @@ from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 from foreglow.workers import Spread
 
-_BYTES_A_VALUE = 128  # of a block: data, features and layers for each Stokes and band, measured
+_BYTES_A_VALUE = 384  # of a block: data, features and layers for each Stokes and band, measured
 _CONTEXT_BYTES = 1 << 10  # a pixel and model, measured
 
 
@@ -214,7 +213,7 @@ def classify_files(
         validate_nside(opened.nside)
     validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
     blocks = opened.blocks(BLOCK)
-    if spread is map:  # no workers: then reading and computing overlap
+    if spread is map:
         parts = _classify_here(recogniser, opened, blocks)
     else:
         parts = spread(partial(_classify_elsewhere, file, source), blocks)
@@ -267,8 +266,9 @@ def _classify_elsewhere(
 def _classify_here(
     model: Recogniser, opened: Observation, blocks: Sequence[PixelBlock]
 ) -> Iterator[tuple[Classification, float]]:
-    for data, sigma in read_ahead(opened, blocks):
-        yield _classify_block(model, opened, data, sigma)
+    # without a thread that reads ahead: it would take a core from those of the network
+    for block in blocks:
+        yield _classify_block(model, opened, *opened.read(block))
 
 
 def _classify_block(

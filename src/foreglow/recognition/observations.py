@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import healpy as hp
 import numpy as np
+import torch
 from astropy import units as u
 
 from foreglow.errors import InstrumentError, MapError
@@ -121,26 +122,27 @@ class Observation:
             If a file holds NaN or Inf there, or an rms that is not above zero.
         """
         n_band = self.instrument.n_band
-        data = np.empty((len(pixels), 2, n_band), np.float32)
+        qu = np.empty((2, n_band, len(pixels)), np.float32)
         sigma = np.empty((len(pixels), n_band), np.float32)
+        sigma[:] = [np.nan if isinstance(rms, NoiseMap) else rms for rms in self.noise]
         angle = None
         if self.frame != "G":
             angle = angle_to_galactic(ring_numbers(pixels), self.nside, self.frame)
         for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True)):
             factor = self._to_uk_rj[k]
             if one is None:
-                data[:, :, k] = np.nan
+                qu[:, k] = np.nan
             else:
-                qu = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
-                data[:, :, k] = factor[0] * qu.T
+                stored = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
+                np.multiply(stored, factor[0], out=qu[:, k])
             if isinstance(rms, NoiseMap):  # Q and U may differ; one rms is taken for both
                 mean_square = (rms.read(pixels).astype(np.float64) ** 2).mean(0)
                 sigma[:, k] = factor[1] * np.sqrt(mean_square)
-            else:
-                sigma[:, k] = rms
         for file in self._files:
             file.release()
-        return data, sigma
+        # turned over as a whole: values written band by band would each open a line of the cache
+        by_pixel = torch.from_numpy(qu.reshape(2 * n_band, -1)).T.contiguous().numpy()
+        return by_pixel.reshape(-1, 2, n_band), sigma
 
     @cached_property
     def _files(self) -> tuple[PolarisationSource | NoiseMap, ...]:

@@ -4,8 +4,7 @@ A worker is told what to open, and keeps it open for the blocks that follow.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -87,18 +86,6 @@ class MapFiles:
 def open_source(source: Source) -> Observation:
     """What a source says, opened once in a process for all blocks that follow."""
     return source.open()
-
-
-def read_ahead(
-    opened: Observation, blocks: Sequence[PixelBlock]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Data and noise of blocks in turn; the next is read while the last is worked on."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(opened.read, blocks[0])
-        for block in blocks[1:]:
-            here, coming = coming, reader.submit(opened.read, block)
-            yield here.result()
-        yield coming.result()
 
 
 def file_state(path: str | Path) -> tuple[int, int] | None:
