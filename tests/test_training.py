@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from foreglow.errors import ModelError, RunError
+from foreglow.precision import arithmetic
 from foreglow.recognition import train as module
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
@@ -419,3 +420,58 @@ def test_another_training_does_not_go_on_with_a_checkpoint(tmp_path):
         with pytest.raises(RunError, match="was begun with another"):
             train_model(tmp_path / "model", **{**arguments, **change}, resume=True)
     assert not (tmp_path / "model").exists()
+
+
+# ---- precision -------------------------------------------------------------------------------
+
+
+def layer_types(network, data, sigma):
+    """Types of what the network's linear layers and its logits are made in."""
+    found = set()
+    handles = [
+        module.register_forward_hook(lambda *call: found.add(call[2].dtype))
+        for module in network.modules()
+        if isinstance(module, torch.nn.Linear)
+    ]
+    logits = network(data, sigma)
+    for handle in handles:
+        handle.remove()
+    return found, logits.dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_is_of_the_layers_alone(kind):
+    model = make_model(kind)
+    data, sigma = torch.randn(8, 2, 17), torch.ones(8, 17)
+    with arithmetic("bf16"):
+        assert layer_types(model.network, data, sigma) == ({torch.bfloat16}, torch.float32)
+    assert layer_types(model.network, data, sigma) == ({torch.float32}, torch.float32)
+
+
+def test_precisions_of_a_card_are_put_back():
+    before = torch.backends.cudnn.allow_tf32
+    for precision, allowed in (("tf32", True), ("float32", False)):
+        with arithmetic(precision):
+            assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_bf16_learns_as_float32_does(templates, tmp_path):
+    """Losses of every epoch agree to a per cent, and the weights are float32."""
+    histories = {}
+    for precision in ("float32", "bf16"):
+        model = make_model("foreglow")
+        plan = make_plan("foreglow", steps=40, batch=256, precision=precision)
+        histories[precision] = train(model, templates, plan, tmp_path / precision, 3, CPU)
+        assert {p.dtype for p in model.network.parameters()} == {torch.float32}
+        assert model.card["training"]["precision"] == precision
+    one, other = (histories[p]["validation_loss"] for p in ("float32", "bf16"))
+    assert one != other
+    assert one[-1] < 0.5 * np.log(2)  # of a guess
+    assert other == pytest.approx(one, rel=0.01)
+
+
+def test_a_precision_that_is_none(templates, tmp_path):
+    plan = make_plan("foreglow", precision="float16")
+    with pytest.raises(RunError, match="expected precision tf32, float32, bf16, but 'float16'"):
+        train(make_model("foreglow"), templates, plan, tmp_path, 3, CPU)

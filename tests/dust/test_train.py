@@ -274,3 +274,11 @@ def test_regions():
         middle = {"north": (0, 60), "south": (0, -60), "east": (270, 30), "west": (90, 30)}[name]
         place = Pointings(*(torch.tensor([float(v)]) for v in (*middle, 0)))
         assert bool(region.holds(place))
+
+
+def test_bf16_learns_as_float32_does(uninterrupted, tmp_path):
+    plan, _, history = uninterrupted
+    model, other = run(tmp_path, replace(plan, precision="bf16"))
+    assert {p.dtype for p in model.members.parameters()} == {torch.float32}
+    assert other["train_loss"] != history["train_loss"]
+    assert other["train_loss"] == pytest.approx(history["train_loss"], rel=0.02)

@@ -17,7 +17,7 @@ from foreglow.cli.options import (
     Seed,
     one_of,
 )
-from foreglow.cli.training import Devices, NumNodes, Strategy, several_processes
+from foreglow.cli.training import Devices, NumNodes, Precision, Strategy, several_processes
 
 REGIONS = one_of("north", "south", "east", "west")
 
@@ -160,6 +160,7 @@ def dust_train(
     devices: Devices = 1,
     num_nodes: NumNodes = 1,
     strategy: Strategy = "auto",
+    precision: Precision = "tf32",
     resume: Resume = False,
 ) -> None:
     """Train a network on cutouts of an HI cube and a dust map, drawn fresh at every step."""
@@ -167,7 +168,9 @@ def dust_train(
     from foreglow.dust.train import DustPlan, train_model
 
     files = SkyFiles(sky, cube, dust, mask, unit, low, high, nside, seed)
-    plan = DustPlan(network, inputs, width, weight, epochs, steps, batch, learning_rate, members)
+    plan = DustPlan(
+        network, inputs, width, weight, epochs, steps, batch, learning_rate, members, precision
+    )
     with several_processes(devices, num_nodes, strategy, device) as processes:
         score = train_model(out, files, region, plan, seed, device, resume, processes)
         screen.say(f"model: {out} (r of validation cutouts {score:.4f})")

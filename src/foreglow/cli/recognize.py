@@ -26,7 +26,7 @@ from foreglow.cli.options import (
     one_of,
 )
 from foreglow.cli.sky_maps import Ensemble, GivenSky, Maps, Memory, NoiseScale, Realisation
-from foreglow.cli.training import Devices, NumNodes, Strategy, several_processes
+from foreglow.cli.training import Devices, NumNodes, Precision, Strategy, several_processes
 from foreglow.errors import ForeglowError
 
 PROBLEMS = one_of("curvature", "ame", "four")
@@ -123,6 +123,7 @@ def recognize_train(
     devices: Devices = 1,
     num_nodes: NumNodes = 1,
     strategy: Strategy = "auto",
+    precision: Precision = "tf32",
     resume: Resume = False,
 ) -> None:
     """Train a network on vectors drawn fresh from the training law."""
@@ -131,7 +132,7 @@ def recognize_train(
     with several_processes(devices, num_nodes, strategy, device) as processes:
         accuracy = train_model(
             out, sky, models or problem, network, regime, noise_scale, epochs, steps, batch,
-            instrument, seed, device, resume, processes,
+            instrument, seed, device, resume, processes, precision,
         )  # fmt: skip
         screen.say(f"model: {out} (validation accuracy {accuracy:.4f})")
 

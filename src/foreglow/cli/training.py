@@ -24,6 +24,14 @@ Strategy = Annotated[
     ),
 ]
 
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Of layers in training: tf32 (float32 where the card has no such), float32 or bf16.",
+        autocompletion=one_of("tf32", "float32", "bf16"),
+    ),
+]
+
 
 @contextmanager
 def several_processes(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from foreglow.dust.loss import PAPER_WEIGHT
 from foreglow.dust.spectra import Bands, mode_correlation
 from foreglow.errors import ModelError, ShapeError
+from foreglow.precision import layers
 
 Inputs = Literal["channels", "moments", "integrated"]
 INPUTS: tuple[Inputs, ...] = ("channels", "moments", "integrated")
@@ -132,7 +133,9 @@ class Zhang2019(DustNetwork):
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """The dust, as `DustNetwork.forward` says."""
         seen = self.see(inputs) / self.rms * mask.unsqueeze(1)
-        return self.output(self.unet(seen)).squeeze(1) * self.typical
+        with layers(seen.device):
+            made = self.output(self.unet(seen))
+        return made.float().squeeze(1) * self.typical
 
     def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
         """Measure the scales, as `DustNetwork.standardise` says."""
@@ -178,8 +181,11 @@ class ForeglowUNet(DustNetwork):
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """The dust, as `DustNetwork.forward` says."""
         seen = self.see(inputs)
-        pixel = self.stem((self._logarithms(seen) - self.mean) / self.std) * mask.unsqueeze(1)
-        gain = (self.pixel_gain(pixel) + self.unet_gain(self.unet(pixel))).exp()
+        scaled = (self._logarithms(seen) - self.mean) / self.std
+        with layers(seen.device):
+            pixel = self.stem(scaled) * mask.unsqueeze(1)
+            log_gain = self.pixel_gain(pixel) + self.unet_gain(self.unet(pixel))
+        gain = log_gain.float().exp()
         brightness = seen if self.inputs == "channels" else inputs.sum(1, keepdim=True)
         return (gain * brightness).sum(1) * self.per_kelvin
 

@@ -24,6 +24,7 @@ from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.hemispheres import REGIONS, Method, Region
 from foreglow.model_files import open_training
+from foreglow.precision import arithmetic, validate_precision
 from foreglow.processes import ALONE, Processes, together
 from foreglow.training import History, Schedule, Task, adamw, fit, make_generator, pick_device
 
@@ -56,6 +57,8 @@ class DustPlan:
     members : int
         Networks trained from different seeds. Of two or more, each has another sector of the
         region masked, by which their errors are measured: see `foreglow.dust.folds`.
+    precision : str
+        Arithmetic of the layers in training; see `foreglow.precision.arithmetic`.
     """
 
     network: str = "unet"
@@ -67,6 +70,7 @@ class DustPlan:
     batch: int = 16
     learning_rate: float | None = None
     members: int = 1
+    precision: str = "tf32"
 
     @property
     def ours(self) -> bool:
@@ -206,6 +210,7 @@ def train_model(
         if region not in REGIONS:
             raise RunError(f"expected region {', '.join(REGIONS)}, but {region!r} came.")
         processes.validate_batch(plan.batch)
+        validate_precision(plan.precision)
         make_network(plan.network, plan.inputs, (0.0, 1.0), 1)  # are there such?
         made_of = {k: v if v is None else str(v) for k, v in asdict(sky).items()}
         settings = {"sky": made_of, "region": region, "seed": seed, "plan": asdict(plan)}
@@ -239,7 +244,8 @@ def _train_member(
     network.standardise(sample.inputs, sample.target, sample.mask, bands)
     task = _task(network, sampler, bands, plan, seed, processes)
     schedule = Schedule(plan.epochs, plan.steps, -(-VALIDATION_CUTOUTS // plan.batch))
-    return fit(task, schedule, folder, seed, device, resume, processes)
+    with arithmetic(plan.precision):
+        return fit(task, schedule, folder, seed, device, resume, processes)
 
 
 def _task(

@@ -6,6 +6,7 @@ import healpy as hp
 import torch
 from torch import Tensor, nn
 
+from foreglow.precision import layers
 from foreglow.recognition.features import CleanedLogFeatures, SkyMemory
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
@@ -50,12 +51,13 @@ class FarsianNetwork(nn.Module):
         x = data.flatten(1)  # (n, 2 * n_band)
         low, high = x.aminmax(dim=1, keepdim=True)
         x = (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
-        for place, layer in enumerate(self.hidden):
-            x = torch.tanh(layer(x))
-            if place == 0 and self.training:
-                keep = torch.rand(x.shape, generator=generator, device=x.device) < 0.5
-                x = 2 * x * keep
-        logits = self.output(x)
+        with layers(x.device):
+            for place, layer in enumerate(self.hidden):
+                x = torch.tanh(layer(x))
+                if place == 0 and self.training:
+                    keep = torch.rand(x.shape, generator=generator, device=x.device) < 0.5
+                    x = 2 * x * keep
+            logits = self.output(x).float()
         if logits.shape[1] == 1:  # a sigmoid is the softmax of (z, 0)
             logits = nn.functional.pad(logits, (0, 1))
         return logits
@@ -106,10 +108,11 @@ class ForeglowNetwork(nn.Module):
     ) -> Tensor:
         """Logits, shape (n, n_class), of data (n, 2, n_band) with noise (n, n_band), uK_RJ."""
         x = (self._look(data, sigma) - self.mean) / self.scale
-        x = _affine(self.input, x.clamp(-_CLIP, _CLIP))
-        for block in self.blocks:
-            x = block(x)
-        return self.output(self.norm(x))
+        with layers(x.device):
+            x = _affine(self.input, x.clamp(-_CLIP, _CLIP))
+            for block in self.blocks:
+                x = block(x)
+            return self.output(self.norm(x)).float()
 
     def remember(self, templates: Templates) -> None:
         """Keep the sky of the training, where there is a memory."""

@@ -23,6 +23,7 @@ from foreglow.sky.bandpass import Bands
 
 BATCH = 16384  # pixels in flight on each thread: more leave the cache, fewer share less of the work
 CHUNK = 2 * BATCH  # pixels of a thread's piece of work
+_LEAST = 1024  # the smallest piece that is worth a thread
 GPU_BATCH = 262144  # both of a GPU
 MAX_STEPS = 100
 TOLERANCE = 1e-8  # converged where a step promises less than this in chi-square
@@ -103,15 +104,16 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Ten
     _validate(len(bands), data, sigma)
     result = _empty(model, len(data), data.device)
 
-    on_cpu = data.device.type == "cpu"
+    on_cpu, threads = data.device.type == "cpu", torch.get_num_threads()
     chunk, batch = (CHUNK, BATCH) if on_cpu else (GPU_BATCH, GPU_BATCH)
+    if on_cpu:  # few pixels are shared evenly
+        chunk = min(chunk, max(_LEAST, -(-len(data) // threads)))
 
     def work(start: int) -> None:
         part = slice(start, start + chunk)
         _fit_chunk(model, bands, data[part], sigma[part], batch, result, start)
 
     # a chunk a thread: the operations are too small to be shared between threads
-    threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads if on_cpu else 1, "fit", torch.set_num_threads, (1,))
     try:
         list(pool.map(work, range(0, len(data), chunk)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from foreglow.errors import RunError
 from foreglow.model_files import open_training
+from foreglow.precision import arithmetic, validate_precision
 from foreglow.processes import ALONE, Processes, together
 from foreglow.recognition.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.model import Recogniser
@@ -64,6 +65,8 @@ class TrainingPlan:
         For `conditioned`: lowest and highest factor on the instrument's noise at Nside 16.
     sample : int
         Most vectors that standardise features before, and fit the temperature after.
+    precision : str
+        Arithmetic of the layers in training; see `foreglow.precision.arithmetic`.
     """
 
     regime: Regime
@@ -75,6 +78,7 @@ class TrainingPlan:
     noise_scale: float = 1.0
     noise_range: tuple[float, float] = (5e-4, 4.0)
     sample: int = 65536
+    precision: str = "tf32"
 
     @property
     def noise(self) -> NoiseLaw:
@@ -139,7 +143,7 @@ def train(
         network.standardise(sample.data, sample.sigma)
     task = _task(network, simulator, plan, seed, processes)
     schedule = Schedule(plan.epochs, plan.steps, plan.validation_steps)
-    with threads_for(plan.batch // processes.size, device):
+    with threads_for(plan.batch // processes.size, device), arithmetic(plan.precision):
         history = fit(task, schedule, folder, seed, device, resume, processes)
     model.card["training"] = {"sky": templates.source, "seed": seed, **asdict(plan)}
     _calibrate(model, simulator, plan, seed)
@@ -189,6 +193,7 @@ def train_model(
     device: str,
     resume: bool,
     processes: Processes = ALONE,
+    precision: str = "tf32",
 ) -> float:
     """Train a model and save it; the body of `foreglow recognize train`.
 
@@ -212,11 +217,14 @@ def train_model(
         if regime not in REGIMES:
             raise RunError(f"expected regime {', '.join(REGIMES)}, but {regime!r} came.")
         processes.validate_batch(batch)
+        validate_precision(precision)
         models = models_of(problem)
         model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
         ours = network != "farsian2020"
         rate = 2e-3 if ours else 1.0
-        plan = TrainingPlan(regime, epochs, steps, batch, not ours, rate, noise_scale)
+        plan = TrainingPlan(
+            regime, epochs, steps, batch, not ours, rate, noise_scale, precision=precision
+        )
         settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
         settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}
         templates = load_templates(sky)  # before a folder is made: there may be no such sky
