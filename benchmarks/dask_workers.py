@@ -1,12 +1,9 @@
-"""Prepare, predict and fit in one process with all cores, beside two workers of Dask.
+"""Prepare, predict and fit by one process with all cores, in turn with two workers of Dask.
 
-    python benchmarks/dask_workers.py [--nside 256] [--out dask.json]
-
-Each row says how long both took, and whether their files are the same. The start of the workers is
-a row of its own: the others have them running.
+`python benchmarks/dask_workers.py` prints these rows alone. The workers run already when the clock
+starts; what they make must be what one process does.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -32,51 +29,49 @@ from foreglow.reproduce.farsian2020.fits import fit_sky
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from foreglow.workers import Spread, open_workers
+from measure import side_by_side
 
 WORKERS = 2
+NSIDE = 256  # of the cubes
 CHANNELS = 64
 SKIES = 8
+REPEATS = 3
+# of the rms: networks add up in another order on other numbers of threads
+TOLERANCE = {"prepare": 0.0, "predict": 1e-3, "fit": 0.0}
 STEP_KMS, FIRST_KMS = 1.28823448620083, -64.5
 
 
-def rows(folder: Path, nside: int, workers: int = WORKERS) -> Iterator[dict[str, Any]]:
-    """One row a stage; results must agree, or the row says so.
+def workers() -> Iterator[dict]:
+    """Rates of each stage: two workers beside one process.
 
-    Parameters
-    ----------
-    folder : Path
-        For some GB of files at Nside 256 and above; the caller removes it.
-    nside : int
-        Of the cubes; 256 or more, as the shipped model asks.
-    workers : int
+    Raises
+    ------
+    AssertionError
+        If both did not find the same.
     """
-    stages = make_stages(folder, nside)
-    start = time.perf_counter()
-    with open_workers(f"local:{workers}") as spread:
-        list(spread(abs, range(workers)))
-        yield {"stage": "start workers", "workers": workers, "s": time.perf_counter() - start}
-        for name, (n, unit, work) in stages.items():
-            if name != "predict":  # which takes so long that imports are no part of it
-                work(spread)
-            times, results = {}, {}
-            for who, how in (("workers", spread), ("one process", map)):
-                begin = time.perf_counter()
-                results[who] = work(how)
-                times[who] = time.perf_counter() - begin
-            yield {
-                "stage": name, "workers": workers, "n": n, "unit": unit, "nside": nside,
-                "threads": torch.get_num_threads(), "s": times["workers"],
-                "s_one_process": times["one process"],
-                "ratio": times["one process"] / times["workers"],
-                "same": results["workers"] == results["one process"],
-            }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, open_workers(f"local:{WORKERS}") as spread:
+        for name, (n, unit, work) in make_stages(Path(folder), NSIDE).items():
+            ways = {"two workers": spread, "one process": map}
+            rates: dict[str, list[float]] = {way: [] for way in ways}
+            for turn in range(REPEATS):
+                results = []
+                for way, how in list(ways.items())[:: -1 if turn % 2 else 1]:
+                    begin = time.perf_counter()
+                    results.append(work(how))
+                    rates[way].append(n / (time.perf_counter() - begin))
+                apart = np.nanmax(np.abs(results[0] - results[1])) / np.nanstd(results[0])
+                if apart > TOLERANCE[name]:
+                    raise AssertionError(f"{name}: workers differ by {apart:.1g} of the rms")
+            row = {"benchmark": f"{name} by two workers of Dask", "device": "cpu", "unit": unit}
+            row |= {"n": n, "threads": torch.get_num_threads()}
+            yield from side_by_side(row, rates, ours="two workers")
 
 
-Stage = tuple[int, str, Callable[[Spread], object]]
+Stage = tuple[int, str, Callable[[Spread], np.ndarray]]
 
 
 def make_stages(folder: Path, nside: int) -> dict[str, Stage]:
-    """Size, unit of it, and what is done with a `spread`; the result tells whether two agree."""
+    """Size, unit of it, and what is done with a `spread`."""
     cube = write_survey(folder / "CAR.fits", nside)
     sky = folder / "sky"
     make_sky_files(sky, nside, -64.5, 17.0, 0)
@@ -84,18 +79,18 @@ def make_stages(folder: Path, nside: int) -> dict[str, Stage]:
         load_templates("mock", 16), load_instrument("quijote+litebird"), 0, "cpu", folder / "none"
     )
 
-    def run_prepare(spread: Spread) -> object:
+    def run_prepare(spread: Spread) -> np.ndarray:
         made = prepare([cube], folder / "hi.zarr", nside=nside, spread=spread, overwrite=True)
-        return [float(np.nansum(channel, dtype=np.float64)) for channel in made.channels()]
+        return np.array([np.nansum(channel, dtype=np.float64) for channel in made.channels()])
 
-    def run_predict(spread: Spread) -> object:
+    def run_predict(spread: Spread) -> np.ndarray:
         files = sky / "cube.zarr", folder / "dust.fits", sky / "mask.fits"
         predict("mock-dust", *files, device="cpu", overwrite=True, spread=spread)
-        return Path(files[1]).read_bytes()
+        return hp.read_map(files[1])
 
-    def run_fit(spread: Spread) -> object:
+    def run_fit(spread: Spread) -> np.ndarray:
         found = spread(partial(fit_sky, bench, "four", 1.0), range(SKIES))
-        return [float(choice.log_evidence.sum()) for _, choice, _ in found]
+        return np.array([float(choice.log_evidence.sum()) for _, choice, _ in found])
 
     return {
         "prepare": (CHANNELS, "channels", run_prepare),
@@ -120,20 +115,6 @@ def write_survey(path: Path, nside: int) -> Path:
     return path
 
 
-def main() -> None:
-    """Print the rows, and write them if asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nside", type=int, default=256)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = []
-        for row in rows(Path(folder), options.nside):
-            found.append(row)
-            print(json.dumps(row), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    for found in workers():
+        print(json.dumps(found), flush=True)

@@ -17,20 +17,37 @@ tune()  # as the command line does, before PyTorch is imported
 import torch
 
 from cutouts import cutouts, filtering
+from dask_workers import workers
+from ddp import distributed
 from fits import fits, full_sky
 from foreglow.runs import package_versions
 from limits import limits
 from machine import machine
 from measure import devices
+from precision import precision
 from recognition import classification, memory, simulation
 from scaling import scaling
 from settings import settings
+from streaming import classification_from_files, fit_from_files
 from unet import unet
 from vectors import accuracy, classifying, training
 
 RESULTS = Path(__file__).parent / "results.json"
-OF_A_DEVICE = (machine, scaling, simulation, classification, training, fits, cutouts, unet)
-OF_THE_PROCESSOR = (filtering, classifying, accuracy, memory, full_sky, settings)
+OF_A_DEVICE = (
+    machine,
+    scaling,
+    simulation,
+    classification,
+    training,
+    fits,
+    cutouts,
+    unet,
+    precision,
+)
+OF_THE_PROCESSOR = (
+    filtering, classifying, accuracy, memory, full_sky, classification_from_files, fit_from_files,
+    distributed, workers, settings,
+)  # fmt: skip
 
 Part = Callable[[], Iterator[dict]]
 

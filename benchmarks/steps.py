@@ -30,13 +30,13 @@ WARM_UP = 2  # steps of a new network, whose memory and the optimiser's are made
 
 
 def recognition_steps(
-    network: str, problem: str, batch: int, steps: int, device: torch.device
+    network: str, problem: str, batch: int, steps: int, device: torch.device, precision="tf32"
 ) -> list[float]:
     """Seconds of each step of `foreglow.recognition.train.train`, vectors drawn at every step."""
     model = Recogniser.untrained(network, load_instrument("quijote+litebird"), PROBLEMS[problem], 0)
     rate = 2e-3 if network == "foreglow" else 1.0
     plan = recognition_train.TrainingPlan(
-        "conditioned", 1, WARM_UP + steps + 1, batch, False, rate, sample=batch
+        "conditioned", 1, WARM_UP + steps + 1, batch, False, rate, sample=batch, precision=precision
     )
     with _starts(recognition_train, device) as starts, tempfile.TemporaryDirectory() as folder:
         recognition_train.train(model, load_templates("mock"), plan, Path(folder), 0, device)
@@ -44,11 +44,12 @@ def recognition_steps(
 
 
 def dust_steps(
-    sky: DustSky, network: str, width: int, batch: int, steps: int, device: torch.device
-) -> list[float]:
+    sky: DustSky, network: str, width: int, batch: int, steps: int, device: torch.device,
+    precision="tf32",
+) -> list[float]:  # fmt: skip
     """Seconds of each step of `foreglow.dust.train.train`, cutouts drawn at every step."""
     plan = dust_train.DustPlan(
-        network, width=width, epochs=1, steps=WARM_UP + steps + 1, batch=batch
+        network, width=width, epochs=1, steps=WARM_UP + steps + 1, batch=batch, precision=precision
     )
     with (
         _starts(dust_train, device) as starts,

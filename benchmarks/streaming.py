@@ -29,7 +29,7 @@ from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
 from foreglow.recognition.streaming import BLOCK, MapFiles
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
-from measure import peak_mib
+from measure import peak_mib, rate_once, ratio
 
 MEMORY = "4 GiB"
 MODEL = "mock-four"
@@ -40,12 +40,12 @@ _LAPS = 8
 
 
 def classification_from_files(nside: int = 2048) -> Iterator[dict]:
-    """Pixels a second and peak memory of classification within `MEMORY`."""
+    """Pixels a second and peak memory of classification within `MEMORY`, beside from memory."""
     yield _in_a_process("classify", nside)
 
 
-def fit_from_files(nside: int = 512) -> Iterator[dict]:
-    """Pixels a second and peak memory of the fit of four models within `MEMORY`."""
+def fit_from_files(nside: int = 128) -> Iterator[dict]:
+    """Pixels a second and peak memory of the fit of four models within `MEMORY`, likewise."""
     yield _in_a_process("fit", nside)
 
 
@@ -81,44 +81,36 @@ def _vectors(n: int, nside: int) -> tuple[np.ndarray, np.ndarray]:
 def _measure(what: str, folder: Path, nside: int) -> dict:
     maps = {band: folder / f"{band}.fits" for band in _INSTRUMENT.band}
     source = MapFiles.of(_INSTRUMENT, maps, noise_scale=0.01)
-    out, n_pix = folder / "out.fits", hp.nside2npix(nside)
+    out = folder / "out.fits"
     from_memory = {"classify": _classify_memory, "fit": _fit_memory}[what](nside)
+    from_memory()
 
-    laps: list[dict[str, float]] = []
-    begun, before = _now(), 0
+    rates: dict[str, list[float]] = {"files": [], "memory": []}
+    peak_before = peak_mib()
+    begun, before = time.perf_counter(), 0
 
     def take_turns(done: int, total: int) -> None:
         """After each part of the sky, as much from memory: on a shared machine rates wander."""
         nonlocal begun, before
-        if done * _LAPS // total == len(laps):
+        if done * _LAPS // total == len(rates["files"]):
             return
-        files, start = _now() - begun, _now()
-        from_memory()
-        memory = _now() - start
-        ratio = (done - before) / files / (_TURN[what] / memory)
-        laps.append({"files": files[0], "ratio": ratio[0], "ratio_of_processor_time": ratio[1]})
-        begun, before = _now(), done
+        rates["files"].append((done - before) / (time.perf_counter() - begun))
+        rates["memory"].append(rate_once(from_memory))
+        begun, before = time.perf_counter(), done
 
     if what == "classify":
         classify_files(MODEL, source, out, memory=MEMORY, progress=take_turns)
     else:
         fit_files(FitSetup(PROBLEMS["four"]), source, out, memory=MEMORY, progress=take_turns)
     return {
-        "benchmark": f"{what} from files", "device": "cpu", "nside": nside,
-        "bands": _INSTRUMENT.n_band, "unit": "pixels", "memory": MEMORY, "peak_mib": peak_mib(),
-        "per_s": n_pix / sum(lap["files"] for lap in laps),
-        **{f"{key}{end}": float(of([lap[key] for lap in laps]))
-           for key in ("ratio", "ratio_of_processor_time")
-           for end, of in (("", np.median), ("_lowest", min), ("_highest", max))},
+        "benchmark": f"{what} maps of Nside {nside}", "device": "cpu", "nside": nside,
+        "bands": _INSTRUMENT.n_band, "memory": MEMORY, "peak_before_mib": peak_before,
+        "peak_mib": peak_mib(), "unit": "pixels", "what": "foreglow, file to file",
+        "beside": "from memory", **ratio(rates["files"], rates["memory"]),
     }  # fmt: skip
 
 
-def _now() -> np.ndarray:
-    """Seconds on the clock, and of the processor."""
-    return np.array([time.perf_counter(), time.process_time()])
-
-
-def _classify_memory(nside: int) -> Callable[[], None]:
+def _classify_memory(nside: int) -> Callable[[], int]:
     model = Recogniser.load(MODEL)
 
     def work(data: torch.Tensor, sigma: torch.Tensor) -> None:
@@ -127,7 +119,7 @@ def _classify_memory(nside: int) -> Callable[[], None]:
     return _block_by_block(work, "classify", nside)
 
 
-def _fit_memory(nside: int) -> Callable[[], None]:
+def _fit_memory(nside: int) -> Callable[[], int]:
     def work(data: torch.Tensor, sigma: torch.Tensor) -> None:
         choose(PROBLEMS["four"], _INSTRUMENT.bands, data, sigma).probability()
 
@@ -136,13 +128,14 @@ def _fit_memory(nside: int) -> Callable[[], None]:
 
 def _block_by_block(
     work: Callable[[torch.Tensor, torch.Tensor], None], what: str, nside: int
-) -> Callable[[], None]:
+) -> Callable[[], int]:
     """A turn's pixels, each once: one block again and again would lie in the processor's cache."""
     data, sigma = (torch.from_numpy(a).contiguous() for a in _vectors(_TURN[what], nside))
 
-    def turn() -> None:
+    def turn() -> int:
         for block in zip(data.split(BLOCK), sigma.split(BLOCK), strict=True):
             work(*block)
+        return len(data)
 
     return turn
 

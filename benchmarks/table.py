@@ -173,6 +173,12 @@ def memory_table(table: Row) -> Iterator[str]:
             f"| classify | {row['nside']} | {row['peak_before_mib']:.0f} | {added:.0f} | "
             f"{_number(row['pixels_per_s_from_fits'])} |"
         )
+    for row in (r for r in table["results"] if "memory" in r):
+        yield (
+            f"| {row['benchmark'].split()[0]}, {row['bands']} bands, at most {row['memory']} | "
+            f"{row['nside']} | {row['peak_before_mib']:.0f} | "
+            f"{row['peak_mib'] - row['peak_before_mib']:.0f} | {_number(row['per_s'])} |"
+        )
     for row in _of(table, "full sky fit"):
         yield (
             f"| fit, {row['model'].replace('_', ' ')} | {row['nside']} | "
