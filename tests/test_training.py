@@ -1,5 +1,6 @@
 """The trainer: what an interruption leaves, what resuming gives, and what the regimes promise."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -141,6 +142,7 @@ def test_killed_and_resumed(uninterrupted, templates, tmp_path):
     assert train(resumed, templates, make_plan(whole.kind), folder, 3, CPU, resume=True) == history
     assert_same_weights(resumed, whole)
     assert len(seen.training) == 2 * STEPS
+    assert read_metrics(folder) == history
 
 
 def test_resuming_what_is_finished_trains_no_more(uninterrupted, templates, tmp_path):
@@ -162,6 +164,13 @@ def test_without_resume_a_checkpoint_is_ignored(uninterrupted, templates, tmp_pa
     assert len(seen.training) == EPOCHS * STEPS
 
 
+def read_metrics(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row.pop("epoch") for row in rows] == [str(n + 1) for n in range(len(rows))]
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+
 def test_history_has_a_value_an_epoch(uninterrupted):
     _, history, folder = uninterrupted
     assert set(history) == {
@@ -170,8 +179,7 @@ def test_history_has_a_value_an_epoch(uninterrupted):
     assert all(len(values) == EPOCHS for values in history.values())
     assert all(0 <= v <= 1 for v in history["validation_accuracy"])
     assert len(set(history["train_loss"])) == EPOCHS
-    lines = (folder / "metrics.csv").read_text().splitlines()
-    assert len(lines) == EPOCHS + 1
+    assert read_metrics(folder) == history
     assert list(folder.glob("events.out.tfevents.*"))
 
 

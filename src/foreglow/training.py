@@ -1,6 +1,7 @@
 """The one trainer: Lightning, checkpoints without pickle, seeds, devices; shared by both jobs."""
 
 import contextlib
+import csv
 import json
 import logging
 import math
@@ -16,7 +17,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -252,8 +253,8 @@ def _trainer(
         max_epochs=schedule.epochs,
         gradient_clip_val=1.0 if task.clip else None,
         plugins=[_PlainCheckpoints()],
-        callbacks=[best, last, *progress],
-        logger=[CSVLogger(folder, "", ""), TensorBoardLogger(folder, "", "")],
+        callbacks=[best, last, _MetricsTable(folder / "metrics.csv"), *progress],
+        logger=TensorBoardLogger(folder, "", ""),
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -266,6 +267,25 @@ def _is_terminal() -> bool:
     from rich.console import Console
 
     return Console().is_terminal
+
+
+class _MetricsTable(Callback):
+    """A line an epoch, those before an interruption too, as Lightning's own would not."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or not isinstance(pl_module, _Module):
+            return
+        history = pl_module.history
+        rows = enumerate(zip(*history.values(), strict=True), 1)
+        temporary = self.path.with_suffix(".part")
+        with temporary.open("w", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["epoch", *history])
+            table.writerows([epoch, *values] for epoch, values in rows)
+        temporary.replace(self.path)
 
 
 class _LogLines(Callback):

@@ -12,6 +12,7 @@ import os
 import tomllib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -40,7 +41,7 @@ class Spread(Protocol):
 
 @contextlib.contextmanager
 def open_workers(where: str | None) -> Iterator[Spread]:
-    """Workers for `spread(work, items)`, for as long as the context lasts.
+    """Workers for `spread(work, items)`, from its first use for as long as the context lasts.
 
     Parameters
     ----------
@@ -59,26 +60,47 @@ def open_workers(where: str | None) -> Iterator[Spread]:
     Raises
     ------
     RunError
-        If `where` is none of these, the cluster cannot be reached or started, or is lost.
+        If `where` is none of these; from `spread`, if the cluster cannot be reached or started, or
+        is lost.
     """
     if where is None:
         yield map
         return
+    cluster = _cluster(where)
+    with contextlib.ExitStack() as stack:
+
+        @cache
+        def started() -> Spread:
+            address = stack.enter_context(cluster)
+            client = stack.enter_context(_connect(address, where))
+            return _spread_over(client, where)
+
+        def spread(
+            work: Callable[[_Item], _Result], items: Iterable[_Item], /
+        ) -> Iterator[_Result]:
+            # not before there is work: whoever gave a wrong argument need not wait for workers
+            yield from started()(work, items)
+
+        yield spread
+
+
+@contextlib.contextmanager
+def _connect(address: Any, where: str) -> Iterator[Any]:
+    """A client, when there is a worker."""
     from distributed import Client
 
-    with contextlib.ExitStack() as stack:
-        address = stack.enter_context(_cluster(where))
-        try:
-            client = stack.enter_context(Client(address, timeout=_PATIENCE))
-        except (OSError, TimeoutError, ValueError) as error:
-            raise RunError(
-                f"--dask {where}: no Dask scheduler answers there ({error}); start one with "
-                "'dask scheduler', or give local:N."
-            ) from error
+    try:
+        client = Client(address, timeout=_PATIENCE)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise RunError(
+            f"--dask {where}: no Dask scheduler answers there ({error}); start one with "
+            "'dask scheduler', or give local:N."
+        ) from error
+    with client:
         log.info("waiting for workers of %s", where)
         client.wait_for_workers(1)
         _validate_versions(client, where)
-        yield _spread_over(client, where)
+        yield client
 
 
 def _validate_versions(client: Any, where: str) -> None:
@@ -134,23 +156,19 @@ def _n_threads(client: Any) -> int:
     return sum(client.nthreads().values())
 
 
-@contextlib.contextmanager
-def _cluster(where: str) -> Iterator[Any]:
-    """What a client connects to."""
+def _cluster(where: str) -> contextlib.AbstractContextManager[Any]:
+    """What a client connects to; nothing is started before it is entered."""
     kind, _, rest = where.partition(":")
     if kind in ("tcp", "tls", "ucx") and rest.startswith("//"):
-        yield where
-    elif kind == "local" and rest.isdecimal() and int(rest) > 0:
-        with _local(int(rest)) as cluster:
-            yield cluster
-    elif kind == "slurm" and rest:
-        with _slurm(Path(rest)) as cluster:
-            yield cluster
-    else:
-        raise RunError(
-            "expected --dask tcp://HOST:PORT (a running scheduler), local:N (processes here) or "
-            f"slurm:FILE (a TOML file for SLURM), but {where!r} came."
-        )
+        return contextlib.nullcontext(where)
+    if kind == "local" and rest.isdecimal() and int(rest) > 0:
+        return _local(int(rest))
+    if kind == "slurm" and rest:
+        return _slurm(Path(rest), *_read_jobs(Path(rest)))
+    raise RunError(
+        "expected --dask tcp://HOST:PORT (a running scheduler), local:N (processes here) or "
+        f"slurm:FILE (a TOML file for SLURM), but {where!r} came."
+    )
 
 
 @contextlib.contextmanager
@@ -170,10 +188,8 @@ def _local(n: int) -> Iterator[Any]:
         yield cluster
 
 
-@contextlib.contextmanager
-def _slurm(file: Path) -> Iterator[Any]:
-    from dask_jobqueue.slurm import SLURMCluster
-
+def _read_jobs(file: Path) -> tuple[int, dict[str, Any]]:
+    """How many jobs, and what each is."""
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -183,6 +199,13 @@ def _slurm(file: Path) -> Iterator[Any]:
     jobs = table.pop("jobs", None)
     if not isinstance(jobs, int) or jobs < 1:
         raise RunError(f"{file}: expected jobs = a number >= 1, but {jobs!r} came.")
+    return jobs, table
+
+
+@contextlib.contextmanager
+def _slurm(file: Path, jobs: int, table: dict[str, Any]) -> Iterator[Any]:
+    from dask_jobqueue.slurm import SLURMCluster
+
     try:
         cluster = SLURMCluster(**table)
         cluster.scale(jobs=jobs)
