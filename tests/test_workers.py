@@ -72,9 +72,11 @@ def test_unknown_places_are_refused(where):
 
 def test_absent_scheduler_is_told_when_there_is_work(monkeypatch):
     monkeypatch.setattr("foreglow.workers._PATIENCE", "1s")
-    with open_workers("tcp://127.0.0.1:1") as spread:
-        with pytest.raises(RunError, match="no Dask scheduler answers"):
-            list(spread(abs, [1]))
+    with (
+        open_workers("tcp://127.0.0.1:1") as spread,
+        pytest.raises(RunError, match="no Dask scheduler answers"),
+    ):
+        list(spread(abs, [1]))
 
 
 def test_workers_of_another_version_are_refused():

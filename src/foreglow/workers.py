@@ -75,9 +75,7 @@ def open_workers(where: str | None) -> Iterator[Spread]:
             client = stack.enter_context(_connect(address, where))
             return _spread_over(client, where)
 
-        def spread(
-            work: Callable[[_Item], _Result], items: Iterable[_Item], /
-        ) -> Iterator[_Result]:
+        def spread(work: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
             # not before there is work: whoever gave a wrong argument need not wait for workers
             yield from started()(work, items)
 

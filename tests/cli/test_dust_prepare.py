@@ -91,6 +91,19 @@ def test_killed_and_resumed(run, survey, tmp_path):
     assert files_of(out) == files_of(whole)
 
 
+def test_ctrl_c_says_how_to_go_on(survey, tmp_path):
+    words = [*COMMAND, "--cube", str(survey), "--nside", "64", "--out", str(tmp_path / "c.zarr")]
+    progress = tmp_path / "c.zarr.partial" / "progress.json"
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not progress.exists():
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert "interrupted; what was done is kept where the command has --resume" in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_stays_below_the_bound(tmp_path):
     """The whole process, Python and libraries included, on a cube larger than the bound."""

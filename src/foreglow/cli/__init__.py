@@ -1,6 +1,8 @@
 """The command line: one thin function a command; the work is done by the library."""
 
 import logging
+import os
+import signal
 import sys
 import traceback
 import warnings
@@ -28,6 +30,7 @@ app.add_typer(recognize.app, name="recognize")
 app.add_typer(dust.app, name="dust")
 app.add_typer(data.app, name="data")
 
+_INTERRUPTED = 128 + signal.SIGINT
 _state = {"debug": False}
 
 
@@ -176,9 +179,12 @@ def main() -> None:
         text = f"[red]error:[/] {escape(str(error))}"
         Console(stderr=True).print(text, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; go on with --resume.")
-        sys.exit(130)
+    except SystemExit as end:
+        # what Typer makes of Ctrl+C; of several processes the one that started them speaks
+        if end.code == _INTERRUPTED and "LOCAL_RANK" not in os.environ:
+            text = "interrupted; what was done is kept where the command has --resume: go on by it."
+            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        raise
     except Exception as error:
         if _state["debug"]:
             raise
