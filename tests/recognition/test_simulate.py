@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from foreglow.errors import ModelError
 from foreglow.recognition.simulate import MODELS, PROBLEMS, NoiseLaw, VectorSimulator
 from foreglow.sky.cmb import cmb_map
 
@@ -237,3 +238,9 @@ def test_drawing_leaves_the_global_generator_alone(lognormal_templates, instrume
     before = torch.get_rng_state()
     draw(lognormal_templates, instrument, n=10, noise=NoiseLaw(0.1, 1.0, 0.2))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (2, 1), (1, np.inf), (np.nan, 1)])
+def test_a_range_of_noise_that_is_none(low, high):
+    with pytest.raises(ModelError, match="expected a range of noise above zero"):
+        NoiseLaw(low, high)

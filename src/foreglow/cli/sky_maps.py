@@ -61,7 +61,7 @@ class GivenSky:
         if bool(maps) == bool(ensemble):
             raise ForeglowError(
                 "expected --maps BAND=FILE, once a band, or --ensemble STORE, but "
-                f"{'both' if maps else 'neither'} came."
+                f"{'both came; leave one out' if maps else 'neither came; give one'}."
             )
         if ensemble and (noise or unit or common_fwhm):
             raise ForeglowError(

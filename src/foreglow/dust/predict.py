@@ -1,6 +1,7 @@
 """A map of the dust from a user's HI cube: mean and error in each pixel, from files to a file."""
 
 import contextlib
+import errno
 import logging
 import shutil
 import uuid
@@ -320,6 +321,9 @@ def _scratch(out: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not str(error.filename).startswith(str(folder)):
+            raise  # of another file
         raise MapError(f"{out}: cannot be written ({error}); check folder and space") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

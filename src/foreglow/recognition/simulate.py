@@ -1,5 +1,6 @@
 """The training law: vectors of Q,U in every band, made on the device, fresh at every step."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,11 +92,23 @@ class NoiseLaw:
         [low, high]; both 0 for noiseless vectors.
     band_scatter : float
         Rms of the natural log of a further factor a band (uneven coverage).
+
+    Raises
+    ------
+    ModelError
+        If the range is none.
     """
 
     low: float
     high: float
     band_scatter: float = 0.0
+
+    def __post_init__(self):
+        if not (0 < self.low <= self.high < math.inf or self.low == self.high == 0):
+            raise ModelError(
+                "expected a range of noise above zero, or 0 and 0 for none, but "
+                f"{self.low:g} to {self.high:g} came."
+            )
 
     @classmethod
     def fixed(cls, scale: float) -> "NoiseLaw":
