@@ -4,7 +4,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from foreglow.maps.blocks import PixelBlock, pixel_blocks, ring_numbers
+from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
 from foreglow.maps.io import open_polarisation_map
 from foreglow.maps.write import write_polarisation_map
 
@@ -14,7 +14,7 @@ N_PIX = hp.nside2npix(NSIDE)
 
 @pytest.mark.parametrize("ordering", ["RING", "NESTED"])
 def test_blocks_are_the_sky(ordering):
-    blocks = pixel_blocks(NSIDE, ordering, 1000)
+    blocks = PixelBlocks(NSIDE, ordering, 1000)
     assert [len(block) for block in blocks] == [1000, 1000, 1000, 72]
     assert sorted(np.concatenate([block.ring for block in blocks])) == list(range(N_PIX))
     for block in blocks:
@@ -39,3 +39,13 @@ def test_a_block_reads_as_its_pixels(tmp_path, stored, asked, limits):
     np.testing.assert_array_equal(opened.read(block), opened.read(block.ring))
     opened.release()
     np.testing.assert_array_equal(opened.read(block), opened.read(block.ring))
+
+
+def test_blocks_keep_no_numbers():
+    """Those of a whole sky of Nside 2048 would take 400 MB."""
+    blocks = PixelBlocks(NSIDE, "NESTED", 1000)
+    for block in blocks:
+        assert len(block.ring) == len(block)
+    assert not any("ring" in vars(block) for block in blocks)
+    with pytest.raises(IndexError):
+        blocks[len(blocks)]

@@ -47,13 +47,36 @@ class PixelBlock:
         return self.ring if ordering == "RING" else self._nested
 
 
-def pixel_blocks(nside: int, ordering: str, size: int) -> Sequence[PixelBlock]:
-    """The whole sky, `size` pixels at a time."""
-    n_pix = hp.nside2npix(nside)
-    return [
-        PixelBlock(nside, ordering, start, min(start + size, n_pix))
-        for start in range(0, n_pix, size)
-    ]
+@dataclass(frozen=True)
+class PixelBlocks(Sequence[PixelBlock]):
+    """The whole sky, `size` pixels at a time.
+
+    Blocks are made when asked for, and with them go the numbers of their pixels: 8 bytes each,
+    which a list would keep of the whole sky.
+
+    Parameters
+    ----------
+    nside : int
+    ordering : str
+        RING or NESTED.
+    size : int
+    """
+
+    nside: int
+    ordering: str
+    size: int
+
+    def __len__(self) -> int:
+        """Number of blocks."""
+        return -(-hp.nside2npix(self.nside) // self.size)
+
+    def __getitem__(self, k: int) -> PixelBlock:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Block k, from 0."""
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        start = k * self.size
+        stop = min(start + self.size, hp.nside2npix(self.nside))
+        return PixelBlock(self.nside, self.ordering, start, stop)
 
 
 def ring_numbers(pixels: np.ndarray | PixelBlock) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from astropy import units as u
 
 from foreglow.errors import InstrumentError, MapError
-from foreglow.maps.blocks import PixelBlock, pixel_blocks, ring_numbers
+from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
 from foreglow.maps.conventions import angle_to_galactic, turn, unit_agrees
 from foreglow.maps.io import (
     NoiseMap,
@@ -97,9 +97,9 @@ class Observation:
         numbers = {id(f.index): f.index.nbytes for f in stored if f.index is not None}
         return sum(numbers.values()) + sum(f.table.bytes_loaded for f in stored)
 
-    def blocks(self, size: int) -> Sequence[PixelBlock]:
+    def blocks(self, size: int) -> PixelBlocks:
         """The sky in blocks of `size` pixels, in the order in which the files are best read."""
-        return pixel_blocks(self.nside, self.ordering, size)
+        return PixelBlocks(self.nside, self.ordering, size)
 
     def read(self, pixels: np.ndarray | PixelBlock) -> tuple[np.ndarray, np.ndarray]:
         """Data and noise of some pixels; the memory of the files is let go.
