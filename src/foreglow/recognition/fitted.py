@@ -33,7 +33,7 @@ from foreglow.sky.instrument import Instrument
 from foreglow.workers import Spread
 
 # of a block, for each Stokes and band: what a fit holds, and what is kept of each; measured
-_BYTES_A_VALUE, _BYTES_A_MODEL = 400, 60
+_BYTES_A_VALUE, _BYTES_A_MODEL = 500, 60
 
 
 @dataclass(frozen=True)
