@@ -50,6 +50,7 @@ def workers() -> Iterator[dict]:
         If both did not find the same.
     """
     with tempfile.TemporaryDirectory() as folder, open_workers(f"local:{WORKERS}") as spread:
+        list(spread(abs, range(WORKERS)))  # else the first turn would start them
         for name, (n, unit, work) in make_stages(Path(folder), NSIDE).items():
             ways = {"two workers": spread, "one process": map}
             rates: dict[str, list[float]] = {way: [] for way in ways}

@@ -228,7 +228,7 @@ STAGES = (
     ),
     Stage(
         "classify, FITS to FITS", "recognition", "pixels",
-        tuple(hp.nside2npix(n) for n in (64, 128, 256, 512)), classify_files, "model loaded",
+        tuple(hp.nside2npix(n) for n in (128, 256, 512, 1024)), classify_files, "model loaded",
         cuda=True,
     ),
     Stage("prepare", "dust", "channels", (8, 24, 64, 128), prepare_cube, "nothing"),
