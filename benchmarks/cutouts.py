@@ -6,7 +6,7 @@
 import json
 from collections.abc import Callable, Iterator
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 
@@ -15,12 +15,12 @@ import healpy as hp
 import numpy as np
 import torch
 
+from foreglow.compute.random import make_generator
 from foreglow.dust.baselines import NormalEquations
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
 from foreglow.maps.hemispheres import METHODS, NORTH
-from foreglow.training import make_generator
 from measure import OURS, devices, in_turn, rate_once, ratio, side_by_side, spread, wait
 
 NSIDE, FILTER_NSIDE = 512, 1024

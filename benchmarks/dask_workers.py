@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from astropy.io import fits
 
+from foreglow.compute.workers import Spread, open_workers
 from foreglow.dust.predict import predict
 from foreglow.dust.simulate import make_sky_files
 from foreglow.maps.prepare import prepare
@@ -28,7 +29,6 @@ from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.fits import fit_sky
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
-from foreglow.workers import Spread, open_workers
 from measure import side_by_side
 
 WORKERS = 2

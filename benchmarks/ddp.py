@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from unittest.mock import patch
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 
 import numpy as np
 import torch
 
+from foreglow.compute.processes import Processes, join
 from foreglow.dust import train as dust_train
-from foreglow.processes import Processes, join
 from foreglow.recognition import train as recognition_train
 from measure import side_by_side
 from steps import dust_steps, noise_sky, recognition_steps

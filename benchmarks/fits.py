@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreglow.compute.random import make_generator
 from foreglow.recognition.parametric import Fit, fit
 from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
 from foreglow.recognition.skymodel import candidate
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
-from foreglow.training import make_generator
 from measure import OURS, devices, peak_mib, rate, rate_once, ratio, spread, wait
 
 MODELS = ("power_law", "curved")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from unittest.mock import patch
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from foreglow.compute.random import make_generator
 from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.loss import correlation_loss
 from foreglow.dust.model import DustModel
@@ -34,7 +35,6 @@ from foreglow.recognition.networks import ForeglowNetwork
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skymodel import candidate
 from foreglow.sky.hydrogen import velocity_channels
-from foreglow.training import make_generator
 from measure import OURS
 from stages import (
     CAR_SHAPE,

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 

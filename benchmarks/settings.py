@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from foreglow.tuning import ENVIRONMENT
+from foreglow.compute.cpu import ENVIRONMENT
 from measure import ratio, spread
 from stages import STAGES
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from astropy.io import fits
 
+from foreglow.compute.random import make_generator
 from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.model import DustModel
 from foreglow.dust.predict import predict_map
@@ -35,7 +36,6 @@ from foreglow.recognition.skymodel import candidate
 from foreglow.recognition.streaming import BLOCK
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
-from foreglow.training import make_generator
 from measure import wait
 from steps import dust_steps, noise_sky, recognition_steps
 

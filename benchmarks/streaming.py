@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 

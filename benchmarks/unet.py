@@ -7,20 +7,20 @@ import json
 import time
 from collections.abc import Callable, Iterator
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 
 import numpy as np
 import torch
 
+from foreglow.compute.random import make_generator
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.loss import correlation_loss
 from foreglow.dust.networks import make_network
 from foreglow.dust.spectra import paper_bands
 from foreglow.maps.hemispheres import NORTH
 from foreglow.sky.hydrogen import velocity_channels
-from foreglow.training import make_generator
 from measure import OURS, devices, side_by_side, wait
 from steps import dust_steps, noise_sky
 

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 
-from foreglow.tuning import tune
+from foreglow.compute.cpu import tune
 
 tune()  # as the command line does, before PyTorch is imported
 
@@ -18,13 +18,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
+from foreglow.compute.random import make_generator
+from foreglow.compute.training import adamw
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.networks import NETWORKS, ForeglowNetwork
 from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, Vectors, VectorSimulator
 from foreglow.recognition.train import TrainingPlan, train
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
-from foreglow.training import adamw, make_generator
 from measure import OURS, devices, in_turn, side_by_side, wait
 from steps import recognition_steps
 

@@ -9,7 +9,8 @@ from importlib.metadata import version
 import pytest
 
 from foreglow.errors import RunError
-from foreglow.runs import open_run, write_text
+from foreglow.files import write_text
+from foreglow.runs import open_run
 
 CONFIG = {
     "experiment": "test",

@@ -31,3 +31,7 @@ class RunError(ForeglowError):
 
 class DataError(ForeglowError):
     """A public data product that is unknown, cannot be fetched or is not what it should be."""
+
+
+class WriteError(ForeglowError):
+    """A file or folder that cannot be written: no room, no permission, no such folder."""

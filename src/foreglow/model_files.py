@@ -3,21 +3,19 @@
 import hashlib
 import json
 import math
-import tempfile
 import tomllib
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
-from foreglow import __version__
 from foreglow.errors import ModelError, RunError
-from foreglow.runs import write_text
-from foreglow.training import replace_directory
+from foreglow.files import new_directory, remove_directory, settle, write_text
 
 _WEIGHTS = "weights.safetensors"
 _CARD = "model.toml"
@@ -39,18 +37,16 @@ def write_model(folder: Path, network: nn.Module, job: str, card: Mapping[str, A
     card : mapping
         Plain values, in tables or not; what is None is left out.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".saving-"))
-    state = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
-    save_file(state, temporary / _WEIGHTS)
+    weights = save({k: v.cpu().contiguous() for k, v in network.state_dict().items()})
     table = {
         **card,
-        "foreglow_version": __version__,
+        "foreglow_version": version("foreglow"),
         "job": job,
-        "weights_sha256": _sha256(temporary / _WEIGHTS),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    (temporary / _CARD).write_text(tomli_w.dumps(_without_none(table)), encoding="utf-8")
-    replace_directory(temporary, folder)
+    with new_directory(folder) as temporary:
+        (temporary / _WEIGHTS).write_bytes(weights)
+        (temporary / _CARD).write_text(tomli_w.dumps(_without_none(table)), encoding="utf-8")
 
 
 def read_card(folder: Path, job: str, command: str) -> dict[str, Any]:
@@ -68,6 +64,7 @@ def read_card(folder: Path, job: str, command: str) -> dict[str, Any]:
     ModelError
         If there is none, it is no TOML, or the model is for another job.
     """
+    settle(folder)
     path = folder / _CARD
     if not path.is_file():
         raise ModelError(
@@ -122,9 +119,11 @@ def open_training(out: Path, settings: dict[str, Any], resume: bool) -> Path:
     RunError
         If an interrupted training lies there and is not to be resumed, or had other settings.
     """
+    settle(out)
+    work = _training_folder(out)
     if out.exists():
+        remove_directory(work)  # of a training that was killed when the model was written
         raise ModelError(f"{out} exists; give another --out, or remove it first.")
-    work = out.with_name(out.name + ".training")
     interrupted = any(work.glob("**/last.ckpt"))
     if interrupted and not resume:
         raise RunError(f"{work} holds an interrupted training; --resume goes on with it.")
@@ -140,6 +139,15 @@ def open_training(out: Path, settings: dict[str, Any], resume: bool) -> Path:
             )
     write_text(path, text)
     return work
+
+
+def close_training(out: Path) -> None:
+    """Remove the checkpoints of a training, when its model is written."""
+    remove_directory(_training_folder(out))
+
+
+def _training_folder(out: Path) -> Path:
+    return out.with_name(out.name + ".training")
 
 
 def read_temperature(card: dict[str, Any], folder: Path) -> float:

@@ -3,11 +3,9 @@
 import contextlib
 import json
 import logging
-import os
 import platform
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -19,6 +17,7 @@ from typing import Any
 import tomli_w
 
 from foreglow.errors import RunError
+from foreglow.files import write_text
 
 log = logging.getLogger("foreglow")
 
@@ -131,17 +130,6 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=".saving-", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def load(monkeypatch):
     """Modules of benchmarks/, which is a folder of scripts and no package."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    monkeypatch.setattr("foreglow.tuning.tune", lambda: None)  # else the scripts would, for good
+    monkeypatch.setattr(
+        "foreglow.compute.cpu.tune", lambda: None
+    )  # else the scripts would, for good
     return importlib.import_module
 
 

@@ -1,6 +1,5 @@
 """Neighbours on the command line: taught, used, evaluated; and every mistake in one paragraph."""
 
-import json
 import re
 from functools import cache, partial
 
@@ -117,7 +116,7 @@ def test_interrupted_and_resumed(run, model_folder, tmp_path, monkeypatch):
     assert (code, err) == (0, "")
     weights = [(p / "weights.safetensors").read_bytes() for p in (out, tmp_path / "whole")]
     assert weights[0] == weights[1]
-    assert json.loads((tmp_path / "context.training" / "settings.json").read_text())["seed"] == 0
+    assert not (tmp_path / "context.training").exists()
 
 
 def interrupt(*_):

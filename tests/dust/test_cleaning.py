@@ -4,6 +4,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
+from foreglow.compute.workers import open_workers
 from foreglow.dust.cleaning import (
     PLANCK_NOISE_UK_ARCMIN,
     clean,
@@ -15,7 +16,6 @@ from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import butterworth
 from foreglow.maps.hemispheres import NORTH, reached
 from foreglow.sky.cmb import cmb_spectra, cmb_temperature
-from foreglow.workers import open_workers
 
 NSIDE = 64
 N_PIX = hp.nside2npix(NSIDE)

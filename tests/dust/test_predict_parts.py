@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from foreglow.compute.workers import open_workers
 from foreglow.dust import stitch
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, SkyPart, bytes_a_tile, tiles_around
@@ -19,7 +20,6 @@ from foreglow.errors import MapError
 from foreglow.maps.cube import open_cube, write_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.write import write_maps
-from foreglow.workers import open_workers
 from pieces import where_done
 
 pytestmark = pytest.mark.filterwarnings("ignore:::distributed")

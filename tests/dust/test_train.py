@@ -1,6 +1,5 @@
 """Training of the dust networks: what it learns, what it looks at, and that it can resume."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from foreglow.compute.checkpoints import PlainCheckpoints
 from foreglow.dust import train as module
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.dust.inputs import DustSky, SkyFiles
@@ -82,8 +82,8 @@ def test_killed_and_resumed(uninterrupted, tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
-    state = json.loads((tmp_path / "member0" / "last.ckpt" / "state.json").read_text())
-    assert ["global_step", PLAN.steps] in state["dict"]
+    state = PlainCheckpoints().load_checkpoint(tmp_path / "member0" / "last.ckpt")
+    assert state["global_step"] == PLAN.steps
     resumed, again = run(tmp_path, plan, resume=True)
     assert again == history
     assert_same_weights(resumed, whole)
@@ -142,7 +142,7 @@ def test_members_differ(tmp_path):
     a, b = (m.state_dict() for m in model.members)
     assert not torch.equal(a["unet.down.0.0.0.weight"], b["unet.down.0.0.0.weight"])
     assert len(history["train_loss"]) == 1
-    assert all((tmp_path / f"member{k}" / "last.ckpt").is_dir() for k in range(2))
+    assert all((tmp_path / f"member{k}" / "last.ckpt").is_file() for k in range(2))
 
 
 def test_no_cutout_leaves_the_region(tmp_path, monkeypatch):
@@ -240,10 +240,20 @@ def test_train_model_writes_a_model(train_tiny, tmp_path):
     score = train_tiny()
     model = DustModel.load(tmp_path / "model")
     assert 2 * score == model.card["history"]["validation_score"][-1]
-    assert (tmp_path / "model.training" / "member0" / "last.ckpt").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
     with pytest.raises(ModelError, match="exists; give another --out"):
         train_tiny()
-    (tmp_path / "model").rename(tmp_path / "elsewhere")
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_interrupted_training_goes_on_with_its_own_settings_only(train_tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(DustModel, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny()
+    assert (tmp_path / "model.training" / "member0" / "last.ckpt").is_file()
     with pytest.raises(RunError, match="begun with another plan"):
         train_tiny(plan=replace(PLAN, batch=2), resume=True)
     with pytest.raises(RunError, match="--resume goes on with it"):

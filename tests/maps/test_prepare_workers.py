@@ -6,11 +6,11 @@ import signal
 import numpy as np
 import pytest
 
+from foreglow.compute.workers import open_workers
 from foreglow.errors import MapError
 from foreglow.maps.cube import open_cube
 from foreglow.maps.prepare import prepare
 from foreglow.maps.write import write_maps
-from foreglow.workers import open_workers
 from hi_cubes import hi4pi_header, smooth_data, write_fits
 from pieces import where_done
 

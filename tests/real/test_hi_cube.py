@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from foreglow.compute.workers import open_workers
 from foreglow.maps.prepare import prepare
-from foreglow.workers import open_workers
 
 FIRST = 528  # channel of the file from -60 km/s on
 

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 import zarr
 
+from foreglow.compute.workers import open_workers
 from foreglow.errors import ForeglowError, InstrumentError, RunError
 from foreglow.recognition import ensemble as module
 from foreglow.recognition.classify import classify_files
@@ -19,7 +20,6 @@ from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import SkyRecipe, make_sky_files
 from foreglow.recognition.streaming import MapFiles
 from foreglow.sky.instrument import load_instrument
-from foreglow.workers import open_workers
 from pieces import die_first
 
 N_PIX = hp.nside2npix(16)

@@ -9,6 +9,7 @@ import numpy as np
 import pysm3.units as pysm_units
 import pytest
 
+from foreglow.compute.workers import open_workers
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import write_maps, write_polarisation_map
@@ -19,7 +20,6 @@ from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.fitted import FitSetup, fit_files, fit_maps
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.streaming import MapFiles
-from foreglow.workers import open_workers
 from pieces import die_first
 
 N_PIX = hp.nside2npix(16)

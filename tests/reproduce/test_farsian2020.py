@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from foreglow.compute.workers import open_workers
 from foreglow.errors import RunError
 from foreglow.recognition import train as training
 from foreglow.recognition.context import train as context_training
@@ -32,7 +33,6 @@ from foreglow.reproduce.farsian2020 import lab as labs
 from foreglow.runs import Run
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
-from foreglow.workers import open_workers
 
 # Farsian et al. 2020, Table 2 (training set, test set) and Table 3 (noiseless, one, many), percent
 TABLE_2 = {"curvature": (99, 98), "ame": (93, 97), "four": (87, 93)}
@@ -393,7 +393,7 @@ def test_log_and_checkpoints(smoke):
             assert plan["recogniser"]["regime"] == "conditioned"
         else:
             assert Recogniser.load(folder).card["history"]["train_loss"]
-        assert (smoke / "training" / folder.name / "last.ckpt").is_dir()
+        assert (smoke / "training" / folder.name / "last.ckpt").is_file()
     assert not list(smoke.rglob(".*"))
 
 
@@ -562,7 +562,7 @@ def test_killed_and_resumed(tiny, tmp_path, caplog):
     assert {p.name for p in (killed / "model").iterdir()} == {
         "ame_farsian2020_noiseless", "ame_farsian2020_one_noise",
     }  # fmt: skip
-    assert (killed / "training" / "ame_farsian2020_many_noise" / "last.ckpt").is_dir()
+    assert (killed / "training" / "ame_farsian2020_many_noise" / "last.ckpt").is_file()
     assert not (killed / "metrics.json").exists()
     with caplog.at_level(logging.INFO, logger="foreglow"):
         farsian2020.reproduce(killed, "smoke", "mock", seed=0, device="cpu", resume=True)

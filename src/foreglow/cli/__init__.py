@@ -15,8 +15,8 @@ from rich.markup import escape
 
 from foreglow.cli import data, dust, recognize, screen
 from foreglow.cli.options import Dask, Device, Json, Resume, Seed, one_of
+from foreglow.compute.cpu import tune
 from foreglow.errors import ForeglowError
-from foreglow.tuning import tune
 
 app = typer.Typer(
     name="foreglow",
@@ -117,7 +117,7 @@ def reproduce(
 ) -> None:
     """Every table and figure of a paper, beside its own numbers."""
     from foreglow import reproduce as papers
-    from foreglow.workers import open_workers
+    from foreglow.compute.workers import open_workers
 
     folder = out or Path("runs") / f"{paper}-{scale}"
     with open_workers(dask) as spread:

@@ -91,8 +91,8 @@ def dust_prepare(
 
     Tiles become one cube: a pixel in several has the value of the tile whose edge is farthest.
     """
+    from foreglow.compute.workers import open_workers
     from foreglow.maps.prepare import prepare
-    from foreglow.workers import open_workers
 
     with open_workers(dask) as spread, screen.progress("prepare") as show:
         made = prepare(
@@ -198,8 +198,8 @@ def dust_predict(
     overwrite: Overwrite = False,
 ) -> None:
     """A map of the dust and its error, DUST and DUST_STD in the unit of the model's target."""
+    from foreglow.compute.workers import open_workers
     from foreglow.dust.predict import predict
-    from foreglow.workers import open_workers
 
     with open_workers(dask) as spread, screen.progress("predict") as show:
         found = predict(model, hi, out, mask, dust, unit, device, overwrite, show, memory, spread)

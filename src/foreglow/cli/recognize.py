@@ -67,11 +67,11 @@ def recognize_simulate(
     dask: Dask = None,
 ) -> None:
     """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band; or many skies."""
+    from foreglow.compute.workers import open_workers
     from foreglow.recognition.ensemble import make_ensemble
     from foreglow.recognition.simulate import models_of
     from foreglow.recognition.skies import SkyRecipe, make_sky_files
     from foreglow.sky.instrument import load_instrument
-    from foreglow.workers import open_workers
 
     if realisations is None:
         if resume or dask:
@@ -174,12 +174,12 @@ def recognize_classify(
     overwrite: Overwrite = False,
 ) -> None:
     """Probability of each model in each pixel of your own Q,U maps, a block at a time to FITS."""
+    from foreglow.compute.device import pick_device
+    from foreglow.compute.workers import open_workers
     from foreglow.recognition.classify import classify_files
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.model import Recogniser
     from foreglow.recognition.observations import validate_output
-    from foreglow.training import pick_device
-    from foreglow.workers import open_workers
 
     given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     validate_output(out, overwrite)
@@ -230,12 +230,12 @@ def recognize_fit(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit each model to each pixel of your own Q,U maps and choose, a block at a time to FITS."""
+    from foreglow.compute.device import pick_device
+    from foreglow.compute.workers import open_workers
     from foreglow.recognition.fitted import FitSetup, fit_files
     from foreglow.recognition.observations import validate_output
     from foreglow.recognition.simulate import models_of
     from foreglow.sky.instrument import load_instrument
-    from foreglow.training import pick_device
-    from foreglow.workers import open_workers
 
     given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     validate_output(out, overwrite)
@@ -276,10 +276,10 @@ def recognize_evaluate(
 
     from rich.table import Table
 
+    from foreglow.compute.device import pick_device
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.evaluate import accuracy_on_skies
     from foreglow.recognition.model import Recogniser
-    from foreglow.training import pick_device
 
     chosen = pick_device(device)
     recogniser = Recogniser.load(model, chosen)

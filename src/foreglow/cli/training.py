@@ -10,7 +10,7 @@ from foreglow.cli import screen
 from foreglow.cli.options import one_of
 
 if TYPE_CHECKING:
-    from foreglow.processes import Processes
+    from foreglow.compute.processes import Processes
 
 Devices = Annotated[
     int,
@@ -38,8 +38,8 @@ def several_processes(
     devices: int, num_nodes: int, strategy: str, device: str
 ) -> Iterator["Processes"]:
     """The processes of a training, started if nobody did; all but the first print errors only."""
-    from foreglow.processes import Processes, join, start
-    from foreglow.training import pick_device
+    from foreglow.compute.device import pick_device
+    from foreglow.compute.processes import Processes, join, start
 
     asked, where = Processes(devices, num_nodes, strategy), pick_device(device)
     start(asked, where)

@@ -5,15 +5,16 @@ from pathlib import Path
 
 from rich.table import Table
 
+from foreglow.compute.device import pick_device
 from foreglow.demo.dust import predict_dust, printed_table
 from foreglow.demo.dust import settings as dust_settings
 from foreglow.demo.recognise import recognise_models
 from foreglow.demo.recognise import settings as recognition_settings
 from foreglow.errors import RunError
+from foreglow.files import remove_directory, write_text
 from foreglow.report.html import write_report
 from foreglow.report.tables import accuracy_rows, rich_table
-from foreglow.runs import open_run, write_text
-from foreglow.training import pick_device, remove_directory
+from foreglow.runs import open_run
 
 
 def run_demo(out: Path, seed: int, device: str, overwrite: bool) -> Path:

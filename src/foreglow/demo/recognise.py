@@ -7,6 +7,7 @@ import healpy as hp
 import numpy as np
 import torch
 
+from foreglow.compute.training import History
 from foreglow.maps.regions import layout
 from foreglow.recognition.choice import choose_on_sky
 from foreglow.recognition.classify import classify
@@ -22,7 +23,6 @@ from foreglow.reproduce.farsian2020 import PAPER_NOISELESS, PAPER_NOISY
 from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument, load_instrument
 from foreglow.sky.templates import Templates, load_templates
-from foreglow.training import History
 
 log = logging.getLogger("foreglow")
 

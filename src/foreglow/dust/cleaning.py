@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foreglow.compute.workers import Spread
 from foreglow.errors import MapError, ShapeError
+from foreglow.files import scratch_directory
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.hemispheres import Method, Region, reached
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_spectra, cmb_temperature
-from foreglow.workers import Spread
 
 # Planck 2018 I (arXiv:1807.06205), Table 4: 0.55 and 0.78 uK_CMB deg in temperature
 PLANCK_NOISE_UK_ARCMIN = {143.0: 33.0, 217.0: 46.8}
@@ -147,7 +148,7 @@ def clean(
     progress : callable, optional
         Called with the realisations done and in all.
     spread : Spread
-        Where realisations are made, see `foreglow.workers.open_workers`.
+        Where realisations are made, see `foreglow.compute.workers.open_workers`.
     shared : Path, optional
         Folder that workers see: `weight` is there for them as long as the work takes. By default
         that of temporary files.
@@ -183,9 +184,9 @@ def clean(
     certainty = _binned(np.ones(l_max + 1), edges, mean=False) / (background + before)
     amplitude: dict[str, list[float]] = {name: [] for name in templates}
     by_band: dict[str, list[NDArray]] = {name: [] for name in templates}
-    with tempfile.TemporaryDirectory(dir=shared, prefix=".cleaning-") as folder:
-        np.save(Path(folder) / "weight.npy", weight)
-        path, keys = Path(folder).absolute() / "weight.npy", (seed, round(frequency_ghz))
+    with scratch_directory((shared or Path(tempfile.gettempdir())) / "cleaning") as folder:
+        np.save(folder / "weight.npy", weight)
+        path, keys = folder.absolute() / "weight.npy", (seed, round(frequency_ghz))
         work = partial(_realisation, path, window, noise, l_max, keys)
         for number, other in enumerate(spread(work, range(realisations))):
             for name, mine in alm.items():

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from foreglow.compute.random import make_generator
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps.gnomonic import Grid, Pointings, cutout_interpolation, cutout_pixels
 from foreglow.maps.hemispheres import METHODS, Method, Region
-from foreglow.training import make_generator
 
 _BLOCK = 16  # channels transposed at once: their float32 fill a line of the cache
 _BLEND_AT_ONCE = 8  # cutouts whose blended channels stay in the cache until they are copied

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from foreglow.compute.device import pick_device
 from foreglow.dust.baselines import integrated
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
 from foreglow.dust.inputs import SkyFiles
@@ -27,7 +28,6 @@ from foreglow.dust.spectra import (
 from foreglow.errors import MapError, RunError, ShapeError
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.hemispheres import REGIONS
-from foreglow.training import pick_device
 
 # (batch, n, n) of cutouts, any unit; the mask is applied to it afterwards
 Predictor = Callable[[Cutouts], Tensor]

@@ -5,10 +5,8 @@ channels, low-passed, as (pixel, channel), NESTED: a part of the sky is a stretc
 """
 
 import mmap
-import os
 import sys
 import threading
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,13 +20,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from foreglow.compute.workers import Spread
 from foreglow.dust.cutouts import SkyCube
 from foreglow.errors import MapError
+from foreglow.files import new_file
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.harmonic import HarmonicFilter, low_pass
-from foreglow.workers import Spread
 
 MAPS_TO_FILTER = 12  # of float32 that filtering takes beside the channels themselves, measured
 _TILE_NSIDE = 16
@@ -217,11 +216,9 @@ def _filter(job: Filtered, group: int) -> None:
             values[:] = filtered[to_nested]
             values[~keep] = 0
         path = job.file(group)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
-        with temporary.open("wb") as stream:
+        with new_file(path) as temporary, temporary.open("wb") as stream:
             for first in range(0, keep.size, _STEP):
                 np.ascontiguousarray(block[:, first : first + _STEP].T).tofile(stream)
-        os.replace(temporary, path)
 
 
 class SkyPart:

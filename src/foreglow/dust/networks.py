@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreglow.compute.precision import layers
 from foreglow.dust.loss import PAPER_WEIGHT
 from foreglow.dust.spectra import Bands, mode_correlation
 from foreglow.errors import ModelError, ShapeError
-from foreglow.precision import layers
 
 Inputs = Literal["channels", "moments", "integrated"]
 INPUTS: tuple[Inputs, ...] = ("channels", "moments", "integrated")

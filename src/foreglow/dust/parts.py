@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from dask.utils import format_bytes
 
+from foreglow.compute.workers import Spread
 from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.filtered import (
     MAPS_TO_FILTER,
@@ -25,7 +26,6 @@ from foreglow.dust.stitch import PartialSums, Stitched, Sums
 from foreglow.errors import MapError
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.hemispheres import NORTH
-from foreglow.workers import Spread
 
 LIBRARIES = 900 << 20  # bytes that Python, the libraries and a batch in a network take, measured
 _MAPS_A_MEMBER = 3  # of float32 that blending takes, and those beside, measured

@@ -1,18 +1,16 @@
 """A map of the dust from a user's HI cube: mean and error in each pixel, from files to a file."""
 
-import contextlib
-import errno
 import logging
-import shutil
-import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foreglow.compute.device import pick_device
+from foreglow.compute.workers import Spread
 from foreglow.dust import stitch as stitching
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, observed_sky
@@ -22,6 +20,7 @@ from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
 from foreglow.dust.stitch import Stitched
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card
 from foreglow.errors import MapError
+from foreglow.files import scratch_directory
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Pointings
@@ -29,8 +28,6 @@ from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.io import open_intensity_map
 from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import write_maps
-from foreglow.training import pick_device
-from foreglow.workers import Spread
 
 log = logging.getLogger("foreglow")
 
@@ -253,8 +250,8 @@ def predict(
         are kept where they fit, else what neighbouring cutouts see.
     spread : Spread
         Where channels are filtered and cutouts predicted, see
-        `foreglow.workers.open_workers`. Filtered channels lie beside `out` as long as the work
-        takes, as large as the cube's.
+        `foreglow.compute.workers.open_workers`. Filtered channels lie beside `out` as long as
+        the work takes, as large as the cube's.
 
     Returns
     -------
@@ -287,7 +284,7 @@ def predict(
     target = None if dust is None else _read_target(Path(dust), unit, loaded, opened)
     wanted, observed = observed_sky(opened, channels, wanted, spread)
     _warn_of_small(observed, loaded)
-    with _scratch(Path(out)) as folder:
+    with scratch_directory(Path(out)) as folder:
         sky = Filtered(
             folder,
             opened.path.absolute(),
@@ -311,22 +308,6 @@ def predict(
     found = from_stitched(loaded, stitched, calibration, law, opened.source)
     found.write(out, overwrite)
     return found
-
-
-@contextlib.contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder beside the map, for as long as it is made: workers see it as they see the map."""
-    folder = out.absolute().with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.parts")
-    try:
-        folder.mkdir()
-        yield folder
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not str(error.filename).startswith(str(folder)):
-            raise  # of another file
-        raise MapError(f"{out}: cannot be written ({error}); check folder and space") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _low_pass(model: DustModel) -> tuple[float, int]:

@@ -7,9 +7,9 @@ import tomli_w
 
 from foreglow.dust.inputs import MOCK_UNIT, faint_sky
 from foreglow.errors import SkyError
+from foreglow.files import write_text
 from foreglow.maps.cube import write_cube
 from foreglow.maps.write import write_maps
-from foreglow.runs import write_text
 from foreglow.sky.gas import mock_gas
 from foreglow.sky.hydrogen import HI4PI_BEAM_ARCMIN, velocity_channels
 

@@ -9,6 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreglow.compute.device import pick_device
+from foreglow.compute.precision import arithmetic, validate_precision
+from foreglow.compute.processes import ALONE, Processes, together
+from foreglow.compute.random import make_generator
+from foreglow.compute.training import History, Schedule, Task, adamw, fit
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
 from foreglow.dust.folds import held_out, strangers
 from foreglow.dust.inputs import DustSky, SkyFiles
@@ -23,10 +28,7 @@ from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.hemispheres import REGIONS, Method, Region
-from foreglow.model_files import open_training
-from foreglow.precision import arithmetic, validate_precision
-from foreglow.processes import ALONE, Processes, together
-from foreglow.training import History, Schedule, Task, adamw, fit, make_generator, pick_device
+from foreglow.model_files import close_training, open_training
 
 VALIDATION_CUTOUTS = 128
 _STANDARDISATION_CUTOUTS = 128
@@ -58,7 +60,7 @@ class DustPlan:
         Networks trained from different seeds. Of two or more, each has another sector of the
         region masked, by which their errors are measured: see `foreglow.dust.folds`.
     precision : str
-        Arithmetic of the layers in training; see `foreglow.precision.arithmetic`.
+        Arithmetic of the layers in training; see `foreglow.compute.precision.arithmetic`.
     """
 
     network: str = "unet"
@@ -225,6 +227,7 @@ def train_model(
     model.card["history"] = history
     if processes.rank == 0:
         model.save(out)
+        close_training(out)
     return history["validation_score"][-1] / 2
 
 

@@ -17,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError, ShapeError
+from foreglow.files import settle
 from foreglow.maps.cube_store import (
     FORMAT,
     VERSION,
@@ -148,6 +149,7 @@ def open_cube(path: str | Path) -> HICube:
         If there is none, it is not whole, or it is not a cube of foreglow.
     """
     path = Path(path)
+    settle(path)
     if not path.exists():
         half = partial_folder(path)
         advice = (

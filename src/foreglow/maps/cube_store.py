@@ -7,8 +7,6 @@ under its own name is never half written.
 import itertools
 import json
 import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +19,13 @@ import zarr
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError, ShapeError
-from foreglow.runs import write_text
+from foreglow.files import (
+    refusal,
+    remove_directory,
+    remove_half_written,
+    replace_directory,
+    write_text,
+)
 
 FORMAT = "foreglow HI cube"
 VERSION = 1
@@ -123,6 +127,7 @@ class PartialCube:
         """Give the cube its name; what had it before goes."""
         folder = partial_folder(self.path)
         store = folder / "cube.zarr"
+        remove_half_written(store)
         n_pix = self.tb.shape[1]
         zarr.open_group(store, mode="r+").attrs.update(
             {
@@ -134,12 +139,8 @@ class PartialCube:
             # zarr says that this is not in the standard yet; xarray warns where it is absent
             warnings.filterwarnings("ignore", "Consolidated metadata")
             zarr.consolidate_metadata(store)
-        old = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.old")
-        if self.path.exists():
-            os.replace(self.path, old)
-        os.replace(store, self.path)
-        _remove(old)
-        _remove(folder)
+        replace_directory(store, self.path)
+        remove_directory(folder)
 
     def _note_progress(self) -> None:
         content = {"settings": self.settings, "observed": self.observed}
@@ -219,7 +220,7 @@ def begin_cube(
 
     Raises
     ------
-    MapError
+    WriteError
         If the folder cannot be written.
     """
     folder = partial_folder(path)
@@ -227,7 +228,7 @@ def begin_cube(
     chunk = min(channels_a_chunk, n_channel)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(folder)
+        remove_directory(folder)
         folder.mkdir()
         group = zarr.open_group(folder / "cube.zarr", mode="w", zarr_format=3)
         common: dict[str, Any] = {"compressors": None, "fill_value": np.nan}
@@ -262,7 +263,7 @@ def begin_cube(
             }
         )
     except OSError as error:
-        raise MapError(f"{path}: cannot be written ({error}); check folder and space") from error
+        raise refusal(path, error) from error
     cube = PartialCube(path, tb, dict(settings or {}))
     cube._note_progress()
     return cube
@@ -276,9 +277,9 @@ def resume_cube(path: Path, settings: Mapping[str, Any]) -> PartialCube | None:
     MapError
         If it was begun with other settings, or is damaged.
     """
-    folder = partial_folder(path)
-    if not folder.exists():
+    if not is_begun(path):
         return None
+    folder = partial_folder(path)
     try:
         progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
         before, observed = progress["settings"], list(map(int, progress["observed"]))
@@ -290,6 +291,15 @@ def resume_cube(path: Path, settings: Mapping[str, Any]) -> PartialCube | None:
         ) from error
     validate_same(path, before, settings)
     return PartialCube(path, tb, before, observed)
+
+
+def is_begun(path: Path) -> bool:
+    """Whether an interrupted run left a cube on its way to `path`; if a whole one, clear away."""
+    folder = partial_folder(path)
+    begun = (folder / "progress.json").is_file() and (folder / "cube.zarr").is_dir()
+    if not begun:
+        remove_directory(folder)
+    return begun
 
 
 def validate_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -376,8 +386,3 @@ def validate_velocity(where: str, velocity_kms: Sequence[float] | NDArray) -> ND
             f"{np.array2string(velocity, threshold=8, precision=6)}; sort the channels"
         )
     return velocity
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)

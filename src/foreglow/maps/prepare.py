@@ -18,7 +18,9 @@ import numpy as np
 from dask.utils import format_bytes
 from numpy.typing import NDArray
 
+from foreglow.compute.workers import Spread
 from foreglow.errors import MapError
+from foreglow.files import settle
 from foreglow.maps.conventions import MapWarning, warn_assumed
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.cube_source import Recipe, Source, open_source
@@ -26,6 +28,7 @@ from foreglow.maps.cube_store import (
     CHANNELS_A_CHUNK,
     PartialCube,
     begin_cube,
+    is_begun,
     is_cube,
     open_partial,
     resume_cube,
@@ -36,7 +39,6 @@ from foreglow.maps.cube_store import (
 )
 from foreglow.maps.memory import parse_memory
 from foreglow.maps.tiles import blank_channel
-from foreglow.workers import Spread
 
 log = logging.getLogger("foreglow")
 
@@ -98,8 +100,8 @@ def prepare(
     progress : callable, optional
         Called with channels done and in all.
     spread : Spread, optional
-        Where the chunks of channels are done, see `foreglow.workers.open_workers`. Workers read
-        the files and write the cube themselves; it is the same to the byte.
+        Where the chunks of channels are done, see `foreglow.compute.workers.open_workers`. Workers
+        read the files and write the cube themselves; it is the same to the byte.
 
     Returns
     -------
@@ -127,7 +129,8 @@ def prepare(
         unit=unit,
         beam_arcmin=beam_arcmin,
     )
-    if resume and is_cube(out):
+    settle(out)
+    if resume and is_cube(out) and not is_begun(out):
         validate_same(out, stored_settings(out), settings)
         return open_cube(out)
     validate_free(out, overwrite)

@@ -3,9 +3,7 @@
 import contextlib
 import gzip
 import itertools
-import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 from astropy.io import fits
 
 from foreglow.errors import MapError, ShapeError
+from foreglow.files import new_file
 from foreglow.maps.conventions import canonical_frame, canonical_unit
 
 _WRITTEN_CODES = {"f4": "E", "f8": "D", "i2": "I", "i4": "J", "i8": "K"}
@@ -128,15 +127,13 @@ def write_map_blocks(
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Any]:
     """A file beside `path` to write to, that gets this name when all went well."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(temporary, "xb") as stream:
+    with new_file(path) as temporary, temporary.open("wb") as stream:
+        if path.suffix != ".gz":
             yield stream
-        os.replace(temporary, path)
-    except OSError as error:
-        raise MapError(f"{path}: cannot be written ({error}); check folder and space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+            return
+        # no name and no time inside: the same maps are the same bytes
+        with gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0) as packed:
+            yield packed
 
 
 def write_polarisation_map(

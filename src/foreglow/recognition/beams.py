@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import healpy as hp
 import numpy as np
 
 from foreglow.errors import MapError
+from foreglow.files import scratch_directory
 from foreglow.maps.io import NoiseMap, PolarisationMap
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.observations import (
@@ -144,9 +144,9 @@ def at_one_resolution(
     if fwhm_arcmin is None:
         yield maps, noise
         return
-    with TemporaryDirectory(prefix=".foreglow-", dir=near) as folder:
+    with scratch_directory(near / "common-beam") as folder:
         yield bring_to_one_resolution(
-            instrument, maps, Path(folder), fwhm_arcmin, noise, noise_scale, unit
+            instrument, maps, folder, fwhm_arcmin, noise, noise_scale, unit
         )
 
 

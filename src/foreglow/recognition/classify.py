@@ -10,6 +10,7 @@ import healpy as hp
 import numpy as np
 import torch
 
+from foreglow.compute.workers import Spread
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.write import Columns, write_map_blocks, write_maps
@@ -32,7 +33,6 @@ from foreglow.recognition.streaming import (
 from foreglow.recognition.train import REFERENCE_NSIDE
 from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
-from foreglow.workers import Spread
 
 _BYTES_A_VALUE = 384  # of a block: data, features and layers for each Stokes and band, measured
 _CONTEXT_BYTES = 1 << 10  # a pixel and model, measured

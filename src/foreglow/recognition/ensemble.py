@@ -5,9 +5,6 @@ a block of pixels is read from a mapped file, without the rest of its sky.
 """
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -19,7 +16,9 @@ import healpy as hp
 import numpy as np
 import zarr
 
+from foreglow.compute.workers import Spread
 from foreglow.errors import RunError
+from foreglow.files import new_directory, remove_half_written
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.memory import release_pages
 from foreglow.recognition.model import instrument_of
@@ -27,7 +26,6 @@ from foreglow.recognition.observations import Observation, validate_noise_scale
 from foreglow.recognition.skies import SkyRecipe
 from foreglow.recognition.streaming import Progress, file_state
 from foreglow.sky.templates import Templates, load_templates
-from foreglow.workers import Spread
 
 FORMAT = "foreglow ensemble of skies"
 VERSION = 1
@@ -74,8 +72,9 @@ def make_ensemble(
     Raises
     ------
     RunError
-        If `path` exists and `resume` is not set, or was begun with other settings, or cannot be
-        written.
+        If `path` exists and `resume` is not set, or was begun with other settings.
+    WriteError
+        If `path` cannot be written.
     """
     path = Path(path)
     settings = _settings(recipe, n, seed)
@@ -90,6 +89,7 @@ def make_ensemble(
     for done, _ in enumerate(spread(work, missing), n - len(missing) + 1):
         if progress is not None:
             progress(done, n)
+    remove_half_written(path)
     return len(missing)
 
 
@@ -230,8 +230,7 @@ def _begin(path: Path, recipe: SkyRecipe, n: int, settings: dict[str, Any]) -> N
     """An empty store; it appears under its name with all that describes it."""
     n_band, n_pix = recipe.instrument.n_band, hp.nside2npix(recipe.nside)
     together = n_band if 8 * n_band * n_pix <= _LARGEST_CHUNK else 1
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with new_directory(path) as temporary:
         group = zarr.open_group(temporary, mode="w", zarr_format=3)
         _add_array(
             group, "qu", (n, 2, n_band, n_pix), (1, 2, together, n_pix), "float32",
@@ -255,11 +254,6 @@ def _begin(path: Path, recipe: SkyRecipe, n: int, settings: dict[str, Any]) -> N
                 "settings": settings,
             }
         )
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error}); check folder and space") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _add_array(

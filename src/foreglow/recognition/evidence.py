@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreglow.compute.random import make_generator
 from foreglow.errors import ModelError
 from foreglow.recognition.simulate import (
     AMPLITUDE_SCATTER,
@@ -29,7 +30,6 @@ from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
-from foreglow.training import make_generator
 
 _NODES = 13  # Gauss-Hermite nodes over beta
 _WIDEN = 1.3  # of the nodes' Gaussian, beyond the curvature of the posterior at its mode

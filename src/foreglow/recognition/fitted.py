@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from foreglow.compute.workers import Spread
 from foreglow.errors import InstrumentError, MapError, ModelError
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.io import NoiseMap
@@ -30,7 +31,6 @@ from foreglow.recognition.streaming import (
     with_progress,
 )
 from foreglow.sky.instrument import Instrument
-from foreglow.workers import Spread
 
 # of a block, for each Stokes and band: what a fit holds, and what is kept of each; measured
 _BYTES_A_VALUE, _BYTES_A_MODEL = 500, 60

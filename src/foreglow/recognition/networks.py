@@ -6,7 +6,7 @@ import healpy as hp
 import torch
 from torch import Tensor, nn
 
-from foreglow.precision import layers
+from foreglow.compute.precision import layers
 from foreglow.recognition.features import CleanedLogFeatures, SkyMemory
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates

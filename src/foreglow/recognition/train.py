@@ -9,26 +9,19 @@ import torch
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from foreglow.compute.device import pick_device, threads_for
+from foreglow.compute.precision import arithmetic, validate_precision
+from foreglow.compute.processes import ALONE, Processes, together
+from foreglow.compute.random import make_generator
+from foreglow.compute.training import History, Schedule, Task, adamw, fit
 from foreglow.errors import RunError
-from foreglow.model_files import open_training
-from foreglow.precision import arithmetic, validate_precision
-from foreglow.processes import ALONE, Processes, together
+from foreglow.model_files import close_training, open_training
 from foreglow.recognition.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.networks import ForeglowNetwork
 from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator, models_of
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import Templates, load_templates
-from foreglow.training import (
-    History,
-    Schedule,
-    Task,
-    adamw,
-    fit,
-    make_generator,
-    pick_device,
-    threads_for,
-)
 
 REFERENCE_NSIDE = 16
 VALIDATION_FRACTION = 0.2
@@ -66,7 +59,7 @@ class TrainingPlan:
     sample : int
         Most vectors that standardise features before, and fit the temperature after.
     precision : str
-        Arithmetic of the layers in training; see `foreglow.precision.arithmetic`.
+        Arithmetic of the layers in training; see `foreglow.compute.precision.arithmetic`.
     """
 
     regime: Regime
@@ -236,6 +229,7 @@ def train_model(
     model.card["history"] = history
     if processes.rank == 0:
         model.save(out)
+        close_training(out)
     return history["validation_accuracy"][-1]
 
 

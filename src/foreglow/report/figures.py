@@ -4,7 +4,6 @@ Nothing here touches pyplot or the global style, so the figures look alike in a 
 and a batch job without a display.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
@@ -23,6 +22,7 @@ from matplotlib.ticker import (
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
+from foreglow.files import new_file
 from foreglow.report.skymaps import (
     goodness_of_fit,
     recognition_map,
@@ -72,16 +72,13 @@ def save(figure: Figure, folder: Path, name: str, pdf_fonts: int = 42) -> tuple[
     -------
     png, pdf : Path
     """
-    folder.mkdir(parents=True, exist_ok=True)
     # no date inside: the same run writes the same bytes
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     paths = folder / f"{name}.png", folder / f"{name}.pdf"
     for path in paths:
         kind = path.suffix[1:]
-        partial = path.with_name(f".{path.name}.partial")
-        with matplotlib.rc_context({"pdf.fonttype": pdf_fonts}):
+        with new_file(path) as partial, matplotlib.rc_context({"pdf.fonttype": pdf_fonts}):
             figure.savefig(partial, format=kind, dpi=150, metadata=metadata[kind])
-        os.replace(partial, path)
     return paths
 
 

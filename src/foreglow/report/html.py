@@ -7,7 +7,6 @@ paper's tables beside ours, every record, the figures, and how to make it again.
 import base64
 import html
 import json
-import os
 import re
 import struct
 import tomllib
@@ -20,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from foreglow.errors import RunError
+from foreglow.files import write_text
 from foreglow.report.dust_sections import dust_sections
 from foreglow.report.page import PAGE, STYLE, plain_table, scrolling, section
 from foreglow.report.recognition_sections import recognition_sections
@@ -87,9 +87,7 @@ def write_report(run_dir: Path) -> Path:
         **parts,
     )
     report = run_dir / "report.html"
-    partial = run_dir / ".report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, report)
+    write_text(report, page)
     return report
 
 

@@ -6,7 +6,6 @@ it.
 """
 
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.errors import RunError, ShapeError
+from foreglow.files import new_file
 from foreglow.report.mollweide import nside_of
 
 MAX_NSIDE = 64
@@ -211,12 +211,9 @@ def save_view(view: SkyView, folder: Path) -> Path:
     """
     arrays: dict[str, NDArray] = {}
     card = _packed(view, arrays)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"view_{view.name}.npz"
-    partial = folder / f".{path.name}.partial"
-    with partial.open("wb") as file:
+    with new_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, card=np.array(json.dumps(card)), **arrays)
-    os.replace(partial, path)
     return path
 
 

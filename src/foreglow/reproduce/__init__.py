@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
+from foreglow.compute.workers import Spread
 from foreglow.errors import RunError
-from foreglow.workers import Spread
 
 PAPERS = ("farsian2020", "zhang2019")
 

@@ -6,8 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from foreglow.files import replace_directory
 from foreglow.shipped import shipped_models
-from foreglow.training import replace_directory
 
 for model in shipped_models():
     with tempfile.TemporaryDirectory(dir=model.folder.parent) as place:

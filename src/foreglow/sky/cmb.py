@@ -1,13 +1,14 @@
 """The CMB: CAMB spectra of the Planck 2018 best fit, and Gaussian maps."""
 
 import os
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import healpy as hp
 import numpy as np
+
+from foreglow.files import new_file
 
 # Planck 2018 VI, Table 2, TT,TE,EE+lowE+lensing: base LCDM, lensed, no tensors
 PLANCK_2018 = {
@@ -137,13 +138,8 @@ def _cache_file() -> Path:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.npy")
-    try:
-        np.save(temporary, array)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
 
 
 def _run_camb() -> np.ndarray:

@@ -2,9 +2,9 @@ import healpy as hp
 import numpy as np
 import torch
 
+from foreglow.compute.random import make_generator
 from foreglow.maps.faces import face_order
 from foreglow.recognition.context.layouts import BlobLaw
-from foreglow.training import make_generator
 
 CPU = torch.device("cpu")
 LAW = BlobLaw(16, CPU)

@@ -9,6 +9,7 @@ import pytest
 import tomli_w
 import torch
 
+from foreglow.compute.random import make_generator
 from foreglow.errors import MapError, ModelError, ShapeError
 from foreglow.maps.faces import face_order
 from foreglow.recognition.context import train as training
@@ -18,7 +19,6 @@ from foreglow.recognition.context.train import ContextPlan, compose, pixel_ensem
 from foreglow.recognition.evaluate import evaluate, pixel_log_probability
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
-from foreglow.training import make_generator
 
 CPU = torch.device("cpu")
 PLAN = ContextPlan(1, 12, batch=8)

@@ -8,8 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreglow.compute.device import pick_device
+from foreglow.compute.random import make_generator
+from foreglow.compute.training import History, Schedule, Task, adamw, fit
 from foreglow.maps.faces import face_order
-from foreglow.model_files import open_training
+from foreglow.model_files import close_training, open_training
 from foreglow.recognition.calibration import fit_temperature
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
@@ -18,15 +21,6 @@ from foreglow.recognition.model import Recogniser
 from foreglow.recognition.skies import simulate_sky
 from foreglow.recognition.train import REFERENCE_NSIDE
 from foreglow.sky.templates import Templates, load_templates
-from foreglow.training import (
-    History,
-    Schedule,
-    Task,
-    adamw,
-    fit,
-    make_generator,
-    pick_device,
-)
 
 _GOLDEN = 0.618033988749895
 _HELD = 0.15  # of the ensemble, for validation
@@ -165,6 +159,7 @@ def train_context_model(
     ensemble = pixel_ensemble(recogniser, templates, seed)
     history = train_context(context, ensemble, plan, work, seed, chosen, resume)
     context.save(out)
+    close_training(out)
     return history["validation_accuracy"][-1]
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from rich.table import Table
 
+from foreglow.compute.device import pick_device
+from foreglow.compute.workers import Spread
+from foreglow.files import write_text
 from foreglow.report.html import write_report
 from foreglow.report.tables import accuracy_rows, rich_table
 from foreglow.reproduce import read_records
@@ -25,11 +28,9 @@ from foreglow.reproduce.farsian2020.outside import outside_the_law
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISELESS, PAPER_NOISY
 from foreglow.reproduce.farsian2020.separation import component_separation
 from foreglow.reproduce.farsian2020.sky import components
-from foreglow.runs import open_run, write_text
+from foreglow.runs import open_run
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
-from foreglow.training import pick_device
-from foreglow.workers import Spread
 
 __all__ = [
     "NETWORKS",
@@ -79,8 +80,8 @@ def reproduce(
     resume : bool
         Go on with an interrupted run; what it had finished is kept.
     spread : Spread
-        Where the loops over realisations are done, see `foreglow.workers.open_workers`; workers
-        must see `out`.
+        Where the loops over realisations are done, see `foreglow.compute.workers.open_workers`;
+        workers must see `out`.
 
     Returns
     -------

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from foreglow.compute.random import make_generator
 from foreglow.maps.regions import layout
 from foreglow.recognition.calibration import (
     accuracy_against_coverage,
@@ -29,7 +30,6 @@ from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
 from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined, log
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISY
 from foreglow.reproduce.progress import told
-from foreglow.training import make_generator
 
 _SECTION = "Neighbours"
 _REGULAR = "regular"  # halves or quadrants, the paper's

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from foreglow.compute.training import History
+from foreglow.compute.workers import Spread
 from foreglow.errors import RunError
 from foreglow.recognition.calibration import expected_calibration_error
 from foreglow.recognition.evaluate import Evaluation, evaluate
@@ -22,8 +24,6 @@ from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
 from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
-from foreglow.training import History
-from foreglow.workers import Spread
 
 __all__ = ["REGIONS", "SCALES", "Captions", "Lab", "joined", "read_settings"]
 
@@ -66,7 +66,7 @@ class Lab:
     resume : bool
         Go on with a training that was interrupted.
     spread : Spread
-        Where realisations are made and judged, see `foreglow.workers.open_workers`.
+        Where realisations are made and judged, see `foreglow.compute.workers.open_workers`.
     """
 
     run: Run

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from foreglow.compute.training import History
 from foreglow.recognition.evaluate import Evaluation
 from foreglow.recognition.model import Recogniser
 from foreglow.report import figures, skymaps
 from foreglow.reproduce.farsian2020 import paper
 from foreglow.reproduce.farsian2020.lab import Captions, Lab
-from foreglow.training import History
 
 NETWORKS = ("farsian2020", "foreglow")
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from rich.table import Table
 
+from foreglow.compute.device import pick_device
+from foreglow.compute.workers import Spread
+from foreglow.files import write_text
 from foreglow.report.dust_tables import correlation_rows, correlation_text
 from foreglow.report.html import write_report
 from foreglow.reproduce.zhang2019 import lab as labs
@@ -25,9 +28,7 @@ from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
 from foreglow.reproduce.zhang2019.skymap import predicted_map
 from foreglow.reproduce.zhang2019.source import open_source
 from foreglow.reproduce.zhang2019.weights import compare_weights
-from foreglow.runs import open_run, write_text
-from foreglow.training import pick_device
-from foreglow.workers import Spread
+from foreglow.runs import open_run
 
 __all__ = ["SCALES", "STEPS", "WINS", "printed_tables", "reproduce"]
 
@@ -68,8 +69,8 @@ def reproduce(
     resume : bool
         Go on with an interrupted run; models that it had trained are loaded.
     spread : Spread
-        Where the loops over realisations are done, see `foreglow.workers.open_workers`; workers
-        must see `out`.
+        Where the loops over realisations are done, see `foreglow.compute.workers.open_workers`;
+        workers must see `out`.
 
     Returns
     -------

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from foreglow.compute.workers import Spread
 from foreglow.dust.baselines import LinearModel, NormalEquations
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.evaluate import Predictor, Scores, integrated_predictor, score
@@ -26,7 +27,6 @@ from foreglow.maps.hemispheres import Method, Region, split
 from foreglow.report import figures
 from foreglow.reproduce.zhang2019.source import Source
 from foreglow.runs import Run
-from foreglow.workers import Spread
 
 log = logging.getLogger("foreglow")
 
@@ -71,7 +71,7 @@ class Lab:
     grid : Grid
         Of the cutouts: the paper's.
     spread : Spread
-        Where realisations are made, see `foreglow.workers.open_workers`.
+        Where realisations are made, see `foreglow.compute.workers.open_workers`.
     maps : list of DustMap
         The predicted map, once it is made.
     """

@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from foreglow.compute.cpu import ENVIRONMENT
 from foreglow.errors import RunError
-from foreglow.tuning import ENVIRONMENT
 
 log = logging.getLogger("foreglow")
 

@@ -1,35 +1,28 @@
-"""The one trainer: Lightning, checkpoints without pickle, seeds, devices; shared by both jobs."""
+"""The one trainer, shared by both jobs: Lightning, with checkpoints to go on from."""
 
-import contextlib
 import csv
-import json
 import logging
 import math
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from foreglow.errors import RunError
-from foreglow.processes import ALONE, Processes, trainer_options
+from foreglow.compute.checkpoints import PlainCheckpoints
+from foreglow.compute.processes import ALONE, Processes, trainer_options
+from foreglow.compute.random import make_generator
+from foreglow.files import new_file
 
 log = logging.getLogger("foreglow")
 
-_SMALL_BATCH = 1024  # measured: at 256, two threads took twice the time of one
 History = dict[str, list[float]]
 
 
@@ -84,32 +77,6 @@ class Task:
     clip: bool = False
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device that exists.
-
-    Raises
-    ------
-    RunError
-        If the name is unknown, or CUDA is asked for and absent.
-    """
-    if name not in ("auto", "cpu", "cuda"):
-        raise RunError(f"expected device auto, cpu or cuda, but {name!r} came.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RunError(
-            "device cuda was asked for, but PyTorch sees no CUDA device here; use --device cpu, or "
-            "install a CUDA build of PyTorch and check nvidia-smi."
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def make_generator(device: torch.device, seed: int, *key: int) -> torch.Generator:
-    """An independent generator for each key, derived from the seed of the run."""
-    state = np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state) & (2**63 - 1))
-
-
 def adamw(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, Any]:
     """AdamW; the learning rate rises over a tenth of the steps, then falls as a cosine."""
     optimiser = torch.optim.AdamW(
@@ -125,18 +92,6 @@ def adamw(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, 
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-@contextlib.contextmanager
-def threads_for(batch: int, device: torch.device) -> Iterator[None]:
-    """One thread for steps too small to share: waking the others costs more than they give."""
-    before = torch.get_num_threads()
-    if device.type == "cpu" and batch < _SMALL_BATCH:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def fit(
     task: Task,
     schedule: Schedule,
@@ -148,7 +103,7 @@ def fit(
 ) -> History:
     """Train, and leave the network with the weights of its last epoch.
 
-    Writes `last.ckpt` and `best.ckpt` (directories without pickle), `metrics.csv` and TensorBoard
+    Writes `last.ckpt` and `best.ckpt` (safetensors, no pickle), `metrics.csv` and TensorBoard
     logs into `folder`. Resumed from `last.ckpt`, a run ends as if it had not been interrupted.
 
     Parameters
@@ -162,8 +117,8 @@ def fit(
     resume : bool
         Continue from `last.ckpt` where there is one.
     processes : Processes
-        Those that train together, as `foreglow.processes.join` yields them. Their gradients and
-        metrics are averaged; the first one writes.
+        Those that train together, as `foreglow.compute.processes.join` yields them. Their
+        gradients and metrics are averaged; the first one writes.
 
     Returns
     -------
@@ -181,7 +136,9 @@ def fit(
         steps = DataLoader(range(schedule.steps), batch_size=None)  # pyright: ignore[reportArgumentType]
         checks = DataLoader(range(schedule.validation_steps), batch_size=None)  # pyright: ignore[reportArgumentType]
         try:
-            trainer.fit(module, steps, checks, ckpt_path=last if resume and last.is_dir() else None)
+            trainer.fit(
+                module, steps, checks, ckpt_path=last if resume and last.is_file() else None
+            )
         except SystemExit:
             if trainer.interrupted:  # by Ctrl+C: Lightning ends the program
                 raise KeyboardInterrupt from None
@@ -252,7 +209,7 @@ def _trainer(
         **trainer_options(processes, device),
         max_epochs=schedule.epochs,
         gradient_clip_val=1.0 if task.clip else None,
-        plugins=[_PlainCheckpoints()],
+        plugins=[PlainCheckpoints()],
         callbacks=[best, last, _MetricsTable(folder / "metrics.csv"), *progress],
         logger=TensorBoardLogger(folder, "", ""),
         enable_progress_bar=on_terminal,
@@ -280,12 +237,10 @@ class _MetricsTable(Callback):
             return
         history = pl_module.history
         rows = enumerate(zip(*history.values(), strict=True), 1)
-        temporary = self.path.with_suffix(".part")
-        with temporary.open("w", newline="") as file:
+        with new_file(self.path) as temporary, temporary.open("w", newline="") as file:
             table = csv.writer(file)
             table.writerow(["epoch", *history])
             table.writerows([epoch, *values] for epoch, values in rows)
-        temporary.replace(self.path)
 
 
 class _LogLines(Callback):
@@ -295,78 +250,3 @@ class _LogLines(Callback):
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
         text = ", ".join(f"{k} {v:.4f}" for k, v in values.items())
         log.info("epoch %d/%s: %s", trainer.current_epoch + 1, trainer.max_epochs, text)
-
-
-class _PlainCheckpoints(CheckpointIO):
-    """Checkpoints as a directory of safetensors and JSON: nothing pickled is written or read."""
-
-    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".saving-"))
-        tensors: dict[str, Tensor] = {}
-        (temporary / "state.json").write_text(json.dumps(_to_plain(checkpoint, tensors)))
-        save_file(tensors, temporary / "tensors.safetensors")
-        replace_directory(temporary, target)
-
-    def load_checkpoint(self, path, map_location=None, weights_only=None):
-        folder = Path(path)
-        try:
-            tensors = load_file(folder / "tensors.safetensors")
-            return _from_plain(json.loads((folder / "state.json").read_text()), tensors)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise RunError(
-                f"the checkpoint {folder} cannot be read ({error}); delete it to train anew."
-            ) from error
-
-    def remove_checkpoint(self, path) -> None:
-        remove_directory(Path(path))
-
-
-def replace_directory(new: Path, target: Path) -> None:
-    """Put directory `new` in the place of `target`; a reader finds the old one or the new one."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=".old-"))
-        os.replace(target, old / target.name)
-        os.replace(new, target)
-        remove_directory(old)
-    else:
-        os.replace(new, target)
-
-
-def remove_directory(path: Path) -> None:
-    """Remove a directory and what is in it, if it is there."""
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _to_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Nested dicts, lists and numbers as JSON; tensors go to `tensors`, named in their place."""
-    if isinstance(value, Tensor):
-        name = f"t{len(tensors)}"
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"tensor": name}
-    if isinstance(value, dict):  # as pairs, for keys may be integers
-        return {"dict": [[k, _to_plain(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        return {type(value).__name__: [_to_plain(v, tensors) for v in value]}
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
-
-
-def _from_plain(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {k: _from_plain(v, tensors) for k, v in content}
-    items = [_from_plain(v, tensors) for v in content]
-    return tuple(items) if kind == "tuple" else items

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from foreglow.compute.workers import _validate_versions, open_workers
 from foreglow.errors import MapError, RunError
-from foreglow.workers import _validate_versions, open_workers
 from pieces import count, die, die_once, refuse, square, where_done
 
 pytestmark = pytest.mark.filterwarnings("ignore:::distributed")
@@ -71,7 +71,7 @@ def test_unknown_places_are_refused(where):
 
 
 def test_absent_scheduler_is_told_when_there_is_work(monkeypatch):
-    monkeypatch.setattr("foreglow.workers._PATIENCE", "1s")
+    monkeypatch.setattr("foreglow.compute.workers._PATIENCE", "1s")
     with (
         open_workers("tcp://127.0.0.1:1") as spread,
         pytest.raises(RunError, match="no Dask scheduler answers"),

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from foreglow.tuning import ENVIRONMENT
+from foreglow.compute.cpu import ENVIRONMENT
 
 FAULTS = """
 import resource
@@ -20,7 +20,7 @@ for _ in range(20):
     work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-TUNE = "from foreglow.tuning import tune; tune()"
+TUNE = "from foreglow.compute.cpu import tune; tune()"
 
 
 def run(script, **said):

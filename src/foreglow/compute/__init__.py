@@ -1,0 +1,1 @@
+"""How work is done: device, random numbers, training, processes, workers, precision, cpu."""

@@ -1,0 +1,187 @@
+"""Files and folders that appear whole or not at all, whatever interrupts their writing.
+
+What is being written lies beside its place as `.NAME.HOST-PID-N.tmp`. A process that was killed
+leaves such a file; the next one that writes to the same folder removes it.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from foreglow.errors import WriteError
+
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG)
+_HOST = re.sub(r"\W", "_", platform.node())
+_LEFT = re.compile(rf"\..*\.{re.escape(_HOST)}-(\d+)-(\d+)\.tmp")
+_numbers = itertools.count()
+_open: set[Path] = set()  # being written by this process
+
+
+@contextlib.contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A path to write a file to; it takes the place of `path` when the context ends well.
+
+    A reader of `path` finds the earlier file or the whole new one, whenever this process is killed.
+    The folder is made if it is missing.
+
+    Raises
+    ------
+    WriteError
+        If there is no room, no permission, or no such folder.
+    """
+    path = Path(path)
+    with _refusal_told(path), _temporary(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def new_directory(path: str | Path) -> Iterator[Path]:
+    """An empty folder to fill; it takes the place of `path` when the context ends well.
+
+    Whoever reads `path` calls `settle` first, and then finds the earlier folder or the whole new
+    one, whenever this process is killed.
+
+    Raises
+    ------
+    WriteError
+        As `new_file`.
+    """
+    path = Path(path)
+    with _refusal_told(path), _temporary(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        replace_directory(temporary, path)
+
+
+@contextlib.contextmanager
+def scratch_directory(beside: str | Path) -> Iterator[Path]:
+    """A folder beside a path, for as long as the context lasts.
+
+    Raises
+    ------
+    WriteError
+        As `new_file`.
+    """
+    beside = Path(beside)
+    with _refusal_told(beside), _temporary(beside) as folder:
+        folder.mkdir()
+        yield folder
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all; see `new_file`."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def replace_directory(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`; see `settle`.
+
+    No system call of every platform swaps two folders, so `target` has another name for a moment.
+    """
+    settle(target)
+    earlier = _earlier(target)
+    if target.exists():
+        os.replace(target, earlier)
+    os.replace(new, target)
+    remove_directory(earlier)
+
+
+def settle(target: Path) -> None:
+    """Bring back the earlier folder, if a process was killed while it replaced `target`."""
+    earlier = _earlier(target)
+    if not earlier.exists():
+        return
+    if target.exists():  # killed when the new one stood in its place
+        remove_directory(earlier)
+    else:
+        os.replace(earlier, target)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a folder and what is in it, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_half_written(store: Path) -> None:
+    """Remove what a writer that was killed left of a chunk, once nobody writes to a Zarr store."""
+    for path in store.rglob("*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def is_refusal(error: OSError, folder: Path) -> bool:
+    """Whether an error means that `folder` cannot be written to, and not that an input is bad."""
+    named = str(error.filename or "")
+    return error.errno in _REFUSED or named.startswith(str(folder))
+
+
+def refusal(path: Path, error: OSError) -> WriteError:
+    """What to tell of a path that cannot be written."""
+    reason = error.strerror or str(error)
+    return WriteError(
+        f"{path}: cannot be written ({reason}); check that its folder may be written to and has "
+        "room, or give another place (command line: --out)."
+    )
+
+
+@contextlib.contextmanager
+def _refusal_told(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if not is_refusal(error, path.parent):
+            raise
+        raise refusal(path, error) from error
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A free name beside a path; what lies there when the context ends is removed."""
+    _remove_left_over(path.parent)
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
+    _open.add(temporary.absolute())
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        _open.discard(temporary.absolute())
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove what killed processes of this machine left in a folder."""
+    for path in folder.glob(".*.tmp"):
+        found = _LEFT.fullmatch(path.name)
+        if found and path.absolute() not in _open and not _runs(int(found[1])):
+            _remove(path)
+
+
+def _runs(pid: int) -> bool:
+    """Whether another process of this number is running."""
+    if pid == os.getpid():  # what this process writes is in `_open`
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        remove_directory(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _earlier(target: Path) -> Path:
+    return target.with_name(f".{target.name}.earlier")
