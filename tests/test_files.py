@@ -23,6 +23,21 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def write_half(new, error):
+    with new as path:
+        (path / "half" if path.is_dir() else path).write_text("half")
+        raise error
+
+
+def test_an_empty_folder_is_filled(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    with new_directory(".") as path:
+        (path / "a").touch()
+    assert names(tmp_path / "mine") == ["a"]
+    assert os.path.samefile(".", tmp_path / "mine")
+
+
 def test_a_new_file_takes_its_place_when_all_went_well(tmp_path):
     write_text(tmp_path / "a" / "one.txt", "old")
     with new_file(tmp_path / "a" / "one.txt") as path:
@@ -35,12 +50,10 @@ def test_a_new_file_takes_its_place_when_all_went_well(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_was_there_stays_when_the_writer_fails(tmp_path, error):
     (tmp_path / "one.txt").write_text("old")
-    with pytest.raises(error), new_file(tmp_path / "one.txt") as path:
-        path.write_text("half")
-        raise error
-    with pytest.raises(error), new_directory(tmp_path / "folder") as path:
-        (path / "half").touch()
-        raise error
+    with pytest.raises(error):
+        write_half(new_file(tmp_path / "one.txt"), error)
+    with pytest.raises(error):
+        write_half(new_directory(tmp_path / "folder"), error)
     assert names(tmp_path) == ["one.txt"]
     assert (tmp_path / "one.txt").read_text() == "old"
 
@@ -123,12 +136,8 @@ def test_scratch_goes_away(tmp_path):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
 def test_no_room_is_told(tmp_path, number):
     (tmp_path / "one").write_text("old")
-    with (
-        pytest.raises(WriteError, match=r"one: cannot be written \(.*\); check that its folder"),
-        new_file(tmp_path / "one") as path,
-    ):
-        path.write_text("half")
-        raise OSError(number, os.strerror(number))
+    with pytest.raises(WriteError, match=r"one: cannot be written \(.*\); check that its folder"):
+        write_half(new_file(tmp_path / "one"), OSError(number, os.strerror(number)))
     assert (tmp_path / "one").read_text() == "old"
     assert names(tmp_path) == ["one"]
 

@@ -1,5 +1,15 @@
-"""`python -m foreglow`."""
+"""The command `foreglow`, and `python -m foreglow`: Ctrl+C holds from the first import on."""
 
-from foreglow.cli import main
+from foreglow import interrupt
 
-main()
+
+def main() -> None:
+    """Run the command line; see `foreglow.cli.main`."""
+    with interrupt.ends_the_process():
+        from foreglow.cli import main
+
+        main()
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from foreglow.errors import WriteError
 
-_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG)
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG)
 _HOST = re.sub(r"\W", "_", platform.node())
 _LEFT = re.compile(rf"\..*\.{re.escape(_HOST)}-(\d+)-(\d+)\.tmp")
 _numbers = itertools.count()
@@ -28,7 +28,6 @@ def new_file(path: str | Path) -> Iterator[Path]:
     """A path to write a file to; it takes the place of `path` when the context ends well.
 
     A reader of `path` finds the earlier file or the whole new one, whenever this process is killed.
-    The folder is made if it is missing.
 
     Raises
     ------
@@ -36,7 +35,7 @@ def new_file(path: str | Path) -> Iterator[Path]:
         If there is no room, no permission, or no such folder.
     """
     path = Path(path)
-    with _refusal_told(path), _temporary(path) as temporary:
+    with _temporary(path) as temporary:
         yield temporary
         os.replace(temporary, path)
 
@@ -46,18 +45,23 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     """An empty folder to fill; it takes the place of `path` when the context ends well.
 
     Whoever reads `path` calls `settle` first, and then finds the earlier folder or the whole new
-    one, whenever this process is killed.
+    one, whenever this process is killed. An empty folder is not replaced but filled: somebody may
+    have made it with care, or stand in it.
 
     Raises
     ------
     WriteError
         As `new_file`.
     """
-    path = Path(path)
-    with _refusal_told(path), _temporary(path) as temporary:
-        temporary.mkdir()
+    path = Path(path).absolute()
+    with _temporary(path) as temporary:
+        temporary.mkdir(parents=True)
         yield temporary
-        replace_directory(temporary, path)
+        if path.is_dir() and not any(path.iterdir()):
+            for part in temporary.iterdir():
+                os.replace(part, path / part.name)
+        else:
+            replace_directory(temporary, path)
 
 
 @contextlib.contextmanager
@@ -70,15 +74,34 @@ def scratch_directory(beside: str | Path) -> Iterator[Path]:
         As `new_file`.
     """
     beside = Path(beside)
-    with _refusal_told(beside), _temporary(beside) as folder:
+    with _temporary(beside) as folder:
         folder.mkdir()
         yield folder
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all; see `new_file`."""
+    """Write a text file, whole or not at all, in a folder that is made if it is missing.
+
+    Raises
+    ------
+    WriteError
+        As `new_file`.
+    """
+    make_folder(Path(path).parent)
     with new_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises
+    ------
+    WriteError
+        As `new_file`.
+    """
+    with _refusal_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def replace_directory(new: Path, target: Path) -> None:
@@ -110,34 +133,41 @@ def remove_directory(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_open() -> None:
+    """Remove what this process is writing, before it ends without ado."""
+    for path in list(_open):
+        _remove(path)
+
+
 def remove_half_written(store: Path) -> None:
     """Remove what a writer that was killed left of a chunk, once nobody writes to a Zarr store."""
     for path in store.rglob("*.partial"):
         path.unlink(missing_ok=True)
 
 
-def is_refusal(error: OSError, folder: Path) -> bool:
-    """Whether an error means that `folder` cannot be written to, and not that an input is bad."""
-    named = str(error.filename or "")
-    return error.errno in _REFUSED or named.startswith(str(folder))
+def is_refusal(error: OSError, *places: Path) -> bool:
+    """Whether an error means that a place cannot be written, and not that an input is bad."""
+    if error.errno in REFUSED:
+        return True
+    named = Path(str(error.filename or ""))
+    return any(named.is_relative_to(place) or named in place.parents for place in places)
 
 
 def refusal(path: Path, error: OSError) -> WriteError:
     """What to tell of a path that cannot be written."""
     reason = error.strerror or str(error)
     return WriteError(
-        f"{path}: cannot be written ({reason}); check that its folder may be written to and has "
-        "room, or give another place (command line: --out)."
+        f"{path}: cannot be written ({reason}); check that its folder exists, may be written to "
+        "and has room, or give another place (command line: --out)."
     )
 
 
 @contextlib.contextmanager
-def _refusal_told(path: Path) -> Iterator[None]:
+def _refusal_told(path: Path, *places: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        if not is_refusal(error, path.parent):
+        if not is_refusal(error, path, *places):
             raise
         raise refusal(path, error) from error
 
@@ -149,7 +179,8 @@ def _temporary(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
     _open.add(temporary.absolute())
     try:
-        yield temporary
+        with _refusal_told(path, temporary):
+            yield temporary
     finally:
         _remove(temporary)
         _open.discard(temporary.absolute())

@@ -116,9 +116,8 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
             f"{folder} is not empty; give another --out, or --resume to go on with an interrupted "
             "run."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.toml", tomli_w.dumps(resolved))
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler = _LogFile(folder / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     level = log.level
@@ -130,6 +129,13 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that ends the run where it cannot be written; logging's own prints tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
 
 
 def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
+from foreglow import interrupt
 from foreglow.maps.write import write_polarisation_map
 from words import is_one_paragraph, pairs
 
@@ -286,13 +287,18 @@ def test_our_failure_with_debug(run, monkeypatch):
 
 
 def test_interruption(run, monkeypatch):
-    def interrupt(_):
+    said = []
+
+    def strike(_):
+        said.append(interrupt.message())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("foreglow.report.html.write_report", interrupt)
+    monkeypatch.setattr("foreglow.report.html.write_report", strike)
     code, _, err = run("report", "anything")
-    assert code in (1, 130)  # Click turns Ctrl-C into Abort, with 1
+    assert code == 130
+    assert said == ["interrupted; no result was written: run the command again."]
     assert "Traceback" not in err
+    assert said[0] in err
 
 
 # ---- success ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 
 import product_forms as forms
 from file_server import serve
+from foreglow import interrupt
 from foreglow.data import registry
 from words import is_one_paragraph
 
@@ -100,13 +101,16 @@ def test_cuts_are_told_and_gone_on_from(run, archive):
 
 
 def test_interrupted_by_the_user(run, archive, monkeypatch):
-    def interrupt(*_):
+    said = []
+
+    def strike(*_):
+        said.append(interrupt.message())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("foreglow.data.fetch.download", interrupt)
-    code, text, _ = run("data", "fetch", "planck-mask-apo0")
+    monkeypatch.setattr("foreglow.data.fetch.download", strike)
+    code, _, _ = run("data", "fetch", "planck-mask-apo0")
     assert code == 130
-    assert "interrupted; the same command goes on from here" in text
+    assert said == ["interrupted; what has come is kept: the same command goes on from here."]
 
 
 def test_check_as_json_says_what_is_wrong(run, tmp_path):

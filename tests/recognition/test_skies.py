@@ -228,14 +228,14 @@ def test_the_same_seed_writes_the_same_files(files, tmp_path):
 
 def test_leaves_files_that_are_there(files, sky, instrument):
     before = {p: p.stat().st_mtime_ns for p in files[0].iterdir()}
-    with pytest.raises(MapError, match="holds FITS files already"):
+    with pytest.raises(MapError, match="expected an empty folder or none"):
         write_sky(sky, instrument, FOUR, files[0])
     assert before == {p: p.stat().st_mtime_ns for p in files[0].iterdir()}
 
 
 def test_refuses_a_file_for_a_folder(tmp_path, sky, instrument):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(MapError, match="is a file; give a folder"):
+    with pytest.raises(MapError, match="expected an empty folder or none, got a file"):
         write_sky(sky, instrument, FOUR, tmp_path / "file")
 
 

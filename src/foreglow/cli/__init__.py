@@ -1,8 +1,7 @@
 """The command line: one thin function a command; the work is done by the library."""
 
+import errno
 import logging
-import os
-import signal
 import sys
 import traceback
 import warnings
@@ -13,10 +12,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from foreglow import interrupt
 from foreglow.cli import data, dust, recognize, screen
 from foreglow.cli.options import Dask, Device, Json, Resume, Seed, one_of
 from foreglow.compute.cpu import tune
 from foreglow.errors import ForeglowError
+from foreglow.files import REFUSED
 
 app = typer.Typer(
     name="foreglow",
@@ -30,7 +31,7 @@ app.add_typer(recognize.app, name="recognize")
 app.add_typer(dust.app, name="dust")
 app.add_typer(data.app, name="data")
 
-_INTERRUPTED = 128 + signal.SIGINT
+_OF_THE_DISK = (*REFUSED, errno.EACCES, errno.EPERM, errno.EIO)
 _state = {"debug": False}
 
 
@@ -167,27 +168,32 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
     Console(stderr=True).print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False)
 
 
+def _print_error(text: str) -> None:
+    Console(stderr=True).print(f"[red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """Run the command line: 0 on success, 2 on a user's mistake, 1 on our own failure."""
     tune()
+    interrupt.say(interrupt.NOTHING_KEPT)
     warnings.showwarning = _show_warning
     try:
-        app()
+        app(prog_name="foreglow")
     except ForeglowError as error:
         if _state["debug"]:
             traceback.print_exc()
-        text = f"[red]error:[/] {escape(str(error))}"
-        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+        _print_error(str(error))
         sys.exit(2)
-    except SystemExit as end:
-        # what Typer makes of Ctrl+C; of several processes the one that started them speaks
-        if end.code == _INTERRUPTED and "LOCAL_RANK" not in os.environ:
-            text = "interrupted; what was done is kept where the command has --resume: go on by it."
-            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+    except SystemExit as end:  # what Typer makes of a KeyboardInterrupt
+        if end.code == interrupt.CODE and not interrupt.is_spoken_for():
+            Console(stderr=True).print(interrupt.message(), highlight=False, soft_wrap=True)
         raise
     except Exception as error:
         if _state["debug"]:
             raise
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            _print_error(f"{error}: check the file and its folder, their permissions and room.")
+            sys.exit(2)
         Console(stderr=True).print(
             f"[red]failure in foreglow:[/] {type(error).__name__}: {escape(str(error))} "
             "(a bug: please report it with the output of --debug).",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from foreglow import interrupt
 from foreglow.cli import screen
 from foreglow.cli.options import Json
 
@@ -70,14 +71,11 @@ def data_fetch(
         lines = [f"  not verified: {text}" for text in unverified(files)]
         screen.show([*(p.summary() for p in plans), *lines], [p.record() for p in plans], as_json)
         return
+    interrupt.say("what has come is kept: the same command goes on from here")
     patience, found = Patience(attempts=attempts, stall_s=stall), []
-    try:
-        for file in files:
-            with screen.progress(file.name) as show:
-                found.append(fetch(file, folder, patience, show))
-    except KeyboardInterrupt as error:
-        screen.say("interrupted; the same command goes on from here")
-        raise typer.Exit(130) from error
+    for file in files:
+        with screen.progress(file.name) as show:
+            found.append(fetch(file, folder, patience, show))
     screen.show([f.summary() for f in found], [f.record() for f in found], as_json)
 
 

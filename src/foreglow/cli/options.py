@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from foreglow import interrupt
 from foreglow.cli import screen
 
 
@@ -21,6 +22,11 @@ def instrument_presets() -> list[str]:
     return sorted(f.name[: -len(".toml")] for f in folder.iterdir() if f.name.endswith(".toml"))
 
 
+def _can_resume(asked: bool) -> bool:
+    interrupt.say("what was done is kept: the same command with --resume goes on")
+    return asked
+
+
 Sky = Annotated[
     str,
     typer.Option(
@@ -32,7 +38,10 @@ Seed = Annotated[int, typer.Option(help="Seed of every random draw.", min=0)]
 Device = Annotated[
     str, typer.Option(help="auto, cpu or cuda.", autocompletion=one_of("auto", "cpu", "cuda"))
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --out.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", callback=_can_resume, help="Go on with an interrupted run in --out."),
+]
 Dask = Annotated[
     str | None,
     typer.Option(

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from foreglow.errors import RunError
-from foreglow.files import new_file
+from foreglow.files import make_folder, new_file
 
 _STATE = "state"  # the entry of the header
 
@@ -23,6 +23,7 @@ class PlainCheckpoints(CheckpointIO):
         """Write a checkpoint, whole or not at all."""
         tensors: dict[str, Tensor] = {}
         state = json.dumps(_to_plain(checkpoint, tensors))
+        make_folder(Path(path).parent)
         with new_file(path) as temporary:
             temporary.write_bytes(save(tensors, {_STATE: state}))
 

@@ -110,13 +110,15 @@ def start(processes: Processes, device: torch.device) -> None:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes.devices)))
+    handler = signal.getsignal(signal.SIGINT)  # the agent has its own, and leaves it
     try:
         _run_agent(processes, "-P", "-m", "foreglow", *sys.argv[1:])
     except ChildFailedError as error:
         _explain(processes, {rank: f.exitcode for rank, f in error.failures.items()})
     except SignalException as error:
         if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
+            signal.signal(signal.SIGINT, handler)
+            signal.raise_signal(signal.SIGINT)
         raise SystemExit(128 + error.sigval) from None
     raise SystemExit(0)
 

@@ -7,7 +7,7 @@ import tomli_w
 
 from foreglow.dust.inputs import MOCK_UNIT, faint_sky
 from foreglow.errors import SkyError
-from foreglow.files import write_text
+from foreglow.files import new_directory, write_text
 from foreglow.maps.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.sky.gas import mock_gas
@@ -44,18 +44,18 @@ def make_sky_files(out: Path, nside: int, low_kms: float, high_kms: float, seed:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SkyError(f"{out} is not empty; give another --out.")
     gas = mock_gas(nside, seed)
-    out.mkdir(parents=True, exist_ok=True)
     channels = gas.hydrogen.cube(velocity, noise=True)
     source = f"foreglow's mock Galaxy, seed {seed}: a stand-in, not the sky"
-    write_cube(out / CUBE, velocity, channels, nside, HI4PI_BEAM_ARCMIN, source)
     dust = gas.dust.total
     header = {"FREQGHZ": 353.0, "ORIGIN": "foreglow mock Galaxy", "SEED": seed}
-    write_maps(out / DUST, {"DUST": (dust, MOCK_UNIT)}, frame="G", header=header)
-    write_maps(out / MASK, {"MASK": (faint_sky(dust).astype(np.float32), "")}, frame="G")
     card = {
         "hydrogen": {"file": CUBE},
         "dust_intensity": {"file": DUST},
         "mask": {"file": MASK},
     }
-    write_text(out / CARD, tomli_w.dumps(card))
+    with new_directory(out) as new:
+        write_cube(new / CUBE, velocity, channels, nside, HI4PI_BEAM_ARCMIN, source)
+        write_maps(new / DUST, {"DUST": (dust, MOCK_UNIT)}, frame="G", header=header)
+        write_maps(new / MASK, {"MASK": (faint_sky(dust).astype(np.float32), "")}, frame="G")
+        write_text(new / CARD, tomli_w.dumps(card))
     return out

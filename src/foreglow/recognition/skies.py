@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from foreglow.errors import InstrumentError, MapError, ShapeError
+from foreglow.files import new_directory
 from foreglow.maps.regions import layout
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS, models_of
@@ -296,7 +297,7 @@ def write_sky(
     Raises
     ------
     MapError
-        If the folder holds such maps already, or is a file.
+        If the folder is a file, or holds something already.
     """
     bands = (sky.data[:, k] for k in range(instrument.n_band))
     return _write_bands(bands, sky.label, instrument, models, folder)
@@ -309,24 +310,27 @@ def _write_bands(
     models: tuple[str, ...],
     folder: Path,
 ) -> dict[str, Path]:
-    if folder.exists() and not folder.is_dir():
-        raise MapError(f"{folder} is a file; give a folder.")
-    if folder.exists() and any(folder.glob("*.fits")):
-        raise MapError(f"{folder} holds FITS files already; give an empty folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for k, (name, qu) in enumerate(zip(instrument.band, bands, strict=True)):
-        paths[name] = folder / f"band_{name}.fits"
-        header = {
-            "FREQ": instrument.frequency_ghz[k],
-            "INSTRUME": instrument.name,
-            "FWHM": (0.0, "[arcmin] no beam"),
-        }
-        write_polarisation_map(paths[name], qu, "uK_RJ", header=header)
-    header = {f"CLASS{k}": name for k, name in enumerate(models)}
-    columns = {"CLASS": (label.astype(np.int16), "")}
-    write_maps(folder / "truth.fits", columns, frame="G", header=header)
-    return paths
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MapError(
+            f"{folder}: expected an empty folder or none, got a file or a folder that holds "
+            "something; give another one (command line: --out)."
+        )
+    with new_directory(folder) as new:
+        for k, (name, qu) in enumerate(zip(instrument.band, bands, strict=True)):
+            header = {
+                "FREQ": instrument.frequency_ghz[k],
+                "INSTRUME": instrument.name,
+                "FWHM": (0.0, "[arcmin] no beam"),
+            }
+            write_polarisation_map(new / _map_of(name), qu, "uK_RJ", header=header)
+        header = {f"CLASS{k}": name for k, name in enumerate(models)}
+        columns = {"CLASS": (label.astype(np.int16), "")}
+        write_maps(new / "truth.fits", columns, frame="G", header=header)
+    return {name: folder / _map_of(name) for name in instrument.band}
+
+
+def _map_of(band: str) -> str:
+    return f"band_{band}.fits"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from matplotlib.ticker import (
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
-from foreglow.files import new_file
+from foreglow.files import make_folder, new_file
 from foreglow.report.skymaps import (
     goodness_of_fit,
     recognition_map,
@@ -72,6 +72,7 @@ def save(figure: Figure, folder: Path, name: str, pdf_fonts: int = 42) -> tuple[
     -------
     png, pdf : Path
     """
+    make_folder(folder)
     # no date inside: the same run writes the same bytes
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     paths = folder / f"{name}.png", folder / f"{name}.pdf"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.errors import RunError, ShapeError
-from foreglow.files import new_file
+from foreglow.files import make_folder, new_file
 from foreglow.report.mollweide import nside_of
 
 MAX_NSIDE = 64
@@ -211,6 +211,7 @@ def save_view(view: SkyView, folder: Path) -> Path:
     """
     arrays: dict[str, NDArray] = {}
     card = _packed(view, arrays)
+    make_folder(folder)
     path = folder / f"view_{view.name}.npz"
     with new_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, card=np.array(json.dumps(card)), **arrays)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import healpy as hp
 import numpy as np
 
-from foreglow.files import new_file
+from foreglow.files import make_folder, new_file
 
 # Planck 2018 VI, Table 2, TT,TE,EE+lowE+lensing: base LCDM, lensed, no tensors
 PLANCK_2018 = {
@@ -138,6 +138,7 @@ def _cache_file() -> Path:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
+    make_folder(path.parent)
     with new_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
 
