@@ -6,13 +6,18 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo test lint bench docs dist clean models
+.PHONY: demo test lint campaign bench docs dist clean models
 
 demo: $(STAMP)
 	$(BIN)/foreglow demo --overwrite
 
 test: $(STAMP)
 	$(BIN)/pytest -m "not slow"
+
+# every command that takes long, killed, interrupted and without room on its disk: an hour, root
+campaign: $(STAMP)
+	$(BIN)/python tests/campaigns/killed.py
+	$(BIN)/python tests/campaigns/full_disk.py
 
 models: $(STAMP)
 	$(BIN)/python -m foreglow.shipped
