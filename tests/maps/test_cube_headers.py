@@ -96,6 +96,18 @@ def test_a_unit_that_the_numbers_contradict(look, tmp_path, cards, message):
         assert 1 < np.diff(cube.velocity.kms)[0] < 3
 
 
+def test_what_to_set_is_in_the_hdu_of_the_image(tmp_path):
+    path = tmp_path / "c.fits"
+    cards = hi4pi_header(SHAPE, 2.0, CUNIT3=None, CDELT3=2.0)
+    image = fits.ImageHDU(np.ones(SHAPE, np.float32), cards)
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
+    with pytest.raises(MapError, match=r"value='km/s', ext=1\)") as refused:
+        open_image_cube(path).__enter__()
+    set_as_told(refused.value)
+    with open_image_cube(path) as cube:
+        assert np.diff(cube.velocity.kms) == pytest.approx(2.0)
+
+
 def test_numbers_that_either_unit_would_suit_are_asked_for(look):
     with pytest.raises(MapError, match=r"for channels 70 wide; .*value=UNIT") as refused:
         look(CUNIT3=None, CDELT3=70.0)
@@ -152,7 +164,7 @@ def test_a_table_that_a_header_contradicts(look, tmp_path):
     np.savetxt(table, KMS)
     assert look(velocity_table=table).velocity.kms == pytest.approx(KMS)  # agrees: not a word
     np.savetxt(table, KMS[::-1])
-    with pytest.warns(MapWarning, match=r"first plane at -3 .*v.txt at -0.423.*: the table is tak"):
+    with pytest.warns(MapWarning, match=r"first channel at -3 .*v.txt at -0.423.* is taken"):
         look(velocity_table=table)
     with pytest.raises(MapError, match="SPECSYS says BARYCENT"):
         look(velocity_table=table, SPECSYS="BARYCENT")

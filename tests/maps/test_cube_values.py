@@ -121,6 +121,18 @@ def test_prepare_says_it_and_so_does_a_check(data, tmp_path):
     assert (report.columns[0].unobserved, report.columns[0].least > 0) == (8, True)
 
 
+def test_nought_is_a_value_that_is_asked_about(data, tmp_path):
+    data[:, :, 5:9] = 0
+    path = write_fits(tmp_path / "c.fits", data, header())
+    with pytest.warns(MapWarning, match="exactly 0 in 120 of 600 values looked at, taken as they"):
+        assert (prepare([path], tmp_path / "out.zarr", nside=8).channel(2) == 0).any()
+    data[:, 0, 9] = -999
+    report = check_file(write_fits(tmp_path / "c.fits", data, header()))
+    assert [("-999 in 3 of" in n, "; exactly 0 in 120" in n) for n in report.notes[-1:]] == [
+        (True, True)
+    ]
+
+
 def test_arrays_hold_temperatures(tmp_path):
     maps = np.ones((2, 192))
     maps[1, 5] = -32768

@@ -72,7 +72,7 @@ FRAME = r"from the local standard of rest"
         ({"BUNIT": "Jy/beam"}, r"\(BUNIT = K\), got Jy/beam; convert Jy/beam"),
         (
             {"BUNIT": "MK "},
-            "temperatures of the 21 cm line, within 1000 K of zero, got 8.04",
+            "temperatures of the 21 cm line, within 1000 K of zero, got 6.42",
         ),
         ({"CTYPE1": "OFFSET", "CTYPE2": "OFFSET"}, "axes 1 and 2 on the sky .*got OFFSET and OFF"),
         ({"CTYPE1": "GLON-XXX", "CTYPE2": "GLAT-XXX"}, "a projection of the sky .* cannot be read"),

@@ -30,16 +30,20 @@ class OddValues:
         How many they are, of how many values that are not NaN.
     values : set of float
         As stored; not all, where there are many.
+    zeros : int
+        Of the others, how many are nought to the bit.
     """
 
     count: int = 0
     looked_at: int = 0
     values: set[float] = field(default_factory=set)
+    zeros: int = 0
 
     def add(self, other: "OddValues") -> None:
         """Count those of another part too."""
         self.count += other.count
         self.looked_at += other.looked_at
+        self.zeros += other.zeros
         if len(self.values) <= _FEW:
             self.values |= other.values
 
@@ -55,15 +59,23 @@ class OddValues:
             )
 
     def warn(self, where: str) -> None:
-        """Say once what is taken as not observed, if anything."""
+        """Say in one warning what is taken as not observed, and what may have to be."""
+        said = []
         if self.count:
             shown = ", ".join(f"{value:.6g}" for value in sorted(self.values)[:_FEW])
             more = " and others" if len(self.values) > _FEW else ""
-            warn_assumed(
-                f"{where}: {shown}{more} in {self.count} of {self.looked_at} values looked at, "
-                "which is no brightness temperature of the 21 cm line: taken as not observed, "
-                "wherever it is found"
+            said.append(
+                f"{shown}{more} in {self.count} of {self.looked_at} values looked at, which is no "
+                "brightness temperature of the 21 cm line: taken as not observed, wherever it is "
+                "found"
             )
+        if self.zeros > _SHARE * self.looked_at:
+            said.append(
+                f"exactly 0 in {self.zeros} of {self.looked_at} values looked at, taken as they "
+                "are: set them to NaN if nothing was observed there"
+            )
+        if said:
+            warn_assumed(f"{where}: {'; '.join(said)}")
 
 
 def take_out_odd(
@@ -85,12 +97,13 @@ def take_out_odd(
     OddValues
     """
     odd = _odd(values, stored, placeholders)
-    looked_at = values.size - int(np.isnan(values).sum())
-    if odd is None:
-        return OddValues(0, looked_at)
-    count = int(odd.sum())
-    found = OddValues(count, looked_at, set(np.unique(stored[odd])[: _FEW + 1].tolist()))
-    values[odd] = np.nan
+    found = OddValues(
+        looked_at=values.size - int(np.isnan(values).sum()), zeros=int((values == 0).sum())
+    )
+    if odd is not None:
+        found.count = int(odd.sum())
+        found.values = set(np.unique(stored[odd])[: _FEW + 1].tolist())
+        values[odd] = np.nan
     return found
 
 

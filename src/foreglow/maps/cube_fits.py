@@ -23,7 +23,7 @@ from foreglow.errors import MapError
 from foreglow.maps.brightness import PLACEHOLDERS, OddValues, take_out_odd
 from foreglow.maps.cube_cards import Cards, kelvin_factor, read_beam, read_cards
 from foreglow.maps.projection import sky_wcs
-from foreglow.maps.velocity import VelocityAxis, find_velocity_axis, image_velocity
+from foreglow.maps.velocity import VelocityAxis, find_velocity_axis, stated_velocity
 
 _UNREADABLE = (OSError, EOFError, zlib.error, fits.VerifyError, ValueError, KeyError, TypeError)
 _PIECE = 1 << 18  # values that are read and converted at a time
@@ -216,7 +216,7 @@ def open_image_cube(
     cards, offset = _find_image(path)
     header = cards.header
     axis = find_velocity_axis(path, header, list(range(3, header["NAXIS"] + 1)))
-    velocity = image_velocity(cards, axis, header[f"NAXIS{axis}"], velocity_table)
+    velocity = stated_velocity(cards, axis, header[f"NAXIS{axis}"], velocity_table)
     sky, around = sky_wcs(cards)
     beam, no_beam = read_beam(cards, beam_arcmin, _pixel_arcmin(sky))
     with contextlib.ExitStack() as stack:

@@ -26,7 +26,7 @@ from foreglow.maps.velocity import (
     VelocityAxis,
     card_velocities,
     read_velocity_table,
-    velocity_axis,
+    stated_velocity,
 )
 
 _ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
@@ -176,7 +176,7 @@ def is_healpix(path: Path) -> bool:
 def open_healpix_cube(
     paths: Sequence[Path], unit: str | None, velocity_table: Path | None, memory: int
 ) -> HealpixCube:
-    """Open one table with a column a channel, or several with one column each.
+    """Open one table with a column a channel or a spectrum a row, or several of one channel each.
 
     Velocities are those of `velocity_table`; else, of one file, of a velocity axis in the header
     of its table, written as the third axis of an image cube (CTYPE3, CRVAL3, CRPIX3, CDELT3,
@@ -292,18 +292,19 @@ def _common_grid(tables: Sequence[Table]) -> tuple[int, str]:
 def _velocities(
     tables: Sequence[Table], n_channel: int, velocity_table: Path | None
 ) -> VelocityAxis:
-    if velocity_table is not None:
-        return read_velocity_table(velocity_table, n_channel)
     first = tables[0]
     if len(tables) == 1 and "CTYPE3" in first.header:
-        return velocity_axis(_cards(first), 3, n_channel)
+        return stated_velocity(_cards(first), 3, n_channel, velocity_table)
+    if velocity_table is not None:
+        return read_velocity_table(velocity_table, n_channel)
     if len(tables) == n_channel and all("VELO-LSR" in table.header for table in tables):
         return card_velocities([_cards(table) for table in tables])
+    came = f"{n_channel} channel{'s' * (n_channel > 1)}"
     raise MapError(
         f"{first.path}: expected the velocity of each channel, a velocity axis (CTYPE3, CRVAL3, "
-        f"CRPIX3, CDELT3, SPECSYS) in the header of the table, or a card VELO-LSR (m/s) in each of "
-        f"several files, got none for {n_channel} channels; write them into a text file, km/s "
-        "LSRK, one a line, and pass velocity_table= (command line: --velocity-table)"
+        "CRPIX3, CDELT3, SPECSYS) in the header of the table, or a card VELO-LSR (m/s) in each of "
+        f"several files, got none for {came}; write them into a text file, km/s LSRK, one a line, "
+        "and pass velocity_table= (command line: --velocity-table)"
     )
 
 

@@ -102,10 +102,10 @@ def velocity_axis(cards: Cards, axis: int, n_channel: int) -> VelocityAxis:
     return VelocityAxis(kms[::-1].copy() if flipped else kms, flipped, stated)
 
 
-def image_velocity(
+def stated_velocity(
     cards: Cards, axis: int, n_channel: int, table: Path | None = None
 ) -> VelocityAxis:
-    """Velocities of the planes of an image: of its header, or of a table in place of that.
+    """Velocities by the axis of a header, or by a table in place of that.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def _warn_if_other(path: Path, said: VelocityAxis, given: VelocityAxis, table: P
     away = np.abs(said.kms - given.kms).max()
     if said.flipped != given.flipped or away > _SAME * _width(said.kms):
         warn_assumed(
-            f"{path}: the header has its first plane at {_first(said):.6g} km/s and its last at "
+            f"{path}: the header has its first channel at {_first(said):.6g} km/s and its last at "
             f"{_last(said):.6g} km/s, {table} at {_first(given):.6g} and {_last(given):.6g} km/s: "
             "the table is taken"
         )
