@@ -74,6 +74,8 @@ def test_it_is_read(loaded, maps, tmp_path, how):
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, maps, atol=6e-4 if how == "packed" else 0)
     np.testing.assert_allclose(cube.channel(7), maps[7], atol=6e-4 if how == "packed" else 0)
+    some = cube.tb[2:9, 800:1700]
+    np.testing.assert_allclose(some, loaded.tb[2:9, 800:1700], atol=6e-4 if how == "packed" else 0)
     assert check_file(cube.path).sound
 
 
@@ -86,6 +88,16 @@ def test_some_of_its_channels(loaded, maps, tmp_path):
     loaded.sel(velocity=slice(-4, 6)).to_zarr(tmp_path / "again.zarr")
     cube = open_cube(tmp_path / "again.zarr")
     np.testing.assert_array_equal(np.stack(list(cube.channels())), maps[3:9])
+
+
+def test_saved_once_more_in_its_place(loaded, tmp_path):
+    """What was counted of the one before is not taken for it."""
+    path = tmp_path / "again.zarr"
+    loaded.to_zarr(path)
+    open_cube(path)
+    del loaded.attrs["observed_fraction"]
+    loaded.where(np.arange(N_PIX) >= 2000).to_zarr(path, mode="w")
+    assert open_cube(path).observed_fraction < 0.4
 
 
 def test_overwriting_it(loaded, maps, tmp_path):

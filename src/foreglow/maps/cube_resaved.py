@@ -125,7 +125,8 @@ def _least_observed(path: Path, tb: zarr.Array, data: Any, fractions: Any) -> in
     axis = data.dims.index("velocity")
     size = (tb.shards or tb.chunks)[axis]
     sets = {frozenset(chunk_files.get(k, ())): k for k in reversed(range(grid[axis]))}
-    counts = [_count(path, k * size, found) for k in sets.values()]
+    stamp = found, max(f.stat().st_mtime_ns for f in (path / tb.basename).iterdir())
+    counts = [_count(path, k * size, stamp) for k in sets.values()]
     if fractions is not None:
         least, most = (round(f * data.sizes["pixel"]) for f in fractions)
         for count in counts:
@@ -156,8 +157,8 @@ def _chunk_files(path: Path, tb: zarr.Array, axis: int) -> dict[int, set[int]]:
 
 
 @lru_cache(maxsize=256)
-def _count(path: Path, k: int, found: int) -> int:  # noqa: ARG001
-    """Pixels observed in a channel as stored; once for a number of files, in a process."""
+def _count(path: Path, k: int, stamp: tuple[int, int]) -> int:  # noqa: ARG001
+    """Pixels observed in a channel as stored; once in a process, while `stamp` stays the same."""
     import xarray
 
     data = xarray.open_zarr(path, chunks=None, consolidated=False, decode_times=False)["tb"]
