@@ -53,6 +53,17 @@ def write_fits(path, data, header):
     return path
 
 
+def raw_fits(stored, header):
+    """The bytes of a FITS file of integers as they are: astropy would scale them anew."""
+    header = header.copy()
+    cards = {"SIMPLE": True, "BITPIX": 8 * stored.dtype.itemsize, "NAXIS": stored.ndim}
+    cards |= {f"NAXIS{i + 1}": n for i, n in enumerate(stored.shape[::-1])}
+    full = fits.Header(list(cards.items()))
+    full.extend(header, strip=False)
+    content = full.tostring().encode() + stored.astype(stored.dtype.newbyteorder(">")).tobytes()
+    return content + bytes(-len(content) % 2880)
+
+
 def smooth_sky(lon_deg, lat_deg, k=0):
     """A sky that bilinear interpolation follows, different in each channel; K."""
     lon, lat = np.radians(lon_deg), np.radians(lat_deg)

@@ -130,6 +130,20 @@ def test_how_much_a_mask_leaves_is_told(tmp_path):
     assert check_file(forms.galactic_mask(tmp_path)).notes[-1] == "70.8% of the sky is above zero"
 
 
+def test_what_is_odd_of_a_cube_is_noted(tmp_path):
+    """Not said aloud beside the report, and once."""
+    path = forms.hi4pi_cube(tmp_path)
+    fits.setval(path, "BMAJ", value=16.2)
+    fits.delval(path, "CUNIT3")
+    report = check_file(path)
+    assert report.sound
+    assert "beam unknown" in report.what
+    assert [note.split(",")[0] for note in report.notes[1:]] == [
+        "no unit of velocity in the header (CUNIT3)",
+        "expected a beam in deg in the header",
+    ]
+
+
 def test_cubes_and_sky_directories(tmp_path, real_data):
     assert "a sky directory" in check_file(real_data / "pysm64").what
     cube = write_cube(tmp_path / "hi.zarr", [-10.0, 0.0], np.ones((2, 192)), 4, None, "test")

@@ -15,7 +15,7 @@ from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import open_cube
 from foreglow.maps.prepare import prepare
 from foreglow.maps.tiles import finest_needed
-from hi_cubes import HI4PI_STEP, hi4pi_header, smooth_data, smooth_sky, write_fits
+from hi_cubes import HI4PI_STEP, hi4pi_header, raw_fits, smooth_data, smooth_sky, write_fits
 
 pytestmark = pytest.mark.filterwarnings("ignore:Nside .* do not sample a beam")
 
@@ -64,7 +64,7 @@ def test_a_point_source_is_where_it_is(tmp_path, changes):
     """A bright pixel of the grid is the brightest HEALPix pixel, at its own l and b."""
     from astropy.coordinates import SkyCoord
 
-    data = np.zeros(SHAPE, np.float32)
+    data = np.ones(SHAPE, np.float32)
     column, row = 40, 60
     data[2, row, column] = 100
     header = hi4pi_header(**changes)
@@ -76,7 +76,7 @@ def test_a_point_source_is_where_it_is(tmp_path, changes):
     brightest = int(np.argmax(cube.channel(2)))
     away = hp.rotator.angdist(hp.pix2ang(64, pixel), hp.pix2ang(64, brightest))
     assert np.degrees(away) < 1.2 * hp.nside2resol(64, arcmin=True) / 60
-    assert np.nanmax(cube.channel(1)) == 0
+    assert np.nanmax(cube.channel(1)) == 1
 
 
 def test_a_sin_projection_stays_partial(tmp_path):
@@ -135,7 +135,10 @@ def test_a_range_of_velocities(all_sky, tmp_path):
     ("changes", "scale"),
     [
         ({"CUNIT3": "km/s", "CDELT3": HI4PI_STEP / 1000}, 1),
-        ({"CUNIT3": None}, 1),
+        ({"CTYPE3": "VRAD-F2F"}, 1),
+        ({f"PC0{i}_0{j}": float(i == j) for i in (1, 2, 3) for j in (1, 2, 3)}, 1),
+        ({f"CD00{i}00{i}": step for i, step in ((1, -2.0), (2, 2.0), (3, HI4PI_STEP))}, 1),
+        ({"CUNIT1": "arcmin", "CUNIT2": "ARCSEC", "CDELT1": -120.0, "CDELT2": 7200.0}, 1),
         ({"CUNIT3": "M/S", "CTYPE3": "VELO-LSRK", "SPECSYS": None}, 1),
         ({"CTYPE3": "VELO-LSR", "SPECSYS": None, "VELREF": 257}, 1),
         ({"CTYPE3": "VELOCITY"}, 1),
@@ -185,17 +188,6 @@ def test_scaled_integers_and_blanks(tmp_path, kind):
     assert np.isnan(found[(np.abs(lon) < 18) & (LAT > -10) & (LAT < 6)]).all()
     tolerance = 4e-3 if integers else 3e-3
     np.testing.assert_allclose(found[~blank], smooth_sky(LON, LAT, 3)[~blank], atol=tolerance)
-
-
-def raw_fits(stored, header):
-    """The bytes of a FITS file of integers as they are: astropy would scale them anew."""
-    header = header.copy()
-    cards = {"SIMPLE": True, "BITPIX": 8 * stored.dtype.itemsize, "NAXIS": stored.ndim}
-    cards |= {f"NAXIS{i + 1}": n for i, n in enumerate(stored.shape[::-1])}
-    full = fits.Header(list(cards.items()))
-    full.extend(header, strip=False)
-    content = full.tostring().encode() + stored.astype(stored.dtype.newbyteorder(">")).tobytes()
-    return content + bytes(-len(content) % 2880)
 
 
 @pytest.mark.parametrize("stokes", [3, 4])
@@ -282,8 +274,10 @@ def test_what_is_said_of_the_beam(all_sky, tmp_path):
     with pytest.warns(MapWarning, match=r"pixels of 110 arcmin, .* a beam of 16.2 arcmin.*512"):
         prepare([all_sky], tmp_path / "a.zarr")
     bare = write_fits(tmp_path / "b.fits", fits.getdata(all_sky), hi4pi_header(BMAJ=None))
-    with pytest.warns(MapWarning, match=r"no beam in the header \(BMAJ\)"):
-        assert prepare([bare], tmp_path / "b.zarr", nside=64).beam_arcmin is None
+    with pytest.warns(MapWarning, match=r"no beam in the header \(BMAJ\)") as said:
+        assert prepare([bare], tmp_path / "b.zarr", nside=16).beam_arcmin is None
+    assert len(said) == 1
+    assert "do not sample the cube's of 120 arcmin" in str(said[0].message)
     assert prepare([bare], tmp_path / "c.zarr", nside=64, beam_arcmin=240).beam_arcmin == 240
 
 

@@ -40,20 +40,20 @@ def refuse(tmp_path):
     return call
 
 
-OPTICAL = r"expected radio velocity \(CTYPE3 = VRAD or VELO-LSR\), got optical velocity"
+OPTICAL = r"an axis of radio velocity \(CTYPE3 = VRAD or VELO-LSR\), got one of optical velocity"
 FRAME = r"from the local standard of rest"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"CTYPE3": "FREQ", "CUNIT3": "Hz"}, r"got one of frequency \(FREQ\); .*spectral-cube"),
+        ({"CTYPE3": "FREQ", "CUNIT3": "Hz"}, r"got one of frequency \(FREQ\); .*--velocity-table"),
         ({"CTYPE3": "WAVE", "CUNIT3": "m"}, r"got one of wavelength \(WAVE\)"),
-        ({"CTYPE3": "VOPT"}, OPTICAL + r" \(VOPT\); convert it"),
+        ({"CTYPE3": "VOPT"}, OPTICAL + r" \(VOPT\); write the radio velocity"),
         ({"CTYPE3": "VOPT-F2W"}, OPTICAL),
         ({"CTYPE3": "FELO-LSR", "SPECSYS": None}, OPTICAL + r" \(FELO-LSR\)"),
         ({"CTYPE3": "VELO-LSR", "VELREF": 1}, OPTICAL + r" \(VELO-LSR with VELREF = 1\)"),
-        ({"CTYPE3": "VRAD-W2F"}, "velocity channels in even steps, got CTYPE3 = VRAD-W2F"),
+        ({"CTYPE3": "VRAD-W2F"}, r"got one that is not linear \(VRAD-W2F\)"),
         ({"CTYPE3": "HEIGHT"}, r"expected an axis of radio velocity .*, got 'HEIGHT'"),
         ({"CTYPE3": None}, "expected an axis of radio velocity .*, got 'none'"),
         ({"SPECSYS": "BARYCENT"}, FRAME + r" \(LSRK\), got SPECSYS says BARYCENT; the shift diff"),
@@ -62,21 +62,24 @@ FRAME = r"from the local standard of rest"
         ({"CTYPE3": "VELO-HEL", "SPECSYS": None}, "CTYPE3 says BARYCENT"),
         ({"CTYPE3": "VELO-HEL"}, "SPECSYS says LSRK, CTYPE3 says BARYCENT"),
         ({"SPECSYS": None}, r"\(SPECSYS = LSRK\), got a header that does not say .*setval\(.*LSRK"),
-        ({"CUNIT3": "Hz"}, "CUNIT3 m/s or km/s on the velocity axis, got 'Hz'; correct it"),
+        (
+            {"CUNIT3": "Hz"},
+            "unit of velocity in CUNIT3, m/s or km/s, got 'Hz' for channels 1288.23",
+        ),
         ({"CDELT3": 0.0}, "the width of a channel in CDELT3, got 0.0"),
         ({"PC3_1": 0.1}, "a velocity axis of its own, got one coupled to axis 1"),
         ({"BUNIT": None}, r"\(BUNIT = K\), got none; .* \(command line: --unit K\)"),
         ({"BUNIT": "Jy/beam"}, r"\(BUNIT = K\), got Jy/beam; convert Jy/beam"),
-        ({"BUNIT": "MK "}, None),
+        (
+            {"BUNIT": "MK "},
+            "temperatures of the 21 cm line, within 1000 K of zero, got 6.42",
+        ),
         ({"CTYPE1": "OFFSET", "CTYPE2": "OFFSET"}, "axes 1 and 2 on the sky .*got OFFSET and OFF"),
         ({"CTYPE1": "GLON-XXX", "CTYPE2": "GLAT-XXX"}, "a projection of the sky .* cannot be read"),
     ],
 )
 def test_headers(refuse, data, tmp_path, changes, message):
     path = write_fits(tmp_path / "c.fits", data, header(**changes))
-    if message is None:  # a megakelvin is odd but a temperature
-        assert prepare([path], tmp_path / "out.zarr", nside=8).channel(0).max() > 1e6
-        return
     refuse(message, path)
 
 
@@ -114,15 +117,6 @@ def test_axes(refuse, data, tmp_path):
     refuse(r"all others of length 1, got CTYPE3 = 'VRAD' \(3\), CTYPE4 = 'STOKES' \(2\)", four)
 
 
-@pytest.mark.parametrize("channel", [0, 1, 2])
-def test_a_channel_of_nan(refuse, data, tmp_path, channel):
-    """The ends at once, before anything is written."""
-    data[channel] = np.nan
-    path = write_fits(tmp_path / "c.fits", data, header())
-    refuse(rf"none but NaN in channel {channel} at .* km/s; leave it out with --low", path)
-    assert (tmp_path / "out.zarr.partial").exists() == (channel == 1)
-
-
 def test_pixels_observed_in_some_channels_only(data, tmp_path):
     data[1, :5] = np.nan
     path = write_fits(tmp_path / "c.fits", data, header())
@@ -144,7 +138,8 @@ def test_options(refuse, data, tmp_path):
     refuse("memory as '2 GiB' or '500 MiB', got 'much'", path, memory="much")
     refuse("for 1 channel of Nside 8 at a time, .* got 20.00 MiB; allow more", path, memory="20MiB")
     refuse("--beam to agree with the header, which says 16.24 arcmin, got 9", path, beam_arcmin=9)
-    refuse("a velocity table for HEALPix maps alone", path, velocity_table=path)
+    refuse("a velocity in km/s on each line", path, velocity_table=path)
+    refuse(r"a beam \(FWHM, arcmin\) above zero, got -1; give the beam", path, beam_arcmin=-1)
     small = write_fits(tmp_path / "small.fits", data, hi4pi_header(SHAPE, 0.1))
     refuse("covers the centre of at least one pixel of Nside 8", small)
 
@@ -167,6 +162,8 @@ def test_tiles_that_do_not_go_together(refuse, data, tmp_path):
     refuse("tiles with the same velocity channels, got 3 from -3 to .*regrid", path, shifted)
     blurred = write_fits(tmp_path / "b.fits", data, header(BMAJ=0.6, BMIN=0.6))
     refuse("tiles of one beam, got 16.236 arcmin in .* but 36.0 arcmin in", path, blurred)
+    unknown = write_fits(tmp_path / "u.fits", data, header(BMAJ=None, BMIN=None))
+    refuse("but none in .*u.fits; pass beam_arcmin=", path, unknown)
     write_maps(tmp_path / "h.fits", {"A": (np.ones(768, np.float32), "K")}, frame="G")
     refuse("image cubes alone or HEALPix maps alone", path, tmp_path / "h.fits")
 
@@ -202,7 +199,7 @@ def test_healpix_maps(refuse, tmp_path):
     refuse("the velocity of each channel, .*, got none for 2 channels; write them", a, none)
     refuse("expected the Nside of the maps, 8, got --nside 16; leave it out", a, nside=16)
     write_maps(tmp_path / "two.fits", dict.fromkeys("AB", (ones, "K")), frame="G")
-    refuse("one column in each of several files, got columns A, B", a, tmp_path / "two.fits")
+    refuse("one channel in each of several files, got 2, columns A, B", a, tmp_path / "two.fits")
     hp.write_map(tmp_path / "six.fits", np.ones(432), column_units="K", dtype=np.float32)
     refuse("expected NSIDE, a power of two, .* got 6 and RING", tmp_path / "six.fits", nside=None)
 

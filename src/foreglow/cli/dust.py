@@ -50,8 +50,8 @@ def dust_prepare(
     cube: Annotated[
         list[Path],
         typer.Option(
-            help="FITS cube (any projection), plain or gzipped; once a tile, or once a channel of "
-            "HEALPix maps."
+            help="FITS cube (any projection) or HEALPix table, plain or gzipped; once a tile, or "
+            "once a channel of HEALPix maps."
         ),
     ],
     out: Annotated[Path, typer.Option(help="HI cube to write, a folder NAME.zarr.")],
@@ -77,11 +77,16 @@ def dust_prepare(
     ] = None,
     beam: Annotated[
         float | None,
-        typer.Option(help="FWHM of the beam (arcmin), where the header states none (BMAJ)."),
+        typer.Option(
+            help="FWHM of the beam (arcmin), where the header states no likely one (BMAJ)."
+        ),
     ] = None,
     velocity_table: Annotated[
         Path | None,
-        typer.Option(help="Velocities of HEALPix channels: text, km/s LSR, one a line."),
+        typer.Option(
+            help="Velocities of the channels in the order of the file, in place of the header's: "
+            "text, km/s LSR, one a line."
+        ),
     ] = None,
     dask: Dask = None,
     resume: Resume = False,

@@ -13,6 +13,7 @@ from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import open_cube
 from foreglow.maps.cube_fits import ImageCube, open_image_cube
 from foreglow.maps.cube_healpix import is_healpix
+from foreglow.maps.cube_survey import blank_channels, look_through
 from foreglow.maps.io import split_column
 
 
@@ -64,7 +65,7 @@ def _check_folder(path: Path) -> Report:
         said = tuple(dict.fromkeys(str(warning.message) for warning in caught))
         what = f"a sky directory, synchrotron, dust and AME at Nside {templates.nside}"
         return Report(str(path), what, fits=(f"foreglow reproduce PAPER --sky {path}",), notes=said)
-    if not (path / "zarr.json").is_file():
+    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
         raise DataError(
             f"{path}: expected a sky directory, which has sky.toml, or an HI cube, which has "
             "zarr.json, got a folder without either; name the file that is to be checked"
@@ -95,18 +96,21 @@ def _check_text(path: Path) -> Report:
 
 
 def _check_image(path: Path) -> Report:
-    with open_image_cube(path) as cube:
-        kms = cube.velocity.kms
-        beam = "unknown" if cube.beam_arcmin is None else f"{cube.beam_arcmin:g} arcmin"
-        rows, columns = cube.shape
-        what = (
-            f"a cube of {len(kms)} channels from {kms[0]:.2f} to {kms[-1]:.2f} km/s (LSRK), "
-            f"{columns} x {rows} pixels of {cube.pixel_arcmin:.3g} arcmin, beam {beam}"
-        )
-        column = _look_at_channel(cube)
-        of_survey = "HI4PI" in str(cube.header.get("OBJECT", "")).upper()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MapWarning)
+        with open_image_cube(path) as cube:
+            kms, no_beam = cube.velocity.kms, cube.no_beam
+            beam = "unknown" if cube.beam_arcmin is None else f"{cube.beam_arcmin:g} arcmin"
+            rows, columns = cube.shape
+            what = (
+                f"a cube of {len(kms)} channels from {kms[0]:.2f} to {kms[-1]:.2f} km/s (LSRK), "
+                f"{columns} x {rows} pixels of {cube.pixel_arcmin:.3g} arcmin, beam {beam}"
+            )
+            column, problems = _look_at_channels(cube)
+            of_survey = "HI4PI" in str(cube.header.get("OBJECT", "")).upper()
     product = _survey(path, of_survey)
-    problems = () if column.least is not None else ("its middle channel holds nothing",)
+    said = [str(warning.message).removeprefix(f"{path}: ") for warning in caught]
+    said += [f"{no_beam}; it is taken as unknown without --beam"] if no_beam else []
     command = f"foreglow dust prepare --cube {path}"
     return Report(
         str(path),
@@ -114,7 +118,7 @@ def _check_image(path: Path) -> Report:
         None if product is None else product.name,
         (column,),
         (command,) if not problems else (),
-        velocity_notes(kms),
+        (*velocity_notes(kms), *dict.fromkeys(said)),
         problems,
     )
 
@@ -127,11 +131,19 @@ def _survey(path: Path, stated: bool) -> Product | None:
     return find_product("hi4pi-tiles") if product is None and stated else product
 
 
-def _look_at_channel(cube: ImageCube) -> ColumnFound:
-    middle = len(cube.velocity.kms) // 2
+def _look_at_channels(cube: ImageCube) -> tuple[ColumnFound, tuple[str, ...]]:
+    """What the middle channel holds, and what is wrong with any; of a gzipped cube with that."""
+    n_channel = len(cube.velocity.kms)
+    middle = n_channel // 2
+    found = look_through(cube, *((middle, middle + 1) if cube.gzipped else (0, n_channel)))
+    found.odd.warn(str(cube.path))
+    problems = []
+    if found.blank:
+        problems.append(str(blank_channels(str(cube.path), found.blank, cube.velocity.kms)))
     values = cube.read(middle, middle + 1)
     seen = values[np.isfinite(values)]
     unobserved = values.size - seen.size
     least, greatest = (float(seen.min()), float(seen.max())) if seen.size else (None, None)
     above = float((seen > 0).sum() / values.size)
-    return ColumnFound(f"(channel {middle + 1})", "K", unobserved, 0, least, greatest, above)
+    column = ColumnFound(f"(channel {middle + 1})", "K", unobserved, 0, least, greatest, above)
+    return column, tuple(text.removeprefix(f"{cube.path}: ") for text in problems)

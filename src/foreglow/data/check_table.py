@@ -12,7 +12,7 @@ from foreglow.data.registry import Product, identify
 from foreglow.data.report import ColumnFound, Report
 from foreglow.errors import ForeglowError, MapError
 from foreglow.maps.conventions import MapWarning, canonical_frame, canonical_unit
-from foreglow.maps.cube_healpix import open_healpix_cube
+from foreglow.maps.cube_healpix import open_healpix_cube, spectrum_length
 from foreglow.maps.io import StoredMap, find_named, open_intensity_map, open_polarisation_map
 from foreglow.maps.table import Column, Table, open_table
 
@@ -32,6 +32,9 @@ def check_table(path: Path, column: str | None = None) -> Report:
     product = identify(path.name, names)
     if "CTYPE3" in table.header:
         return _check_channels(path, product)
+    length = spectrum_length(table)
+    if length > 1:
+        return _report_spectra(table, length)
     columns, unread = _read_columns(table, _columns_of_interest(table, product, column))
     notes, problems = _compare(table, product, columns) if product else ([], [])
     problems += unread + _bad_values(columns)
@@ -52,15 +55,34 @@ def check_table(path: Path, column: str | None = None) -> Report:
 
 
 def _check_channels(path: Path, product: Product | None) -> Report:
-    cube = open_healpix_cube([path], None, None, _MEMORY)
-    kms = cube.velocity.kms
+    problems = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MapWarning)
+        cube = open_healpix_cube([path], None, None, _MEMORY)
+        kms = cube.velocity.kms
+        try:
+            cube.validate(slice(0, len(kms)))
+        except MapError as error:
+            problems.append(_without_path(str(error), path))
     what = (
         f"an HI cube of {len(kms)} channels from {kms[0]:.2f} to {kms[-1]:.2f} km/s (LSRK), HEALPix"
         f" {cube.ordering}, Nside {cube.nside}"
     )
-    fits = (f"foreglow dust prepare --cube {path}",)
+    fits = () if problems else (f"foreglow dust prepare --cube {path}",)
+    notes = (*velocity_notes(kms), *(_without_path(str(w.message), path) for w in caught))
     name = product.name if product else None
-    return Report(str(path), what, name, fits=fits, notes=velocity_notes(kms))
+    return Report(str(path), what, name, fits=fits, notes=notes, problems=tuple(problems))
+
+
+def _report_spectra(table: Table, length: int) -> Report:
+    """Of a table that does not say which velocities its spectra have."""
+    what = f"an HI cube of {length} channels, a spectrum in each row: {_in_words(table)}"
+    note = (
+        f"it does not say the velocity of its {length} channels: write them into a text file, km/s "
+        "LSRK, one a line, for --velocity-table"
+    )
+    command = f"foreglow dust prepare --cube {table.path} --velocity-table FILE"
+    return Report(str(table.path), what, fits=(command,), notes=(note,))
 
 
 def _in_words(table: Table) -> str:

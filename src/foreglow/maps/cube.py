@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.files import settle
+from foreglow.maps.brightness import LIMIT_K, PLACEHOLDERS, take_out_odd
+from foreglow.maps.cube_resaved import Decoded, is_as_written, open_resaved
 from foreglow.maps.cube_store import (
     FORMAT,
     VERSION,
@@ -57,7 +59,7 @@ class HICube:
     beam_arcmin: float | None
     source: str
     observed_fraction: float
-    tb: zarr.Array = field(repr=False)
+    tb: zarr.Array | Decoded = field(repr=False)
 
     @property
     def n_channel(self) -> int:
@@ -137,7 +139,7 @@ def open_cube(path: str | Path) -> HICube:
     Parameters
     ----------
     path : path
-        A folder that `write_cube` or `prepare` made.
+        A folder that `write_cube` or `prepare` made, or xarray from such a one.
 
     Returns
     -------
@@ -172,24 +174,31 @@ def open_cube(path: str | Path) -> HICube:
     if attributes.get("version") != VERSION or attributes.get("ordering") != "NESTED":
         raise _not_a_cube(path, f"version {attributes.get('version')!r}")
     nside = attributes["nside"]
+    if is_as_written(tb, nside, attributes):
+        _validate_whole(path, attributes["chunk_files"])
+        observed_fraction = attributes["observed_fraction"][0]
+    else:
+        tb, velocity, observed_fraction = open_resaved(path.absolute(), tb, nside, attributes)
     if tb.shape != (len(velocity), hp.nside2npix(nside)):
         raise _not_a_cube(path, f"an array of shape {tb.shape} for Nside {nside}")
-    velocity = validate_velocity(str(path), velocity)
-    found = count_chunk_files(path)
-    if found != attributes.get("chunk_files"):
-        raise MapError(
-            f"{path}: expected {attributes.get('chunk_files')} files of data, got {found}; it "
-            "was copied or deleted in part: copy it again"
-        )
     return HICube(
         path,
         nside,
-        velocity,
-        attributes["beam_arcmin"],
-        attributes["source"],
-        attributes["observed_fraction"][0],
+        validate_velocity(str(path), velocity),
+        attributes.get("beam_arcmin"),
+        attributes.get("source", ""),
+        observed_fraction,
         tb,
     )
+
+
+def _validate_whole(path: Path, expected: int) -> None:
+    found = count_chunk_files(path)
+    if found != expected:
+        raise MapError(
+            f"{path}: expected {expected} files of data, got {found}; it was copied or deleted in "
+            "part: copy it again"
+        )
 
 
 def write_cube(
@@ -295,7 +304,15 @@ def _validate_map(path: Path, k: int, values: NDArray, n_pix: int) -> NDArray[np
             f"{path}: expected finite values or NaN (not observed), got Inf in channel {k}; set "
             "such pixels to NaN"
         )
-    return np.where(values == _UNSEEN, np.float32(np.nan), values)
+    values = np.where(values == _UNSEEN, np.float32(np.nan), values)
+    odd = take_out_odd(values, values, PLACEHOLDERS)
+    if odd.count:
+        raise MapError(
+            f"{path}: expected brightness temperatures of the 21 cm line in K, within "
+            f"{LIMIT_K:g} K of zero, got {max(odd.values, key=abs):.6g} in channel {k}; set what "
+            "was not observed to NaN, or bring the maps to K"
+        )
+    return values
 
 
 def _validate_count(path: Path, count: int, store: PartialCube) -> None:

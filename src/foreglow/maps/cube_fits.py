@@ -5,7 +5,6 @@ A file is read, not mapped: mapped pages would count as memory of the process.
 
 import contextlib
 import gzip
-import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
@@ -22,12 +20,36 @@ from astropy.wcs.utils import proj_plane_pixel_area
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
+from foreglow.maps.brightness import PLACEHOLDERS, OddValues, take_out_odd
+from foreglow.maps.cube_cards import Cards, kelvin_factor, read_beam, read_cards
 from foreglow.maps.projection import sky_wcs
-from foreglow.maps.velocity import VelocityAxis, find_velocity_axis, velocity_axis
+from foreglow.maps.velocity import VelocityAxis, find_velocity_axis, stated_velocity
 
 _UNREADABLE = (OSError, EOFError, zlib.error, fits.VerifyError, ValueError, KeyError, TypeError)
 _PIECE = 1 << 18  # values that are read and converted at a time
 _STORED = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How the values of an image are stored.
+
+    Attributes
+    ----------
+    dtype : dtype
+    scale, zero : float
+        To K.
+    blank : float or None
+        What the card BLANK declares as not observed.
+    placeholders : tuple of float
+        Other numbers that stand for no value.
+    """
+
+    dtype: np.dtype
+    scale: float
+    zero: float
+    blank: float | None
+    placeholders: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +65,8 @@ class ImageCube:
         Rows and columns of what `read` returns.
     velocity : VelocityAxis
     beam_arcmin : float or None
+    no_beam : str
+        Why there is none, "" if there is one.
     """
 
     path: Path
@@ -50,8 +74,9 @@ class ImageCube:
     shape: tuple[int, int]
     velocity: VelocityAxis
     beam_arcmin: float | None
+    no_beam: str
     header: Any = field(repr=False)
-    factor: float
+    stored: Stored = field(repr=False)
     around: bool
     stream: IO[bytes] = field(repr=False)
     offset: int
@@ -59,13 +84,18 @@ class ImageCube:
     @property
     def pixel_arcmin(self) -> float:
         """Side of a pixel at the reference point."""
-        return 60 * float(np.sqrt(proj_plane_pixel_area(self.wcs)))
+        return _pixel_arcmin(self.wcs)
+
+    @property
+    def gzipped(self) -> bool:
+        """Whether it can be read forward only."""
+        return isinstance(self.stream, gzip.GzipFile)
 
     @property
     def bytes_to_read(self) -> int:
         """What `read` holds besides its result."""
-        rows, columns = self._stored_shape
-        return 32 * self._rows_at_a_time * columns + rows * columns
+        rows, columns = self.stored_shape
+        return 40 * self._rows_at_a_time * columns + rows * columns
 
     def record(self) -> dict[str, Any]:
         """What the file said, for the attributes of the cube made from it."""
@@ -93,59 +123,71 @@ class ImageCube:
         """
         block = np.empty((last - first, *self.shape), np.float32)
         inside = block[..., 1:-1] if self.around else block
-        n_channel = len(self.velocity.kms)
         # in the order of the file: a gzipped one can only be read forward
-        for k in range(last - 1, first - 1, -1) if self.velocity.flipped else range(first, last):
-            self._read_plane(n_channel - 1 - k if self.velocity.flipped else k, inside[k - first])
+        for k in self.in_file_order(first, last):
+            self.read_channel(k, inside[k - first])
         if self.around:
             block[..., 0], block[..., -1] = inside[..., -1], inside[..., 0]
         return block
 
-    @property
-    def _dtype(self) -> np.dtype:
-        return np.dtype(_STORED[self.header["BITPIX"]])
+    def in_file_order(self, first: int, last: int) -> range:
+        """Channels `first` to `last` - 1 as the file has them, one after the other."""
+        return range(last - 1, first - 1, -1) if self.velocity.flipped else range(first, last)
 
-    @property
-    def _stored_shape(self) -> tuple[int, int]:
-        return self.header["NAXIS2"], self.header["NAXIS1"]
+    def read_channel(self, k: int, out: NDArray[np.float32]) -> OddValues:
+        """Fill (row, column) of the file with a channel, some rows at a time.
 
-    def _read_plane(self, plane: int, out: NDArray[np.float32]) -> None:
-        """Fill (row, column) with a plane of the file, some rows at a time."""
-        rows, columns = self._stored_shape
-        size = columns * self._dtype.itemsize
+        Returns
+        -------
+        OddValues
+            Those that were set to NaN.
+        """
+        found, rows = OddValues(), self.stored_shape[0]
         for first in range(0, rows, self._rows_at_a_time):
-            part = out[first : first + self._rows_at_a_time]
-            try:
-                self.stream.seek(self.offset + (plane * rows + first) * size)
-                content = self.stream.read(len(part) * size)
-            except _UNREADABLE as error:
-                raise _truncated(self.path, f"{error}, at plane {plane + 1}") from error
-            if len(content) < len(part) * size:
-                raise _truncated(self.path, f"the end of the file at plane {plane + 1}")
-            self._convert(np.frombuffer(content, self._dtype).reshape(part.shape), part)
+            last = min(first + self._rows_at_a_time, rows)
+            found.add(self.read_rows(k, first, out[first:last]))
+        found.validate(f"{self.path}: plane {self.plane(k) + 1}")
+        return found
+
+    def read_rows(self, k: int, first: int, out: NDArray[np.float32]) -> OddValues:
+        """Fill (row, column) with rows of a channel, from `first` of the file on."""
+        (rows, columns), plane, dtype = self.stored_shape, self.plane(k), self.stored.dtype
+        size = columns * dtype.itemsize
+        try:
+            self.stream.seek(self.offset + (plane * rows + first) * size)
+            content = self.stream.read(len(out) * size)
+        except _UNREADABLE as error:
+            raise _truncated(self.path, f"{error}, at plane {plane + 1}") from error
+        if len(content) < len(out) * size:
+            raise _truncated(self.path, f"the end of the file at plane {plane + 1}")
+        found = _convert(np.frombuffer(content, dtype).reshape(out.shape), self.stored, out)
         if np.isinf(out).any():
             raise MapError(
                 f"{self.path}: expected finite values or NaN (not observed), got Inf in plane "
                 f"{plane + 1}; set such pixels to NaN"
             )
+        return found
 
-    def _convert(self, stored: NDArray, out: NDArray[np.float32]) -> None:
-        scale, zero = self.header.get("BSCALE", 1.0), self.header.get("BZERO", 0.0)
-        if (scale * self.factor, zero) == (1.0, 0.0):
-            out[:] = stored
-        else:
-            out[:] = (scale * self.factor) * stored + zero * self.factor
-        if stored.dtype.kind in "iu" and "BLANK" in self.header:
-            out[stored == self.header["BLANK"]] = np.nan
+    def plane(self, k: int) -> int:
+        """Which plane of the file a channel is, from 0."""
+        return len(self.velocity.kms) - 1 - k if self.velocity.flipped else k
+
+    @property
+    def stored_shape(self) -> tuple[int, int]:
+        """Rows and columns of the file."""
+        return self.header["NAXIS2"], self.header["NAXIS1"]
 
     @property
     def _rows_at_a_time(self) -> int:
-        return min(self._stored_shape[0], max(1, _PIECE // self._stored_shape[1]))
+        return min(self.stored_shape[0], max(1, _PIECE // self.stored_shape[1]))
 
 
 @contextlib.contextmanager
 def open_image_cube(
-    path: Path, unit: str | None = None, beam_arcmin: float | None = None
+    path: Path,
+    unit: str | None = None,
+    beam_arcmin: float | None = None,
+    velocity_table: Path | None = None,
 ) -> Iterator[ImageCube]:
     """Open the first image of three axes or more of a FITS file.
 
@@ -157,7 +199,9 @@ def open_image_cube(
     unit : str, optional
         Of the brightness temperature, where BUNIT is absent or cannot be read.
     beam_arcmin : float, optional
-        FWHM, where BMAJ (or RESOL) is absent.
+        FWHM, where BMAJ (or RESOL) is absent or not likely.
+    velocity_table : Path, optional
+        Velocities of the planes, see `read_velocity_table`, in place of those of the header.
 
     Yields
     ------
@@ -169,11 +213,12 @@ def open_image_cube(
         If the file cannot be read or is truncated, or its axes, unit or beam are not those of a
         cube of brightness temperature on the sky by radio velocity from the LSRK.
     """
-    header, offset = _find_image(path)
-    axes = list(range(3, header["NAXIS"] + 1))
-    axis = find_velocity_axis(path, header, axes)
-    velocity = velocity_axis(path, header, axis, header[f"NAXIS{axis}"])
-    sky, around = sky_wcs(path, header)
+    cards, offset = _find_image(path)
+    header = cards.header
+    axis = find_velocity_axis(path, header, list(range(3, header["NAXIS"] + 1)))
+    velocity = stated_velocity(cards, axis, header[f"NAXIS{axis}"], velocity_table)
+    sky, around = sky_wcs(cards)
+    beam, no_beam = read_beam(cards, beam_arcmin, _pixel_arcmin(sky))
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(path.open("rb"))
         stream: Any = stack.enter_context(gzip.open(raw)) if is_gzipped(path) else raw
@@ -182,61 +227,54 @@ def open_image_cube(
             wcs=sky,
             shape=(header["NAXIS2"], header["NAXIS1"] + 2 * around),
             velocity=velocity,
-            beam_arcmin=_beam(path, header, beam_arcmin),
+            beam_arcmin=beam,
+            no_beam=no_beam,
             header=header,
-            factor=kelvin_factor(path, "BUNIT", str(header.get("BUNIT", "")), unit),
+            stored=_how_stored(cards, kelvin_factor(path, "BUNIT", cards.text("BUNIT"), unit)),
             around=around,
             stream=stream,
             offset=offset,
         )
 
 
-def kelvin_factor(path: Path, card: str, stated: str, unit: str | None) -> float:
-    """Factor to K from the unit of a header card, or from `unit` where the card says none.
+def _how_stored(cards: Cards, factor: float) -> Stored:
+    """How values are stored, and which of them are none, of the header and its factor to K."""
+    dtype = np.dtype(_STORED[cards.header["BITPIX"]])
+    zero = cards.number("BZERO")
+    blank = cards.number("BLANK") if cards.text("BLANK") else None
+    placeholders: tuple[float, ...] = PLACEHOLDERS
+    if dtype.kind in "iu":
+        least = float(np.iinfo(dtype).min)
+        # BZERO = -least stores unsigned integers, of which this is the zero
+        unused = dtype.kind == "i" and blank is None and zero != -least
+        placeholders = (least,) if unused else ()
+    return Stored(dtype, cards.number("BSCALE", 1.0) * factor, zero * factor, blank, placeholders)
 
-    Raises
-    ------
-    MapError
-        If neither is a temperature, or they disagree.
-    """
-    found = _kelvin(stated)
-    if unit is not None:
-        given = _kelvin(unit)
-        if given is None:
-            raise MapError(f"{path}: expected --unit K or mK, got {unit!r}; name one of them")
-        if found not in (None, given):
-            raise MapError(
-                f"{path}: expected --unit to agree with {card} = {stated!r}, got {unit!r}; leave "
-                "--unit out, or correct the header"
-            )
-        return given
-    if found is None:
-        raise MapError(
-            f"{path}: expected brightness temperature ({card} = K), got {stated.strip() or 'none'};"
-            " convert Jy/beam with astropy.units.brightness_temperature, or name what has no unit "
-            "with unit= (command line: --unit K)"
-        )
+
+def _convert(raw: NDArray, how: Stored, out: NDArray[np.float32]) -> OddValues:
+    """Fill an array with values of the file in K; what is no value becomes NaN."""
+    stored = raw.astype(raw.dtype.newbyteorder("="))
+    unscaled = (how.scale, how.zero) == (1.0, 0.0)
+    floats = stored if stored.dtype.kind == "f" else stored.astype(np.float64)
+    values = floats.copy() if unscaled else how.scale * floats + how.zero
+    if how.blank is not None:
+        values[stored == how.blank] = np.nan
+    found = take_out_odd(values, stored, how.placeholders)
+    out[:] = values
     return found
 
 
-def _kelvin(text: str) -> float | None:
-    """Factor to K of a unit, None if it is not a temperature."""
-    text = re.sub(r"[\s_({]*T_?(B|MB|A\*?)[)}]*\s*$", "", text.strip(), flags=re.IGNORECASE)
-    text = {"k": "K", "kelvin": "K", "mk": "mK"}.get(text.lower(), text) if text != "MK" else text
-    try:
-        scale: Any = u.Unit(text).to(u.K) if text else None
-        return None if scale is None else float(scale)
-    except (ValueError, TypeError, u.UnitConversionError):
-        return None
+def _pixel_arcmin(wcs: WCS) -> float:
+    return 60 * float(np.sqrt(proj_plane_pixel_area(wcs)))
 
 
-def _find_image(path: Path) -> tuple[Any, int]:
+def _find_image(path: Path) -> tuple[Cards, int]:
     """Header of the cube, and where its data begin."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)
             with fits.open(path, memmap=False, do_not_scale_image_data=True) as hdus:
-                for hdu in hdus:
+                for ext, hdu in enumerate(hdus):
                     image: Any = hdu
                     if isinstance(image, fits.CompImageHDU):
                         raise MapError(
@@ -246,7 +284,7 @@ def _find_image(path: Path) -> tuple[Any, int]:
                     if image.is_image and image.header["NAXIS"] >= 3:
                         offset, size = image.fileinfo()["datLoc"], image.size
                         _validate_size(path, offset, size)
-                        return image.header.copy(), offset
+                        return read_cards(path, image.header, ext), offset
                 shapes = ", ".join(str(getattr(hdu, "shape", ())) for hdu in hdus)
     except FileNotFoundError as error:
         raise MapError(f"{path}: expected a FITS cube, got no such file; check the path") from error
@@ -279,17 +317,3 @@ def is_gzipped(path: Path) -> bool:
     """Whether a file begins as gzip does."""
     with path.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
-
-
-def _beam(path: Path, header: Any, given: float | None) -> float | None:
-    """FWHM (arcmin) by BMAJ and BMIN, else RESOL (both deg), else as given."""
-    major = header.get("BMAJ", header.get("RESOL"))
-    if not major:
-        return given
-    stated = 60 * float(np.sqrt(major * (header.get("BMIN") or major)))
-    if given is not None and abs(given - stated) > 0.01 * stated:
-        raise MapError(
-            f"{path}: expected --beam to agree with the header, which says {stated:.4g} arcmin, "
-            f"got {given:g}; leave --beam out, or correct the header"
-        )
-    return round(stated, 4)

@@ -1,10 +1,10 @@
-"""HI cubes that are HEALPix maps already: a column a channel, or a file a channel."""
+"""HI cubes that are HEALPix maps already: a column or a file a channel, or a spectrum a row."""
 
 import contextlib
 import mmap
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,24 @@ from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
+from foreglow.maps.brightness import PLACEHOLDERS, OddValues, take_out_odd
 from foreglow.maps.conventions import canonical_frame
-from foreglow.maps.cube_fits import is_gzipped, kelvin_factor
+from foreglow.maps.cube_cards import Cards, kelvin_factor, read_cards
+from foreglow.maps.cube_fits import is_gzipped
 from foreglow.maps.cube_store import PixelChunks
+from foreglow.maps.cube_survey import blank_channels
 from foreglow.maps.table import Column, PixelIndex, Table, open_table
 from foreglow.maps.velocity import (
     VelocityAxis,
-    channel_velocities,
+    card_velocities,
     read_velocity_table,
-    velocity_axis,
+    stated_velocity,
 )
 
 _ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
 _BATCH = 1 << 20  # pixels at a time
 _MAPPED = 1 << 26  # bytes of a file that may be mapped at a time
+_SAMPLE = 1 << 12  # pixels that are looked at before the work
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,30 @@ class HealpixCube:
             for channel in channels:
                 channel.table.release()
 
+    def validate(self, part: slice) -> None:
+        """Check before the work that channels hold data, and say what values are taken as none.
+
+        A sample of pixels is read, and all of those channels that have nothing in it.
+
+        Raises
+        ------
+        MapError
+        """
+        odd, blank, numbers = OddValues(), [], range(part.start, part.stop)
+        for place, channel in enumerate(map(self._channel, numbers)):
+            n_stored = channel.column.cells.size
+            sample = np.unique(np.linspace(0, n_stored - 1, _SAMPLE).astype(np.int64))
+            values, found = channel.take_stored(sample)
+            odd.add(found)
+            if not np.isfinite(values).any() and channel.is_blank():
+                blank.append(place)
+            channel.table.release()
+        where = str(self.paths[0])
+        odd.validate(where)
+        odd.warn(where)
+        if blank:
+            raise blank_channels(where, blank, self.velocity.kms[part])
+
     @property
     def bytes_loaded(self) -> int:
         """What gzipped files, which cannot be mapped, take."""
@@ -97,21 +125,37 @@ class HealpixCube:
 
 @dataclass(frozen=True, eq=False)
 class _Channel:
-    """One column of a table."""
+    """One column of a table, or one element of its rows."""
 
     table: Table
     column: Column
     index: PixelIndex | None
     factor: float
 
-    def take(self, stored: NDArray[np.integer]) -> NDArray[np.float32]:
+    def take(self, pixels: NDArray[np.integer]) -> NDArray[np.float32]:
         """K at pixels as the table numbers them."""
-        positions, present = (stored, None) if self.index is None else self.index.find(stored)
-        values = self.column.take(positions).astype(np.float32) * np.float32(self.factor)
-        values[np.isinf(values)] = np.nan  # `Column.take` makes NaN infinite; here: not observed
+        positions, present = (pixels, None) if self.index is None else self.index.find(pixels)
+        values, _ = self.take_stored(positions)
         if present is not None:
             values[~present] = np.nan
         return values
+
+    def take_stored(self, positions: NDArray[np.integer]) -> tuple[NDArray[np.float32], OddValues]:
+        """K at positions of the table, and what was taken as not observed."""
+        stored = self.column.take(positions)
+        stored[np.isinf(stored)] = np.nan  # `Column.take` makes NaN infinite; here: not observed
+        values = stored * self.factor
+        placeholders = PLACEHOLDERS if self.column.cells.dtype.kind == "f" else ()
+        odd = take_out_odd(values, stored, placeholders)
+        return values.astype(np.float32), odd
+
+    def is_blank(self) -> bool:
+        """Whether no pixel has a value."""
+        n_stored = self.column.cells.size
+        return not any(
+            np.isfinite(self.take_stored(np.arange(k, min(k + _BATCH, n_stored)))[0]).any()
+            for k in range(0, n_stored, _BATCH)
+        )
 
 
 def is_healpix(path: Path) -> bool:
@@ -132,7 +176,7 @@ def is_healpix(path: Path) -> bool:
 def open_healpix_cube(
     paths: Sequence[Path], unit: str | None, velocity_table: Path | None, memory: int
 ) -> HealpixCube:
-    """Open one table with a column a channel, or several with one column each.
+    """Open one table with a column a channel or a spectrum a row, or several of one channel each.
 
     Velocities are those of `velocity_table`; else, of one file, of a velocity axis in the header
     of its table, written as the third axis of an image cube (CTYPE3, CRVAL3, CRPIX3, CDELT3,
@@ -164,29 +208,55 @@ def open_healpix_cube(
 
 def _by_velocity(tables: list[Table]) -> list[Table]:
     """Tables in the order of their VELO-LSR, where all have it: a shell sorts 10 before 2."""
-    cards = [table.header.get("VELO-LSR") for table in tables]
-    return tables if None in cards else sorted(tables, key=lambda t: float(t.keyword("VELO-LSR")))
+    if any("VELO-LSR" not in table.header for table in tables):
+        return tables
+    return sorted(tables, key=lambda t: _cards(t).number("VELO-LSR"))
+
+
+def _cards(table: Table) -> Cards:
+    return read_cards(table.path, table.header, 1)
+
+
+def spectrum_length(table: Table) -> int:
+    """Channels of a table whose one column has a spectrum in each row, one row a pixel; else 1."""
+    with contextlib.suppress(MapError):
+        numbers, (nside, _) = table.sky_columns, _common_grid([table])
+        index = table.pixel_index(nside)
+        n_pix = hp.nside2npix(nside) if index is None else len(index.pixels)
+        rows, length = table.column(numbers[0]).cells.shape
+        return length if len(numbers) == 1 and rows == n_pix else 1
+    return 1
 
 
 def _channels(table: Table, nside: int, unit: str | None, alone: bool) -> list[_Channel]:
-    """Columns of a table, checked to be one if it is to be `alone`."""
+    """Columns of a table, or elements of its rows, checked to be one if it is to be `alone`."""
     numbers, index = table.sky_columns, table.pixel_index(nside)
     expected = hp.nside2npix(nside) if index is None else len(index.pixels)
-    if alone and len(numbers) != 1:
-        raise MapError(
-            f"{table.path}: expected one column in each of several files, got columns "
-            f"{table.listing}; give one file of all channels, or a file a channel"
-        )
     found = []
     for column in map(table.column, numbers):
-        if column.cells.size != expected:
+        rows, length = column.cells.shape
+        if column.cells.size == expected:
+            parts = [column]
+        elif rows == expected:
+            parts = [replace(column, cells=column.cells[:, k : k + 1]) for k in range(length)]
+        else:
             raise MapError(
                 f"{table.path}: expected {expected} pixels in column {column.name} (NSIDE = "
-                f"{nside}), got {column.cells.size}; correct NSIDE, or mark a partial map "
-                "INDXSCHM = EXPLICIT"
+                f"{nside}), or as many rows with a spectrum in each, got {column.cells.size} "
+                f"values in {rows} rows; correct NSIDE, or mark a partial map INDXSCHM = EXPLICIT"
+            )
+        if len(parts) > 1 < len(numbers):
+            raise MapError(
+                f"{table.path}: expected one column of spectra alone, got columns {table.listing}; "
+                "give a table that has no other than this and PIXEL"
             )
         factor = kelvin_factor(table.path, f"TUNIT of {column.name}", column.unit, unit)
-        found.append(_Channel(table, column, index, factor))
+        found += [_Channel(table, part, index, factor) for part in parts]
+    if alone and len(found) != 1:
+        raise MapError(
+            f"{table.path}: expected one channel in each of several files, got {len(found)}, "
+            f"columns {table.listing}; give one file of all channels, or a file a channel"
+        )
     return found
 
 
@@ -222,21 +292,19 @@ def _common_grid(tables: Sequence[Table]) -> tuple[int, str]:
 def _velocities(
     tables: Sequence[Table], n_channel: int, velocity_table: Path | None
 ) -> VelocityAxis:
-    if velocity_table is not None:
-        return read_velocity_table(velocity_table, n_channel)
     first = tables[0]
     if len(tables) == 1 and "CTYPE3" in first.header:
-        header: Any = first.header
-        return velocity_axis(first.path, header, 3, n_channel)
-    cards = [table.header.get("VELO-LSR") for table in tables]
-    if len(tables) == n_channel and None not in cards:
-        kms = 1e-3 * np.array(cards, dtype=np.float64)
-        return channel_velocities(first.path, kms, "VELO-LSR (m/s)")
+        return stated_velocity(_cards(first), 3, n_channel, velocity_table)
+    if velocity_table is not None:
+        return read_velocity_table(velocity_table, n_channel)
+    if len(tables) == n_channel and all("VELO-LSR" in table.header for table in tables):
+        return card_velocities([_cards(table) for table in tables])
+    came = f"{n_channel} channel{'s' * (n_channel > 1)}"
     raise MapError(
         f"{first.path}: expected the velocity of each channel, a velocity axis (CTYPE3, CRVAL3, "
-        f"CRPIX3, CDELT3, SPECSYS) in the header of the table, or a card VELO-LSR (m/s) in each of "
-        f"several files, got none for {n_channel} channels; write them into a text file, km/s "
-        "LSRK, one a line, and pass velocity_table= (command line: --velocity-table)"
+        "CRPIX3, CDELT3, SPECSYS) in the header of the table, or a card VELO-LSR (m/s) in each of "
+        f"several files, got none for {came}; write them into a text file, km/s LSRK, one a line, "
+        "and pass velocity_table= (command line: --velocity-table)"
     )
 
 

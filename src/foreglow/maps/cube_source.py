@@ -21,7 +21,7 @@ from foreglow.maps.tiles import (
     fill_from_tiles,
     finest_needed,
     lay_tiles,
-    validate_ends,
+    validate_channels,
     validate_same_beam,
     validate_same_velocity,
     warn_of_beam,
@@ -110,14 +110,11 @@ def open_source(recipe: Recipe) -> Source:
     if tables[0]:
         maps = open_healpix_cube(paths, recipe.unit, recipe.velocity_table, recipe.memory)
         return _healpix_source(maps, recipe.nside, wanted, recipe.beam_arcmin)
-    if recipe.velocity_table is not None:
-        raise MapError(
-            f"{paths[0]}: expected a velocity table for HEALPix maps alone, got one for an image "
-            "cube, which has its velocities in the header; leave --velocity-table out"
-        )
     with contextlib.ExitStack() as files:
         opened = [
-            files.enter_context(open_image_cube(path, recipe.unit, recipe.beam_arcmin))
+            files.enter_context(
+                open_image_cube(path, recipe.unit, recipe.beam_arcmin, recipe.velocity_table)
+            )
             for path in paths
         ]
         source = _image_source(opened, recipe.nside, wanted)
@@ -135,6 +132,10 @@ def _healpix_source(
             f"{maps.paths[0]}: expected the Nside of the maps, {maps.nside}, got --nside {nside}; "
             "leave it out, and change the maps with healpy.ud_grade before, if need be"
         )
+    if beam_arcmin is not None and not beam_arcmin > 0:
+        raise MapError(
+            f"expected a beam (FWHM, arcmin) above zero, got {beam_arcmin:g}; correct it"
+        )
     chunks = maps.chunks
     part = velocity_slice(str(maps.paths[0]), maps.velocity.kms, *wanted)
     return Source(
@@ -146,6 +147,7 @@ def _healpix_source(
         bytes_a_channel=4 * len(chunks),
         chunks=chunks,
         fill=lambda block, first: maps.fill(chunks, block, part.start + first),
+        validate=lambda: maps.validate(part),
     )
 
 
@@ -175,5 +177,5 @@ def _image_source(
         bytes_a_channel=4 * len(chunks) + 4 * grid + 24 * BATCH,
         chunks=chunks,
         fill=lambda block, first: fill_from_tiles(tiles, chunks, block, first),
-        validate=lambda: validate_ends(tiles, n_channel),
+        validate=lambda: validate_channels(tiles, n_channel),
     )

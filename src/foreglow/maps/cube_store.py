@@ -343,12 +343,12 @@ def validate_free(path: Path, overwrite: bool) -> None:
 
 
 def is_cube(path: Path) -> bool:
-    """Whether a path holds a cube that `begin_cube` made."""
+    """Whether a path holds a whole cube that `begin_cube` made, perhaps saved again."""
     try:
-        content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
-        return content["attributes"]["format"] == FORMAT
+        group = zarr.open_group(path, mode="r", use_consolidated=False)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+    return group.attrs.get("format") == FORMAT
 
 
 def stored_settings(path: Path) -> dict[str, Any]:

@@ -37,8 +37,8 @@ from foreglow.maps.cube_store import (
     validate_same,
     write_channels,
 )
+from foreglow.maps.cube_survey import blank_channels
 from foreglow.maps.memory import parse_memory
-from foreglow.maps.tiles import blank_channel
 
 log = logging.getLogger("foreglow")
 
@@ -70,13 +70,14 @@ def prepare(
     Image cubes are interpolated bilinearly onto the pixel centres, without smoothing. A pixel
     that several tiles cover has the value of the tile in which it lies farthest from an edge; if
     that is blank there, of the first other tile that has one. What no tile covers is NaN.
-    HEALPix maps are taken as they are.
+    HEALPix maps are taken as they are. Values beyond 1000 K, and numbers such as -32768 that stand
+    for none, are taken as not observed.
 
     Parameters
     ----------
     cubes : sequence of path
         FITS: image cubes of two celestial axes and one of radio velocity (LSRK); or one HEALPix
-        table with a column a channel, or a table a channel.
+        table with a column a channel or a spectrum a row, or a table a channel.
     out : path
         Folder to make.
     nside : int, optional
@@ -90,9 +91,10 @@ def prepare(
     unit : str, optional
         K or mK, where the files state no unit.
     beam_arcmin : float, optional
-        FWHM, where the files state none.
+        FWHM, where the files state none, or none that is likely.
     velocity_table : path, optional
-        For HEALPix maps: text, km/s LSRK, one a line.
+        Velocities of the channels in the order of the files, in place of what they say of them:
+        text, km/s LSRK, one a line.
     resume : bool, optional
         Go on with an interrupted run, if there is one.
     overwrite : bool, optional
@@ -116,7 +118,8 @@ def prepare(
     Warns
     -----
     MapWarning
-        If the beam is unknown, or the pixels are too coarse for it.
+        If the beam is unknown, or the pixels are too coarse for it; of a unit that is assumed, and
+        of values that are taken as not observed.
     """
     out = Path(out)
     paths = _validate_paths(cubes, velocity_table)
@@ -265,7 +268,7 @@ def _validate_memory(source: Source, memory: int, channels: int) -> None:
 def _validate_observed(source: Source, block: NDArray[np.float32], first: int) -> None:
     for k, channel in enumerate(block, start=first):
         if np.isnan(channel).all():
-            raise blank_channel(source.records[0]["file"], k, float(source.velocity_kms[k]))
+            raise blank_channels(source.records[0]["file"], [k], source.velocity_kms)
 
 
 def _warn_of_uneven_cover(store: PartialCube) -> None:

@@ -9,29 +9,34 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import astropy.units as u
 import healpy as hp
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseLowLevelWCS, HighLevelWCSWrapper
 from numpy.typing import NDArray
 from reproject import reproject_interp
 
 from foreglow.errors import MapError
 from foreglow.maps.conventions import warn_assumed
+from foreglow.maps.cube_cards import Cards, unit_factor
 
 BATCH = 1 << 17  # pixels that are projected at a time
 BYTES_A_PIXEL = 500  # that astropy and reproject hold of each of them, measured
 _CYLINDERS = ("CAR", "CEA", "MER", "CYP")
 _MORE_THAN_SKY = re.compile(
     r"(NAXIS|CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA|CNAME)[3-9]|(PC|CD)(\d_[3-9]|[3-9]_\d)"
-    r"|PC\d{6}|PV[3-9]_\d+|SPECSYS|SSYS(OBS|SRC)|REST(FRQ|FREQ|WAV)|VEL(REF|OSYS|ANGL)|ZSOURCE"
+    r"|PV[3-9]_\d+|SPECSYS|SSYS(OBS|SRC)|REST(FRQ|FREQ|WAV)|VEL(REF|OSYS|ANGL)|ZSOURCE"
     r"|(DATE|MJD|JD).*|OBSGEO.*|TIMESYS"
 )
+_NUMBERS = re.compile(
+    r"(CRVAL|CRPIX|CDELT|CROTA)[12]|(PC|CD)[12]_[12]|PV[12]_\d+|(LON|LAT)POLE|EQUINOX|EPOCH"
+)
+_MOST_DEG = 400.0  # that a grid may take
 
 
 class HealpixRow(BaseLowLevelWCS):
@@ -177,34 +182,36 @@ def _near(wcs: WCS, shape: tuple[int, int], nside: int) -> Footprint:
     return Footprint(nside, hp.query_disc(nside, centre, min(radius, np.pi), nest=True))
 
 
-def sky_wcs(path: Path, header: Any) -> tuple[WCS, bool]:
+def sky_wcs(cards: Cards) -> tuple[WCS, bool]:
     """Celestial WCS of the first two axes, and whether they go once around the sky.
 
     The native longitude of a cylinder ends half a turn from its reference point. Where the grid
     goes past that, the reference point moves to the middle of the grid (the same projection as
     long as it is on the equator). A grid that goes once around gets a column more on either side,
     so that its ends are interpolated across.
+
+    Raises
+    ------
+    MapError
+        If the header has no projection that can be read, or one of the cards is no number.
     """
-    sky: Any = header.copy()
-    for card in [key for key in sky if _MORE_THAN_SKY.fullmatch(key)]:
-        sky.remove(card, remove_all=True)
-    sky["NAXIS"] = sky["WCSAXES"] = 2
-    kinds = [str(header.get(f"CTYPE{axis}", "")).strip().upper() for axis in (1, 2)]
+    path, sky = cards.path, _sky_header(cards)
+    kinds = [cards.text(f"CTYPE{axis}").upper() for axis in (1, 2)]
     around = False
-    if all(kind[-3:] in _CYLINDERS for kind in kinds) and _is_upright(header):
+    if all(kind[-3:] in _CYLINDERS for kind in kinds) and _is_upright(sky):
         lon = 1 if kinds[0][:4] in ("GLON", "RA--", "ELON") else 2
-        if float(header.get(f"CRVAL{3 - lon}", 0.0)) == 0:
+        if sky.get(f"CRVAL{3 - lon}", 0.0) == 0:
             _centre(sky, lon)
             around = lon == 1 and _goes_around(sky)
             sky["CRPIX1"] += around
         elif kinds[0].endswith("CAR"):
             warn_assumed(
-                f"{path}: CAR with CRVAL{3 - lon} = {header[f'CRVAL{3 - lon}']} is taken as the "
-                "standard has it, a grid turned away from the equator; check the map"
+                f"{path}: CAR with CRVAL{3 - lon} = {cards.text(f'CRVAL{3 - lon}')} is taken as "
+                "the standard has it, a grid turned away from the equator; check the map"
             )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FITSFixedWarning)
+            warnings.simplefilter("ignore", AstropyWarning)
             wcs = WCS(sky)
     except (ValueError, MemoryError) as error:  # wcslib's errors are ValueErrors
         raise MapError(
@@ -220,22 +227,66 @@ def sky_wcs(path: Path, header: Any) -> tuple[WCS, bool]:
     return wcs, around
 
 
-def _is_upright(header: Any) -> bool:
+def _sky_header(cards: Cards) -> Any:
+    """The cards of the first two axes alone: numbers, in deg, an upright grid by CDELT alone."""
+    sky: Any = cards.header.copy()
+    for card in [key for key in sky if _MORE_THAN_SKY.fullmatch(key)]:
+        sky.remove(card, remove_all=True)
+    sky["NAXIS"] = sky["WCSAXES"] = 2
+    for key in [key for key in sky if _NUMBERS.fullmatch(key)]:
+        if cards.text(key):
+            sky[key] = cards.number(key)
+        else:
+            sky.remove(key)
+    for axis in (1, 2):
+        _to_deg(cards, sky, axis)
+    if _is_upright(sky):
+        for axis in (1, 2):
+            scale = sky.pop(f"PC{axis}_{axis}", 1.0)
+            step = sky.pop(f"CD{axis}_{axis}", scale * sky.get(f"CDELT{axis}", 1.0))
+            sky[f"CDELT{axis}"] = step
+            for kind in ("PC", "CD"):
+                sky.pop(f"{kind}{axis}_{3 - axis}", None)
+    return sky
+
+
+def _to_deg(cards: Cards, sky: Any, axis: int) -> None:
+    """Bring the numbers of an axis of the sky to deg, and check that they can be so."""
+    key = f"CUNIT{axis}"
+    factor = unit_factor(cards.text(key) or "deg", "deg")
+    if factor is None:
+        raise MapError(
+            f"{cards.path}: expected the unit of an angle in {key}, got {cards.text(key)!r}; "
+            f"correct it with {cards.setting(key, repr('deg'))} if the numbers are in deg"
+        )
+    for card in (f"CRVAL{axis}", f"CDELT{axis}", f"CD{axis}_1", f"CD{axis}_2"):
+        if card in sky and factor != 1:
+            sky[card] *= factor
+    sky[key] = "deg"
+    pixels = cards.header[f"NAXIS{axis}"]
+    width = pixels * abs(sky.get(f"CDELT{axis}", 0.0))
+    if width > _MOST_DEG:
+        raise MapError(
+            f"{cards.path}: expected a grid within the sky, got {pixels} pixels of CDELT{axis} = "
+            f"{cards.text(f'CDELT{axis}')} {cards.text(key)}, {width:.4g} deg; say what unit the "
+            f"numbers have with {cards.setting(key, 'UNIT')}, UNIT being 'arcmin' or 'arcsec'"
+        )
+
+
+def _is_upright(sky: Any) -> bool:
     """Whether the axes are those of longitude and latitude, not turned or mixed."""
-    mixed = re.compile(r"CD\d_\d|PC(1_2|2_1)|PC\d{6}|PV\d_\d+")
-    turned = any(float(header.get(f"CROTA{axis}", 0.0)) for axis in (1, 2))
-    return not turned and not any(mixed.fullmatch(key) for key in header)
+    mixed = ("CROTA1", "CROTA2", *(f"{kind}{ij}" for kind in ("PC", "CD") for ij in ("1_2", "2_1")))
+    projected = any(re.fullmatch(r"PV\d_\d+", key) for key in sky)
+    return not projected and not any(sky.get(key, 0.0) for key in mixed)
 
 
 def _centre(sky: Any, lon: int) -> None:
     """Move the reference point of a cylinder along the equator to the middle of the grid."""
-    steps = round((sky[f"NAXIS{lon}"] + 1) / 2 - float(sky.get(f"CRPIX{lon}", 0.0)))
-    sky[f"CRPIX{lon}"] = float(sky.get(f"CRPIX{lon}", 0.0)) + steps
-    shift = steps * float(sky.get(f"CDELT{lon}", 1.0)) * float(sky.get(f"PC{lon}_{lon}", 1.0))
-    sky[f"CRVAL{lon}"] = (float(sky.get(f"CRVAL{lon}", 0.0)) + shift) % 360
+    steps = round((sky[f"NAXIS{lon}"] + 1) / 2 - sky.get(f"CRPIX{lon}", 0.0))
+    sky[f"CRPIX{lon}"] = sky.get(f"CRPIX{lon}", 0.0) + steps
+    sky[f"CRVAL{lon}"] = (sky.get(f"CRVAL{lon}", 0.0) + steps * sky[f"CDELT{lon}"]) % 360
 
 
 def _goes_around(sky: Any) -> bool:
     """Whether the columns go once around the sky, each of them once."""
-    turn = 360 / abs(float(sky.get("CDELT1", 1.0)) * float(sky.get("PC1_1", 1.0)))
-    return abs(turn - sky["NAXIS1"]) < 1e-3
+    return bool(sky["CDELT1"]) and abs(360 / abs(sky["CDELT1"]) - sky["NAXIS1"]) < 1e-3

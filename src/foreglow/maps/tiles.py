@@ -11,6 +11,7 @@ from foreglow.errors import MapError
 from foreglow.maps.conventions import warn_assumed
 from foreglow.maps.cube_fits import ImageCube
 from foreglow.maps.cube_store import PixelChunks
+from foreglow.maps.cube_survey import blank_channels, look_through
 from foreglow.maps.projection import Footprint, depth, footprint, to_healpix
 
 _SAME_VELOCITY = 0.01  # of a channel, by which the velocities of tiles may differ
@@ -142,46 +143,53 @@ def validate_same_beam(cubes: list[ImageCube]) -> None:
         beam = cube.beam_arcmin
         same = beam == first or (beam and first and abs(beam - first) <= _SAME_BEAM * first)
         if not same:
+            advice = "smooth them to one beam, or prepare them apart"
+            if first is None or beam is None:
+                advice = "pass beam_arcmin= (command line: --beam) if it is the same"
             raise MapError(
-                f"expected tiles of one beam, got {first} arcmin in {cubes[0].path}, but {beam} "
-                f"arcmin in {cube.path}; smooth them to one beam, or prepare them apart"
+                f"expected tiles of one beam, got {_in_words(first)} in {cubes[0].path}, but "
+                f"{_in_words(beam)} in {cube.path}; {advice}"
             )
 
 
+def _in_words(beam: float | None) -> str:
+    return "none" if beam is None else f"{beam} arcmin"
+
+
 def warn_of_beam(cubes: list[ImageCube], nside: int) -> None:
-    """Say that the beam is not known, or that it is finer than the pixels can carry."""
+    """Say, in one warning, that the beam is not known or finer than the pixels can carry."""
     pixel, beam = hp.nside2resol(nside, arcmin=True), cubes[0].beam_arcmin
+    finest = beam / 2 if beam else cubes[0].pixel_arcmin
+    said = []
     if beam is None:
-        warn_assumed(
-            f"{cubes[0].path}: no beam in the header (BMAJ); pass beam_arcmin= (command line: "
-            "--beam) if you know it"
+        said.append(
+            f"{cubes[0].path}: {cubes[0].no_beam}; the beam is taken as unknown, pass beam_arcmin= "
+            "(command line: --beam) if you know it"
         )
-        beam = 2 * cubes[0].pixel_arcmin
-    if pixel > beam / 2:
-        warn_assumed(
-            f"Nside {nside} has pixels of {pixel:.3g} arcmin, which do not sample a beam of "
-            f"{beam:.3g} arcmin: maps are interpolated, not averaged, so what is finer is aliased "
-            f"and noise stays as it is; choose --nside {finest_needed(beam / 2)} or more"
+    if pixel > finest:
+        what = f"a beam of {beam:.3g} arcmin" if beam else f"the cube's of {finest:.3g} arcmin"
+        said.append(
+            f"Nside {nside} has pixels of {pixel:.3g} arcmin, which do not sample {what}: maps are "
+            "interpolated, not averaged, so what is finer is aliased and noise stays as it is; "
+            f"choose --nside {finest_needed(finest)} or more"
         )
+    if said:
+        warn_assumed(". ".join(said))
 
 
-def validate_ends(tiles: list[Tile], n_channel: int) -> None:
-    """Check at once that the first and the last channel hold data, not after hours.
+def validate_channels(tiles: list[Tile], n_channel: int) -> None:
+    """Check before the work that every channel holds data, and say what values are taken as none.
 
     Raises
     ------
     MapError
     """
-    for k in (0, n_channel - 1):
-        blank = [np.isnan(t.cube.read(t.first + k, t.first + k + 1)).all() for t in tiles]
-        if all(blank):
-            cube, kms = tiles[0].cube, tiles[0].cube.velocity.kms[tiles[0].first :]
-            raise blank_channel(str(cube.path), k, float(kms[k]))
-
-
-def blank_channel(where: str, k: int, kms: float) -> MapError:
-    """What to say of a channel without data."""
-    return MapError(
-        f"{where}: expected data in every channel, got none but NaN in channel {k} at {kms:.6g} "
-        "km/s; leave it out with --low and --high, or fill it"
-    )
+    blank = set(range(n_channel))
+    for tile in tiles:
+        found = look_through(tile.cube, tile.first, tile.first + n_channel)
+        found.odd.warn(str(tile.cube.path))
+        blank &= {k - tile.first for k in found.blank}
+    if blank:
+        cube, first = tiles[0].cube, tiles[0].first
+        kms = cube.velocity.kms[first : first + n_channel]
+        raise blank_channels(str(cube.path), list(blank), kms)

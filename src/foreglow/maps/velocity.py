@@ -4,8 +4,10 @@ Read here and not by wcslib, which takes VELO-LSR without VELREF for optical vel
 write it mean radio velocity) and stops at CUNIT3 = 'M/S' (which the GASS server writes).
 """
 
+import contextlib
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
+from foreglow.maps.conventions import warn_assumed
+from foreglow.maps.cube_cards import Cards, unit_factor
 from foreglow.maps.cube_store import validate_velocity
 
-_TO_KMS = {"": 1e-3, "M/S": 1e-3, "M S-1": 1e-3, "KM/S": 1.0, "KM S-1": 1.0}  # absent: SI
 _RADIO = ("VRAD", "VELO", "VELOCITY")
 _OPTICAL = ("VOPT", "FELO", "ZOPT")
 _NOT_VELOCITY = {
@@ -41,7 +44,14 @@ _SUFFIX = {
     "GAL": "GALACTOC",
 }
 _VELREF = {1: "LSRK", 2: "BARYCENT", 3: "TOPOCENT", 4: "LSRD", 5: "GEOCENTR"}
-_UNEVEN = 0.01  # of a step, by which the steps of a table may differ
+_UNEVEN = 0.05  # of a step, by which the steps of a table may differ: optical ones do by 1%
+_NARROWEST_KMS, _WIDEST_KMS = 0.05, 100.0  # channels of an HI survey
+_SAME = 0.01  # of a step, by which a table and a header that agree may differ
+_REST_HZ = 1420405751.768
+_TABLE = (
+    "write the radio velocity of each channel into a text file, km/s LSRK, one a line, and pass "
+    "velocity_table= (command line: --velocity-table)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,39 +73,67 @@ class VelocityAxis:
     stated: str
 
 
-def velocity_axis(path: Path, header: Mapping[str, Any], axis: int, n_channel: int) -> VelocityAxis:
+def velocity_axis(cards: Cards, axis: int, n_channel: int) -> VelocityAxis:
     """Velocity axis number `axis` (FITS counts from 1) of a header.
 
     VRAD, and VELO or VELOCITY taken as radio velocity unless VELREF says optical (at 100 km/s the
-    two differ by 33 m/s); the unit of CUNIT, m/s where it is absent; LSRK by SPECSYS, by VELO-LSR
-    or by VELREF.
+    two differ by 33 m/s); the unit of CUNIT, m/s where it is absent and that can be, with a
+    warning; LSRK by SPECSYS, by VELO-LSR or by VELREF.
 
     Raises
     ------
     MapError
-        If the axis is of frequency, optical velocity, another rest frame or none, or not linear.
+        If the axis is of frequency, optical velocity, another rest frame or none, or not linear,
+        or its channels are too narrow or too wide for its unit to be right.
     """
-    ctype = str(header.get(f"CTYPE{axis}", "")).strip().upper()
-    _validate_kind(path, header, axis, ctype)
-    _validate_frame(path, header, axis, ctype)
-    unit = str(header.get(f"CUNIT{axis}", "")).strip()
-    factor = _TO_KMS.get(re.sub(r"\s+", " ", unit.upper()))
-    if factor is None:
-        raise MapError(
-            f"{path}: expected CUNIT{axis} m/s or km/s on the velocity axis, got {unit!r}; correct "
-            f"it with astropy.io.fits.setval({str(path)!r}, 'CUNIT{axis}', value='m/s')"
-        )
-    step = _step(path, header, axis)
-    first = 1 - float(header.get(f"CRPIX{axis}", 0.0))
-    start = float(header.get(f"CRVAL{axis}", 0.0))
+    _validate_kind(cards, axis, n_channel)
+    _validate_frame(cards, axis)
+    step = _step(cards, axis)
+    factor = _to_kms(cards, axis, step)
+    first = 1 - cards.number(f"CRPIX{axis}")
+    start = cards.number(f"CRVAL{axis}")
     kms = factor * (start + step * (np.arange(n_channel, dtype=np.float64) + first))
     flipped = step < 0
     stated = ", ".join(
-        f"{key} = {header[key]}"
+        f"{key} = {cards.text(key)}"
         for key in (f"CTYPE{axis}", f"CUNIT{axis}", "SPECSYS", "VELREF")
-        if key in header
+        if key in cards
     )
     return VelocityAxis(kms[::-1].copy() if flipped else kms, flipped, stated)
+
+
+def stated_velocity(
+    cards: Cards, axis: int, n_channel: int, table: Path | None = None
+) -> VelocityAxis:
+    """Velocities by the axis of a header, or by a table in place of that.
+
+    Raises
+    ------
+    MapError
+        As `velocity_axis`, or, with a table, as `read_velocity_table` and if the header states
+        another rest frame.
+    """
+    if table is None:
+        return velocity_axis(cards, axis, n_channel)
+    _validate_frame(cards, axis, by_table=True)
+    given = read_velocity_table(table, n_channel)
+    with contextlib.suppress(MapError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            said = velocity_axis(cards, axis, n_channel)
+        _warn_if_other(cards.path, said, given, table)
+    return given
+
+
+def _warn_if_other(path: Path, said: VelocityAxis, given: VelocityAxis, table: Path) -> None:
+    """Say that a table disagrees with a header that can be read."""
+    away = np.abs(said.kms - given.kms).max()
+    if said.flipped != given.flipped or away > _SAME * _width(said.kms):
+        warn_assumed(
+            f"{path}: the header has its first channel at {_first(said):.6g} km/s and its last at "
+            f"{_last(said):.6g} km/s, {table} at {_first(given):.6g} and {_last(given):.6g} km/s: "
+            "the table is taken"
+        )
 
 
 def read_velocity_table(path: Path, n_channel: int) -> VelocityAxis:
@@ -119,7 +157,34 @@ def read_velocity_table(path: Path, n_channel: int) -> VelocityAxis:
             f"{path}: expected {n_channel} velocities, one a channel, got an array of shape "
             f"{kms.shape}; write one number a line, in the order of the columns or files"
         )
-    return channel_velocities(path, kms, f"table {path.name}")
+    velocity = channel_velocities(path, kms, f"table {path.name}")
+    width = _width(velocity.kms)
+    if not _is_likely(width):
+        warn_assumed(
+            f"{path}: channels {width:.4g} km/s wide, where surveys have {_NARROWEST_KMS:g} to "
+            f"{_WIDEST_KMS:g}: taken as they are; check that the numbers are km/s"
+        )
+    return velocity
+
+
+def card_velocities(files: Sequence[Cards]) -> VelocityAxis:
+    """Velocities of a file a channel, by the card VELO-LSR (m/s) of each.
+
+    Raises
+    ------
+    MapError
+        As `channel_velocities`, or if a card is no number, or of another unit by the width of the
+        channels.
+    """
+    kms = 1e-3 * np.array([cards.number("VELO-LSR") for cards in files])
+    velocity = channel_velocities(files[0].path, kms, "VELO-LSR (m/s)")
+    width = _width(velocity.kms)
+    if not _is_likely(width):
+        raise MapError(
+            f"{files[0].path}: expected channels {_NARROWEST_KMS:g} to {_WIDEST_KMS:g} km/s wide, "
+            f"got {width:.4g} km/s by VELO-LSR, which is in m/s; correct the cards, or {_TABLE}"
+        )
+    return velocity
 
 
 def channel_velocities(path: Path, kms: NDArray[np.float64], stated: str) -> VelocityAxis:
@@ -167,76 +232,137 @@ def find_velocity_axis(path: Path, header: Mapping[str, Any], axes: list[int]) -
     return found[0]
 
 
-def _validate_kind(path: Path, header: Mapping[str, Any], axis: int, ctype: str) -> None:
+def _validate_kind(cards: Cards, axis: int, n_channel: int) -> None:
+    """Check that an axis is of radio velocity, in even steps."""
+    ctype = cards.text(f"CTYPE{axis}").upper()
     kind = ctype.split("-")[0]
-    velref = int(header.get("VELREF", 0) or 0)
-    convert = (
-        "convert it with spectral-cube: SpectralCube.read(FILE).with_spectral_unit(u.km / u.s, "
-        "velocity_convention='radio', rest_value=1420.405751768 * u.MHz).write(NEW)"
-    )
+    velref = int(cards.number("VELREF"))
+    wanted = f"expected an axis of radio velocity (CTYPE{axis} = VRAD or VELO-LSR)"
     if kind in _NOT_VELOCITY:
+        came = f"one of {_NOT_VELOCITY[kind]} ({ctype})"
+    elif kind in _OPTICAL:
+        came = f"one of optical velocity ({ctype})"
+    elif kind in _RADIO[1:] and 0 < velref <= 256:
+        came = f"one of optical velocity ({ctype} with VELREF = {velref})"
+    elif kind not in _RADIO:
         raise MapError(
-            f"{path}: expected an axis of velocity (CTYPE{axis} = VRAD or VELO-LSR), got one of "
-            f"{_NOT_VELOCITY[kind]} ({ctype}); {convert}"
+            f"{cards.path}: {wanted}, got {ctype or 'none'!r}; if it is one, say so with "
+            f"{cards.setting(f'CTYPE{axis}', repr('VRAD'))}"
         )
-    if kind in _OPTICAL or (kind in _RADIO[1:] and 0 < velref <= 256):
-        why = ctype if kind in _OPTICAL else f"{ctype} with VELREF = {velref}"
-        raise MapError(
-            f"{path}: expected radio velocity (CTYPE{axis} = VRAD or VELO-LSR), got optical "
-            f"velocity ({why}); {convert}"
-        )
-    if kind not in _RADIO:
-        raise MapError(
-            f"{path}: expected an axis of radio velocity (CTYPE{axis} = VRAD or VELO-LSR), got "
-            f"{ctype or 'none'!r}; correct CTYPE{axis} if it is one"
-        )
-    if re.search(r"-[A-Z]2[A-Z]$", ctype):
-        raise MapError(
-            f"{path}: expected velocity channels in even steps, got CTYPE{axis} = {ctype}, which "
-            f"is not linear; {convert}"
-        )
+    elif _is_linear(ctype):
+        return
+    else:
+        came = f"one that is not linear ({ctype})"
+    raise MapError(f"{cards.path}: {wanted}, got {came}; {_TABLE}{_by_astropy(cards, n_channel)}")
 
 
-def _validate_frame(path: Path, header: Mapping[str, Any], axis: int, ctype: str) -> None:
-    """Check that every word of the header about the rest frame says LSRK, and that there is one."""
-    suffix = ctype.partition("-")[2].strip("-")
-    velref = int(header.get("VELREF", 0) or 0) % 256
+def _is_linear(ctype: str) -> bool:
+    """Whether a CTYPE has no algorithm, or one of a variable that it is linear in: VRAD-F2F."""
+    algorithm = re.search(r"-([A-Z])2([A-Z])$", ctype)
+    return algorithm is None or algorithm[1] == algorithm[2]
+
+
+def _by_astropy(cards: Cards, n_channel: int) -> str:
+    """The lines of Python that write such a file, for messages."""
+    return (
+        ". Python makes it: import numpy; from astropy import units, wcs; from astropy.io import "
+        f"fits; header = fits.getheader({str(cards.path)!r}, ext={cards.ext}); header['RESTFRQ'] = "
+        f"{_REST_HZ}; axis = wcs.WCS(header).spectral.pixel_to_world(range({n_channel})); "
+        "numpy.savetxt('velocities.txt', axis.to('km/s', doppler_convention='radio', "
+        f"doppler_rest={_REST_HZ} * units.Hz).value)"
+    )
+
+
+def _validate_frame(cards: Cards, axis: int, by_table: bool = False) -> None:
+    """Check that every word of the header about the rest frame says LSRK, and that there is one.
+
+    With a table of velocities, which are from the LSRK, the header need not say anything.
+    """
+    suffix = cards.text(f"CTYPE{axis}").upper().partition("-")[2].strip("-")
+    suffix = re.sub(r"(^|-)[A-Z]2[A-Z]$", "", suffix)
+    velref = 0 if by_table and not cards.text("VELREF").isdecimal() else cards.number("VELREF")
     stated = {
-        "SPECSYS": str(header.get("SPECSYS", "")).strip().upper(),
+        "SPECSYS": cards.text("SPECSYS").upper(),
         f"CTYPE{axis}": _SUFFIX.get(suffix, suffix),
-        "VELREF": _VELREF.get(velref, ""),
+        "VELREF": _VELREF.get(int(velref) % 256, ""),
     }
     stated = {key: frame for key, frame in stated.items() if frame}
-    if not stated:
+    if not stated and not by_table:
         raise MapError(
-            f"{path}: expected velocities from the local standard of rest (SPECSYS = LSRK), got a "
-            "header that does not say from what; if they are, say so with "
-            f"astropy.io.fits.setval({str(path)!r}, 'SPECSYS', value='LSRK')"
+            f"{cards.path}: expected velocities from the local standard of rest (SPECSYS = LSRK), "
+            "got a header that does not say from what; if they are, say so with "
+            f"{cards.setting('SPECSYS', repr('LSRK'))}"
         )
-    if set(stated.values()) != {"LSRK"}:
+    if not set(stated.values()) <= {"LSRK"}:
         listing = ", ".join(f"{key} says {frame}" for key, frame in stated.items())
         raise MapError(
-            f"{path}: expected velocities from the local standard of rest (LSRK), got {listing}; "
-            "the shift differs over the sky (by up to 20 km/s from the barycentre), so regrid the "
-            "spectra to LSRK first, or correct the header if it is wrong"
+            f"{cards.path}: expected velocities from the local standard of rest (LSRK), got "
+            f"{listing}; the shift differs over the sky (by up to 20 km/s from the barycentre), so "
+            "regrid the spectra to LSRK first, or correct the header if it is wrong"
         )
 
 
-def _step(path: Path, header: Mapping[str, Any], axis: int) -> float:
+def _to_kms(cards: Cards, axis: int, step: float) -> float:
+    """Factor to km/s from the unit of an axis, checked by the width that it gives channels."""
+    key = f"CUNIT{axis}"
+    text = cards.text(key)
+    likely = [unit for unit, factor in (("m/s", 1e-3), ("km/s", 1.0)) if _is_likely(step * factor)]
+    if not text and likely == ["m/s"]:
+        warn_assumed(
+            f"{cards.path}: no unit of velocity in the header ({key}), taken as m/s, as the "
+            f"standard has it: channels {1e-3 * abs(step):.4g} km/s wide"
+        )
+        return 1e-3
+    setting = cards.setting(key, repr(likely[0]) if len(likely) == 1 else "UNIT")
+    factor = unit_factor(text, "km/s")
+    if factor is None:
+        raise MapError(
+            f"{cards.path}: expected the unit of velocity in {key}, m/s or km/s, got "
+            f"{text or 'none'!r} for channels {abs(step):.6g} wide; correct it with {setting} if "
+            f"that is what the numbers have, or {_TABLE}"
+        )
+    if not _is_likely(factor * step):
+        correct = f"correct it with {setting} if they have that unit, or else " if likely else ""
+        raise MapError(
+            f"{cards.path}: expected channels {_NARROWEST_KMS:g} to {_WIDEST_KMS:g} km/s wide, got "
+            f"{factor * abs(step):.4g} km/s by {key} = {text!r}; {correct}{_TABLE}"
+        )
+    return factor
+
+
+def _step(cards: Cards, axis: int) -> float:
     """CDELT of an axis, whichever way it is written; nought and coupled axes are refused."""
-    for other in range(1, int(header.get("NAXIS", axis)) + 1):
+    for other in range(1, int(cards.number("NAXIS", axis)) + 1):
         pairs = ((axis, other), (other, axis))
         names = [f"{kind}{i}_{j}" for kind in ("PC", "CD") for i, j in pairs]
-        if other != axis and any(float(header.get(name, 0.0)) for name in names):
+        if other != axis and any(map(cards.number, names)):
             raise MapError(
-                f"{path}: expected a velocity axis of its own, got one coupled to axis {other} "
-                f"(PC or CD matrix); resample the cube on separate axes"
+                f"{cards.path}: expected a velocity axis of its own, got one coupled to axis "
+                f"{other} (PC or CD matrix); resample the cube on separate axes"
             )
-    step = float(header.get(f"CDELT{axis}", 0.0)) * float(header.get(f"PC{axis}_{axis}", 1.0))
-    step = float(header.get(f"CD{axis}_{axis}", step))
-    if not step or not np.isfinite(step):
+    step = cards.number(f"CDELT{axis}") * cards.number(f"PC{axis}_{axis}", 1.0)
+    step = cards.number(f"CD{axis}_{axis}", step)
+    if not step:
         raise MapError(
-            f"{path}: expected the width of a channel in CDELT{axis}, got "
-            f"{header.get(f'CDELT{axis}', 'none')}; correct the header"
+            f"{cards.path}: expected the width of a channel in CDELT{axis}, got "
+            f"{cards.text(f'CDELT{axis}') or 'none'}; correct it with "
+            f"{cards.setting(f'CDELT{axis}', 'WIDTH')}"
         )
     return step
+
+
+def _width(kms: NDArray[np.float64]) -> float:
+    """Of a channel (km/s), 1 where there is one channel."""
+    return float(np.median(np.diff(kms))) if len(kms) > 1 else 1.0
+
+
+def _is_likely(width_kms: float) -> bool:
+    return _NARROWEST_KMS <= abs(width_kms) <= _WIDEST_KMS
+
+
+def _first(velocity: VelocityAxis) -> float:
+    return velocity.kms[-1 if velocity.flipped else 0]
+
+
+def _last(velocity: VelocityAxis) -> float:
+    return velocity.kms[0 if velocity.flipped else -1]

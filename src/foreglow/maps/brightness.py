@@ -1,0 +1,125 @@
+"""Numbers of an HI cube that are no brightness temperature: what is stored in place of a value.
+
+FITS has NaN for what was not observed, and BLANK among integers. Files hold other numbers too:
+-32768, -9999, 1e20, healpy's UNSEEN. They are unobserved; many different ones are another unit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreglow.errors import MapError
+from foreglow.maps.conventions import warn_assumed
+
+LIMIT_K = 1000.0  # the line reaches some 200 K
+PLACEHOLDERS = (-99.0, -999.0, -9999.0, -99999.0, -32768.0)  # to the bit, in the unit of the file
+_FEW = 3  # different placeholders that a file may have
+_SHARE = 0.01
+
+
+@dataclass(eq=False)
+class OddValues:
+    """Numbers that were found and are no brightness temperature.
+
+    Attributes
+    ----------
+    count, looked_at : int
+        How many they are, of how many values that are not NaN.
+    values : set of float
+        As stored; not all, where there are many.
+    zeros : int
+        Of the others, how many are nought to the bit.
+    """
+
+    count: int = 0
+    looked_at: int = 0
+    values: set[float] = field(default_factory=set)
+    zeros: int = 0
+
+    def add(self, other: "OddValues") -> None:
+        """Count those of another part too."""
+        self.count += other.count
+        self.looked_at += other.looked_at
+        self.zeros += other.zeros
+        if len(self.values) <= _FEW:
+            self.values |= other.values
+
+    def validate(self, where: str) -> None:
+        """Check that they can be placeholders; `where` begins the message of the MapError."""
+        if len(self.values) > _FEW and self.count > _SHARE * self.looked_at:
+            shown = ", ".join(f"{value:.6g}" for value in sorted(self.values)[: _FEW + 1])
+            raise MapError(
+                f"{where}: expected brightness temperatures of the 21 cm line, within "
+                f"{LIMIT_K:g} K of zero, got {shown} and more, in the unit of the file, "
+                f"in {self.count} of {self.looked_at} values; correct the unit (BUNIT, TUNIT) if "
+                "they have another, or set them to NaN"
+            )
+
+    def warn(self, where: str) -> None:
+        """Say in one warning what is taken as not observed, and what may have to be."""
+        said = []
+        if self.count:
+            shown = ", ".join(f"{value:.6g}" for value in sorted(self.values)[:_FEW])
+            more = " and others" if len(self.values) > _FEW else ""
+            said.append(
+                f"{shown}{more} in {self.count} of {self.looked_at} values looked at, which is no "
+                "brightness temperature of the 21 cm line: taken as not observed, wherever it is "
+                "found"
+            )
+        if self.zeros > _SHARE * self.looked_at:
+            said.append(
+                f"exactly 0 in {self.zeros} of {self.looked_at} values looked at, taken as they "
+                "are: set them to NaN if nothing was observed there"
+            )
+        if said:
+            warn_assumed(f"{where}: {'; '.join(said)}")
+
+
+def take_out_odd(
+    values: NDArray[np.floating], stored: NDArray, placeholders: Sequence[float]
+) -> OddValues:
+    """Set to NaN what is no brightness temperature.
+
+    Parameters
+    ----------
+    values : ndarray of float
+        K, changed in place; Inf stays.
+    stored : ndarray, of the same shape
+        What the file holds for them, in its own unit.
+    placeholders : sequence of float
+        Numbers that stand for no value in `stored`.
+
+    Returns
+    -------
+    OddValues
+    """
+    odd = _odd(values, stored, placeholders)
+    found = OddValues(
+        looked_at=values.size - int(np.isnan(values).sum()), zeros=int((values == 0).sum())
+    )
+    if odd is not None:
+        found.count = int(odd.sum())
+        found.values = set(np.unique(stored[odd])[: _FEW + 1].tolist())
+        values[odd] = np.nan
+    return found
+
+
+def _odd(
+    values: NDArray[np.floating], stored: NDArray, placeholders: Sequence[float]
+) -> NDArray[np.bool_] | None:
+    """Where values are odd, None if they are nowhere: the extremes spare most the search."""
+    highest, lowest = _extreme(np.fmax, values), _extreme(np.fmin, values)
+    far = highest > LIMIT_K or lowest < -LIMIT_K
+    near = len(placeholders) > 0 and _extreme(np.fmin, stored) <= max(placeholders)
+    if not (far or near):
+        return None
+    odd = np.isfinite(values) & (np.abs(values) > LIMIT_K)
+    return odd | np.isin(stored, placeholders) if near else odd
+
+
+def _extreme(which: Any, values: NDArray) -> float:
+    """Least or greatest but for NaN; NaN if there is nothing else."""
+    return float(which.reduce(values, axis=None)) if values.size else np.nan
