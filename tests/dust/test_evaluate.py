@@ -59,7 +59,9 @@ def test_one_pass_gives_what_the_correlations_of_all_cutouts_give(sampler, score
     ):
         expected = function(*both, bands).numpy()
         mine = np.stack([getattr(scores["integrated"], f) for f in found], 1)
-        np.testing.assert_allclose(mine, expected, atol=1e-6)
+        # transforms of another number of maps at once; a mode a thousandth of the strongest is
+        # rounded to 6e-5 of itself, a band is the mean of 70 or more
+        np.testing.assert_allclose(mine, expected, atol=1e-5)
     assert scores["integrated"].curve.shape == (10, GRID.n // 2 - 1)
 
 

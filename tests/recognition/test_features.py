@@ -81,8 +81,9 @@ def test_a_turn_of_a_single_band_is_seen(features, instrument):
 
 
 def test_slopes_of_a_noiseless_power_law_are_its_index(features):
+    dust = np.outer((1.0, 0.0), dust_sed())  # or else its direction would be that of rounding
     for beta, tolerance in ((-3.0, 1e-3), (-2.95, 0.015), (-3.1, 0.06)):
-        data = np.array([[500.0], [300.0]]) * synchrotron(beta)
+        data = np.array([[500.0], [300.0]]) * synchrotron(beta) + dust
         # noise must hide the rounding of 402 GHz only
         slopes = see(features, data[None], np.full(17, 1e-12))[0, SLOPES]
         np.testing.assert_allclose(slopes, beta, atol=tolerance)
@@ -90,7 +91,7 @@ def test_slopes_of_a_noiseless_power_law_are_its_index(features):
 
 def test_cmb_and_dust_are_cleaned_away(features):
     """Adding them moves the slopes of a power law hardly, though they dominate above 60 GHz."""
-    bare = np.outer((500.0, 300.0), synchrotron(-3.0))
+    bare = np.outer((500.0, 300.0), synchrotron(-3.0)) + np.outer((1.0, 0.0), dust_sed())
     full = sky_vector(synchrotron_qu=(500.0, 300.0), dust_qu=(30.0, 0.0))
     sigma = np.full(17, 1e-12)
     slopes = [see(features, d[None], sigma)[0, SLOPES] for d in (bare, full)]
@@ -190,6 +191,27 @@ def test_refuses_too_few_bands(instrument, keep, counts):
     )
     with pytest.raises(InstrumentError, match=f"at least 3 bands.*has {counts}"):
         CleanedLogFeatures(chosen)
+
+
+def test_a_bright_exact_power_law_leaves_nothing(features):
+    """At a million times the noise: neither curvature nor AME is wanted, and nothing is left."""
+    data = sky_vector(synchrotron_qu=(5000.0, -3000.0), dust_qu=(2000.0, 900.0))[None]
+    assert abs(data).max() > 1e6 * 0.01
+    seen = features(torch.from_numpy(data), torch.full((1, 17), 0.01))[0].numpy()
+    # 5e6 of the noise, rounded to 1e-16 in some tens of operations: 1e-8; float32 leaves 5e-3
+    residual = BETA + 1
+    np.testing.assert_allclose(seen[[T_C, T_A, residual]], 0, atol=1e-6)
+    assert seen[BETA] == np.float32(-3)
+
+
+def test_what_ame_adds_to_curvature_survives_beside_it(features):
+    """The log likelihood ratio of both models over curvature alone, where that has 1e5."""
+    along = np.outer((5000.0, 2000.0), synchrotron(-3.0, -0.052)) + np.outer((20, 10), dust_sed())
+    ame = torch.tensor([1e-9], dtype=torch.float64)  # uK: of no weight beside a noise of 0.01
+    seen = features(torch.from_numpy(along[None]), torch.full((1, 17), 0.01), ame)[0].numpy()
+    curved, beside = np.sinh(seen[[SCORES + 4, SCORES + 7]].astype(float))
+    assert abs(curved) > 1e5  # of which float32 keeps 1e-2
+    assert abs(beside) < 1e-6
 
 
 def test_asinh_is_that_of_torch_and_large_values_stay_finite():

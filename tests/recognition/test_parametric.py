@@ -95,6 +95,23 @@ def test_scatter_is_as_stated_and_chi2_has_its_mean():
     assert abs(float(pull.mean())) < 0.1
 
 
+@pytest.mark.parametrize("name", ["power_law", "curved_ame"])
+def test_a_million_times_the_noise_converges(name):
+    """The Galactic plane at a noise of 0.01 uK: chi-square falls by 10^14, rounded to a tenth."""
+    amplitudes = np.array([[0.3, 2000.0, 5000.0, 30.0], [-0.2, 900.0, -3000.0, 10.0]])
+    amplitudes[:, 3] *= name == "curved_ame"
+    clean = torch.from_numpy(mixture((-3.0, 0.0, 1.54, 20.0), amplitudes, ame=True))
+    generator = torch.Generator().manual_seed(1)
+    white = torch.randn(200, 2, len(NU), generator=generator, dtype=torch.float64)
+    found = fit(candidate(name), NU, clean + 0.01 * white, torch.full((200, len(NU)), 0.01))
+    assert found.converged.all()
+    dof = int(found.dof[0])
+    assert float(found.chi2.mean()) == pytest.approx(dof, abs=4 * np.sqrt(2 * dof / 200))
+    # beta_s is known to 1e-7, of which a step that promises 1e-8 of chi-square is a ten-thousandth
+    pull = (found.parameters[:, 0] + 3.0) / found.covariance[:, 0, 0].sqrt()
+    assert float(pull.std()) == pytest.approx(1, abs=4 / np.sqrt(2 * 200))
+
+
 def test_turning_q_and_u_changes_neither_chi2_nor_beta():
     data, sigma = pixels(50, 1.0)
     angle = torch.tensor(0.7)

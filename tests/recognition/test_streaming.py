@@ -2,12 +2,14 @@
 
 import gzip
 from functools import partial
+from io import BytesIO
 
 import astropy.units as u
 import healpy as hp
 import numpy as np
 import pysm3.units as pysm_units
 import pytest
+from astropy.io import fits
 
 from foreglow.compute.workers import open_workers
 from foreglow.errors import InstrumentError, MapError
@@ -187,8 +189,6 @@ def test_partial_sky(model, folder, files, sky, instrument, tmp_path, shuffled):
 
 
 def shuffle_rows(path):
-    from astropy.io import fits
-
     with fits.open(path, mode="update") as hdus:
         hdus[1].data = hdus[1].data[np.random.default_rng(1).permutation(len(hdus[1].data))]
 
@@ -196,10 +196,22 @@ def shuffle_rows(path):
 # ---- workers ---------------------------------------------------------------------------------
 
 
+def assert_same_table(path, content):
+    """But for the last digits: workers have threads of their own number, which share sums."""
+    with fits.open(path) as found, fits.open(BytesIO(content)) as wanted:
+        assert found[1].columns.names == wanted[1].columns.names
+        for name in found[1].columns.names:
+            one, other = found[1].data[name], wanted[1].data[name]
+            if np.issubdtype(one.dtype, np.integer):  # a tie, or the last step, may fall elsewhere
+                assert np.mean(one == other) > 0.999
+            else:
+                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:::distributed")
 def test_workers_classify_alike(spread, folder, source, classified, tmp_path):
     classify_files(folder, source, tmp_path / "found.fits", spread=spread)
-    assert (tmp_path / "found.fits").read_bytes() == classified
+    assert_same_table(tmp_path / "found.fits", classified)
 
 
 @pytest.fixture
@@ -213,14 +225,14 @@ def test_a_worker_lost_in_classification_costs_time_only(
     lossy, folder, source, classified, tmp_path
 ):
     classify_files(folder, source, tmp_path / "found.fits", spread=lossy)
-    assert (tmp_path / "found.fits").read_bytes() == classified
+    assert_same_table(tmp_path / "found.fits", classified)
     assert (tmp_path / "died").exists()
 
 
 @pytest.mark.filterwarnings("ignore:::distributed")
 def test_a_worker_lost_in_fits_costs_time_only(lossy, source, fitted, tmp_path):
     fit_files(SETUP, source, tmp_path / "fit.fits", spread=lossy)
-    assert (tmp_path / "fit.fits").read_bytes() == fitted
+    assert_same_table(tmp_path / "fit.fits", fitted)
     assert (tmp_path / "died").exists()
 
 

@@ -2,6 +2,10 @@
 
 Both are made in the frame of the pixel's own dust polarisation, so a rotation of Q,U changes
 nothing, and in units of the pixel's own noise, so one network serves any depth.
+
+All of it in float64: a bright pixel is a million times its noise, and what is left of it once the
+fitted power law is taken away is of the order of that noise; in float32 every kind of processor
+would leave something else.
 """
 
 from typing import NamedTuple
@@ -99,6 +103,7 @@ class CleanedLogFeatures(nn.Module):
         clean = (torch.eye(len(centre), dtype=torch.float64) - cleaned.T @ fit[:2])[low]
         projection = _complement((cleaned / sigma).T).T / sigma  # (mode, band)
         from_nodes = projection.T if bands.weight is None else bands.weight @ projection.T
+        powers = log_ratio[:, None] ** torch.arange(3)  # a derivative by beta multiplies by one
         step = torch.log(centre / seds.SYNCHROTRON_PIVOT_GHZ)[low].diff().clamp_min(_LEAST_STEP)
         buffers = {
             "sigma": sigma,
@@ -106,14 +111,14 @@ class CleanedLogFeatures(nn.Module):
             "clean": clean.T,
             "clean_squared": (clean**2).T,
             "projection": projection.T,
-            "from_nodes": from_nodes,
+            "from_nodes": (powers[:, :, None] * from_nodes[:, None]).flatten(1),
             "log_ratio": log_ratio,
             "ame": projection @ bands.average(seds.spinning_dust(frequency)),
             "log_step": step,
             "dust_changes": _dust_changes(bands, dust_tests) @ projection.T,
         }
         for name, tensor in buffers.items():
-            self.register_buffer(name, tensor.float().contiguous(), persistent=False)
+            self.register_buffer(name, tensor.contiguous(), persistent=False)
 
     def forward(self, data: Tensor, sigma: Tensor, ame: Tensor | None = None) -> Tensor:
         """Features of a batch.
@@ -130,9 +135,9 @@ class CleanedLogFeatures(nn.Module):
 
         Returns
         -------
-        Tensor, shape (n, n_feature)
+        Tensor, float32, shape (n, n_feature)
         """
-        sigma = torch.maximum(sigma, NOISE_FLOOR * self.sigma)
+        sigma = torch.maximum(sigma.double(), NOISE_FLOOR * self.sigma)
         log_depth = torch.log(sigma / self.sigma)
         frame = self._dust_frame(data)
         general = [
@@ -143,13 +148,14 @@ class CleanedLogFeatures(nn.Module):
         ]
         ame = _TYPICAL_AME_PER_DUST * frame.dust if ame is None else ame
         scores = self._scores(frame, torch.exp(log_depth.mean(1)), ame)
-        return torch.cat([*general, *self._log_spectra(frame, sigma), scores], 1)
+        return torch.cat([*general, *self._log_spectra(frame, sigma), scores], 1).float()
 
     def amplitudes(self, data: Tensor) -> Tensor:
         """Rough amplitudes (n, 2, 4) of CMB, dust, synchrotron and its change by the index."""
-        return data @ self.fit
+        return data.double() @ self.fit
 
     def _dust_frame(self, data: Tensor) -> Frame:
+        data = data.double()
         amplitude = self.amplitudes(data)  # (n, stokes, component)
         dust = amplitude[..., 1]
         modulus = torch.hypot(*dust.unbind(1)).clamp_min(_TINY)
@@ -209,22 +215,26 @@ class CleanedLogFeatures(nn.Module):
     def _fit_index(self, z: Tensor) -> Tensor:
         """Index of a power law shared by Q and U, with its Gaussian prior."""
         beta = torch.full_like(z[:, 0, 0], _BETA_MEAN)
-        for _ in range(_NEWTON_STEPS):
+        rough = z.float()
+        for seen in (*[rough] * (_NEWTON_STEPS - 1), z):  # the last step brings all digits
+            beta = beta.to(seen.dtype)
             template, slope = self._derivatives(beta, order=1)
             power = _dot(template, template)
-            amplitude = _project(z, template) / power[:, None]
+            amplitude = _project(seen, template) / power[:, None]
             slope = slope - (_dot(slope, template) / power)[:, None] * template
-            gradient = (amplitude * _project(z, slope)).sum(1)
+            gradient = (amplitude * _project(seen, slope)).sum(1)
             information = (amplitude**2).sum(1) * _dot(slope, slope)
             gradient = gradient + _BETA_PRECISION * (_BETA_MEAN - beta)
             step = gradient / (information + _BETA_PRECISION)
             beta = (beta + step.clamp(-0.5, 0.5)).clamp(-4.2, -1.8)
         return beta
 
-    def _derivatives(self, beta: Tensor, order: int) -> list[Tensor]:
+    def _derivatives(self, beta: Tensor, order: int) -> tuple[Tensor, ...]:
         """The projected power law and its derivatives by beta, each (n, mode)."""
-        sed = torch.exp(beta[:, None] * self.log_ratio)
-        return [(sed * self.log_ratio**k) @ self.from_nodes for k in range(order + 1)]
+        n_mode = self.from_nodes.shape[1] // 3
+        sed = torch.exp(beta[:, None] * self.log_ratio.to(beta.dtype))
+        wanted = self.from_nodes[:, : (order + 1) * n_mode].to(beta.dtype)
+        return (sed @ wanted).split(n_mode, 1)
 
 
 def _dust_changes(bands: Bands, dust_tests: tuple[str, ...]) -> Tensor:
@@ -259,7 +269,7 @@ def _score_tests(g_c, g_a, h_cc, h_aa, h_ca, ame) -> list[Tensor]:
     c = seds.KOGUT_CURVATURE
     curved = c * g_c - 0.5 * c**2 * h_cc
     with_ame = ame * g_a - 0.5 * ame**2 * h_aa
-    both = curved + with_ame - c * ame * h_ca
+    overlap = c * ame * h_ca
     compressed = [
         t_c,
         t_a,
@@ -267,9 +277,9 @@ def _score_tests(g_c, g_a, h_cc, h_aa, h_ca, ame) -> list[Tensor]:
         (t_a - correlation * t_c) / independent,
         curved,
         with_ame,
-        both,
-        both - curved,
-        both - with_ame,
+        curved + with_ame - overlap,
+        with_ame - overlap,
+        curved - overlap,
         g_a / (h_aa * ame),
     ]
     logs = [0.5 * torch.log(h_cc), 0.5 * torch.log(h_aa)]
@@ -311,6 +321,10 @@ class SkyMemory(nn.Module):
     the posterior mean of the AME given rough amplitudes of synchrotron and dust. It knows where on
     its own sky a direction of polarisation is found, and is of no use on another.
 
+    In float64: (x - m)^2 / v is expanded, so that a product of matrices makes it, and x^2 / v
+    reaches 10^8 where a pixel is bright in what no template has, though weights hang on the last
+    unit; and the spread of the AME is a difference of squares, a ten-thousandth of either.
+
     Parameters
     ----------
     n_pixel : int
@@ -323,9 +337,9 @@ class SkyMemory(nn.Module):
 
     def __init__(self, n_pixel: int):
         super().__init__()
-        self.register_buffer("quadratic", torch.zeros(8, n_pixel))
-        self.register_buffer("constant", torch.zeros(n_pixel))
-        self.register_buffer("ame", torch.ones(n_pixel, 3))
+        self.register_buffer("quadratic", torch.zeros(8, n_pixel, dtype=torch.float64))
+        self.register_buffer("constant", torch.zeros(n_pixel, dtype=torch.float64))
+        self.register_buffer("ame", torch.ones(n_pixel, 3, dtype=torch.float64))
 
     @torch.no_grad()
     def remember(self, templates: Templates) -> None:
@@ -342,16 +356,17 @@ class SkyMemory(nn.Module):
 
     def forward(self, synchrotron: Tensor, dust: Tensor) -> tuple[Tensor, Tensor]:
         """Expected AME (n,) [uK_RJ], and features of it (n, 2), of Q,U amplitudes (n, 2)."""
-        x = torch.cat([synchrotron, dust], 1)
+        x = torch.cat([synchrotron, dust], 1).double()
         averages = []
         for block in torch.cat([x**2, x], 1).split(_MEMORY_BLOCK):
             weight = torch.softmax(torch.addmm(self.constant, block, self.quadratic), 1)
             averages.append(weight @ self.ame)
         mean, square, log_mean = torch.cat(averages).unbind(1)
         spread = (square - mean**2).clamp_min(0).sqrt()
-        return mean, torch.stack([log_mean, torch.log(spread / mean + 1e-2)], 1)
+        features = torch.stack([log_mean, torch.log(spread / mean + 1e-2)], 1)
+        return mean.float(), features.float()
 
 
 # rms error of the rough amplitudes of synchrotron Q, U and dust Q, U at Table 1 noise [uK_RJ]
 _FIT_ERROR = (1.0, 1.0, 0.06, 0.06)
-_MEMORY_BLOCK = 2048  # vectors whose weights stay in the cache
+_MEMORY_BLOCK = 128  # vectors whose weights stay in the cache

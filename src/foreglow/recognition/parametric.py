@@ -318,7 +318,7 @@ def _descend(
             return now
         aim = torch.clamp(now.point.parameters + step, low, high)
         trial = linearise(model, bands, now.pixels, aim)
-        better = trial.cost <= now.point.cost
+        better = trial.no_higher(now.point)
         damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*_DAMPING_RANGE)
         now = replace(now, point=trial.where(better, now.point), damping=damping)
         converged = promise < TOLERANCE

@@ -15,6 +15,8 @@ from foreglow.recognition.skymodel import SkyModel, bent_spectra
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
+_ROUNDING = 16 * torch.finfo(torch.float64).eps  # of a cost: it is a sum over some tens of terms
+
 
 class Columns:
     """What dataclasses of tensors share whose last axis is the pixel."""
@@ -73,6 +75,14 @@ class Point(Columns):
     def where(self, condition: Tensor, other: Self) -> Self:
         """Itself where the condition (n,) holds, else the other."""
         return self.each(lambda one, two: torch.where(condition, one, two), other)
+
+    def no_higher(self, other: Self) -> Tensor:
+        """Whether its cost is no higher than the other's, but for the rounding of both, (n,).
+
+        A pixel of a million times its noise has a cost of -10^14, rounded to a tenth: a step of
+        less would be taken or not by chance, and a descent never end.
+        """
+        return self.cost <= other.cost + _ROUNDING * other.cost.abs()
 
 
 def project(fixed: Tensor, weight: Tensor, whitened: Tensor) -> Pixels:

@@ -174,7 +174,9 @@ def test_context_gets_the_candidates_alone(model, context, sky):
     said = pixel_log_probability(model, sky.data, sky.sigma)[[0, 2]]
     expected = context.log_probability(torch.log_softmax(said, 0)).exp()
     found = evaluate(model, binary, models, context)
-    np.testing.assert_allclose(found.probability, expected, atol=1e-6)
+    # one way goes through probabilities, rounded to 6e-8, and neighbours agree with each other:
+    # what one pixel says counts some tens of times
+    np.testing.assert_allclose(found.probability, expected, atol=1e-5)
     assert found.models == models
 
 

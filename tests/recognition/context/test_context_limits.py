@@ -4,7 +4,11 @@ import pytest
 
 from foreglow.errors import ShapeError
 from foreglow.maps.regions import layout
-from foreglow.recognition.context.limits import boundary_oracle, distance_to_boundary
+from foreglow.recognition.context.limits import (
+    _left_probability,
+    boundary_oracle,
+    distance_to_boundary,
+)
 
 
 def test_distance_of_halves():
@@ -51,6 +55,15 @@ def test_a_meridian_is_easier_than_rings_of_their_own():
         )
     )
     assert alone < rings < meridian
+
+
+def test_long_sums_keep_their_digits():
+    """Pixels that are sure of one side, then of the other, and in the middle of neither."""
+    sure = np.full(5000, 40.1, np.float32)
+    ratio = np.concatenate([sure, np.float32([0.3]), -sure])
+    # of 200,000 a float32 keeps a hundredth
+    found = _left_probability(ratio)[len(sure)]
+    assert found == pytest.approx(1 / (1 + np.exp(-0.3)), rel=1e-6)
 
 
 def test_other_layouts_are_refused():

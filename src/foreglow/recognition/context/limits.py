@@ -98,7 +98,7 @@ def _seams(
 
 def _left_probability(ratio: NDArray[np.floating]) -> NDArray[np.float64]:
     """Probability that each pixel lies before the cut, all cuts of the sequence as likely."""
-    score = np.concatenate([[0.0], np.cumsum(ratio)])
+    score = np.concatenate([[0.0], np.cumsum(ratio, dtype=np.float64)])
     weight = np.exp(score - score.max())
     weight /= weight.sum()
     return np.cumsum(weight[::-1])[::-1][1:]
