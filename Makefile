@@ -6,13 +6,19 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo test lint bench docs dist clean models
+.PHONY: demo test test-all lint bench docs dist clean models
 
 demo: $(STAMP)
 	$(BIN)/foreglow demo --overwrite
 
+# two processes, each with files of its own and one thread
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 models: $(STAMP)
 	$(BIN)/python -m foreglow.shipped

@@ -12,8 +12,10 @@ import pytest
 import torch
 from rich.console import Console
 
+import forked
 from foreglow import cli
 from foreglow.cli import screen
+from foreglow.compute.workers import open_workers
 from foreglow.maps.write import write_maps
 from foreglow.sky import seds
 
@@ -23,6 +25,29 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 
+# what takes longest comes first, so that no process is left with it at the end
+LONGEST = ("reproduce/test_farsian2020.py", "cli/test_cli.py", "docs/test_code_blocks.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Each file to one process, for its fixtures; those that use Dask's workers to the same one."""
+    folder = Path(__file__).parent
+    names = {item.path: item.path.relative_to(folder).as_posix() for item in items}
+    with_workers = {item.path for item in items if "spread" in item.fixturenames}
+    for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
+        group = "workers" if item.path in with_workers else names[item.path]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(
+        key=lambda item: (
+            item.path not in with_workers,
+            LONGEST.index(names[item.path]) if names[item.path] in LONGEST else len(LONGEST),
+        )
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def foreglow_cache(tmp_path_factory):
     """A cache of the session's own, so that CAMB runs once and nobody's cache is touched."""
@@ -30,6 +55,14 @@ def foreglow_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOREGLOW_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def spread():
+    """Two workers of Dask, the same for all tests, with one thread each."""
+    with forked.dask_workers(), open_workers("local:2") as spread:
+        assert list(spread(abs, [-1])) == [1]  # begun now, where nothing is patched
+        yield spread
 
 
 @pytest.fixture(scope="module")

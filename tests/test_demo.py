@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from drawing import draw_small
 from foreglow import demo
 from foreglow.demo import dust, recognise
 from foreglow.dust.model import DustModel
@@ -18,12 +19,6 @@ from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.report import figures
 from foreglow.report.skyview import load_view, saved_views
-
-
-def draw_small(figure, folder, name, pdf_fonts=42):
-    """As `figures.save`, but quick."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=20)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import numpy as np
 import pysm3.units as pysm_units
 import pytest
 
-from foreglow.compute.workers import open_workers
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import write_maps, write_polarisation_map
@@ -74,12 +73,6 @@ def fitted(instrument, files, tmp_path_factory):
     path = tmp_path_factory.mktemp("memory") / "fit.fits"
     fit_maps(instrument, SETUP.models, files, noise_scale=0.1).write(path)
     return path.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def spread():
-    with open_workers("local:2") as spread:
-        yield spread
 
 
 # ---- the same as in memory -------------------------------------------------------------------
@@ -196,7 +189,6 @@ def shuffle_rows(path):
 # ---- workers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
 def test_workers_classify_alike(spread, folder, source, classified, tmp_path):
     classify_files(folder, source, tmp_path / "found.fits", spread=spread)
     assert (tmp_path / "found.fits").read_bytes() == classified
@@ -208,7 +200,6 @@ def lossy(spread, tmp_path):
     return lambda work, items: spread(partial(die_first, work, str(tmp_path)), items)
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
 def test_a_worker_lost_in_classification_costs_time_only(
     lossy, folder, source, classified, tmp_path
 ):
@@ -217,7 +208,6 @@ def test_a_worker_lost_in_classification_costs_time_only(
     assert (tmp_path / "died").exists()
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
 def test_a_worker_lost_in_fits_costs_time_only(lossy, source, fitted, tmp_path):
     fit_files(SETUP, source, tmp_path / "fit.fits", spread=lossy)
     assert (tmp_path / "fit.fits").read_bytes() == fitted

@@ -10,6 +10,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
+from drawing import draw_small
 from foreglow.dust.model import DustModel
 from foreglow.dust.train import DustPlan
 from foreglow.errors import RunError, SkyError
@@ -50,12 +51,6 @@ FIGURES = {
     "predicted_map", "error_coverage", "cleaning_143", "cleaning_217", "correlation_lambda",
     "correlation_east_west", "correlation_ablations",
 }  # fmt: skip
-
-
-def draw_small(figure, folder, name, pdf_fonts=42):
-    """As `figures.save`, but quick."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=20)
 
 
 @pytest.fixture(scope="module")
