@@ -10,6 +10,7 @@ import healpy as hp
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
 import forked
@@ -20,6 +21,13 @@ from foreglow.maps.write import write_maps
 from foreglow.sky import seds
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+# the same examples in every run, however busy the machine
+settings.register_profile(
+    "tests",
+    deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("tests")
 
 # Numba would compile PySM3 for ten seconds; plain Python gives the same numbers at once.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
