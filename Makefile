@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/foreglow demo --overwrite
 
 # two processes, each with files of its own and one thread
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 test: $(STAMP)
 	$(PYTEST) -m "not slow"

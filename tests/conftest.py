@@ -33,25 +33,54 @@ settings.load_profile("tests")
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 
+# tests that take the fixture `spread`, which is to be made once
+WITH_WORKERS = (
+    "tests/compute/test_workers.py",
+    "tests/docs/test_code_blocks.py::test_page[docs/howto/dask.md]",
+    "tests/docs/test_code_blocks.py::test_page[docs/howto/large.md]",
+    "tests/dust/test_cleaning.py",
+    "tests/dust/test_predict_parts.py",
+    "tests/maps/test_prepare_workers.py",
+    "tests/real/test_hi_cube.py",
+    "tests/recognition/test_ensemble.py",
+    "tests/recognition/test_streaming.py",
+    "tests/reproduce/test_farsian2020_resumed.py",
+)
 # what takes longest comes first, so that no process is left with it at the end
-LONGEST = ("reproduce/test_farsian2020.py", "cli/test_cli.py", "docs/test_code_blocks.py")
+FIRST = (
+    *WITH_WORKERS,
+    "tests/reproduce/test_farsian2020.py",
+    "tests/reproduce/test_zhang2019.py",
+    "tests/docs/test_code_blocks.py",
+    "tests/test_demo.py",
+)
 
 
-@pytest.hookimpl(tryfirst=True)
+def group_of(nodeid):
+    """Tests of one name are run by the same process: those of a file, and all with workers."""
+    return "workers" if nodeid.startswith(WITH_WORKERS) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Each file to one process, for its fixtures; those that use Dask's workers to the same one."""
-    folder = Path(__file__).parent
-    names = {item.path: item.path.relative_to(folder).as_posix() for item in items}
-    with_workers = {item.path for item in items if "spread" in item.fixturenames}
-    for item in items:
-        if item.get_closest_marker("xdist_group"):
-            continue
-        group = "workers" if item.path in with_workers else names[item.path]
-        item.add_marker(pytest.mark.xdist_group(group))
+    taking = {i.nodeid for i in items if "spread" in i.fixturenames}
+    strays = {nodeid.partition("::")[0] for nodeid in taking if group_of(nodeid) != "workers"}
+    if strays:
+        raise pytest.UsageError(f"name {sorted(strays)} in WITH_WORKERS of tests/conftest.py")
     items.sort(
-        key=lambda item: (
-            item.path not in with_workers,
-            LONGEST.index(names[item.path]) if names[item.path] in LONGEST else len(LONGEST),
+        key=lambda item: next(
+            (k for k, name in enumerate(FIRST) if item.nodeid.startswith(name)), len(FIRST)
         )
     )
 

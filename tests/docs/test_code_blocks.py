@@ -165,13 +165,7 @@ def test_pages_are_found():
     assert sum(len(blocks_of(page)) for page in WITH_CODE) > 40
 
 
-def beside_workers(page):
-    """A page with workers of this machine runs where the other tests of such workers do."""
-    marks = [pytest.mark.xdist_group("workers")] if "local:" in page.read_text() else []
-    return pytest.param(page, marks=marks, id=str(page.relative_to(ROOT)))
-
-
-@pytest.mark.parametrize("page", [beside_workers(page) for page in WITH_CODE])
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))
 @pytest.mark.usefixtures("shorter", "understood", "same_workers")
 # networks that learned nothing, and a predicted map of the whole sky, are warned of
 @pytest.mark.filterwarnings("default::UserWarning")
