@@ -6,13 +6,19 @@ STAMP := $(VENV)/.installed
 DOCS_VENV := .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 
-.PHONY: demo test lint campaign bench docs dist clean models
+.PHONY: demo test test-all lint campaign bench docs dist clean models
 
 demo: $(STAMP)
 	$(BIN)/foreglow demo --overwrite
 
+# two processes, each with files of its own and one thread
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
 
 # every command that takes long, killed, interrupted and without room on its disk: an hour, root
 campaign: $(STAMP)

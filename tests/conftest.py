@@ -10,17 +10,79 @@ import healpy as hp
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
+import forked
 from foreglow import cli
 from foreglow.cli import screen
+from foreglow.compute.workers import open_workers
 from foreglow.maps.write import write_maps
 from foreglow.sky import seds
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+# the same examples in every run, however busy the machine
+settings.register_profile(
+    "tests",
+    deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow],
+)  # fmt: skip
+settings.load_profile("tests")
+
 # Numba would compile PySM3 for ten seconds; plain Python gives the same numbers at once.
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
+
+# tests that take the fixture `spread`, which is to be made once
+WITH_WORKERS = (
+    "tests/compute/test_workers.py",
+    "tests/docs/test_code_blocks.py::test_page[docs/howto/dask.md]",
+    "tests/docs/test_code_blocks.py::test_page[docs/howto/large.md]",
+    "tests/dust/test_cleaning.py",
+    "tests/dust/test_predict_parts.py",
+    "tests/maps/test_prepare_workers.py",
+    "tests/real/test_hi_cube.py",
+    "tests/recognition/test_ensemble.py",
+    "tests/recognition/test_streaming.py",
+    "tests/reproduce/test_farsian2020_resumed.py",
+)
+# what takes longest comes first, so that no process is left with it at the end
+FIRST = (
+    *WITH_WORKERS,
+    "tests/reproduce/test_farsian2020.py",
+    "tests/reproduce/test_zhang2019.py",
+    "tests/docs/test_code_blocks.py",
+    "tests/test_demo.py",
+)
+
+
+def group_of(nodeid):
+    """Tests of one name are run by the same process: those of a file, and all with workers."""
+    return "workers" if nodeid.startswith(WITH_WORKERS) else nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    taking = {i.nodeid for i in items if "spread" in i.fixturenames}
+    strays = {nodeid.partition("::")[0] for nodeid in taking if group_of(nodeid) != "workers"}
+    if strays:
+        raise pytest.UsageError(f"name {sorted(strays)} in WITH_WORKERS of tests/conftest.py")
+    items.sort(
+        key=lambda item: next(
+            (k for k, name in enumerate(FIRST) if item.nodeid.startswith(name)), len(FIRST)
+        )
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +92,14 @@ def foreglow_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOREGLOW_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def spread():
+    """Two workers of Dask, the same for all tests, with one thread each."""
+    with forked.dask_workers(), open_workers("local:2") as spread:
+        assert list(spread(abs, [-1])) == [1]  # begun now, where nothing is patched
+        yield spread
 
 
 @pytest.fixture(scope="module")

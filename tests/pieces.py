@@ -40,11 +40,6 @@ def die(_: int) -> int:
     return 0
 
 
-def count(job: tuple[int, str]) -> int:
-    (Path(job[1]) / str(job[0])).touch()
-    return job[0]
-
-
 def die_first(work: Callable[[Any], Any], folder: str, item: Any) -> Any:
     """Take the worker along once, on the second item; then do the work."""
     begun, died = Path(folder) / "begun", Path(folder) / "died"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from drawing import draw_small
 from foreglow import demo
 from foreglow.demo import dust, recognise
 from foreglow.dust.model import DustModel
@@ -18,12 +19,6 @@ from foreglow.recognition.model import Recogniser
 from foreglow.recognition.simulate import PROBLEMS
 from foreglow.report import figures
 from foreglow.report.skyview import load_view, saved_views
-
-
-def draw_small(figure, folder, name, pdf_fonts=42):
-    """As `figures.save`, but quick."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=20)
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +34,7 @@ def made(tmp_path_factory):
         patch.setattr(dust, "_SETTINGS", dust._SETTINGS | small)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
         patch.setattr("foreglow.dust.train._CALIBRATION_CENTRES", 4)
+        patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
         patch.setattr(figures, "save", draw_small)
         torch.set_num_threads(1)
         report = demo.run_demo(folder, 0, "cpu", overwrite=True)

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -17,6 +15,7 @@ from foreglow.files import (
     settle,
     write_text,
 )
+from forked import run_script
 
 
 def names(folder):
@@ -67,10 +66,10 @@ def test_a_new_directory_replaces_the_earlier_one(tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
 from pathlib import Path
 from foreglow import files
-folder, seam = Path(sys.argv[1]), int(sys.argv[2])
+folder, seam = Path({folder!r}), {seam}
 calls = []
 for name in ("replace", "rename", "unlink", "rmdir", "mkdir"):
     def strike(*a, _real=getattr(os, name), **k):
@@ -91,8 +90,7 @@ def test_killed_at_any_seam_there_is_the_old_or_the_new(tmp_path, seam):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "old").touch()
     (tmp_path / "file").write_text("old")
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path), str(seam)]
-    subprocess.run(arguments, check=False, capture_output=True)
+    run_script(KILLED.format(folder=str(tmp_path), seam=seam))
     settle(tmp_path / "target")
     assert names(tmp_path / "target") in (["old"], ["more", "new"])
     assert (tmp_path / "file").read_text() in ("old", "new")

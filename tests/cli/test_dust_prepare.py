@@ -4,20 +4,19 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
 from foreglow.maps.cube import open_cube
+from forked import run_script
 from hi_cubes import hi4pi_header, smooth_data, write_fits
 from words import is_one_paragraph
 
 pytestmark = pytest.mark.filterwarnings("ignore:Nside .* do not sample a beam")
 
 SHAPE = (120, 46, 91)
-COMMAND = [sys.executable, "-m", "foreglow", "dust", "prepare"]
 
 
 @pytest.fixture(scope="module")
@@ -68,40 +67,54 @@ def test_mistakes(run, survey, tmp_path, options, message):
     assert not out.exists()
 
 
+# the process sends itself a signal once 16 channels are noted as written
+STRUCK = """
+import json, os, signal, sys
+replace = os.replace
+def strike(new, path, **options):
+    replace(new, path, **options)
+    if os.path.basename(path) == "progress.json":
+        with open(path) as file:
+            done = len(json.load(file)["observed"])
+        if done >= 16:
+            os.kill(os.getpid(), signal.{signal})
+os.replace = strike
+sys.argv = {argv!r}
+from foreglow.cli import main
+main()
+"""
+
+
+def struck(name, *words):
+    """`foreglow dust prepare` that a signal meets on its way."""
+    argv = ["foreglow", "dust", "prepare", *map(str, words)]
+    return run_script(STRUCK.format(signal=name, argv=argv))
+
+
+def channels_done(folder):
+    return len(json.loads((folder / "progress.json").read_text())["observed"])
+
+
 def test_killed_and_resumed(run, survey, tmp_path):
-    """Killed without a word at any time, it goes on and gives the same bytes."""
-    words = ["--cube", str(survey), "--nside", "64"]
+    """Killed without a word it goes on, and gives the same bytes."""
+    words = ["--cube", survey, "--nside", 32]
     whole, out = tmp_path / "whole.zarr", tmp_path / "c.zarr"
     assert run("-q", "dust", "prepare", *words, "--out", whole)[0] == 0
-    progress = tmp_path / "c.zarr.partial" / "progress.json"
-    with subprocess.Popen([*COMMAND, *words, "--out", str(out)]) as process:
-        while process.poll() is None:
-            if progress.exists() and len(json.loads(progress.read_text())["observed"]) >= 16:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.002)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+    assert struck("SIGKILL", *words, "--out", out).code == -signal.SIGKILL
     assert not out.exists()
-    done = len(json.loads(progress.read_text())["observed"])
-    assert 16 <= done < 120
+    assert channels_done(tmp_path / "c.zarr.partial") == 16
     code, text, _ = run("dust", "prepare", *words, "--out", out, "--resume")
     assert code == 0
-    assert f"going on at channel {done} of 120" in text
+    assert "going on at channel 16 of 120" in text
     assert files_of(out) == files_of(whole)
 
 
 def test_ctrl_c_says_how_to_go_on(survey, tmp_path):
-    words = [*COMMAND, "--cube", str(survey), "--nside", "64", "--out", str(tmp_path / "c.zarr")]
-    progress = tmp_path / "c.zarr.partial" / "progress.json"
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not progress.exists():
-            time.sleep(0.002)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
-    assert process.returncode == 130
-    assert "interrupted; what was done is kept where the command has --resume" in err
-    assert "Traceback" not in err
+    ended = struck("SIGINT", "--cube", survey, "--nside", 32, "--out", tmp_path / "c.zarr")
+    assert ended.code == 130
+    assert "interrupted; what was done is kept where the command has --resume" in ended.err
+    assert "Traceback" not in ended.err
+    assert 16 <= channels_done(tmp_path / "c.zarr.partial") < 120
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

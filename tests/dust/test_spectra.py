@@ -85,7 +85,7 @@ def test_a_map_with_itself_and_its_negative(correlation):
 
 
 @BOTH
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(1e-30, 1e30), st.floats(-1e3, 1e3), st.integers(0, 100))
 def test_amplitude_and_mean_do_not_matter(correlation, factor, mean, seed):
     """Column densities of 1e20 have no square in float32."""
@@ -99,7 +99,7 @@ def test_amplitude_and_mean_do_not_matter(correlation, factor, mean, seed):
 
 
 @BOTH
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_symmetric_and_bounded(correlation, seed):
     a, b = steep(2, seed), steep(2, seed) + steep(2, seed + 1)
@@ -109,7 +109,7 @@ def test_symmetric_and_bounded(correlation, seed):
 
 
 @BOTH
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 63), st.integers(0, 63))
 def test_shifting_both_maps_changes_nothing(correlation, dy, dx):
     a, b = steep(2, 0), steep(2, 0) + steep(2, 1)

@@ -1,7 +1,6 @@
 """Training of the dust networks: what it learns, what it looks at, and that it can resume."""
 
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from foreglow.dust.train import REGIONS, DustPlan, train, train_model
 from foreglow.errors import ModelError, RunError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import NORTH, SOUTH, reached
+from forked import run_script
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,8 +80,8 @@ def test_killed_and_resumed(uninterrupted, tmp_path):
     script = KILLED.format(
         folder=str(tmp_path), tests=str(Path(__file__).parent), network=plan.network
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
+    ended = run_script(script)
+    assert ended.code == -signal.SIGKILL, ended.err[-2000:]
     state = PlainCheckpoints().load_checkpoint(tmp_path / "member0" / "last.ckpt")
     assert state["global_step"] == PLAN.steps
     resumed, again = run(tmp_path, plan, resume=True)

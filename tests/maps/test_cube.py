@@ -102,7 +102,7 @@ def test_chunks_tile_the_sky(order):
 
 
 @given(st.sets(st.integers(0, 12 * 64**2 - 1), min_size=1))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_pixels_have_places_in_their_chunks(chosen):
     pixels = np.array(sorted(chosen))
     chunks = PixelChunks.around(64, [pixels[::2], pixels])

@@ -62,7 +62,7 @@ def test_default_grid_is_the_papers():
     assert 16.8 < grid.reach_deg < 16.9
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.floats(-720, 720), st.floats(-90, 90), st.floats(-720, 720), st.integers(2, 20))
 def test_no_pixel_lies_beyond_the_reach(lon, lat, turn, n):
     grid = Grid(n, 60.0)
@@ -76,7 +76,7 @@ def test_no_pixel_lies_beyond_the_reach(lon, lat, turn, n):
     assert angle.max() == pytest.approx(grid.reach_deg, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.floats(-180, 180))
 def test_a_turned_sky_gives_the_same_cutout(seed, turn):
     """A turn of the sky about the pole is a shift in longitude of the pointing."""

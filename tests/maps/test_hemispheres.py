@@ -39,7 +39,7 @@ def test_no_training_pixel_is_a_test_pixel(name, nside, method):
     assert min(map(np.mean, both)) > 0.45
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.sampled_from(REGIONS),
     st.sampled_from(METHODS),

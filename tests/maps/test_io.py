@@ -60,7 +60,7 @@ def stokes_columns(names=("Q_STOKES", "U_STOKES"), units=("uK_CMB", "uK_CMB"), q
 # ---- round trips -----------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     nside=st.sampled_from([4, 16]),
     nest=st.booleans(),
@@ -105,7 +105,7 @@ def test_reads_what_healpy_wrote(
     assert opened.flip_u is iau
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     nside=st.sampled_from([1, 2, 3, 8, 16, 32]),
     dtype=st.sampled_from(["f4", "f8", ">f4"]),

@@ -71,7 +71,7 @@ def test_interpolation_is_healpys(nside, nest, draw, interpolation):
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.floats(-1, 1),
     st.floats(0, 2 * np.pi),

@@ -6,7 +6,6 @@ import signal
 import numpy as np
 import pytest
 
-from foreglow.compute.workers import open_workers
 from foreglow.errors import MapError
 from foreglow.maps.cube import open_cube
 from foreglow.maps.prepare import prepare
@@ -16,16 +15,9 @@ from pieces import where_done
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Nside .* do not sample a beam"),
-    pytest.mark.filterwarnings("ignore:::distributed"),
 ]
 
 SHAPE = (44, 46, 91)
-
-
-@pytest.fixture(scope="module")
-def spread():
-    with open_workers("local:2") as spread:
-        yield spread
 
 
 @pytest.fixture(scope="module")

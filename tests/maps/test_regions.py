@@ -10,7 +10,7 @@ from foreglow.errors import MapError
 from foreglow.maps.regions import layout
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     kind=st.sampled_from(["quadrants", "blobs", "single:0"]),
     nside=st.sampled_from([4, 8, 16]),

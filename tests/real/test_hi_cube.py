@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from foreglow.compute.workers import open_workers
 from foreglow.maps.prepare import prepare
 
 FIRST = 528  # channel of the file from -60 km/s on
@@ -64,10 +63,8 @@ def test_emission_lies_where_hydrogen_is(cube):
     assert np.abs(mean[np.abs(cube.velocity_kms[chosen]) > 45]).max() < 0.3
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
-def test_workers_make_the_same_bytes(cube, gass, tmp_path):
-    with open_workers("local:2") as spread:
-        made = prepare([gass], tmp_path / "c.zarr", low_kms=-60, high_kms=60, spread=spread)
+def test_workers_make_the_same_bytes(cube, gass, spread, tmp_path):
+    made = prepare([gass], tmp_path / "c.zarr", low_kms=-60, high_kms=60, spread=spread)
     mine, theirs = (
         {p.relative_to(c.path): p.read_bytes() for p in c.path.rglob("*") if p.is_file()}
         for c in (cube, made)

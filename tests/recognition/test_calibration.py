@@ -80,7 +80,7 @@ def test_coverage_by_hand():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_coverage_does_not_know_the_order_of_pixels(seed, n_pix):
     rng = np.random.default_rng(seed)
     label = rng.integers(3, size=n_pix)

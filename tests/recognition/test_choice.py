@@ -193,7 +193,7 @@ def test_reduced_chi2_on_fgbusters_pixels(real_data):
 # ---- pixels ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     order=st.permutations(range(12)),
     factor=st.floats(1e-6, 1e6),

@@ -10,7 +10,6 @@ import pytest
 import xarray as xr
 import zarr
 
-from foreglow.compute.workers import open_workers
 from foreglow.errors import ForeglowError, InstrumentError, RunError
 from foreglow.recognition import ensemble as module
 from foreglow.recognition.classify import classify_files
@@ -96,14 +95,12 @@ def test_an_interrupted_run_goes_on(store, recipe, tmp_path):
     assert make_ensemble(path, recipe, 3, 5, resume=True) == 0
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
-def test_workers_make_the_same_store(store, recipe, tmp_path):
+def test_workers_make_the_same_store(store, recipe, spread, tmp_path):
     """Also if one of them is lost."""
-    with open_workers("local:2") as spread:
-        make_ensemble(
-            tmp_path / "skies.zarr", recipe, 3, 5,
-            spread=lambda work, items: spread(partial(die_first, work, str(tmp_path)), items),
-        )  # fmt: skip
+    make_ensemble(
+        tmp_path / "skies.zarr", recipe, 3, 5,
+        spread=lambda work, items: spread(partial(die_first, work, str(tmp_path)), items),
+    )  # fmt: skip
     assert (tmp_path / "died").exists()
     assert content(tmp_path / "skies.zarr") == content(store)
 

@@ -11,7 +11,6 @@ import pysm3.units as pysm_units
 import pytest
 from astropy.io import fits
 
-from foreglow.compute.workers import open_workers
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import write_maps, write_polarisation_map
@@ -76,12 +75,6 @@ def fitted(instrument, files, tmp_path_factory):
     path = tmp_path_factory.mktemp("memory") / "fit.fits"
     fit_maps(instrument, SETUP.models, files, noise_scale=0.1).write(path)
     return path.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def spread():
-    with open_workers("local:2") as spread:
-        yield spread
 
 
 # ---- the same as in memory -------------------------------------------------------------------
@@ -208,7 +201,6 @@ def assert_same_table(path, content):
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
 def test_workers_classify_alike(spread, folder, source, classified, tmp_path):
     classify_files(folder, source, tmp_path / "found.fits", spread=spread)
     assert_same_table(tmp_path / "found.fits", classified)
@@ -220,7 +212,6 @@ def lossy(spread, tmp_path):
     return lambda work, items: spread(partial(die_first, work, str(tmp_path)), items)
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
 def test_a_worker_lost_in_classification_costs_time_only(
     lossy, folder, source, classified, tmp_path
 ):
@@ -229,7 +220,6 @@ def test_a_worker_lost_in_classification_costs_time_only(
     assert (tmp_path / "died").exists()
 
 
-@pytest.mark.filterwarnings("ignore:::distributed")
 def test_a_worker_lost_in_fits_costs_time_only(lossy, source, fitted, tmp_path):
     fit_files(SETUP, source, tmp_path / "fit.fits", spread=lossy)
     assert_same_table(tmp_path / "fit.fits", fitted)

@@ -1,31 +1,23 @@
-"""The reproduction end to end at smoke scale, once; then an interruption of a still smaller one."""
+"""The reproduction end to end at smoke scale, once, and what it leaves."""
 
 import base64
 import io
 import json
-import logging
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tomllib
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from foreglow.compute.workers import open_workers
+from drawing import draw_small
 from foreglow.errors import RunError
-from foreglow.recognition import train as training
-from foreglow.recognition.context import train as context_training
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.model import Recogniser
-from foreglow.report import skymaps
+from foreglow.report import figures
 from foreglow.report.skyview import load_view, saved_views
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
@@ -48,23 +40,27 @@ BASE = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+SAVE = figures.save
+DRAWN_WELL = ("noise_curve", "map_four_foreglow")
 
 
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
+def draw(figure, folder, name, pdf_fonts=42):
+    """Two figures as readers see them, the others small."""
+    how = SAVE if name in DRAWN_WELL else draw_small
+    how(figure, folder, name, pdf_fonts)
+
+
+@pytest.fixture(scope="module")
+def smoke(one_thread, tmp_path_factory):
     """The run directory of a whole reproduction at smoke scale."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
-    farsian2020.reproduce(folder, "smoke", "mock", seed=0, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labs.figures, "save", draw)
+        farsian2020.reproduce(folder, "smoke", "mock", seed=0, device="cpu")
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def records(smoke):
     return farsian2020.read_records(smoke)
 
@@ -343,8 +339,20 @@ def test_figures(smoke):
     assert set(numbers) == {f"Figure {k}" for k in (1, 3, 4, 5, 6, 7, 8, 9, 10)}
     for name, caption in captions.items():
         assert (smoke / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        assert (smoke / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert {"title", "caption", "section"} == set(caption)
+    for name in DRAWN_WELL:
+        assert (smoke / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.slow
+def test_all_figures_as_readers_see_them(smoke, records, one_thread, tmp_path):
+    farsian2020.reproduce(tmp_path / "run", "smoke", "mock", seed=0, device="cpu")
+    assert farsian2020.read_records(tmp_path / "run") == records
+    page = (tmp_path / "run" / "report.html").read_text()
+    for path in (smoke / "figures").glob("*.png"):
+        drawn = tmp_path / "run" / "figures" / path.name
+        assert drawn.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+        assert_shown(drawn, page)
 
 
 def assert_shown(path, page):
@@ -413,29 +421,8 @@ def test_later_regimes_begin_with_the_noiseless_weights(smoke):
 # ---- resuming --------------------------------------------------------------------------------
 
 
-def no_drawing(*_, **__):
-    """Drawing is tested above, and slow."""
-
-
 def file_states(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
-
-
-def test_resume_trains_no_more_and_changes_no_record(smoke, records, monkeypatch):
-    """All is evaluated again, from the models that are there."""
-
-    def no_training(*_, **__):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(labs, "train", no_training)
-    monkeypatch.setattr(contexts, "train_context", no_training)
-    monkeypatch.setattr(contexts, "pixel_ensemble", no_training)
-    monkeypatch.setattr(labs.figures, "save", no_drawing)
-    monkeypatch.setattr(skymaps, "_recognition_figure", no_drawing)
-    models = file_states(smoke / "model")
-    farsian2020.reproduce(smoke, "smoke", "mock", seed=0, device="cpu", resume=True)
-    assert farsian2020.read_records(smoke) == records
-    assert file_states(smoke / "model") == models
 
 
 def test_one_context_is_missing(smoke, tmp_path, monkeypatch):
@@ -480,116 +467,3 @@ def test_unknown_scale(tmp_path):
     with pytest.raises(RunError, match="expected scale smoke, laptop, paper, but 'huge' came"):
         farsian2020.reproduce(tmp_path / "run", "huge")
     assert not (tmp_path / "run").exists()
-
-
-_PLAN = {"epochs": 2, "steps": 2, "batch": 64, "learning_rate": 1e-3}
-TINY = {
-    "template_nside": 16,
-    "test_nside": 8,
-    "test_skies": 2,
-    "noise_scales": [0.1],
-    "dedicated_noise_scales": [],
-    "ceiling_noise_scales": [0.1],
-    "ceiling_vectors": 64,
-    "fit_skies": 1,
-    "fit_noise_scales": [1.0],
-    "outside": {"skies": 1, "noise_scales": [1.0], "changes": {"ame_fraction": [0.0]}},
-    "problems": ["ame"],
-    "context_layouts": ["patches"],
-    "context_noise_scales": [1.0],
-    "context_skies": 1,
-    "patch_skies": 1,
-    "context": {
-        "realisations": 2,
-        "noise_range": [0.5, 1.0],
-        "unet": {"epochs": 1, "steps": 1, "batch": 2},
-        "potts": {"epochs": 1, "steps": 1, "batch": 2},
-    },
-    "separation_problems": ["ame"],
-    "separation_noise_scales": [1.0],
-    "separation_skies": 1,
-    "farsian2020": {r: _PLAN | {"fixed_set": True} for r in REGIMES},
-    "foreglow": {r: _PLAN | {"fixed_set": False} for r in (*REGIMES, "conditioned")},
-    "foreglow_memory": {"many_noise": _PLAN | {"fixed_set": False}},
-}
-SMALL = (
-    (training, "_CALIBRATION_SAMPLE", 64),
-    (training, "_STANDARDISATION_SAMPLE", 1024),
-    (context_training, "_VALIDATION_STEPS", 1),
-    (context_training, "_TEMPERATURE_BATCHES", 1),
-    (skymaps, "_recognition_figure", no_drawing),
-    (labs.figures, "save", no_drawing),
-)
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
-from test_farsian2020 import SMALL, TINY, farsian2020, labs
-from foreglow.recognition import train as training
-labs.read_settings = lambda scale: TINY
-for module, name, value in SMALL:
-    setattr(module, name, value)
-draw, drawn = training.VectorSimulator.draw, 0
-def strike(*arguments):
-    global drawn
-    drawn += 1
-    if drawn == {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return draw(*arguments)
-training.VectorSimulator.draw = strike
-farsian2020.reproduce(Path({folder!r}), "smoke", "mock", seed=0, device="cpu")
-"""
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(labs, "read_settings", lambda scale: TINY)
-    for module, name, value in SMALL:
-        monkeypatch.setattr(module, name, value)
-
-
-def test_killed_and_resumed(tiny, tmp_path, caplog):
-    """kill -9 in the second epoch of the third training, then --resume: the same numbers."""
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    # two epochs of two steps and one validation each, and one calibration: 7 draws a training
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(killed), after=19)
-    ended = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ, capture_output=True, check=False
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
-    assert {p.name for p in (killed / "model").iterdir()} == {
-        "ame_farsian2020_noiseless", "ame_farsian2020_one_noise",
-    }  # fmt: skip
-    assert (killed / "training" / "ame_farsian2020_many_noise" / "last.ckpt").is_file()
-    assert not (killed / "metrics.json").exists()
-    with caplog.at_level(logging.INFO, logger="foreglow"):
-        farsian2020.reproduce(killed, "smoke", "mock", seed=0, device="cpu", resume=True)
-    first = caplog.text[: caplog.text.index("train ame_farsian2020_many_noise")]
-    assert first.count("trained already") == 2
-    farsian2020.reproduce(whole, "smoke", "mock", seed=0, device="cpu")
-    assert farsian2020.read_records(killed) == farsian2020.read_records(whole)
-    for folder in (whole / "model").iterdir():
-        weights = folder / "weights.safetensors"
-        assert weights.read_bytes() == (killed / "model" / folder.name / weights.name).read_bytes()
-    assert (killed / "report.html").is_file()
-
-
-@pytest.mark.filterwarnings("ignore:::distributed")
-def test_workers_find_the_same(tiny, tmp_path, monkeypatch):
-    """Realisations judged by two workers: the same metrics, to the last digit."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    more = TINY | {"fit_skies": 2, "context_skies": 2, "patch_skies": 2, "separation_skies": 3}
-    more["outside"] = TINY["outside"] | {"skies": 2}
-    monkeypatch.setattr(labs, "read_settings", lambda scale: more)
-    here, there = tmp_path / "here", tmp_path / "there"
-    farsian2020.reproduce(here, "smoke", "mock", seed=0, device="cpu")
-    shutil.copytree(here, there)
-    (there / "metrics.json").unlink()
-    monkeypatch.chdir(tmp_path)  # workers are elsewhere: names must be told in full
-    with open_workers("local:2") as spread:
-        farsian2020.reproduce(
-            Path("there"), "smoke", "mock", seed=0, device="cpu", resume=True, spread=spread
-        )
-    assert farsian2020.read_records(there) == farsian2020.read_records(here)

@@ -10,6 +10,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
+from drawing import draw_small
 from foreglow.dust.model import DustModel
 from foreglow.dust.train import DustPlan
 from foreglow.errors import RunError, SkyError
@@ -52,12 +53,6 @@ FIGURES = {
 }  # fmt: skip
 
 
-def draw_small(figure, folder, name, pdf_fonts=42):
-    """As `figures.save`, but quick."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=20)
-
-
 @pytest.fixture(scope="module")
 def tiny():
     """Settings and figures that take little time, for the whole module."""
@@ -66,6 +61,7 @@ def tiny():
         patch.setattr(labs.figures, "save", draw_small)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
         patch.setattr("foreglow.dust.train._CALIBRATION_CENTRES", 4)
+        patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
         patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 20.0)
         patch.setattr("foreglow.reproduce.zhang2019.source.mock_gas", cache(mock_gas))
         yield
