@@ -22,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
+from drawing import draw_small
 from foreglow.__main__ import main
 from foreglow.maps import prepare  # noqa: F401 - what a fork need not import again
 from foreglow.reproduce.farsian2020 import lab as farsian2020
 from foreglow.reproduce.zhang2019 import lab as zhang2019
 from hi_cubes import hi4pi_header, smooth_data, write_fits
-from reproduce import test_farsian2020, test_zhang2019
+from reproduce import test_farsian2020_resumed, test_zhang2019
 
 SEAMS = ("replace", "rename", "mkdir", "unlink", "rmdir")
 
@@ -169,11 +170,11 @@ def content(folder: Path) -> dict[str, object]:
 
 def make_small_reproductions() -> None:
     """Let the reproductions be as small as their tests have them."""
-    farsian2020.read_settings = lambda scale: test_farsian2020.TINY
+    farsian2020.read_settings = lambda scale: test_farsian2020_resumed.TINY
     zhang2019.read_settings = lambda scale: test_zhang2019.TINY
-    zhang2019.figures.save = test_zhang2019.draw_small
-    for module, name, value in test_farsian2020.SMALL:
+    for module, name, value in test_farsian2020_resumed.SMALL:
         setattr(module, name, value)
+    zhang2019.figures.save = draw_small
 
 
 def make_inputs(folder: Path) -> None:
