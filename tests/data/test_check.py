@@ -13,7 +13,7 @@ from foreglow.data.registry import load_registry
 from foreglow.errors import ForeglowError
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import write_cube
-from foreglow.maps.io import open_intensity_map, open_polarisation_map
+from foreglow.maps.io import open_intensity_map, open_plain_map, open_polarisation_map
 
 TAKEN = {
     "hi4pi-cube": ("dust prepare --cube", ["(channel 21)"]),
@@ -69,7 +69,7 @@ def test_the_emissivity_of_pysm(tmp_path):
 
 def test_nhi_is_found_though_it_is_the_last_column_and_the_pixels_are_numbered(tmp_path):
     path = forms.hi4pi_nhi(tmp_path)
-    nhi = open_intensity_map(f"{path}[NHI]", "uK_RJ")  # its unit is none of a map's
+    nhi = open_plain_map(f"{path}[NHI]")  # its unit is none of a map's
     glat = hp.pix2ang(forms.NSIDE, np.arange(forms.N_PIX), lonlat=True)[1]
     np.testing.assert_allclose(nhi.read(np.arange(forms.N_PIX)), 1e20 * np.abs(glat))
 
@@ -81,7 +81,7 @@ def test_readers_take_the_column_that_the_registry_names(tmp_path):
     expected[expected == hp.UNSEEN] = np.nan
     np.testing.assert_allclose(dust.read(pixels), expected, rtol=1e-6)
     assert open_polarisation_map(forms.commander_qu(tmp_path)).columns[1].name == "U_ML_FULL"
-    mask = open_intensity_map(f"{forms.galactic_mask(tmp_path)}[gal070]", "uK_RJ")
+    mask = open_plain_map(f"{forms.galactic_mask(tmp_path)}[gal070]")
     assert 0.65 < mask.read(pixels).mean() < 0.75
 
 
@@ -104,6 +104,31 @@ def test_a_map_of_nobody(tmp_path):
     assert report.fits == ("--maps BAND=FILE of foreglow recognize classify, fit (Q,U)",)
     one = forms.healpix(tmp_path / "m.fits", [("MASK", "E", None, np.ones(forms.N_PIX))])
     assert check_file(one).fits[0].startswith("--mask FILE, or --dust FILE --unit UNIT, of")
+
+
+def test_boolean_masks_of_healpy(tmp_path):
+    whole = np.arange(forms.N_PIX) % 3 > 0
+    hp.write_map(tmp_path / "one.fits", whole, dtype=bool, coord="G")
+    hp.write_map(tmp_path / "two.fits", [whole, ~whole], dtype=bool, coord="G")
+    report = check_file(tmp_path / "one.fits")
+    assert (report.sound, report.columns[0].greatest) == (True, 1.0)
+    assert report.fits[0].startswith(f"--mask '{tmp_path / 'one.fits'}' of foreglow dust train")
+    report = check_file(tmp_path / "two.fits")
+    assert [text.split("'")[1] for text in report.fits] == [
+        f"{tmp_path / 'two.fits'}[{name}]" for name in ("Q_POLARISATION", "U_POLARISATION")
+    ]
+
+
+def test_noise_beside_the_maps(tmp_path):
+    stokes = [(f"{letter}_STOKES", "E", "uK_CMB", forms.sky()) for letter in "QU"]
+    cards = {"POLCCONV": "COSMO"}
+    weights = [(f"WEI_{letter}", "E", None, forms.sky()) for letter in "QU"]
+    report = check_file(forms.healpix(tmp_path / "w.fits", stokes + weights, **cards))
+    assert [text.split()[0] for text in report.fits] == ["--maps"]
+    assert "[WEI_Q,WEI_U] as inverse variance in mK_CMB^-2'" in report.notes[0]
+    variances = [(f"{x}_COV", "E", "K_CMB^2", forms.sky()) for x in ("QQ", "UU")]
+    report = check_file(forms.healpix(tmp_path / "v.fits", stokes + variances, **cards))
+    assert [text.split()[0] for text in report.fits] == ["--maps", "--noise"]
 
 
 def test_a_cube_of_somebody_named_as_a_survey_is_not_taken_for_it(tmp_path):
@@ -175,7 +200,8 @@ def without_ordering(folder):
 
 
 def without_unit(folder):
-    return forms.healpix(folder / "d.fits", [("I", "E", None, forms.sky())], ORDERING="?")
+    columns = [(f"{letter}_STOKES", "E", None, forms.sky()) for letter in "QU"]
+    return forms.healpix(folder / "d.fits", columns)
 
 
 def turned(folder):
@@ -217,7 +243,7 @@ def renamed_columns(folder):
     [
         (broken_name, "expected MJy/sr in column I, got unit 'K_CMB'; the file is another product"),
         (without_ordering, "expected ORDERING RING or NESTED in the header, got none"),
-        (without_unit, "expected a unit (TUNIT) for column I, got none"),
+        (without_unit, "expected a unit (TUNIT) for column Q_STOKES, got none"),
         (turned, "expected COORDSYS G, got C; it was turned"),
         (with_nan, "expected finite values in column I, got NaN or Inf in 1 pixels"),
         (nothing_observed, "expected a map in column I, got no observed pixel"),

@@ -95,7 +95,13 @@ def test_units_need_a_known_unit():
         ("MJy/sr", "MJy/sr", True),
         ("K", "MJy/sr", False),
         ("MJy/sr", "uK_RJ", False),
-        ("furlong", "uK_RJ", False),
+        ("n/a", "uK_RJ", True),
+        ("furlong", "uK_RJ", True),  # nobody knows it
+        ("mag", "uK_RJ", False),
+        ("mag", "mag", True),
+        ("W/m2/sr", "W m-2 sr-1", True),
+        ("cm-2", "mag", False),
+        ("mK_CMB", "mag", False),
     ],
 )
 def test_units_that_can_be_meant(stated, unit, agrees):

@@ -149,3 +149,14 @@ def test_a_failure_on_the_way_goes_through_and_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="in the middle"):
         write_map_blocks(tmp_path / "m.fits", parts(), 16, frame="G")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_masked_array_is_written_with_its_mask(tmp_path):
+    qu = np.ma.masked_array(np.ones((2, N_PIX)), [np.arange(N_PIX) % 5 == 0] * 2)
+    write_polarisation_map(tmp_path / "qu.fits", qu, "uK_CMB")
+    missing = np.isnan(open_polarisation_map(tmp_path / "qu.fits").read(np.arange(N_PIX)))
+    np.testing.assert_array_equal(missing, qu.mask)
+    counts = np.ma.masked_array(np.arange(N_PIX, dtype=np.int16), qu.mask[0])
+    write_maps(tmp_path / "counts.fits", {"CLASS": (counts, "")}, frame="G")
+    stored = fits.getdata(tmp_path / "counts.fits")["CLASS"].ravel()
+    np.testing.assert_array_equal(stored, np.where(counts.mask, -1, counts.data))

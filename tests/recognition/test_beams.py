@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from foreglow.errors import InstrumentError, MapError
-from foreglow.maps.io import open_noise_map, open_polarisation_map
+from foreglow.maps.io import open_polarisation_map
+from foreglow.maps.noise import open_noise_map
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.beams import (
     Resolution,

@@ -302,14 +302,15 @@ def test_warns_beyond_the_noise_of_training(model, files):
 
 
 def test_a_stated_unit_is_not_overruled(model, sky, files, expected, tmp_path):
-    """--unit is for maps without one: it must not turn uK_RJ into uK_CMB in silence."""
+    """A unit for all maps must not turn uK_RJ into uK_CMB; it is said for one without."""
     bare = write(tmp_path / "50.fits", sky, 3, factor=1e6 * kelvin_cmb_per_uk_rj(50.0))
     for card in ("TUNIT1", "TUNIT2"):
         fits.delval(bare, card, ext=1)
-    write_maps(tmp_path / "noise.fits", {"RMS": (np.full(N_PIX, sky.sigma[4]), "uK_RJ")}, frame="G")
-    found = classify(
-        model, files | {"50": bare}, {"60": tmp_path / "noise.fits"}, SCALE, unit="uK_CMB"
-    )
+    noise = tmp_path / "noise.fits"
+    write_maps(noise, {"RMS": (np.full(N_PIX, sky.sigma[4]), "uK_RJ")}, frame="G")
+    with pytest.raises(MapError, match=r"expected the unit uK_CMB, as given .* got 'uK_RJ' in the"):
+        classify(model, files | {"50": bare}, noise_scale=SCALE, unit="uK_CMB")
+    found = classify(model, files | {"50": f"{bare} in uK_CMB"}, {"60": noise}, SCALE)
     np.testing.assert_allclose(found.probability, expected, atol=1e-4)
 
 
@@ -413,7 +414,7 @@ BAD_MAPS = {
     "pixels": "expected 12288 pixels in column Q_STOKES",
     "no nside": "expected NSIDE in the header",
     "wrong frame": "expected a frame G",
-    "convention": "expected POLCCONV COSMO or IAU, got 'MINE'",
+    "convention": "expected POLCCONV COSMO or IAU, got POLCCONV = 'MINE'",
 }
 
 

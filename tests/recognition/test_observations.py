@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from foreglow.errors import InstrumentError, MapError
+from foreglow.maps.conventions import MapWarning
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.observations import open_observation, validate_output
+from foreglow.recognition.streaming import MapFiles
 
 N_PIX = hp.nside2npix(16)
 
@@ -45,6 +47,55 @@ def test_noise_of_a_map_of_its_own(instrument, files, tmp_path):
     _, sigma = found.read(np.array([6, 7, 8]))
     np.testing.assert_allclose(sigma[:, 3], rms[[6, 7, 8]], rtol=1e-6)
     assert (sigma[:, 0] == 2).all()
+
+
+def test_noise_of_every_kind_is_the_same_noise(instrument, files, tmp_path):
+    """Rms, variances, weights and hits of 2 mK_CMB, of one file, here and on a worker."""
+    values = {"SIGMA": 2.0, "QQ": 4.0, "UU": 4.0, "WEI_Q": 0.25, "WEI_U": 0.25, "HITS": 9.0}
+    columns = {name: (np.full(N_PIX, value), "") for name, value in values.items()}
+    path = tmp_path / "noise.fits"
+    write_maps(path, columns, frame="G")
+    for said in (
+        "[SIGMA] as rms in mK_CMB",
+        "[QQ,UU] as variance in mK_CMB^2",
+        "[WEI_Q,WEI_U] as inverse variance in mK_CMB^-2",
+        "[HITS] as hits of 6 mK_CMB",
+    ):
+        given = {"50": f"{path}{said}"}
+        for found in (
+            open_observation(instrument, files, given),
+            MapFiles.of(instrument, files, given).open(),
+        ):
+            _, sigma = found.read(np.array([0, 7]))
+            rms = 2e3 * instrument.to_uk_rj_factor("uK_CMB", 3)
+            np.testing.assert_allclose(sigma[:, 3], rms, rtol=1e-6)
+
+
+def test_what_is_said_of_files_holds_in_another_folder(instrument, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in files.values():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_maps("n.fits", {"WEI_Q": (np.ones(N_PIX), ""), "WEI_U": (np.ones(N_PIX), "")}, frame="G")
+    noise = {"50": "n.fits[WEI_Q,WEI_U] as inverse variance in uK_RJ^-2", "11": "2 uK_RJ"}
+    maps = {band: f"{path.name} in uK_RJ" for band, path in files.items()}
+    source = MapFiles.of(instrument, maps, noise)
+    monkeypatch.chdir(tmp_path.parent)
+    _, sigma = source.open().read(np.array([3]))
+    assert sigma[0, [0, 3]].tolist() == [2, 1]
+    assert source.state == MapFiles.of(instrument, dict(source.maps), dict(source.noise)).state
+    assert len(source.state) == 4
+
+
+def test_pixels_of_zeros_are_not_observed_with_a_word(instrument, files, sky, tmp_path):
+    qu = sky.data[:, 3].astype(np.float64)
+    qu[:, :600] = 0
+    qu[0, 700] = 0  # of Q alone, which may be
+    write_polarisation_map(tmp_path / "50.fits", qu, "uK_RJ")
+    with pytest.warns(MapWarning, match=r"both exactly 0 in up to 0.2 of the pixels of 50; these"):
+        found = open_observation(instrument, files | {"50": tmp_path / "50.fits"})
+    data, _ = found.read(np.array([0, 599, 600, 700]))
+    assert np.isnan(data[:, 0, 3]).tolist() == [True, True, False, False]
+    assert np.isfinite(data[:, :, 0]).all()
 
 
 @pytest.mark.parametrize(

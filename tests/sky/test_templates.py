@@ -145,9 +145,8 @@ def test_bad_sky_files(tmp_path, toml, message):
         (
             {"thermal_dust": {"unit": "K_CMB"}},
             {},
-            SkyError,
-            r"d.fits: expected the unit that sky.toml gives for \[thermal_dust\], K_CMB, "
-            "got TUNIT uK_RJ; correct",
+            MapError,
+            r"d.fits: expected the unit K_CMB, as given .* got 'uK_RJ' in the header .*; correct",
         ),
         ({}, {"frame": "C"}, SkyError, "s.fits: expected a Galactic map, COORDSYS G, got C; rot"),
     ],

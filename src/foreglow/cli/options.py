@@ -69,8 +69,10 @@ OutFile = Annotated[Path, typer.Option(help="FITS file to write.")]
 NoiseOfBands = Annotated[
     list[str] | None,
     typer.Option(
-        help="BAND=FILE (rms map), BAND='36 uK_CMB arcmin' or BAND='0.5 uK_CMB' (a pixel); "
-        "others: the instrument's."
+        help="BAND=FILE, where needed with columns, and what they hold: BAND='FILE[WEI_Q,WEI_U] as "
+        "inverse variance in mK_CMB^-2', '... as variance in mK_CMB^2', '... as rms in mK_CMB' or "
+        "'... as hits of 1.2 mK_CMB' (the rms of one); else BAND='36 uK_CMB arcmin' or "
+        "BAND='0.5 uK_CMB' (a pixel); others: the instrument's."
     ),
 ]
 CommonFwhm = Annotated[

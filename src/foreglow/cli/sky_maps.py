@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from foreglow.sky.instrument import Instrument
 
 Maps = Annotated[
-    list[str] | None, typer.Option(help="BAND=FILE, once a band; BAND by name or in GHz.")
+    list[str] | None,
+    typer.Option(
+        help="BAND=FILE, once a band; BAND by name or in GHz; where needed "
+        "BAND='FILE[Q,U] in mK_CMB' (columns, unit) or BAND=Q.fits,U.fits."
+    ),
 ]
 Ensemble = Annotated[
     Path | None,

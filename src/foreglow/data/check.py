@@ -14,7 +14,7 @@ from foreglow.maps.cube import open_cube
 from foreglow.maps.cube_fits import ImageCube, open_image_cube
 from foreglow.maps.cube_healpix import is_healpix
 from foreglow.maps.cube_survey import blank_channels, look_through
-from foreglow.maps.io import split_column
+from foreglow.maps.given import split_column
 
 
 def check_file(path: Path) -> Report:

@@ -11,16 +11,18 @@ import numpy as np
 from foreglow.data.registry import Product, identify
 from foreglow.data.report import ColumnFound, Report
 from foreglow.errors import ForeglowError, MapError
+from foreglow.maps.columns import NOISE_KINDS, find_named, meanings
 from foreglow.maps.conventions import MapWarning, canonical_frame, canonical_unit
 from foreglow.maps.cube_healpix import open_healpix_cube, spectrum_length
-from foreglow.maps.io import StoredMap, find_named, open_intensity_map, open_polarisation_map
+from foreglow.maps.io import open_intensity_map, open_plain_map, open_polarisation_map
+from foreglow.maps.noise import open_noise_map
+from foreglow.maps.stored import ORDERINGS, StoredMap
 from foreglow.maps.table import Column, Table, open_table
 
 _BLOCK = 1 << 21  # pixels at a time
 _LOOKED_AT = 3  # columns whose values are read, where the registry names none
-_ANY_UNIT = "uK_RJ"  # masks have no unit, and their reader wants one
-_ORDERINGS = {"RING": "RING", "NESTED": "NESTED", "NEST": "NESTED"}
 _MEMORY = 1 << 30  # bytes that a gzipped table may take
+_RECOGNISE = "foreglow recognize classify, fit"
 _DUST = "foreglow dust train, predict, evaluate (at the Nside of the cube)"
 _PAPER_KMS = (-64.5, 17.0)
 
@@ -38,7 +40,7 @@ def check_table(path: Path, column: str | None = None) -> Report:
     columns, unread = _read_columns(table, _columns_of_interest(table, product, column))
     notes, problems = _compare(table, product, columns) if product else ([], [])
     problems += unread + _bad_values(columns)
-    fits, said, reasons = _uses(path, product, column)
+    fits, said, reasons = _uses(path, table, product, column)
     if not fits and (product is None or product.kind not in ("table", "template")):
         problems += reasons
     if product is not None and product.kind in ("table", "template"):
@@ -87,7 +89,7 @@ def _report_spectra(table: Table, length: int) -> Report:
 
 def _in_words(table: Table) -> str:
     nside = table.keyword("NSIDE").removesuffix(".0") or "not stated"
-    ordering = _ORDERINGS.get(table.keyword("ORDERING"), "ordering not stated")
+    ordering = ORDERINGS.get(table.keyword("ORDERING"), "ordering not stated")
     frame = table.keyword("COORDSYS") or "frame not stated"
     shown = table.listing if len(table.listing) < 200 else f"{table.listing[:200]}..."
     return f"HEALPix table, Nside {nside}, {ordering}, {frame}, columns {shown}"
@@ -154,7 +156,7 @@ def _compare(
             f"expected the columns of {product.name}, got none called {', '.join(missing)}; the "
             "file is another product, or a copy with other names"
         )
-    ordering = _ORDERINGS.get(table.keyword("ORDERING"))
+    ordering = ORDERINGS.get(table.keyword("ORDERING"))
     if product.ordering and ordering not in (None, product.ordering):
         notes.append(f"ordering {ordering}, the archive's is {product.ordering}: a copy")
     nside = table.keyword("NSIDE").removesuffix(".0")
@@ -200,28 +202,40 @@ def _plain(unit: str) -> str:
 
 
 def _uses(
-    path: Path, product: Product | None, column: str | None
+    path: Path, table: Table, product: Product | None, column: str | None
 ) -> tuple[list[str], list[str], list[str]]:
     """Commands that take the file, what their readers warned of, and why others do not."""
     if product is not None and product.kind == "mask":
-        file = f"{path}[{column or product.column}]"
-        return _try([(f"--mask '{file}' of {_DUST}", _any_unit, file)], path)
+        return _try([_as_mask(path, column or product.column)], path)
     if column is not None:
         file = f"{path}[{column}]"
         either = f"--mask '{file}', or --dust '{file}', of {_DUST}"
         return _try([(either, _any_unit, file)], path)
+    logical = [c.name for i in table.sky_columns if (c := table.columns[i]).format.format == "L"]
+    if logical and len(logical) == len(table.sky_columns):
+        return _try([_as_mask(path, n if len(logical) > 1 else None) for n in logical], path)
     fits, said, reasons = _try(
         [
-            ("--maps BAND=FILE of foreglow recognize classify, fit (Q,U)", _polarised, str(path)),
+            (f"--maps BAND=FILE of {_RECOGNISE} (Q,U)", _polarised, str(path)),
             (f"--dust FILE of {_DUST}", _intensity, str(path)),
         ],
         path,
     )
+    if any(m.kind in NOISE_KINDS for m in meanings(table).values()):
+        noise, also_said, unclear = _try(
+            [(f"--noise BAND=FILE of {_RECOGNISE}", open_noise_map, str(path))], path
+        )
+        fits, said = fits + noise, list(dict.fromkeys(said + also_said + unclear))
     if fits or product is not None:
         return fits, said, reasons
     either = f"--mask FILE, or --dust FILE --unit UNIT, of {_DUST}"
     without_unit, said, _ = _try([(either, _any_unit, str(path))], path)
     return without_unit, said, reasons
+
+
+def _as_mask(path: Path, column: str | None) -> tuple[str, Callable[[str], StoredMap], str]:
+    file = str(path) if column is None else f"{path}[{column}]"
+    return f"--mask '{file}' of {_DUST}", _any_unit, file
 
 
 def _try(
@@ -250,7 +264,7 @@ def _intensity(path: str) -> StoredMap:
 
 
 def _any_unit(path: str) -> StoredMap:
-    return _galactic(open_intensity_map(path, _ANY_UNIT))
+    return _galactic(open_plain_map(path))
 
 
 def _galactic(stored: StoredMap) -> StoredMap:

@@ -13,7 +13,12 @@ from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import HarmonicFilter, low_pass
 from foreglow.maps.hemispheres import Method, Region
-from foreglow.maps.io import IntensityMap, open_intensity_map
+from foreglow.maps.io import (
+    IntensityMap,
+    open_intensity_map,
+    open_plain_map,
+    validate_unit,
+)
 from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import velocity_channels
 
@@ -177,12 +182,11 @@ def load_sky(
     """
     gas = open_cube(cube)
     chosen = _channels_between(gas, low_kms, high_kms)
-    unit_read = unit if unit is None else MOCK_UNIT  # whatever the unit is, the pixels are read
-    found = open_intensity_map(dust, unit_read)
+    found, target_unit = open_target(dust, unit)
     target = read_on_grid(dust, found, gas)
     counts = np.ones(target.size, bool)
-    if mask is not None:  # a mask has no unit
-        counts = np.nan_to_num(read_on_grid(mask, open_intensity_map(mask, MOCK_UNIT), gas)) > 0
+    if mask is not None:
+        counts = np.nan_to_num(read_on_grid(mask, open_plain_map(mask), gas)) > 0
     observed = np.isfinite(target)
     for channel in gas.channels(chosen):
         observed &= np.isfinite(channel)
@@ -194,7 +198,7 @@ def load_sky(
     maps = low_pass.stream(gas.channels(chosen), part)
     sky = SkyCube.from_maps(maps, len(chosen), target, counts)
     source = " + ".join(str(path) for path in (cube, dust, mask) if path)
-    return DustSky(sky, gas.velocity_kms[chosen], unit or found.unit, source)
+    return DustSky(sky, gas.velocity_kms[chosen], target_unit, source)
 
 
 def paper_filter(nside: int) -> HarmonicFilter:
@@ -245,6 +249,22 @@ def _channels_between(gas: HICube, low_kms: float, high_kms: float) -> np.ndarra
             f"{has}; give a range within it, or prepare a wider cube"
         )
     return chosen
+
+
+def open_target(path: Path, unit: str | None) -> tuple[IntensityMap, str]:
+    """Open a dust map, and its unit: as given, any text, or that of its header.
+
+    Raises
+    ------
+    MapError
+        If the header states none that foreglow knows and none is given, or another than is given.
+    """
+    if unit is None:
+        found = open_intensity_map(path)
+        return found, found.unit
+    found = open_plain_map(path)
+    validate_unit(path, found.columns, unit)
+    return found, unit
 
 
 def read_on_grid(path: Path, stored: IntensityMap, gas: HICube) -> np.ndarray:

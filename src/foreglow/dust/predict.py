@@ -14,7 +14,7 @@ from foreglow.compute.workers import Spread
 from foreglow.dust import stitch as stitching
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, observed_sky
-from foreglow.dust.inputs import MOCK_UNIT, read_on_grid
+from foreglow.dust.inputs import open_target, read_on_grid
 from foreglow.dust.model import DustModel
 from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
 from foreglow.dust.stitch import Stitched
@@ -25,7 +25,7 @@ from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
-from foreglow.maps.io import open_intensity_map
+from foreglow.maps.io import open_plain_map
 from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import write_maps
 
@@ -353,8 +353,7 @@ def _warn_of_small(observed: NDArray[np.bool_], model: DustModel) -> None:
 
 
 def _read_mask(path: Path, cube: HICube) -> NDArray[np.bool_]:
-    # a mask has no unit, and any will do to read it
-    values = read_on_grid(path, open_intensity_map(path, MOCK_UNIT), cube)
+    values = read_on_grid(path, open_plain_map(path), cube)
     wanted = np.nan_to_num(values) > 0
     if not wanted.any():
         raise MapError(f"{path}: expected a mask that is above zero somewhere, got none such pixel")
@@ -362,8 +361,8 @@ def _read_mask(path: Path, cube: HICube) -> NDArray[np.bool_]:
 
 
 def _read_target(path: Path, unit: str | None, model: DustModel, cube: HICube) -> NDArray:
-    stored = open_intensity_map(path, MOCK_UNIT if unit else None)
-    if (found := unit or stored.unit) != model.target_unit:
+    stored, found = open_target(path, unit)
+    if found != model.target_unit:
         raise MapError(
             f"expected a dust map in {model.target_unit}, as the model was trained with, got "
             f"{found} of {path}; convert it, or leave --dust out for the model's own scale"

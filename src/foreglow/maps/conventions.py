@@ -1,7 +1,9 @@
 """What the numbers of a map mean: units, frames and the polarisation basis."""
 
 import re
+import sys
 import warnings
+from types import FrameType
 
 import astropy.units as u
 import healpy as hp
@@ -11,6 +13,11 @@ from foreglow.errors import MapError, ShapeError
 
 UNITS = ("K_CMB", "mK_CMB", "uK_CMB", "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr")
 T_CMB_K = 2.7255  # Fixsen 2009, as in pysm3.units
+
+# what programs write as a unit that they do not know
+_NO_UNIT = {"", "unknown", "unkn", "unk", "na", "none", "null", "nan", "nounit", "notstated",
+            "undefined", "undef", "unspecified", "unset", "tbd", "unitless", "dimensionless",
+            "1"}  # fmt: skip
 
 _FRAMES = {
     "G": ("G", "GAL", "GALACTIC"),
@@ -140,7 +147,8 @@ def canonical_unit(where: str, text: str) -> str:
     )
     expected = f"{where}: expected one of {', '.join(UNITS)}, got unit {text!r}"
     if kelvin is None:
-        raise MapError(f"{expected}; pass unit= (command line: --unit)")
+        advice = "convert the map" if _by_astropy(text) else "pass unit= (command line: --unit)"
+        raise MapError(f"{expected}; {advice}")
     if not kelvin["cmb"] and not kelvin["rj"]:
         raise MapError(
             f"{expected}, which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); "
@@ -150,28 +158,112 @@ def canonical_unit(where: str, text: str) -> str:
     return f"{prefix}K_{'CMB' if kelvin['cmb'] else 'RJ'}"
 
 
+def what_says_a_unit(text: str) -> str:
+    """The text of a unit without blanks around it, or "" if it says nothing.
+
+    Examples
+    --------
+    >>> what_says_a_unit(" K_CMB "), what_says_a_unit("n/a"), what_says_a_unit("Unknown")
+    ('K_CMB', '', '')
+    """
+    plain = re.sub(r"[\s/._?()\[\]'-]", "", text).lower()
+    return "" if plain in _NO_UNIT else text.strip()
+
+
 def unit_agrees(stated: str, unit: str) -> bool:
-    """Whether what a header states, perhaps nothing or a bare kelvin, can mean a unit of `UNITS`.
+    """Whether what a header states, perhaps nothing or a bare kelvin, can mean a unit.
+
+    What neither foreglow nor astropy understands is as if it were not stated.
 
     Parameters
     ----------
     stated : str
         TUNIT, or "" where there is none.
     unit : str
-        One of `UNITS`.
+        One of `UNITS`, or any other text.
     """
-    if not stated:
+    stated = what_says_a_unit(stated)
+    if not stated or stated == unit:
         return True
     scale = unit.partition("_")[2]
-    for text in (stated, f"{stated}_{scale}"):  # a bare kelvin leaves its scale to us
-        try:
-            return canonical_unit("", text) == unit
-        except MapError:
-            continue
-    return False
+    texts = (stated, f"{stated}_{scale}") if scale else (stated,)  # of a bare kelvin
+    meant = [known for text in texts if (known := _known(text)) is not None]
+    if meant:
+        return _known(unit) in meant
+    there, here = _by_astropy(stated), _by_astropy(unit)
+    return there is None or there == here
+
+
+def unit_is_understood(text: str) -> bool:
+    """Whether foreglow or astropy knows a unit, a bare kelvin included."""
+    return power_of_unit(text) is not None or _by_astropy(text) is not None
+
+
+def power_of_unit(text: str) -> tuple[str, int] | None:
+    """A unit of brightness and the power to which it stands; None if it is none.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    (str, int) or None
+        One of `UNITS`, or a bare K, mK or uK, which leaves its scale to somebody; and 1 (of an
+        rms), 2 (a variance) or -2 (an inverse variance).
+
+    Examples
+    --------
+    >>> power_of_unit("K_CMB^2"), power_of_unit("1/mK^2"), power_of_unit("(MJy/sr)**2")
+    (('K_CMB', 2), ('mK', -2), ('MJy/sr', 2))
+    """
+    known = _known(text)
+    if known is not None:
+        return known, 1
+    text = re.sub(r"\^\{([+-]?\d+)\}", r"^\1", text)
+    scales = set()
+    words = r"cmb|thermodynamic|thermo|rj|antenna"
+    for word in re.findall(rf"(?i){words}", text):
+        scales.add("_CMB" if word.lower()[0] in "ct" else "_RJ")
+    plain = re.sub(rf"(?i)[\s_,.]*(\{{({words})\}}|\(({words})\)|({words}))", "", text)
+    plain = re.sub(r"(micro|mu|[Uµμ])[Kk]", "uK", plain)
+    unit = _by_astropy(re.sub(r"(?i)jy", "Jy", plain))
+    if unit is None or len(scales) > 1:
+        return None
+    scale = scales.pop() if scales else ""
+    for base in ("K", "mK", "uK", "MJy/sr"):
+        for power in (1, 2, -2):
+            if unit == u.Unit(base) ** power:
+                return base + (scale if base != "MJy/sr" else ""), power
+    return None
+
+
+def _known(text: str) -> str | None:
+    """One of `UNITS`, if the text is one."""
+    try:
+        return canonical_unit("", text)
+    except MapError:
+        return None
+
+
+def _by_astropy(text: str) -> u.UnitBase | None:
+    """What astropy understands of a unit."""
+    power = re.fullmatch(r"\s*\((.+)\)\s*(?:\^|\*\*)?\s*\(?([+-]?\d+)\)?\s*", text)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)  # of a second slash
+            return u.Unit(power[1]) ** int(power[2]) if power else u.Unit(text)
+    except (ValueError, TypeError):
+        return None
 
 
 def warn_assumed(message: str) -> None:
-    """Warn of an assumed convention, at the line that called `open_*`."""
-    # 4: past here, the helper and `open_*`, to the line of the user
-    warnings.warn(message, MapWarning, stacklevel=4)
+    """Warn of an assumed convention, at the line outside foreglow that led here."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, MapWarning, stacklevel=level)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "foreglow"

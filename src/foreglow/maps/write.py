@@ -44,8 +44,8 @@ def write_maps(
     ----------
     path : path
     columns : mapping of name to (map of shape (n_pix,), unit)
-        float32, float64, int16, int32 or int64. NaN is stored as UNSEEN; in integer maps -1
-        means masked (TNULL). An empty unit writes no TUNIT.
+        float32, float64, int16, int32 or int64. NaN is stored as UNSEEN, and so is what a masked
+        array masks; in integer maps -1 means masked (TNULL). An empty unit writes no TUNIT.
     frame : str
         "G", "C" or "E".
     ordering : str
@@ -106,7 +106,7 @@ def write_map_blocks(
     if path.exists() and not overwrite:
         raise MapError(f"{path}: exists already; choose another name or pass overwrite=True")
     coming = iter(blocks)
-    first = {name: (np.asarray(a), unit) for name, (a, unit) in next(coming, {}).items()}
+    first = {name: (_plain(a), unit) for name, (a, unit) in next(coming, {}).items()}
     _validate_columns(path, first)
     n_pix = hp.nside2npix(nside)
     # 1024 pixels a row is HEALPix custom; it does not divide the smallest and odd Nsides.
@@ -221,6 +221,13 @@ def _add_user_cards(table: fits.Header, path: Path, cards: Mapping[str, Any]) ->
             ) from error
 
 
+def _plain(values: Any) -> np.ndarray:
+    """An array whose masked pixels, if it has a mask, are marked as such in the file."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return np.asarray(values)
+    return values.filled(np.nan if values.dtype.kind == "f" else -1)
+
+
 def _row_type(columns: Columns, width: int) -> np.dtype:
     """A row of the table: so many big-endian pixels of each column."""
     types = [array.dtype.newbyteorder(">") for array, _ in columns.values()]
@@ -231,7 +238,7 @@ def _write_rows(stream: Any, path: Path, blocks: Iterable[Columns], row: np.dtyp
     """Write all blocks; the number of their pixels."""
     pixels, width = 0, row[0].shape[0]
     for columns in blocks:
-        arrays = [np.asarray(values) for values, _ in columns.values()]
+        arrays = [_plain(values) for values, _ in columns.values()]
         size = arrays[0].size
         if len(arrays) != len(row.names or ()) or any(a.shape != (size,) for a in arrays):
             raise ShapeError(f"{path}: expected the same columns of shape (n,) in each block")

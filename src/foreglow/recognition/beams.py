@@ -10,15 +10,16 @@ import numpy as np
 
 from foreglow.errors import MapError
 from foreglow.files import scratch_directory
-from foreglow.maps.io import NoiseMap, PolarisationMap
+from foreglow.maps.io import PolarisationMap
+from foreglow.maps.noise import NoiseMap
 from foreglow.maps.write import write_maps, write_polarisation_map
-from foreglow.recognition.observations import (
+from foreglow.recognition.band_noise import (
     Noise,
     noise_of_bands,
-    open_bands,
     rms_of_band,
     validate_noise_scale,
 )
+from foreglow.recognition.bands import open_bands
 from foreglow.sky.instrument import Instrument
 
 _LEAST_COVER = 0.9  # of the common beam that observed, else a pixel is left out

@@ -14,9 +14,11 @@ from foreglow.compute.workers import Spread
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.write import Columns, write_map_blocks, write_maps
+from foreglow.recognition.band_noise import Noise
+from foreglow.recognition.bands import by_band
 from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.observations import Noise, Observation, by_band, open_observation
+from foreglow.recognition.observations import Observation, open_observation
 from foreglow.recognition.streaming import (
     BLOCK,
     LIBRARIES,

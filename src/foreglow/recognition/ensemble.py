@@ -21,8 +21,9 @@ from foreglow.errors import RunError
 from foreglow.files import new_directory, remove_half_written
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.memory import release_pages
+from foreglow.recognition.band_noise import validate_noise_scale
 from foreglow.recognition.model import instrument_of
-from foreglow.recognition.observations import Observation, validate_noise_scale
+from foreglow.recognition.observations import Observation
 from foreglow.recognition.skies import SkyRecipe
 from foreglow.recognition.streaming import Progress, file_state
 from foreglow.sky.templates import Templates, load_templates

@@ -11,11 +11,12 @@ import torch
 from foreglow.compute.workers import Spread
 from foreglow.errors import InstrumentError, MapError, ModelError
 from foreglow.maps.blocks import PixelBlock
-from foreglow.maps.io import NoiseMap
+from foreglow.maps.noise import NoiseMap
 from foreglow.maps.write import write_map_blocks
+from foreglow.recognition.band_noise import Noise
 from foreglow.recognition.choice import CRITERIA, choose
 from foreglow.recognition.fitted_sky import FitShares, FittedSky, fit_header, put, unfitted
-from foreglow.recognition.observations import Noise, Observation, open_observation
+from foreglow.recognition.observations import Observation, open_observation
 from foreglow.recognition.simulate import MODELS
 from foreglow.recognition.skymodel import candidate
 from foreglow.recognition.streaming import (

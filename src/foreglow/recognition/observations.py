@@ -1,35 +1,26 @@
 """A user's Q,U maps and their noise, opened together and read a block of pixels at a time."""
 
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-import healpy as hp
 import numpy as np
 import torch
-from astropy import units as u
 
-from foreglow.errors import InstrumentError, MapError
+from foreglow.errors import MapError
 from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
-from foreglow.maps.conventions import angle_to_galactic, turn, unit_agrees
-from foreglow.maps.io import (
-    NoiseMap,
-    PolarisationMap,
-    StoredMap,
-    check_same_sky,
-    open_noise_map,
-    open_polarisation_map,
-)
+from foreglow.maps.conventions import angle_to_galactic, turn
+from foreglow.maps.io import PolarisationMap
+from foreglow.maps.noise import NoiseMap
+from foreglow.maps.stored import StoredMap, check_same_sky
+from foreglow.recognition.band_noise import Noise, open_noise, validate_noise_scale
+from foreglow.recognition.bands import open_bands
 from foreglow.sky.instrument import Instrument
 
 _MOST_LOSS = 0.1  # at ell = 2 Nside, where beams begin to matter
-
-Noise = Mapping[str, str | Path | u.Quantity]
-_Map = TypeVar("_Map", bound=StoredMap)
 
 
 class PolarisationSource(Protocol):
@@ -93,9 +84,9 @@ class Observation:
     @property
     def bytes_loaded(self) -> int:
         """Memory taken as long as it is open: gzipped files, pixel numbers of partial maps."""
-        stored = [file for file in self._files if isinstance(file, StoredMap)]
-        numbers = {id(f.index): f.index.nbytes for f in stored if f.index is not None}
-        return sum(numbers.values()) + sum(f.table.bytes_loaded for f in stored)
+        parts = [p for file in self._files if isinstance(file, StoredMap) for p in file.parts]
+        numbers = {id(p.index): p.index.nbytes for p in parts if p.index is not None}
+        return sum(numbers.values()) + sum(part.table.bytes_loaded for part in parts)
 
     def blocks(self, size: int) -> PixelBlocks:
         """The sky in blocks of `size` pixels, in the order in which the files are best read."""
@@ -176,14 +167,18 @@ def open_observation(
     maps : mapping of band to path
         Q,U FITS maps, for one band at least, named as the instrument does or by frequency in GHz.
         One Nside and frame for all; any ordering, unit and sky coverage that the headers state.
+        What they do not state is said as `open_polarisation_map` takes it
+        (`"map.fits in mK_CMB"`, `"q.fits,u.fits"`).
     noise : mapping of band to path or quantity, optional
-        A FITS map of the noise rms of Q and U; or a sensitivity (`"36.1 uK_CMB arcmin"`); or the
-        rms in a pixel (`"0.5 uK_CMB"`, `"0.5 uK_RJ"`). Bands left out have the instrument's
-        sensitivity.
+        A FITS map of the noise of Q and U, and what it holds, as `open_noise_map` takes it
+        (`"map.fits[WEI_Q,WEI_U] as inverse variance in mK_CMB^-2"`); or a sensitivity
+        (`"36.1 uK_CMB arcmin"`); or the rms in a pixel (`"0.5 uK_CMB"`, `"0.5 uK_RJ"`). Bands
+        left out have the instrument's sensitivity.
     noise_scale : float
         Factor on the instrument's sensitivity, for bands that `noise` leaves out.
     unit : str, optional
-        Unit of all maps, where the headers do not state one.
+        Unit of all maps, where the headers do not state one; another than a header states is
+        refused.
 
     Raises
     ------
@@ -203,79 +198,8 @@ def open_observation(
     _check_beams(instrument, opened)
     first = next(iter(opened.values()))
     placed = tuple(opened.get(name) for name in instrument.band)
-    rms = _open_noise(instrument, noise or {}, noise_scale, opened, unit)
+    rms = open_noise(instrument, noise or {}, noise_scale, opened, unit)
     return Observation(instrument, placed, rms, first.nside, first.frame)
-
-
-def open_bands(
-    instrument: Instrument, maps: Mapping[str, str | Path], unit: str | None = None
-) -> dict[str, PolarisationMap]:
-    """Open the maps of a user by the name of their band, in the order of the instrument.
-
-    Raises
-    ------
-    InstrumentError
-        If a band is not the instrument's or named twice, or none came.
-    MapError
-        If a map cannot be used.
-    """
-    paths = by_band(instrument, maps, "map")
-    if not paths:
-        raise InstrumentError("expected a map for one band at least, but none came.")
-    opened: dict[str, PolarisationMap] = {}
-    for k, name in enumerate(instrument.band):
-        if k in paths:
-            one = _open(open_polarisation_map, paths[k], unit)
-            opened[name] = _sharing_index(one, opened.values())
-    return opened
-
-
-def _sharing_index(one: _Map, others: Iterable[StoredMap]) -> _Map:
-    """A partial map that holds its pixel numbers together with another of the same coverage."""
-    for other in others:
-        if one.index is not None and other.index is not None and one.index.same_as(other.index):
-            return replace(one, index=other.index)
-    return one
-
-
-def validate_noise_scale(noise_scale: float) -> None:
-    """Raise an InstrumentError unless a factor on the noise is a number >= 0."""
-    if not np.isfinite(noise_scale) or noise_scale < 0:
-        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
-
-
-def noise_of_bands(
-    instrument: Instrument, noise: Noise, maps: Collection[str]
-) -> dict[int, str | Path | u.Quantity]:
-    """What came as noise, by the place of its band.
-
-    Raises
-    ------
-    InstrumentError
-        If a band is not the instrument's or named twice, or not among those that have `maps`.
-    """
-    given = by_band(instrument, noise, "noise")
-    alone = [instrument.band[k] for k in given if instrument.band[k] not in maps]
-    if alone:
-        raise InstrumentError(
-            f"noise came for {', '.join(alone)}, but no map; give both, or leave the noise out."
-        )
-    return given
-
-
-def rms_of_band(
-    instrument: Instrument,
-    name: str,
-    noise: Noise | None,
-    noise_scale: float,
-    one: PolarisationMap,
-    unit: str | None,
-) -> NoiseMap | float:
-    """The noise of one band: a map of its rms, or its value in a pixel of `one` [uK_RJ]."""
-    k = instrument.band.index(name)
-    given = by_band(instrument, noise or {}, "noise")
-    mine = {name: given[k]} if k in given else {}
-    return _open_noise(instrument, mine, noise_scale, {name: one}, unit)[k]
 
 
 def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) -> None:
@@ -328,77 +252,3 @@ def validate_output(path: str | Path, overwrite: bool) -> None:
         raise MapError(f"{path}: its folder does not exist; make it, or give another --out.")
     if Path(path).exists() and not overwrite:
         raise MapError(f"{path} exists; give another --out, or --overwrite to replace it.")
-
-
-def by_band(instrument: Instrument, values: Mapping[str, Any], what: str) -> dict[int, Any]:
-    """What a user gave by the name or frequency of a band, by its place in the instrument.
-
-    Raises
-    ------
-    InstrumentError
-        If a band is not the instrument's, or named twice; `what` says what of it.
-    """
-    placed = {}
-    for band, value in values.items():
-        k = instrument.index(str(band))
-        if k in placed:
-            raise InstrumentError(f"band {instrument.band[k]} has two {what}s; give one.")
-        placed[k] = value
-    return placed
-
-
-def _open(
-    open_map: Callable[[str | Path, str | None], _Map], path: str | Path, unit: str | None
-) -> _Map:
-    """Open a map; `unit` counts where its header states none, or a bare kelvin."""
-    opened = open_map(path, unit)
-    agrees = unit is None or all(unit_agrees(c.unit, opened.unit) for c in opened.columns)
-    return opened if agrees else open_map(path, None)
-
-
-def _open_noise(
-    instrument: Instrument,
-    noise: Noise,
-    noise_scale: float,
-    maps: Mapping[str, PolarisationMap],
-    unit: str | None,
-) -> tuple[NoiseMap | float, ...]:
-    """For each band a map of the rms, or its value in uK_RJ."""
-    given = noise_of_bands(instrument, noise, maps)
-    reference = next(iter(maps.values()))
-    table = noise_scale * instrument.noise_rms(reference.nside)
-    result: list[NoiseMap | float] = []
-    for k, name in enumerate(instrument.band):
-        value = given.get(k)
-        if value is None:
-            result.append(float(table[k]))
-        elif isinstance(value, u.Quantity) or not Path(value).exists():
-            result.append(_parse_noise(str(value), instrument, k, reference.nside))
-        else:
-            opened = _open(open_noise_map, value, unit)
-            check_same_sky({f"map of {name}": maps[name], f"noise of {name}": opened})
-            result.append(_sharing_index(opened, maps.values()))
-    return tuple(result)
-
-
-# astropy writes a Quantity of 36 uK_CMB arcmin as "36 arcmin uK_CMB"
-_NOISE_TEXT = re.compile(r"\s*([0-9.eE+-]+)\s*(?:(arcmin)\s+)?([A-Za-z/_]+)(?:\s+(arcmin))?\s*")
-
-
-def _parse_noise(text: str, instrument: Instrument, band: int, nside: int) -> float:
-    """The rms in a pixel [uK_RJ] of a sensitivity or an rms in a pixel."""
-    match = _NOISE_TEXT.fullmatch(text.replace(" / ", "/"))
-    try:
-        if match is None or (match[2] and match[4]):
-            raise ValueError(text)
-        number = float(match[1])
-    except ValueError:
-        raise MapError(
-            f"expected noise as an existing FITS file, a sensitivity such as '36 uK_CMB arcmin' or "
-            f"an rms in a pixel such as '0.5 uK_CMB', but {text!r} came."
-        ) from None
-    if not (np.isfinite(number) and number >= 0):
-        raise MapError(f"noise must be a number >= 0, but {text!r} came.")
-    if match[2] or match[4]:
-        number /= hp.nside2resol(nside, arcmin=True)
-    return number * instrument.to_uk_rj_factor(match[3], band)

@@ -16,9 +16,11 @@ from dask.utils import format_bytes
 
 from foreglow.errors import MapError
 from foreglow.maps.blocks import PixelBlock
+from foreglow.maps.given import GivenFile
 from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import Columns
-from foreglow.recognition.observations import Noise, Observation, open_observation
+from foreglow.recognition.band_noise import Noise, noise_file
+from foreglow.recognition.observations import Observation, open_observation
 from foreglow.sky.instrument import Instrument
 
 BLOCK = 1 << 14  # pixels worked on at a time: what the caches of a processor hold
@@ -67,13 +69,13 @@ class MapFiles:
         unit: str | None = None,
     ) -> "MapFiles":
         """From what a user gives; paths become absolute, as a worker may be elsewhere."""
-        files = tuple((band, str(Path(path).absolute())) for band, path in maps.items())
-        said = tuple(
-            (band, str(Path(text).absolute()) if Path(text).exists() else text)
-            for band, text in ((band, str(value)) for band, value in (noise or {}).items())
-        )
-        state = tuple(file_state(path) for _, path in (*files, *said))
-        return cls(instrument, files, said, noise_scale, unit, state)
+        given = {band: GivenFile.of(path).absolute() for band, path in maps.items()}
+        found = {band: noise_file(value) for band, value in (noise or {}).items()}
+        there = {band: file.absolute() for band, file in found.items() if file is not None}
+        files = tuple((band, str(file)) for band, file in given.items())
+        said = tuple((band, str(there.get(band, value))) for band, value in (noise or {}).items())
+        paths = [path for file in (*given.values(), *there.values()) for path in file.paths]
+        return cls(instrument, files, said, noise_scale, unit, tuple(map(file_state, paths)))
 
     def open(self) -> Observation:
         """Open them, with the errors and warnings of `open_observation`."""

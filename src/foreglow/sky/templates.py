@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from foreglow.errors import SkyError
-from foreglow.maps.conventions import canonical_unit, to_uk_rj_factor, unit_agrees
-from foreglow.maps.io import StoredMap, open_intensity_map, open_polarisation_map
+from foreglow.maps.conventions import canonical_unit, to_uk_rj_factor
+from foreglow.maps.io import open_intensity_map, open_polarisation_map
+from foreglow.maps.stored import StoredMap
 from foreglow.sky import seds
 from foreglow.sky.instrument import wrong_fields
 
@@ -156,7 +157,7 @@ def _read_component(folder: Path, name: str, component: _Component) -> np.ndarra
     unit = canonical_unit(f"{folder / 'sky.toml'}: [{name}]", component.unit)
     open_map = open_intensity_map if name == "ame" else open_polarisation_map
     opened = open_map(folder / component.file, unit)
-    _validate_stored(opened, name)
+    _validate_frame(opened)
     n_pix = hp.nside2npix(opened.nside)
     values = opened.read(np.arange(n_pix))
     missing = np.isnan(values).reshape(-1, n_pix).any(axis=0).sum()
@@ -170,13 +171,7 @@ def _read_component(folder: Path, name: str, component: _Component) -> np.ndarra
     return (values * factor).astype(np.float32)
 
 
-def _validate_stored(opened: StoredMap, name: str) -> None:
-    stated = {column.unit for column in opened.columns}
-    if not all(unit_agrees(text, opened.unit) for text in stated):
-        raise SkyError(
-            f"{opened.path}: expected the unit that sky.toml gives for [{name}], {opened.unit}, "
-            f"got TUNIT {', '.join(sorted(stated))}; correct the one that is wrong."
-        )
+def _validate_frame(opened: StoredMap) -> None:
     if opened.frame != "G":
         raise SkyError(
             f"{opened.path}: expected a Galactic map, COORDSYS G, got {opened.frame}; rotate it "
