@@ -129,6 +129,22 @@ def test_a_unit_that_no_header_states(files, tmp_path):
     assert sky.target_unit == "mag"
 
 
+@pytest.mark.parametrize("unit", ["MJy/sr", "mag", "K_RJ"])
+def test_a_unit_against_the_header_is_refused(files, unit):
+    cube, dust, mask = files()
+    message = f"dust.fits: expected the unit {unit}, as given .*, got 'uK_RJ' in the header"
+    with pytest.raises(MapError, match=message):
+        load_sky(cube, dust, mask, -60, 10, unit)
+
+
+def test_a_boolean_mask_of_healpy(files, tmp_path):
+    cube, dust, mask = files(mask=(np.abs(POLE) > 20).astype(np.float32))
+    hp.write_map(tmp_path / "bool.fits", np.abs(POLE) > 20, dtype=bool, coord="G")
+    skies = [load_sky(cube, dust, path, -60, 10) for path in (mask, tmp_path / "bool.fits")]
+    assert 0.5 < skies[0].cube.mask.mean() < 0.9
+    np.testing.assert_array_equal(skies[0].cube.mask, skies[1].cube.mask)
+
+
 @pytest.mark.parametrize(
     ("written", "asked", "message"),
     [
