@@ -172,3 +172,10 @@ def run(monkeypatch, capsys):
     logger.setLevel(level)
     logger.handlers[:] = handlers
     logger.propagate = propagate
+
+
+@pytest.fixture(scope="session")
+def fgbuster() -> dict[str, np.ndarray]:
+    """192 pixels of Table 1 noise and FGBuster's fits of them; see golden/fit_by_fgbuster.py."""
+    with np.load(Path(__file__).parent / "golden" / "fgbuster.npz", allow_pickle=False) as file:
+        return dict(file)

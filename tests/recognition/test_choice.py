@@ -177,17 +177,16 @@ def test_none_fits_what_is_no_mixture_of_these(quiet):
     assert found.none_fits(level=0.0).sum() == 0
 
 
-def test_reduced_chi2_on_fgbusters_pixels(real_data):
-    """Right in 56% of 300 pixels; in 58% by FGBuster's fits, some of them in a worse minimum."""
-    golden = np.load(real_data / "golden" / "fgbuster_curvature_300.npz", allow_pickle=False)
-    data = torch.from_numpy(golden["data_uK_RJ"])
-    sigma = torch.from_numpy(golden["sigma_uK_RJ"]).expand(300, -1)
-    found = choose(("power_law", "curved"), torch.from_numpy(golden["frequency_ghz"]), data, sigma)
-    theirs = golden["chi2_curved"] / 26 < golden["chi2_powerlaw"] / 27
-    ours = found.best("chi2").numpy()
-    assert np.mean(ours == theirs) > 0.97
-    assert np.mean(ours == golden["is_curved"]) == pytest.approx(0.563, abs=0.01)
-    assert np.mean(theirs == golden["is_curved"]) == pytest.approx(0.58)
+def test_reduced_chi2_on_fgbusters_pixels(fgbuster):
+    """As its own fits say, but for some in a worse minimum."""
+    data = torch.from_numpy(fgbuster["data_uK_RJ"])
+    sigma = torch.from_numpy(fgbuster["sigma_uK_RJ"]).expand(len(data), -1)
+    nu = torch.from_numpy(fgbuster["frequency_ghz"])
+    found = choose(("power_law", "curved"), nu, data, sigma)
+    theirs = np.stack([fgbuster["chi2_power_law"], fgbuster["chi2_curved"]], 1)
+    same = (np.abs(found.chi2.numpy() - theirs) < 1e-3).all(1)
+    assert same.mean() > 0.85
+    assert np.array_equal(found.best("chi2").numpy()[same], (theirs / [27, 26]).argmin(1)[same])
 
 
 # ---- pixels ----------------------------------------------------------------------------------

@@ -1,23 +1,15 @@
 """Parametric fits pixel by pixel: the maximum of the profile likelihood, thousands at a time."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import healpy as hp
 import torch
 from torch import Tensor
 
 from foreglow.errors import ShapeError
-from foreglow.recognition.profile import (
-    Columns,
-    Pixels,
-    Point,
-    explained,
-    invert,
-    linearise,
-    project,
-    solve,
-)
+from foreglow.recognition.descent import lowest_ends
+from foreglow.recognition.profile import invert
 from foreglow.recognition.skymodel import SkyModel, bent_spectra, fixed_spectra
 from foreglow.sky.bandpass import Bands
 
@@ -25,17 +17,6 @@ BATCH = 16384  # pixels in flight on each thread: more leave the cache, fewer sh
 CHUNK = 2 * BATCH  # pixels of a thread's piece of work
 _LEAST = 1024  # the smallest piece that is worth a thread
 GPU_BATCH = 262144  # both of a GPU
-MAX_STEPS = 100
-TOLERANCE = 1e-8  # converged where a step promises less than this in chi-square
-_BETA_NODES = 19
-# descents start from each: profiles over C often have two minima or three
-_CURVATURE_STARTS = (0.0, 0.5, 0.8)
-_DUST_STARTS = (0.0, 0.1, -0.1)  # about that of beta_d: the wrong dust leads beta_s astray
-_DAMPING_RANGE = (1e-9, 1e12)
-# a descent is given up this near to a lower end in chi-square, or if it cannot come below that end
-# even where it falls so many times further than its step promises, and by so much more
-_NEAR = 0.01
-_HOPE, _MARGIN = 10.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +39,7 @@ class Fit:
     dof : Tensor, int64, shape (n,)
         Data less amplitudes less spectral parameters; 0 where too few bands were observed.
     converged : Tensor, bool, shape (n,)
+        Whether no step would lower chi-square by more than 1e-8 there.
     """
 
     model: SkyModel
@@ -74,8 +56,8 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Ten
     """Maximum of the profile likelihood in every pixel.
 
     Amplitudes are eliminated by generalised least squares; the spectral parameters follow by
-    Levenberg-Marquardt on what is left (variable projection with Kaufman's Jacobian), from the
-    best node of a grid.
+    Levenberg-Marquardt on what is left (variable projection), from every peak of a grid over all
+    that the bounds allow, so that of several minima the lowest is found.
 
     Parameters
     ----------
@@ -98,7 +80,7 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Ten
 
     References
     ----------
-    Farsian et al. 2020, eqs. 5.1-5.4; Stompor et al. 2009; Golub & Pereyra 2003 (Kaufman's form).
+    Farsian et al. 2020, eqs. 5.1-5.4; Stompor et al. 2009; Golub & Pereyra 2003.
     """
     bands = Bands.of(frequency_ghz).to(data.device)
     _validate(len(bands), data, sigma)
@@ -171,27 +153,6 @@ def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     return weight, torch.where(seen[:, None], data, 0.0) * weight[:, None]
 
 
-@dataclass(frozen=True)
-class _Ends(Columns):
-    """Where descents ended: (n_param, n), (n_param, n_param, n), (n,), (n,)."""
-
-    parameters: Tensor
-    fisher: Tensor
-    cost: Tensor
-    converged: Tensor
-
-
-@dataclass(frozen=True)
-class _Descents(Columns):
-    """Descents under way, the place of each one's end, and the lowest end there so far."""
-
-    pixels: Pixels
-    point: Point
-    damping: Tensor
-    place: Tensor
-    rival: _Ends
-
-
 def _fit_chunk(
     model: SkyModel,
     bands: Bands,
@@ -210,7 +171,7 @@ def _fit_chunk(
         return
     if len(enough) < len(dof):
         weight, whitened, dof = weight[:, enough], whitened[..., enough], dof[enough]
-    best = _best_ends(model, bands, weight, whitened, batch)
+    best = lowest_ends(model, bands, weight, whitened, batch)
     result.dof[offset + enough] = dof
     # few at a time: what is made for each stays in the cache
     for part in torch.arange(len(enough), device=weight.device).split(batch // 8):
@@ -226,140 +187,6 @@ def _fit_chunk(
         result.amplitude_covariance[index] = spread.movedim(-1, 0)
         result.chi2[index] = chi2
         result.converged[index] = end.converged
-
-
-def _best_ends(
-    model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor, batch: int
-) -> _Ends:
-    """The lowest end of the descents of every pixel."""
-    n, p = weight.shape[1], len(model.free)
-    fixed = fixed_spectra(model, bands)[..., None]
-    batches = []
-    for place in torch.arange(n, device=weight.device).split(batch):
-        part = slice(int(place[0]), int(place[-1]) + 1)
-        pixels = project(fixed, weight[:, part], whitened[..., part])
-        starts = _starts(model, bands, pixels, weight[:, part], whitened[..., part])
-        batches.append((place, pixels, starts))
-    n_start = len(batches[0][2])
-    ends = _Ends(
-        weight.new_zeros(p, n_start * n), weight.new_zeros(p, p, n_start * n),
-        weight.new_full((n_start * n,), torch.inf),
-        torch.zeros(n_start * n, dtype=torch.bool, device=weight.device),
-    )  # fmt: skip
-    late: list[_Descents] = []
-    for k in range(n_start):  # one after another: later descents know earlier ends
-        for place, pixels, starts in batches:
-            point = linearise(model, bands, pixels, starts[k])
-            damping, rival = torch.full_like(point.cost, 1e-3), _lowest(ends, n, place)
-            fresh = _Descents(pixels, point, damping, k * n + place, rival)
-            # with the last of those before: few pixels take as long as hundreds
-            few = batch // 2 if place[-1] < n - 1 else batch // 16
-            late = [_descend(model, bands, _Descents.join([*late, fresh]), ends, few)]
-    _descend(model, bands, late[0], ends, 0)
-    return _lowest(ends, n, torch.arange(n, device=weight.device))
-
-
-def _lowest(ends: _Ends, n: int, place: Tensor) -> _Ends:
-    """The lowest end so far of some of n pixels."""
-    return ends.take(ends.cost.unflatten(0, (-1, n))[:, place].argmin(0) * n + place)
-
-
-def _starts(
-    model: SkyModel, bands: Bands, pixels: Pixels, weight: Tensor, whitened: Tensor
-) -> Tensor:
-    """Where to descend from, for each start of C the best node of beta_s: (start, n_param, n)."""
-    names, free = list(model.free), list(model.free.values())
-    curvatures = _CURVATURE_STARTS if "curvature" in names else (0.0,)
-    t = torch.linspace(-1, 1, _BETA_NODES + 2)[1:-1].to(bands.node_ghz)
-    side = torch.where(t > 0, free[0].high - free[0].start, free[0].start - free[0].low)
-    nodes = bands.node_ghz.new_tensor([f.start for f in free]).repeat(len(t), 1)
-    nodes[:, 0] = free[0].start + side * t * t.abs()  # dense near the start
-    found = []
-    for change in _DUST_STARTS if "beta_d" in names else (0.0,):
-        bare = pixels
-        if "beta_d" in names:
-            k = names.index("beta_d")
-            nodes[:, k] = min(max(free[k].start + change, free[k].low), free[k].high)
-        if "dust" in model.bent:  # the same at every node: as if it were fixed
-            dust = bent_spectra(model, bands.node_ghz, nodes[:1])[0][0, :, 1:]
-            fixed = torch.cat([fixed_spectra(model, bands), bands.average(dust, dim=0)], dim=1)
-            bare = project(fixed[..., None], weight, whitened)
-        for curvature in curvatures:
-            if "curvature" in names:
-                k = names.index("curvature")
-                nodes[:, k] = min(max(curvature, free[k].low), free[k].high)
-            spectra = bands.average(bent_spectra(model, bands.node_ghz, nodes)[0][..., 0])
-            gain = explained(bare, spectra.T)
-            if free[0].prior is not None:
-                gain -= (((nodes[:, 0] - free[0].prior[0]) / free[0].prior[1]) ** 2)[:, None]
-            found.append(nodes[gain.argmax(0)].T)
-    return torch.stack(found)
-
-
-def _descend(
-    model: SkyModel, bands: Bands, descents: _Descents, ends: _Ends, few: int
-) -> _Descents:
-    """Levenberg-Marquardt within the bounds, until only few are under way: these."""
-    free = model.free.values()
-    low, high = bands.node_ghz.new_tensor([[f.low for f in free], [f.high for f in free]])[
-        ..., None
-    ]
-    now = descents
-    converged = torch.zeros_like(now.rival.converged)
-    for _ in range(MAX_STEPS):
-        step, promise = _damped_step(now.point, now.damping, low, high)
-        over = converged | _beaten(now.point, promise, now.rival)
-        keep = torch.nonzero(~over).squeeze(1)
-        if len(keep) < 0.75 * len(over):  # a few finished pixels cost less than a copy
-            _end(ends, now, over, converged)
-            now = now.take(keep)
-            step, promise = (t.index_select(-1, keep) for t in (step, promise))
-        if len(now.place) <= few:
-            return now
-        aim = torch.clamp(now.point.parameters + step, low, high)
-        trial = linearise(model, bands, now.pixels, aim)
-        better = trial.no_higher(now.point)
-        damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*_DAMPING_RANGE)
-        now = replace(now, point=trial.where(better, now.point), damping=damping)
-        converged = promise < TOLERANCE
-    _end(ends, now, torch.ones_like(converged), converged)
-    return now.take(now.place[:0])
-
-
-def _beaten(point: Point, promise: Tensor, rival: _Ends) -> Tensor:
-    """Which descents are about to end where the rival did, or will end above it, bool (n,)."""
-    lead = point.cost - rival.cost
-    apart = point.parameters - rival.parameters
-    distance = ((rival.fisher * apart).sum(1) * apart).sum(0)
-    same = (lead >= 0) & (torch.maximum(lead, distance) < _NEAR)
-    return same | (lead > _HOPE * promise + _MARGIN)
-
-
-def _end(ends: _Ends, descents: _Descents, over: Tensor, converged: Tensor) -> None:
-    over = torch.nonzero(over).squeeze(1)
-    point, place = descents.point.take(over), descents.place[over]
-    ends.parameters[:, place] = point.parameters
-    ends.fisher[..., place] = point.fisher
-    ends.cost[place] = point.cost
-    ends.converged[place] = converged[over]
-
-
-def _damped_step(point: Point, damping: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """A step (n_param, n), and the fall of the cost that it promises (n,)."""
-    at, fall = point.parameters, point.fall
-    held = ((at <= low) & (fall < 0)) | ((at >= high) & (fall > 0))
-    fall = fall.masked_fill(held, 0.0)
-    either = held[:, None] | held
-    fisher, hessian = (m.masked_fill(either, 0.0) for m in (point.fisher, point.hessian))
-    for k in range(len(at)):
-        scale = damping * torch.where(fisher[k, k] > 0, fisher[k, k], 1.0) + held[k]
-        fisher[k, k] += scale
-        hessian[k, k] += scale
-    step, positive = solve(hessian, fall[:, None])
-    if not positive.all():  # far from a minimum: Gauss and Newton's
-        step = torch.where(positive, step, solve(fisher, fall[:, None])[0])
-    step = step.squeeze(1)
-    return step, (1 + damping) * (step * fall).sum(0)
 
 
 def _amplitudes(

@@ -16,6 +16,7 @@ from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
 _ROUNDING = 16 * torch.finfo(torch.float64).eps  # of a cost: it is a sum over some tens of terms
+_LEFT = 3e-6  # of squares in single precision: less left of a spectrum is not told from none
 
 
 class Columns:
@@ -34,6 +35,10 @@ class Columns:
         """The same for some pixels."""
         # gather: several times faster than indexing along the last axis
         return self.each(lambda values: values.gather(-1, index.expand(*values.shape[:-1], -1)))
+
+    def put(self, index: Tensor, others: Self) -> None:
+        """Write others in the place of some pixels."""
+        self.each(lambda into, values: into.index_copy_(-1, index, values), others)
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
@@ -62,8 +67,8 @@ class Point(Columns):
 
     `cost` is chi-square and priors, less chi-square of the fixed components alone, (n,). Of half
     of it: `fall` (n_param, n), the gradient with its sign turned; `fisher` (n_param, n_param, n),
-    Gauss-Newton; and `hessian`, exact (but for the curvature of the logarithm of dust in its
-    temperature).
+    Gauss-Newton; and `hessian`, exact at a minimum (but for the curvature of the logarithm of dust
+    in its temperature).
     """
 
     parameters: Tensor
@@ -124,9 +129,13 @@ def linearise(model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor)
     bending = _of_owner(model, amplitude)  # (param, 2, n)
     fall = (bending * along).sum(1)
     fisher = _outer(bending, bending) * (gram[f:, f:] - _apply(gram[f:, :f], aside))
-    mixed = _of_owner(model, aside).transpose(0, 1) * _outer(along, bending)
     inverse = _of_owner(model, _of_owner(model, inverse).transpose(0, 1))
-    hessian = fisher + mixed + mixed.transpose(0, 1) - inverse * _outer(along, along)
+    hessian = fisher - inverse * _outer(along, along)
+    if f > 1:  # within a component these vanish at a minimum; farther off, steps do better without
+        mixed = _of_owner(model, aside) * _outer(along, bending)
+        for i, j in _pairs(model):
+            mixed[i, j] = mixed[j, i] = 0.0
+        hessian = hessian + mixed + mixed.transpose(0, 1)
     rest = second - _apply(second_gram, amplitude)  # (pair, 2, n)
     for (i, j), left in zip(_pairs(model), rest, strict=True):
         curve = (bending[i] * left).sum(0)
@@ -227,13 +236,20 @@ def _add_priors(model: SkyModel, point: Point) -> None:
 
 
 def explained(pixels: Pixels, spectra: Tensor) -> Tensor:
-    """Fall of chi-square that each of many spectra (n_band, node) brings, (node, n)."""
-    rows = pixels.rows
-    along = (spectra.T @ rows.flatten(1)).unflatten(1, rows.shape[1:])  # (node, row, n)
-    length = spectra.T.square() @ pixels.inverse_variance
-    along.square_()
-    left = (length - along[:, 2:].sum(1)).clamp_min_(1e-9 * length)
-    return along[:, :2].sum(1).div_(left)
+    """Fall of chi-square that each of many spectra (n_band, node) brings, (node, n), float32."""
+    scale = pixels.inverse_variance.amax(0).rsqrt()  # so that squares stay in range
+    rows = (pixels.rows * scale).transpose(0, 1).float().contiguous()
+    spectra = spectra.T.float()
+    length = spectra.square() @ (pixels.inverse_variance * scale.square()).float()
+    left = length.clone()
+    for row in rows[2:]:
+        along = spectra @ row
+        left.addcmul_(along, along, value=-1)
+    along = spectra @ rows[0]
+    gain = along.square_()
+    along = spectra @ rows[1]
+    gain.addcmul_(along, along)
+    return gain.div_(torch.maximum(left, length.mul_(_LEFT)))
 
 
 def solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
