@@ -57,7 +57,7 @@ def run_script(script: str) -> Ended:
 def begin_foreglow(*words: object, environment: Mapping[str, str]) -> Callable[[], Ended]:
     """The same of `foreglow ...`."""
     argv = ["foreglow", *map(str, words)]
-    script = f"import sys; sys.argv = {argv!r}; from foreglow.cli import main; main()"
+    script = f"import sys; sys.argv = {argv!r}; from foreglow.__main__ import main; main()"
     return begin(script, environment)
 
 

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from foreglow.errors import ForeglowError, InstrumentError, RunError
+from foreglow.errors import ForeglowError, InstrumentError, RunError, WriteError
 from foreglow.recognition import ensemble as module
 from foreglow.recognition.classify import classify_files
 from foreglow.recognition.ensemble import EnsembleSky, make_ensemble
@@ -162,7 +162,7 @@ def test_what_is_no_store(recipe, tmp_path):
     for name in ("file", "folder", "nowhere"):
         with pytest.raises(RunError, match="expected an ensemble of skies"):
             EnsembleSky.of(tmp_path / name, 0).open()
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         make_ensemble(tmp_path / "file" / "x.zarr", recipe, 1, 0)
 
 

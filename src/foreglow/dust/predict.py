@@ -284,7 +284,7 @@ def predict(
     target = None if dust is None else _read_target(Path(dust), unit, loaded, opened)
     wanted, observed = observed_sky(opened, channels, wanted, spread)
     _warn_of_small(observed, loaded)
-    with scratch_directory(Path(out)) as folder:
+    with scratch_directory(Path(out).absolute()) as folder:  # workers may be elsewhere
         sky = Filtered(
             folder,
             opened.path.absolute(),
