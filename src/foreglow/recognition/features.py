@@ -369,4 +369,4 @@ class SkyMemory(nn.Module):
 
 # rms error of the rough amplitudes of synchrotron Q, U and dust Q, U at Table 1 noise [uK_RJ]
 _FIT_ERROR = (1.0, 1.0, 0.06, 0.06)
-_MEMORY_BLOCK = 1024  # vectors whose weights stay in the cache
+_MEMORY_BLOCK = 256  # vectors whose weights stay in the cache
