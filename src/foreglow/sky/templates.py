@@ -29,6 +29,9 @@ _TO_REFERENCE: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "thermal_dust": (seds.DUST_REFERENCE_GHZ, seds.modified_blackbody),
     "ame": (seds.AME_REFERENCE_GHZ, seds.spinning_dust),
 }
+# geometric means over the sky, of the polarised amplitude and of AME's intensity, at the reference
+# frequencies: those of the mock, and within a tenth those of PySM's s1, d1 and a2
+TYPICAL_UK_RJ = {"synchrotron": 18.0, "thermal_dust": 4.2, "ame": 36.0}
 _PYSM_LETTER = {"synchrotron": "s", "thermal_dust": "d", "ame": "a"}
 
 
