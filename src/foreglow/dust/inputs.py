@@ -1,5 +1,6 @@
 """HI cube, dust map and mask of one sky, brought together, filtered and ready for cutouts."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,13 @@ import healpy as hp
 import numpy as np
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.target import (
+    describe_sky,
+    open_target,
+    question_mask,
+    question_target,
+    validate_varies,
+)
 from foreglow.errors import MapError, SkyError
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid
@@ -16,6 +24,8 @@ from foreglow.maps.hemispheres import Method, Region
 from foreglow.maps.io import IntensityMap, open_intensity_map
 from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import velocity_channels
+
+log = logging.getLogger("foreglow")
 
 OPEN_SKY = 0.72  # of the sky is what the paper's mask LR72 leaves
 PAPER_RANGE_KMS = (-64.5, 17.0)
@@ -161,7 +171,7 @@ def load_sky(
     low_kms, high_kms : float
         Channels centred from one to the other (LSR) are taken.
     unit : str, optional
-        Of the dust map, where its header states none that foreglow knows; any text.
+        Of the dust map, where its header states none; any text, "1" for a number without unit.
 
     Returns
     -------
@@ -173,28 +183,40 @@ def load_sky(
     ------
     MapError
         If a file cannot be read, Nside or frame differ, the cube does not reach over the range or
-        has too few channels there, or nothing of the sky is left.
+        has too few channels there, the dust does not vary or states another unit, or nothing of
+        the sky is left.
+
+    Warns
+    -----
+    MapWarning
+        If the dust does not rise with the gas, or the mask keeps the bright part of the sky.
     """
     gas = open_cube(cube)
     chosen = _channels_between(gas, low_kms, high_kms)
-    unit_read = unit if unit is None else MOCK_UNIT  # whatever the unit is, the pixels are read
-    found = open_intensity_map(dust, unit_read)
+    found, target_unit = open_target(dust, unit)
     target = read_on_grid(dust, found, gas)
     counts = np.ones(target.size, bool)
     if mask is not None:  # a mask has no unit
         counts = np.nan_to_num(read_on_grid(mask, open_intensity_map(mask, MOCK_UNIT), gas)) > 0
-    observed = np.isfinite(target)
+    total = np.zeros(target.size, np.float32)
     for channel in gas.channels(chosen):
-        observed &= np.isfinite(channel)
+        total += channel
+    observed = np.isfinite(target) & np.isfinite(total)
     _validate_cover(observed & counts, cube, dust)
+    validate_varies(dust, target[observed & counts], target_unit)
+    question_target(dust, target[observed & counts], total[observed & counts])
+    if mask is not None:
+        question_mask(mask, np.where(observed, total, np.nan), counts)
+    del total
     low_pass, part = paper_filter(gas.nside), None if observed.all() else observed
     (target,) = low_pass.stream([target], part)
     counts &= np.isfinite(target)
     _validate_cover(counts, cube, dust)
+    log.info("%s", describe_sky(dust, target_unit, counts))
     maps = low_pass.stream(gas.channels(chosen), part)
     sky = SkyCube.from_maps(maps, len(chosen), target, counts)
     source = " + ".join(str(path) for path in (cube, dust, mask) if path)
-    return DustSky(sky, gas.velocity_kms[chosen], unit or found.unit, source)
+    return DustSky(sky, gas.velocity_kms[chosen], target_unit, source)
 
 
 def paper_filter(nside: int) -> HarmonicFilter:
