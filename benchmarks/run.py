@@ -60,13 +60,28 @@ def parts() -> list[tuple[str, Part]]:
     return found + [(part.__name__, part) for part in OF_THE_PROCESSOR]
 
 
+def choose(wanted: list[str]) -> list[tuple[str, Part]]:
+    """The benchmarks named, or all; a name that is none ends the script before anything is done."""
+    every = parts()
+    known = list(dict.fromkeys([*(name.split(",")[0] for name, _ in every), "limits"]))
+    strangers = [name for name in wanted if name not in known]
+    if strangers:
+        print(
+            f"expected names of benchmarks, got {', '.join(strangers)}; give one or more of "
+            f"{', '.join(known)}, or none for all",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    return [part for part in every if not wanted or part[0].split(",")[0] in wanted]
+
+
 def main(wanted: list[str]) -> None:
     """Run every benchmark, or those named, and write what came after each.
 
     With names, rows of the others stay as they are: `python benchmarks/run.py filtering`; `limits`
-    are counted again from what was measured.
+    are always counted again from what was measured.
     """
-    chosen = [p for p in parts() if not wanted or p[0].split(",")[0] in wanted]
+    chosen = choose(wanted)
     rows, seconds = _old() if wanted else ([], {})
     for name, part in chosen:
         start = time.perf_counter()

@@ -49,6 +49,20 @@ def test_every_part_left_rows(load, results):
     assert there >= {name for name, _ in run.parts()} | {"limits"}
 
 
+@pytest.mark.parametrize("names", [["NOSUCH"], ["filtering", "NOSUCH"]])
+def test_a_name_that_is_no_benchmark(load, monkeypatch, capsys, names):
+    run = load("run")
+    monkeypatch.setattr(run, "RESULTS", ROOT / "never" / "written")
+    with pytest.raises(SystemExit) as stop:
+        run.main(names)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("expected names of benchmarks, got NOSUCH; give one or more of machine, ")
+    assert err.endswith(", settings, limits, or none for all\n")
+    assert [name for name, _ in run.choose(["filtering"])] == ["filtering"]
+
+
 def test_every_stage_has_a_limit_and_four_sizes(load, results):
     table, stages, limits = load("table"), load("stages"), load("limits")
     sizes = {(r["stage"], r["size"]) for r in table.sized(results)}

@@ -6,6 +6,7 @@ import pytest
 
 from foreglow.dust.inputs import SkyFiles, faint_sky, load_sky, mock_sky, paper_filter
 from foreglow.errors import MapError, SkyError
+from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import write_cube
 from foreglow.maps.hemispheres import NORTH
 from foreglow.maps.write import write_maps
@@ -119,14 +120,39 @@ def test_without_a_mask_all_counts(files):
     assert load_sky(cube, dust, None, -60, 10).cube.target[:, 1].all()
 
 
-def test_a_unit_that_no_header_states(files, tmp_path):
+@pytest.mark.parametrize(
+    ("stated", "given", "unit", "scale"),
+    [("mag", None, "mag", 1e-2), ("", "1", "1", 1e-6), ("W/m2/sr", None, "W/m2/sr", 1e-8)],
+)
+def test_a_target_in_its_own_unit(gas, files, tmp_path, caplog, stated, given, unit, scale):
+    """E(B-V), an optical depth and a radiance: the same sky but for the scale."""
     cube, _, mask = files()
-    values = np.ones(N_PIX, np.float32)
-    write_maps(tmp_path / "ebv.fits", {"EBV": (values, "mag")}, frame="G")
-    with pytest.raises(MapError, match="unit"):
-        load_sky(cube, tmp_path / "ebv.fits", mask, -60, 10)
-    sky = load_sky(cube, tmp_path / "ebv.fits", mask, -60, 10, "mag")
-    assert sky.target_unit == "mag"
+    dust = (scale * gas.dust.total).astype(np.float32)
+    write_maps(tmp_path / "own.fits", {"OWN": (dust, stated)}, frame="G")
+    with caplog.at_level("INFO", "foreglow"):
+        sky = load_sky(cube, tmp_path / "own.fits", mask, -60, 10, given)
+    assert sky.target_unit == unit
+    expected = scale * paper_filter(NSIDE).full_sky(gas.dust.total)[NEST]
+    found = sky.cube.target[:, 0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3 * scale)
+    stated = "no unit" if unit == "1" else unit
+    assert f"own.fits [{stated}]: 3072 of 3072 pixels count (100.0% of the sky)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda dust, mask: (-dust, mask), "the map falls where there is more gas; check its sign"),
+        (lambda dust, mask: (dust[NEST], mask), "hardly follows the gas"),
+        (lambda dust, mask: (dust, 1 - mask), "mask.fits keeps 28% of the sky that is observed"),
+    ],
+    ids=["negated", "NESTED said to be RING", "inverted mask"],
+)
+def test_a_sky_that_may_not_be_meant(gas, files, change, message):
+    dust, mask = change(gas.dust.total, faint_sky(gas.dust.total).astype(np.float32))
+    with pytest.warns(MapWarning, match=message) as caught:
+        load_sky(*files(dust=dust, mask=mask), low_kms=-60, high_kms=10)
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize("unit", ["MJy/sr", "mag", "K_RJ"])
@@ -153,6 +179,7 @@ def test_a_boolean_mask_of_healpy(files, tmp_path):
         ({"frame": "C"}, {}, r"got Nside 16, frame C; bring it there"),
         ({"mask": np.zeros(N_PIX, np.float32)}, {}, "got none; check their frames, and where the"),
         ({"dust": np.full(N_PIX, hp.UNSEEN)}, {}, "all hold, got none"),
+        ({"dust": np.zeros(N_PIX)}, {}, r"dust.fits: expected a dust map that varies .* got 0 uK"),
         ({"mask": np.ones(12 * 8**2, np.float32)}, {}, "mask.fits: expected a map of Nside 16"),
         ({}, {"low_kms": -120.0}, "channels that reach from -120 to 10 km/s, got 13 channels from"),
         ({}, {"low_kms": -15.0}, "expected 4 or more channels from -15 to 10 km/s, got 3 of 13"),
@@ -160,8 +187,8 @@ def test_a_boolean_mask_of_healpy(files, tmp_path):
         ({}, {"cube": "no.zarr"}, "expected an HI cube, got no such folder"),
         ({}, {"dust": "no.fits"}, "no.fits"),
     ],
-    ids=["dust nside", "frame", "mask zero", "no dust", "mask nside", "range", "few", "order",
-         "no cube", "no map"],
+    ids=["dust nside", "frame", "mask zero", "no dust", "dust zero", "mask nside", "range", "few",
+         "order", "no cube", "no map"],
 )  # fmt: skip
 def test_what_does_not_fit(files, tmp_path, written, asked, message):
     cube, dust, mask = files(**written)

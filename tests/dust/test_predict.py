@@ -1,5 +1,8 @@
 """Maps of predicted dust: scale, error, files, rotations of the sky, and every mistake."""
 
+import re
+from dataclasses import replace
+
 import healpy as hp
 import numpy as np
 import pytest
@@ -209,6 +212,33 @@ def test_a_dust_map_sets_the_scale(files, tmp_path):
     assert again.calibration.to.startswith("the dust map given")
 
 
+@pytest.mark.parametrize(
+    ("unit", "stated", "given", "said"),
+    [
+        ("W/m2/sr", "W m-2 sr-1", None, " W/m2/sr (16-84%"),
+        ("1", "", "1", " (16-84%"),
+    ],
+)
+def test_the_map_has_the_unit_of_the_target(files, tmp_path, unit, stated, given, said):
+    replace(make_model(), target_unit=unit).save(tmp_path / "model")
+    dust = np.where(OPEN, sum(channels()), np.nan).astype(np.float32)
+    write_maps(tmp_path / "own.fits", {"OWN": (dust, stated)}, frame="G")
+    options = {"model": tmp_path / "model", "dust": tmp_path / "own.fits"}
+    found = run(files, tmp_path, **options, unit=given)
+    number = r"[\d.]+"
+    text = rf"mean \|b\| 45 deg: dust {number}{re.escape(said)}: .*\), error {number}"
+    assert re.search(text, found.summary())
+    with fits.open(tmp_path / "dust.fits") as opened:
+        assert [opened[1].header[f"TUNIT{k}"] for k in (1, 2)] == [unit, unit]
+
+
+def test_a_dust_map_upside_down(files, tmp_path):
+    dust = np.where(OPEN, -sum(channels()), np.nan).astype(np.float32)
+    write_maps(tmp_path / "own.fits", {"OWN": (dust, "uK_RJ")}, frame="G")
+    with pytest.warns(MapWarning, match=r"own.fits falls where it rises \(slope -"):
+        run(files, tmp_path, dust=tmp_path / "own.fits")
+
+
 def test_without_a_mask_all_that_is_observed_is_predicted(files, tmp_path):
     with pytest.warns(MapWarning, match=r"no mask: dust is predicted wherever the cube"):
         found = run(files, tmp_path, mask=None)
@@ -285,6 +315,21 @@ class TestMistakes:
     def test_dust_in_another_unit(self, files, tmp_path):
         write_maps(tmp_path / "given.fits", {"I_STOKES": (np.ones(N_PIX), "MJy/sr")}, frame="G")
         with pytest.raises(MapError, match=r"a dust map in uK_RJ, .* got MJy/sr of"):
+            run(files, tmp_path, dust=tmp_path / "given.fits")
+
+    def test_dust_in_a_unit_that_is_no_temperature(self, files, tmp_path):
+        write_maps(tmp_path / "given.fits", {"EBV": (np.arange(N_PIX), "mag")}, frame="G")
+        with pytest.raises(MapError, match=r"a dust map in uK_RJ, .* got mag of"):
+            run(files, tmp_path, dust=tmp_path / "given.fits")
+
+    def test_dust_that_contradicts_the_unit_given(self, files, tmp_path):
+        write_maps(tmp_path / "given.fits", {"I_STOKES": (np.ones(N_PIX), "MJy/sr")}, frame="G")
+        with pytest.raises(MapError, match=r"expected the unit uK_RJ, as given, got MJy/sr in"):
+            run(files, tmp_path, dust=tmp_path / "given.fits", unit="uK_RJ")
+
+    def test_dust_that_does_not_vary(self, files, tmp_path):
+        write_maps(tmp_path / "given.fits", {"I_STOKES": (np.ones(N_PIX), "uK_RJ")}, frame="G")
+        with pytest.raises(MapError, match=r"a dust map that varies .* got 1 uK_RJ in all 12288"):
             run(files, tmp_path, dust=tmp_path / "given.fits")
 
     def test_output_that_exists(self, files, tmp_path):

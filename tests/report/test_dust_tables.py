@@ -95,6 +95,7 @@ def test_other_tables():
     text = plain(coverage_table([COVERAGE]))
     assert "test region all 50,000 71.0% 95.0% 4 4.2 −0.1" in text
     assert "[uK_RJ]" in text
+    assert "Prediction Pixels" in plain(coverage_table([COVERAGE | {"unit": "1"}]))
     text = plain(cleaning_table(RECORDS))
     assert text.index("integrated intensity 20 ± 1") < text.index("U-Net 12.3 ± 1")
     for table in (unpredictable_table, coverage_table, cleaning_table):

@@ -8,7 +8,12 @@ import pytest
 import tomli_w
 
 from foreglow.errors import InstrumentError
-from foreglow.sky.instrument import Instrument, available_instruments, load_instrument
+from foreglow.sky.instrument import (
+    Instrument,
+    InstrumentWarning,
+    available_instruments,
+    load_instrument,
+)
 
 # Farsian et al. 2020, Table 1: GHz, uK_CMB arcmin, arcmin
 TABLE_1 = [
@@ -180,8 +185,16 @@ def test_pysm_may_be_imported_first(instrument):
         ([LOW | {"frequency": 30}, HIGH], r"a quantity in GHz: .*\(came: 30\)"),
         ([LOW | {"frequency": "30 arcmin"}, HIGH], "a quantity in GHz: 'arcmin' .* not convert"),
         ([LOW | {"frequency": "30 furlong"}, HIGH], "a quantity in GHz: 'furlong' did not parse"),
-        ([LOW | {"frequency": "-30 GHz"}, HIGH], "frequency: Input should be greater than 0"),
-        ([LOW | {"frequency": "inf GHz"}, HIGH], "frequency: Input should be a finite number"),
+        ([LOW | {"frequency": "-30 GHz"}, HIGH], r"frequency: .* greater than or equal to 0\.1"),
+        ([LOW | {"frequency": "inf GHz"}, HIGH], "frequency: .* less than or equal to 3000"),
+        (
+            [LOW, HIGH | {"frequency": "11e9 GHz"}],
+            r"band\.1\.frequency: .* less than or equal to 3000 \(came: '11e9 GHz'\)",
+        ),
+        (
+            [LOW | {"bandpass": {"edges": ["28 GHz", "32000 GHz"]}}, HIGH],
+            r"band\.0\.bandpass\.edges\.1: .* less than or equal to 3000",
+        ),
         ([LOW | {"fwhm": "nan arcmin"}, HIGH], "fwhm: Input should be greater than 0"),
         ([LOW | {"sensitivity": "0 uK_CMB arcmin"}, HIGH], "should be greater than 0"),
         (
@@ -197,6 +210,26 @@ def test_bad_instruments(tmp_path, bands, message):
     with pytest.raises(InstrumentError, match=message) as caught:
         load_instrument(write(tmp_path / "i.toml", *bands))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fwhm": "55.2 deg"}, "fwhm 3312 arcmin of band low (most lie between 0.1 and 600)"),
+        ({"fwhm": "5 mas"}, "fwhm 8.33333e-05 arcmin of band low (most lie between 0.1 and 600)"),
+        ({"frequency": "2.3 THz"}, "frequency 2300 GHz of band low (most lie between 1 and 1000)"),
+        ({"frequency": "0.3 GHz"}, "frequency 0.3 GHz of band low (most lie between 1 and 1000)"),
+        (
+            {"sensitivity": "12 K_CMB arcmin"},
+            "sensitivity 1.2e+07 uK_CMB arcmin of band low (most lie between 0.01 and 1e+06)",
+        ),
+    ],
+)
+def test_numbers_that_may_be_in_another_unit(tmp_path, change, message):
+    path = write(tmp_path / "i.toml", LOW | change, HIGH)
+    expected = f"{path}: unusual {message}; check the unit."
+    with pytest.warns(InstrumentWarning, match=re.escape(expected)):
+        assert load_instrument(path).n_band == 2
 
 
 @pytest.mark.parametrize(

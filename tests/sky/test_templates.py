@@ -1,6 +1,7 @@
 """Templates: a sky directory, PySM3 presets and the mock Galaxy, and what bad ones are told."""
 
 import logging
+import re
 import socket
 
 import healpy as hp
@@ -15,10 +16,13 @@ from foreglow.maps.conventions import MapWarning, to_uk_rj_factor
 from foreglow.maps.write import write_maps
 from foreglow.sky import seds
 from foreglow.sky.galaxy import mock_galaxy
-from foreglow.sky.templates import Templates, load_templates
+from foreglow.sky.templates import SkyWarning, Templates, load_templates
 
 NSIDE = 4
 N_PIX = hp.nside2npix(NSIDE)
+
+
+AT_GHZ = {"synchrotron": 23.0, "thermal_dust": 353.0, "ame": 30.0}
 
 
 def at(sed, frequency_ghz, **parameters):
@@ -81,7 +85,8 @@ def test_amplitudes_are_brought_to_the_reference_frequencies(tmp_path):
     [("K_CMB", "K_CMB"), ("", "MJy/sr"), ("mK", "mK_RJ"), ("K,thermodynamic", "Kcmb")],
 )
 def test_units_and_orderings_are_converted(tmp_path, ordering, stated, unit):
-    maps = make_maps()
+    # as bright as the sky, or a word would be said
+    maps = {k: m * 10 / to_uk_rj_factor(unit, AT_GHZ[k]) for k, m in make_maps().items()}
     stored = maps if ordering == "RING" else {k: hp.reorder(m, r2n=True) for k, m in maps.items()}
     change = {name: {"unit": unit} for name in maps}
     sky = make_sky(tmp_path, change, maps=stored, unit=stated, ordering=ordering)
@@ -154,6 +159,67 @@ def test_bad_sky_files(tmp_path, toml, message):
 def test_bad_sky_directories(tmp_path, change, written, error, message):
     with pytest.raises(error, match=message):
         load_templates(make_sky(tmp_path, change, **written))
+
+
+@pytest.mark.parametrize("ghz", [23e9, 23000.0, 0.05])
+def test_frequencies_in_another_unit(tmp_path, ghz):
+    sky = make_sky(tmp_path, {"synchrotron": {"reference_frequency_ghz": ghz}})
+    limit = "less than or equal to 3000" if ghz > 1 else "greater than or equal to 0.1"
+    message = (
+        f"{tmp_path}/sky.toml does not describe a sky: synchrotron.reference_frequency_ghz: Input "
+        f"should be {limit} (came: {ghz!r}). Expected tables [synchrotron], [thermal_dust] and "
+        "[ame], each with file, reference_frequency_ghz (in GHz) and unit."
+    )
+    with pytest.raises(SkyError, match=re.escape(message)):
+        load_templates(sky)
+
+
+def bright(factor, name="synchrotron"):
+    return make_maps() | {name: 20 * factor * make_maps()[name]}
+
+
+@pytest.mark.parametrize(
+    ("change", "maps", "message"),
+    [
+        (
+            {"synchrotron": {"reference_frequency_ghz": 353.0}},
+            bright((23 / 353) ** 3),
+            "[synchrotron]: unusual reference_frequency_ghz = 353 (most templates of this "
+            "component are of 0.3 to 100 GHz)",
+        ),
+        ({}, bright(1e6), "[synchrotron]: unusual amplitudes of typically "),
+        ({}, bright(1e-3, "ame"), "[ame]: unusual amplitudes of typically "),
+        (
+            {"thermal_dust": {"reference_frequency_ghz": 3.0}},
+            make_maps(),
+            "[thermal_dust]: unusual reference_frequency_ghz = 3 (most templates of this "
+            "component are of 100 to 3000 GHz) and amplitudes of typically ",
+        ),
+    ],
+    ids=["frequency", "bright", "faint", "both"],
+)
+def test_templates_unlike_any_sky(tmp_path, change, maps, message):
+    sky = make_sky(tmp_path, change, maps=maps)
+    with pytest.warns(SkyWarning) as caught:
+        load_templates(sky)
+    (text,) = [str(w.message) for w in caught]
+    assert text.startswith(f"{tmp_path}/sky.toml: {message}")
+    assert text.endswith("; check reference_frequency_ghz and unit.")
+
+
+def test_a_component_that_is_absent_is_no_mistake(tmp_path):
+    maps = make_maps() | {"ame": np.zeros((3, N_PIX))}
+    assert not load_templates(make_sky(tmp_path, maps=maps)).ame.any()
+
+
+def test_amplitudes_beyond_numbers_name_file_and_keys(tmp_path):
+    maps = make_maps() | {"thermal_dust": 1e35 * make_maps()["thermal_dust"]}
+    change = {name: {"unit": "K_RJ"} for name in maps}
+    message = r"sky.toml: \[thermal_dust\]: expected amplitudes that float32 can hold at 353 GHz, "
+    message += r"got up to \S+e\+35 K_RJ at 353 GHz in d.fits; check the file, reference_freq"
+    maps["synchrotron"] *= 1e-6
+    with pytest.raises(SkyError, match=message):
+        load_templates(make_sky(tmp_path, change, maps=maps, unit="K_RJ"))
 
 
 def test_holes_in_a_template(tmp_path):

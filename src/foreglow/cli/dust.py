@@ -30,7 +30,10 @@ Mask = Annotated[
     Path | None, typer.Option(help="FITS mask: the sky counts where it is above zero.")
 ]
 DustUnit = Annotated[
-    str | None, typer.Option(help="Unit of --dust, if its header states none we know.")
+    str | None,
+    typer.Option(
+        help="Unit of --dust where its header states none: any text, 1 for a number without unit."
+    ),
 ]
 MockNside = Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")]
 HalfSky = Annotated[

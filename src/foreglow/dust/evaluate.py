@@ -25,6 +25,7 @@ from foreglow.dust.spectra import (
     paper_bands,
     spectrum_correlation,
 )
+from foreglow.dust.target import same_unit
 from foreglow.errors import MapError, RunError, ShapeError
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.hemispheres import REGIONS
@@ -190,7 +191,7 @@ def evaluate_model(
     # channels of a cube may lie half a channel beside the model's; the mock's are made to measure
     slack = 0.0 if files.sky else 0.5 * float(np.diff(velocity).min())
     sky = replace(files, low_kms=velocity[0] - slack, high_kms=velocity[-1] + slack).load()
-    if sky.target_unit != loaded.target_unit:
+    if not same_unit(sky.target_unit, loaded.target_unit):
         raise MapError(
             f"expected a dust map in {loaded.target_unit}, as the model was trained with, got "
             f"{sky.target_unit} of {sky.source}; convert it"

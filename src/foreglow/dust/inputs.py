@@ -1,5 +1,6 @@
 """HI cube, dust map and mask of one sky, brought together, filtered and ready for cutouts."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,13 @@ import healpy as hp
 import numpy as np
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.target import (
+    describe_sky,
+    open_target,
+    question_mask,
+    question_target,
+    validate_varies,
+)
 from foreglow.errors import MapError, SkyError
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid
@@ -15,12 +23,12 @@ from foreglow.maps.harmonic import HarmonicFilter, low_pass
 from foreglow.maps.hemispheres import Method, Region
 from foreglow.maps.io import (
     IntensityMap,
-    open_intensity_map,
     open_plain_map,
-    validate_unit,
 )
 from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import velocity_channels
+
+log = logging.getLogger("foreglow")
 
 OPEN_SKY = 0.72  # of the sky is what the paper's mask LR72 leaves
 PAPER_RANGE_KMS = (-64.5, 17.0)
@@ -166,7 +174,7 @@ def load_sky(
     low_kms, high_kms : float
         Channels centred from one to the other (LSR) are taken.
     unit : str, optional
-        Of the dust map, where its header states none that foreglow knows; any text.
+        Of the dust map, where its header states none; any text, "1" for a number without unit.
 
     Returns
     -------
@@ -178,7 +186,13 @@ def load_sky(
     ------
     MapError
         If a file cannot be read, Nside or frame differ, the cube does not reach over the range or
-        has too few channels there, or nothing of the sky is left.
+        has too few channels there, the dust does not vary or states another unit, or nothing of
+        the sky is left.
+
+    Warns
+    -----
+    MapWarning
+        If the dust does not rise with the gas, or the mask keeps the bright part of the sky.
     """
     gas = open_cube(cube)
     chosen = _channels_between(gas, low_kms, high_kms)
@@ -187,14 +201,21 @@ def load_sky(
     counts = np.ones(target.size, bool)
     if mask is not None:
         counts = np.nan_to_num(read_on_grid(mask, open_plain_map(mask), gas)) > 0
-    observed = np.isfinite(target)
+    total = np.zeros(target.size, np.float32)
     for channel in gas.channels(chosen):
-        observed &= np.isfinite(channel)
+        total += channel
+    observed = np.isfinite(target) & np.isfinite(total)
     _validate_cover(observed & counts, cube, dust)
+    validate_varies(dust, target[observed & counts], target_unit)
+    question_target(dust, target[observed & counts], total[observed & counts])
+    if mask is not None:
+        question_mask(mask, np.where(observed, total, np.nan), counts)
+    del total
     low_pass, part = paper_filter(gas.nside), None if observed.all() else observed
     (target,) = low_pass.stream([target], part)
     counts &= np.isfinite(target)
     _validate_cover(counts, cube, dust)
+    log.info("%s", describe_sky(dust, target_unit, counts))
     maps = low_pass.stream(gas.channels(chosen), part)
     sky = SkyCube.from_maps(maps, len(chosen), target, counts)
     source = " + ".join(str(path) for path in (cube, dust, mask) if path)
@@ -249,22 +270,6 @@ def _channels_between(gas: HICube, low_kms: float, high_kms: float) -> np.ndarra
             f"{has}; give a range within it, or prepare a wider cube"
         )
     return chosen
-
-
-def open_target(path: Path, unit: str | None) -> tuple[IntensityMap, str]:
-    """Open a dust map, and its unit: as given, any text, or that of its header.
-
-    Raises
-    ------
-    MapError
-        If the header states none that foreglow knows and none is given, or another than is given.
-    """
-    if unit is None:
-        found = open_intensity_map(path)
-        return found, found.unit
-    found = open_plain_map(path)
-    validate_unit(path, found.columns, unit)
-    return found, unit
 
 
 def read_on_grid(path: Path, stored: IntensityMap, gas: HICube) -> np.ndarray:

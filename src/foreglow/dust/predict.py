@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from foreglow.compute.device import pick_device
 from foreglow.compute.workers import Spread
 from foreglow.dust import stitch as stitching
+from foreglow.dust import target as targets
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, observed_sky
-from foreglow.dust.inputs import open_target, read_on_grid
+from foreglow.dust.inputs import read_on_grid
 from foreglow.dust.model import DustModel
 from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
 from foreglow.dust.stitch import Stitched
@@ -73,10 +74,13 @@ class DustMap:
         """A sentence: how much of the sky, how bright, how sure."""
         seen = np.isfinite(self.mean)
         low, middle, high = np.nanpercentile(self.mean, [16, 50, 84])
+        dust, error = (
+            targets.with_unit(f"{x:.4g}", self.unit) for x in (middle, np.nanmedian(self.std))
+        )
         return (
-            f"{seen.sum()} of {seen.size} pixels predicted ({100 * seen.mean():.3g}% of the sky): "
-            f"dust {middle:.4g} {self.unit} (16-84%: {low:.4g} to {high:.4g}), error "
-            f"{np.nanmedian(self.std):.4g} {self.unit} (median)"
+            f"{seen.sum()} of {seen.size} pixels predicted ({100 * seen.mean():.3g}% of the sky), "
+            f"mean |b| {targets.mean_latitude(np.flatnonzero(seen), seen.size):.0f} deg: dust "
+            f"{dust} (16-84%: {low:.4g} to {high:.4g}), error {error} (median)"
         )
 
     def write(self, path: str | Path, overwrite: bool = False) -> None:
@@ -240,7 +244,7 @@ def predict(
         FITS dust map in the model's unit: scale and error of the prediction are measured on it,
         instead of taken from the model.
     unit : str, optional
-        Of `dust`, if its header states none that foreglow knows.
+        Of `dust`, if its header states none; any text, "1" for a number without unit.
     device : str
     overwrite : bool
     progress : callable, optional
@@ -305,6 +309,7 @@ def predict(
     calibration, law = from_card(loaded.card)
     if target is not None:
         calibration, law = measure(stitched, target, _GIVEN)
+        targets.question_slope(str(dust), calibration.slope)
     found = from_stitched(loaded, stitched, calibration, law, opened.source)
     found.write(out, overwrite)
     return found
@@ -361,10 +366,12 @@ def _read_mask(path: Path, cube: HICube) -> NDArray[np.bool_]:
 
 
 def _read_target(path: Path, unit: str | None, model: DustModel, cube: HICube) -> NDArray:
-    stored, found = open_target(path, unit)
-    if found != model.target_unit:
+    stored, found = targets.open_target(path, unit)
+    if not targets.same_unit(found, model.target_unit):
         raise MapError(
             f"expected a dust map in {model.target_unit}, as the model was trained with, got "
             f"{found} of {path}; convert it, or leave --dust out for the model's own scale"
         )
-    return read_on_grid(path, stored, cube)
+    target = read_on_grid(path, stored, cube)
+    targets.validate_varies(path, target, found)
+    return target

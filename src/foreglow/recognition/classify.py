@@ -17,6 +17,7 @@ from foreglow.maps.write import Columns, write_map_blocks, write_maps
 from foreglow.recognition.band_noise import Noise
 from foreglow.recognition.bands import by_band
 from foreglow.recognition.context.model import ContextModel, validate_nside
+from foreglow.recognition.levels import Levels, warn_of_levels
 from foreglow.recognition.model import Recogniser
 from foreglow.recognition.observations import Observation, open_observation
 from foreglow.recognition.streaming import (
@@ -122,6 +123,10 @@ class Classification:
         """Write one FITS table: `P_<MODEL>` for each model, and `CLASS`."""
         header = _header(self.models)
         write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
+
+
+# what is found in a block, the greatest depth of its noise (0: nothing observed), and its levels
+_Part = tuple[Classification, float, Levels]
 
 
 def classify(
@@ -257,9 +262,7 @@ def _load(file: _ModelFile) -> Recogniser:
     return Recogniser.load(file.name, file.device)
 
 
-def _classify_elsewhere(
-    file: _ModelFile, source: Source, block: PixelBlock
-) -> tuple[Classification, float]:
+def _classify_elsewhere(file: _ModelFile, source: Source, block: PixelBlock) -> _Part:
     """What a worker does: it opens for itself what it has not opened yet."""
     opened = open_quietly(source)
     return _classify_block(_load(file), opened, *opened.read(block))
@@ -267,7 +270,7 @@ def _classify_elsewhere(
 
 def _classify_here(
     model: Recogniser, opened: Observation, blocks: Sequence[PixelBlock]
-) -> Iterator[tuple[Classification, float]]:
+) -> Iterator[_Part]:
     # without a thread that reads ahead: it would take a core from those of the network
     for block in blocks:
         yield _classify_block(model, opened, *opened.read(block))
@@ -275,8 +278,7 @@ def _classify_here(
 
 def _classify_block(
     model: Recogniser, opened: Observation, data: np.ndarray, sigma: np.ndarray
-) -> tuple[Classification, float]:
-    """What is found in a block, and the greatest depth of its noise (0: nothing observed)."""
+) -> _Part:
     n, depth = len(data), 0.0
     if np.isfinite(data).all() and np.isfinite(sigma).all():
         probability, depth = _probabilities(model, data, sigma), _depth(model, sigma)
@@ -287,25 +289,27 @@ def _classify_block(
             data, sigma = data[seen], sigma[seen]
             probability[:, seen] = _probabilities(model, data, sigma)
             depth = _depth(model, sigma)
-    return Classification(model.models, opened.nside, opened.frame, probability), depth
+    found = Classification(model.models, opened.nside, opened.frame, probability)
+    return found, depth, Levels.of(data, sigma)
 
 
 def _watched(
     model: Recogniser,
-    parts: Iterable[tuple[Classification, float]],
+    parts: Iterable[_Part],
     blocks: Sequence[PixelBlock],
     progress: Progress | None,
 ) -> Iterator[Classification]:
     """The parts of a sky as they come, and in the end what is to be said of them."""
-    depth = 0.0
-    for part, one in with_progress(parts, blocks, progress):
-        depth = max(depth, one)
+    depth, levels = 0.0, Levels.none(model.instrument.n_band)
+    for part, one, level in with_progress(parts, blocks, progress):
+        depth, levels = max(depth, one), levels + level
         yield part
     if depth == 0.0:
         raise MapError(
             "no pixel is observed in every band, so nothing can be classified; check the masks and "
             "frames of the maps."
         )
+    warn_of_levels(levels, model.instrument)
     _warn_beyond_training(model, depth)
 
 

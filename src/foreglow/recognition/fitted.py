@@ -16,6 +16,7 @@ from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.band_noise import Noise
 from foreglow.recognition.choice import CRITERIA, choose
 from foreglow.recognition.fitted_sky import FitShares, FittedSky, fit_header, put, unfitted
+from foreglow.recognition.levels import Levels, warn_of_levels
 from foreglow.recognition.observations import Observation, open_observation
 from foreglow.recognition.simulate import MODELS
 from foreglow.recognition.skymodel import candidate
@@ -111,7 +112,7 @@ def fit_maps(
     _validate_bands(setup, opened)
     blocks = opened.blocks(BLOCK)
     parts = map(partial(_fit_block, setup, opened), blocks)
-    return gather(_watched(setup, parts, blocks, progress), blocks)
+    return gather(_watched(setup, instrument, parts, blocks, progress), blocks)
 
 
 def fit_files(
@@ -161,7 +162,7 @@ def fit_files(
     shares: list[FitShares] = []
     write_map_blocks(
         out,
-        counted(_watched(setup, parts, blocks, progress), shares),
+        counted(_watched(setup, opened.instrument, parts, blocks, progress), shares),
         opened.nside,
         frame=opened.frame,
         ordering=opened.ordering,
@@ -171,12 +172,12 @@ def fit_files(
     return FitShares.of(shares)
 
 
-def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> FittedSky:
+def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> tuple[FittedSky, Levels]:
     """What a worker does: it opens for itself what it has not opened yet."""
     return _fit_block(setup, open_quietly(source), block)
 
 
-def _fit_block(setup: FitSetup, opened: Observation, block: PixelBlock) -> FittedSky:
+def _fit_block(setup: FitSetup, opened: Observation, block: PixelBlock) -> tuple[FittedSky, Levels]:
     data, sigma = opened.read(block)
     observed = np.isfinite(data).all(1) & np.isfinite(sigma)
     enough = np.flatnonzero(observed.sum(1) >= setup.bands_needed)
@@ -188,25 +189,27 @@ def _fit_block(setup: FitSetup, opened: Observation, block: PixelBlock) -> Fitte
         bands = opened.instrument.bands.to(setup.device)
         choice = choose(setup.models, bands, values, rms, setup.curvature)
         put(found, enough, choice, block.ring[enough])
-    return found
+    return found, Levels.of(data[enough], sigma[enough])
 
 
 def _watched(
     setup: FitSetup,
-    parts: Iterable[FittedSky],
+    instrument: Instrument,
+    parts: Iterable[tuple[FittedSky, Levels]],
     blocks: Sequence[PixelBlock],
     progress: Progress | None,
 ) -> Iterator[FittedSky]:
     """The parts of a sky as they come, and in the end what is to be said of them."""
-    fitted = False
-    for part in with_progress(parts, blocks, progress):
-        fitted = fitted or bool(part.fitted.any())
+    fitted, levels = False, Levels.none(instrument.n_band)
+    for part, level in with_progress(parts, blocks, progress):
+        fitted, levels = fitted or bool(part.fitted.any()), levels + level
         yield part
     if not fitted:
         raise MapError(
             f"no pixel is observed in {setup.bands_needed} bands, as the fit of "
             f"{setup.models[-1]} needs; check the masks and frames of the maps."
         )
+    warn_of_levels(levels, instrument)
 
 
 def _validate_bands(setup: FitSetup, opened: Observation) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
+from foreglow.dust.target import NO_UNIT
 from foreglow.report.dust_style import model_name, model_place
 from foreglow.report.page import html_rows
 from foreglow.report.tables import Record
@@ -98,10 +99,11 @@ def coverage_table(records: Iterable[Record]) -> str:
         ]
         for row in rows
     ]
-    unit = rows[0].get("unit", "")
+    stated = rows[0].get("unit", NO_UNIT)
+    unit = "" if stated == NO_UNIT else f" [{stated}]"
     head = (
-        "Region", f"Prediction [{unit}]", "Pixels", "Within one error", "Within two errors",
-        f"Rms missed [{unit}]", f"Error stated, rms [{unit}]", f"Mean missed [{unit}]",
+        "Region", f"Prediction{unit}", "Pixels", "Within one error", "Within two errors",
+        f"Rms missed{unit}", f"Error stated, rms{unit}", f"Mean missed{unit}",
     )  # fmt: skip
     return html_rows(head, body)
 

@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.predict import DustMap
+from foreglow.dust.target import NO_UNIT
 from foreglow.report.skyview import MAX_NSIDE, Layer, LineSpectra, SkyView, averaged
 from foreglow.sky.hydrogen import COLUMN_PER_K_KMS
 
-_UNITS = {"uK_RJ": "µK_RJ"}
+_UNITS = {"uK_RJ": "µK_RJ", NO_UNIT: ""}
 
 
 def dust_view(

@@ -1,6 +1,7 @@
 """Instruments: bands, sensitivities, beams, noise; TOML presets and the user's own files."""
 
 import tomllib
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -25,7 +26,14 @@ from foreglow.maps.conventions import to_uk_rj_factor
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands, Nodes, bands_of, read_table, top_hat
 
+LOWEST_GHZ, HIGHEST_GHZ = 0.1, 3000.0  # what lies beyond is in another unit
 _PRESETS = resources.files("foreglow") / "presets" / "instruments"
+# beyond these a number is more often in another unit than true
+_USUAL = {
+    "frequency": (1.0, 1000.0, "GHz"),
+    "sensitivity": (0.01, 1e6, "uK_CMB arcmin"),
+    "fwhm": (0.1, 600.0, "arcmin"),
+}
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,11 @@ def load_instrument(name_or_path: str | Path) -> Instrument:
     InstrumentError
         If there is no such preset or file, a row is wrong, or two instruments name a band alike.
 
+    Warns
+    -----
+    InstrumentWarning
+        If a frequency, sensitivity or beam is far from what instruments have.
+
     Examples
     --------
     >>> bands = load_instrument("quijote+litebird")
@@ -181,7 +194,28 @@ def _load_one(name_or_path: str | Path) -> Instrument:
             'sensitivity = "36 uK_CMB arcmin", fwhm = "69 arcmin", source, and for a wide band '
             "bandpass = { width = 0.3 }, { edges = [...] } or { table = ... }."
         ) from error
+    _question(name_or_path, table.band)
     return _instrument_from_rows(table.name, table.band, Path(name_or_path).parent)
+
+
+def _question(name_or_path: str | Path, rows: list["_BandRow"]) -> None:
+    """Warn of numbers that are more often in another unit than true."""
+    odd = [
+        f"{key} {value:g} {unit} of band {row.name} (most lie between {low:g} and {high:g})"
+        for row in rows
+        for key, (low, high, unit) in _USUAL.items()
+        if not low <= (value := getattr(row, key)) <= high
+    ]
+    if odd:
+        warnings.warn(
+            f"{name_or_path}: unusual {', '.join(odd[:3])}; check the unit.",
+            InstrumentWarning,
+            stacklevel=4,
+        )
+
+
+class InstrumentWarning(UserWarning):
+    """A number of an instrument is unusual."""
 
 
 def wrong_fields(error: ValidationError) -> str:
@@ -225,7 +259,9 @@ def _quantity_in(unit: str) -> BeforeValidator:
 _POSITIVE = Field(gt=0, allow_inf_nan=False)
 
 
-_Frequency = Annotated[float, _quantity_in("GHz"), _POSITIVE]
+_Frequency = Annotated[
+    float, _quantity_in("GHz"), Field(ge=LOWEST_GHZ, le=HIGHEST_GHZ, allow_inf_nan=False)
+]
 
 
 class _Bandpass(BaseModel):

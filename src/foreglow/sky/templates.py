@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from foreglow.maps.conventions import canonical_unit, to_uk_rj_factor
 from foreglow.maps.io import open_intensity_map, open_polarisation_map
 from foreglow.maps.stored import StoredMap
 from foreglow.sky import seds
-from foreglow.sky.instrument import wrong_fields
+from foreglow.sky.instrument import HIGHEST_GHZ, LOWEST_GHZ, wrong_fields
 
 MOCK_NSIDE = 64
 _COMPONENTS = ("synchrotron", "thermal_dust", "ame")
@@ -30,6 +31,13 @@ _TO_REFERENCE: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "thermal_dust": (seds.DUST_REFERENCE_GHZ, seds.modified_blackbody),
     "ame": (seds.AME_REFERENCE_GHZ, seds.spinning_dust),
 }
+# geometric means over the sky, of the polarised amplitude and of AME's intensity, at the reference
+# frequencies: those of the mock, and within a tenth those of PySM's s1, d1 and a2
+TYPICAL_UK_RJ = {"synchrotron": 18.0, "thermal_dust": 4.2, "ame": 36.0}
+_FAR = 100.0  # from these there is no sky
+_SAMPLE = 1 << 16  # pixels, at least, that tell it
+# where templates of a component are made
+_USUAL_GHZ = {"synchrotron": (0.3, 100.0), "thermal_dust": (100.0, 3000.0), "ame": (5.0, 100.0)}
 _PYSM_LETTER = {"synchrotron": "s", "thermal_dust": "d", "ame": "a"}
 
 
@@ -91,6 +99,11 @@ def load_templates(sky: str, nside: int | None = None) -> Templates:
     ------
     SkyError
         If the sky is unknown, incomplete or coarser than `nside`.
+
+    Warns
+    -----
+    SkyWarning
+        If a template is far brighter or fainter than the sky, or of an unusual frequency.
     """
     if sky == "mock":
         return _from_mock(nside or MOCK_NSIDE)
@@ -111,7 +124,7 @@ def _from_mock(nside: int) -> Templates:
 class _Component(BaseModel):
     model_config = ConfigDict(extra="forbid")
     file: str
-    reference_frequency_ghz: float = Field(gt=0, allow_inf_nan=False)
+    reference_frequency_ghz: float = Field(ge=LOWEST_GHZ, le=HIGHEST_GHZ, allow_inf_nan=False)
     unit: str
 
 
@@ -148,7 +161,7 @@ def _read_sky_toml(path: Path) -> _SkyFile:
         reason = wrong_fields(error) if isinstance(error, ValidationError) else error
         raise SkyError(
             f"{path} does not describe a sky: {reason}. Expected tables [synchrotron], "
-            "[thermal_dust] and [ame], each with file, reference_frequency_ghz and unit."
+            "[thermal_dust] and [ame], each with file, reference_frequency_ghz (in GHz) and unit."
         ) from error
 
 
@@ -168,7 +181,47 @@ def _read_component(folder: Path, name: str, component: _Component) -> np.ndarra
         )
     from_ghz = component.reference_frequency_ghz
     factor = to_uk_rj_factor(unit, from_ghz) * _amplitude_factor(name, from_ghz)
-    return (values * factor).astype(np.float32)
+    with np.errstate(over="ignore"):
+        amplitude = (values * factor).astype(np.float32)
+    where = f"{folder / 'sky.toml'}: [{name}]"
+    if not np.isfinite(amplitude).all():
+        raise SkyError(
+            f"{where}: expected amplitudes that float32 can hold at {_TO_REFERENCE[name][0]:g} "
+            f"GHz, got up to {np.abs(values).max():.3g} {unit} at {from_ghz:g} GHz in "
+            f"{component.file}; check the file, reference_frequency_ghz and unit."
+        )
+    _question(where, name, from_ghz, amplitude)
+    return amplitude
+
+
+def _question(where: str, name: str, from_ghz: float, amplitude: np.ndarray) -> None:
+    """Warn of a template that is no sky's, or of a frequency where none is made."""
+    odd = []
+    low, high = _USUAL_GHZ[name]
+    if not low <= from_ghz <= high:
+        odd.append(
+            f"reference_frequency_ghz = {from_ghz:g} (most templates of this component are of "
+            f"{low:g} to {high:g} GHz)"
+        )
+    some = amplitude[..., :: max(1, amplitude.shape[-1] // _SAMPLE)].astype(np.float64)
+    size = np.hypot(*some) if some.ndim == 2 else some
+    size = size[size > 0]  # a component may be absent, here or everywhere
+    typical = np.exp(np.log(size).mean()) if size.size else TYPICAL_UK_RJ[name]
+    if not 1 / _FAR < typical / TYPICAL_UK_RJ[name] < _FAR:
+        odd.append(
+            f"amplitudes of typically {typical:.3g} uK_RJ at {_TO_REFERENCE[name][0]:g} GHz (the "
+            f"sky's are {TYPICAL_UK_RJ[name]:g})"
+        )
+    if odd:
+        warnings.warn(
+            f"{where}: unusual {' and '.join(odd)}; check reference_frequency_ghz and unit.",
+            SkyWarning,
+            stacklevel=5,
+        )
+
+
+class SkyWarning(UserWarning):
+    """A template is unlike any sky."""
 
 
 def _validate_frame(opened: StoredMap) -> None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.inputs import DustSky, paper_filter
+from foreglow.dust.target import NO_UNIT
 from foreglow.report import dust_curves, skymaps
 from foreglow.reproduce.zhang2019.lab import Captions, Lab, log
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
@@ -71,7 +72,7 @@ def _maps(lab: Lab) -> Captions:
         f"low-passed at ell 460, Nside {lab.sky.nside}. Grey: the mask, which leaves {share:.0%} "
         "of the sky.",
     ) | lab.draw(
-        skymaps.sky_map(dust, "Dust, the target", unit_text(lab.sky.target_unit), "log"),
+        skymaps.sky_map(dust, "Dust, the target", unit_text(lab), "log"),
         "dust",
         _SECTION,
         "The dust to predict",
@@ -79,9 +80,11 @@ def _maps(lab: Lab) -> Captions:
     )
 
 
-def unit_text(unit: str) -> str:
-    """A unit for figures."""
-    return {"uK_RJ": r"µK$_\mathrm{RJ}$ at 353 GHz"}.get(unit, unit)
+def unit_text(lab: Lab) -> str:
+    """The unit of the dust for figures; at what frequency a user's is, no file says."""
+    unit = lab.sky.target_unit
+    text = {"uK_RJ": r"µK$_\mathrm{RJ}$", NO_UNIT: "no unit"}.get(unit, unit)
+    return f"{text} at 353 GHz" if lab.source.gas else text
 
 
 def _source_text(lab: Lab) -> str:

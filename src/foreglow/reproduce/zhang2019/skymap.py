@@ -87,9 +87,7 @@ def _seams(lab: Lab, model: DustModel, dust: DustMap, target: NDArray) -> dict[s
 
 def _map_figure(lab: Lab, dust: DustMap, target: NDArray, seams: dict[str, Any]) -> Captions:
     return lab.draw(
-        dust_maps.predicted_sky(
-            target, dust.mean, dust.std, unit_text(lab.sky.target_unit), "Predicted dust"
-        ),
+        dust_maps.predicted_sky(target, dust.mean, dust.std, unit_text(lab), "Predicted dust"),
         "predicted_map",
         _SECTION,
         "The dust predicted over the whole footprint",

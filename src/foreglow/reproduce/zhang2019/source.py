@@ -138,6 +138,7 @@ def open_source(sky: str, nside: int, seed: int) -> Source:
             "velocities. Prepare a cube (HI4PI: CDS J/A+A/594/A116)."
         )
     unit = _table(card, table, "dust_intensity").get("unit")
+    unit = None if unit is None else str(unit)  # 1: a number without a unit
     mask = _file(card, table, "mask") if "mask" in table else None
     return FileSource(cube, _file(card, table, "dust_intensity"), unit, mask)
 
