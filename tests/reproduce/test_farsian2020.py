@@ -41,7 +41,7 @@ BASE = (
 
 
 SAVE = figures.save
-DRAWN_WELL = ("noise_curve", "map_four_foreglow")
+DRAWN_WELL = ("noise_curve", "map_foreglow_four")
 
 
 def draw(figure, folder, name, pdf_fonts=42):
