@@ -10,6 +10,7 @@ import pytest
 
 from foreglow import doctor, extras
 from foreglow.errors import ForeglowError
+from hi_cubes import hi4pi_header, smooth_data, write_fits
 from words import is_one_paragraph
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -80,7 +81,7 @@ def test_the_command_is_one_for_a_shell(monkeypatch):
         ("lightning", "train", "reproduce farsian2020 --out {out}"),
         ("matplotlib", "report", "demo --out {out}"),
         ("distributed", "cluster", "dust prepare --cube hi.fits --dask local:1 --out {out}"),
-        ("pysm3", "pysm", "recognize train --sky pysm:s1,d1,a2 --out {out}"),
+        ("pysm3", "pysm", "recognize simulate --sky pysm:s1,d1,a2 --out {out}"),
     ],
 )  # fmt: skip
 def test_commands_say_what_they_lack(run, monkeypatch, tmp_path, module, extra, arguments):
@@ -99,6 +100,16 @@ def test_the_demo_names_all_that_it_lacks_at_once(run, monkeypatch, tmp_path):
     for command in ("demo", "reproduce zhang2019"):
         code, _, err = run(*command.split(), "--out", tmp_path / "out")
         assert (code, err.rstrip()[-24:]) == (2, "'foreglow[train,report]'")
+
+
+def test_image_cubes_lack_reproject(run, monkeypatch, tmp_path):
+    shape = (3, 46, 91)
+    header = hi4pi_header(shape, pixel_deg=4.0, first_kms=-1.0)
+    write_fits(tmp_path / "car.fits", smooth_data(shape, pixel_deg=4.0), header)
+    hide(monkeypatch, "reproject")
+    code, _, err = run("dust", "prepare", "--cube", tmp_path / "car.fits", "--out", tmp_path / "hi")
+    assert (code, err.rstrip()[-17:]) == (2, "'foreglow[cubes]'")
+    assert [path.name for path in tmp_path.iterdir()] == ["car.fits"]
 
 
 def test_the_doctor_tells_of_extras(monkeypatch):

@@ -20,7 +20,6 @@ from astropy.wcs.wcsapi import BaseLowLevelWCS, HighLevelWCSWrapper
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
-from foreglow.extras import require
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import warn_assumed
 from foreglow.maps.cube_cards import Cards, unit_factor
@@ -154,8 +153,7 @@ def to_healpix(
     ndarray of float32, shape (channel, n)
         NaN outside the grid.
     """
-    require("cubes")
-    from reproject import reproject_interp
+    from reproject import reproject_interp  # an extra: who opens image cubes has asked for it
 
     out = np.empty((len(block), 1, len(pixels)), np.float32)
     reproject_interp(
