@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from unittest.mock import patch
 
-from foreglow.compute.cpu import tune
+from foreglow.compute.cpu import available_cores, tune
 
 tune()  # as the command line does, before PyTorch is imported
 
@@ -32,7 +32,7 @@ Steps = Callable[[], list[float]]
 
 def distributed() -> Iterator[dict]:
     """Vectors and cutouts a second of training: two processes beside one."""
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     for job, (batch, unit, what, _) in JOBS.items():
         rates: dict[str, list[float]] = {"two processes": [], "one process": []}
         for turn in range(REPEATS):

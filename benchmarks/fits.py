@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from foreglow.compute.random import make_generator
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.parametric import Fit, fit
-from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 from foreglow.recognition.skymodel import candidate
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates

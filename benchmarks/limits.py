@@ -31,8 +31,8 @@ from foreglow.dust.spectra import paper_bands
 from foreglow.maps.hemispheres import NORTH
 from foreglow.recognition import parametric
 from foreglow.recognition.model import Recogniser
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.networks import ForeglowNetwork
-from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skymodel import candidate
 from foreglow.sky.hydrogen import velocity_channels
 from measure import OURS

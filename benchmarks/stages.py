@@ -30,8 +30,9 @@ from foreglow.maps.prepare import prepare
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.classify import classify
 from foreglow.recognition.model import Recogniser
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.parametric import fit
-from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 from foreglow.recognition.skymodel import candidate
 from foreglow.recognition.streaming import BLOCK
 from foreglow.sky.instrument import load_instrument

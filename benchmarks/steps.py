@@ -20,7 +20,7 @@ from foreglow.dust.inputs import DustSky
 from foreglow.maps.hemispheres import NORTH
 from foreglow.recognition import train as recognition_train
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.sky.hydrogen import velocity_channels
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates

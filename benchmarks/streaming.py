@@ -25,7 +25,8 @@ from foreglow.recognition.choice import choose
 from foreglow.recognition.classify import classify_files
 from foreglow.recognition.fitted import FitSetup, fit_files
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 from foreglow.recognition.streaming import BLOCK, MapFiles
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates

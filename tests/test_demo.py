@@ -16,7 +16,7 @@ from foreglow.demo import dust, recognise
 from foreglow.dust.model import DustModel
 from foreglow.errors import RunError
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.report import figures
 from foreglow.report.skyview import load_view, saved_views
 

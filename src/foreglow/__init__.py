@@ -4,7 +4,6 @@ The public names are imported when first used, so that the command line starts q
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from foreglow.recognition.model import Recogniser
     from foreglow.sky.instrument import load_instrument
     from foreglow.sky.templates import load_templates
-
-__version__ = version("foreglow")
 
 _HOMES = {
     "ContextModel": "recognition.context.model:ContextModel",
@@ -51,6 +48,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("foreglow")
     if name not in _HOMES:
         raise AttributeError(f"module 'foreglow' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")

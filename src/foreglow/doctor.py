@@ -13,6 +13,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from foreglow.compute.cpu import available_cores
+from foreglow.extras import EXTRAS, command
 from foreglow.runs import package_versions
 from foreglow.sky.cmb import cache_folder
 
@@ -73,13 +75,20 @@ def _python() -> Iterator[Finding]:
             yield Finding(name, "ok", version)
 
 
+def _extras() -> Iterator[Finding]:
+    for name, extra in EXTRAS.items():
+        if absent := extra.absent():
+            text = f"{', '.join(absent)} not installed: {extra.purpose} need {command(name)}"
+            yield Finding(f"extra {name}", "absent", text)
+        else:
+            yield Finding(f"extra {name}", "ok", f"{extra.purpose}: {', '.join(extra.modules)}")
+
+
 def _processor() -> Iterator[Finding]:
     import torch
 
-    # a batch system or container may give fewer than the machine has
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = torch.get_num_threads()
-    yield Finding("cores", "ok", f"{usable} of {os.cpu_count()} usable, {threads} PyTorch threads")
+    cores = f"{available_cores()} of {os.cpu_count()} usable"
+    yield Finding("cores", "ok", f"{cores}, {torch.get_num_threads()} PyTorch threads")
 
 
 def _memory() -> Iterator[Finding]:
@@ -173,5 +182,5 @@ def _templates() -> Iterator[Finding]:
 
 
 _LOOKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _processor, _memory, _device, _sphere, _folders, _data, _templates,
+    _python, _extras, _processor, _memory, _device, _sphere, _folders, _data, _templates,
 )  # fmt: skip

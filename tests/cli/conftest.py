@@ -5,7 +5,7 @@ import pytest
 
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.sky.instrument import load_instrument
 
 

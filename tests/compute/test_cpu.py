@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
-from foreglow.compute.cpu import ENVIRONMENT
+import pytest
+
+from foreglow import doctor
+from foreglow.compute.cpu import ENVIRONMENT, available_cores
 
 FAULTS = """
 import resource
@@ -40,3 +43,17 @@ def test_what_a_user_said_stays():
     script = f"{TUNE}; import os; print(*(os.environ.get(name) for name in {list(ENVIRONMENT)}))"
     said = ENVIRONMENT | {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "None"}
     assert run(script, OMP_WAIT_POLICY="ACTIVE").split() == list(said.values())
+
+
+def test_cores_are_those_of_this_process():
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
+    if hasattr(os, "sched_getaffinity"):
+        assert available_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("cores", "found"), [(6, 6), (None, 1)])
+def test_cores_where_no_system_tells_of_affinity(monkeypatch, cores, found):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert available_cores() == found
+    assert [f.found.split(",")[0] for f in doctor._processor()] == [f"{found} of {cores} usable"]

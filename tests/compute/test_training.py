@@ -18,7 +18,7 @@ from foreglow.compute.random import make_generator
 from foreglow.errors import ModelError, RunError
 from foreglow.recognition import train as module
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.train import REGIMES, TrainingPlan, make_simulator, train, train_model
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates

@@ -8,7 +8,7 @@ import torch
 from foreglow.maps.regions import layout
 from foreglow.recognition.evaluate import evaluate
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 from foreglow.recognition.train import TrainingPlan, train
 from foreglow.sky import seds

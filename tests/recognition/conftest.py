@@ -7,7 +7,7 @@ import torch
 
 from foreglow.recognition import train as training
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 from foreglow.recognition.train import TrainingPlan, train
 from foreglow.sky.instrument import load_instrument

@@ -17,7 +17,7 @@ from foreglow.recognition.calibration import (
 )
 from foreglow.recognition.evaluate import evaluate
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.train import TrainingPlan, train
 
 

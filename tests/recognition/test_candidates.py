@@ -10,16 +10,9 @@ from foreglow.recognition.choice import choose
 from foreglow.recognition.features import CleanedLogFeatures
 from foreglow.recognition.laplace import log_evidence
 from foreglow.recognition.model import Recogniser
+from foreglow.recognition.models import MODELS, PROBLEMS, ForegroundModel, dust_tests, models_of
 from foreglow.recognition.parametric import fit
-from foreglow.recognition.simulate import (
-    MODELS,
-    PROBLEMS,
-    ForegroundModel,
-    NoiseLaw,
-    VectorSimulator,
-    dust_tests,
-    models_of,
-)
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 from foreglow.recognition.skies import simulate_sky
 from foreglow.recognition.skymodel import SkyModel, candidate, fixed_spectra
 from foreglow.recognition.train import TrainingPlan, train

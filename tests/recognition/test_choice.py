@@ -11,7 +11,7 @@ from foreglow.errors import ModelError, ShapeError
 from foreglow.recognition.choice import CRITERIA, choose
 from foreglow.recognition.evidence import draw_vectors
 from foreglow.recognition.laplace import AME_OVER_DUST, log_evidence
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skymodel import (
     BETA_PRIOR,
     CURVATURE_PRIOR,

@@ -18,7 +18,7 @@ from foreglow.recognition import classify as module
 from foreglow.recognition.classify import NoiseRangeWarning, classify
 from foreglow.recognition.evaluate import evaluate
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 
 NSIDE, N_PIX = 16, hp.nside2npix(16)
 SCALE = 0.1  # noise of the sky, in units of the instrument's

@@ -15,7 +15,7 @@ from foreglow.recognition import ensemble as module
 from foreglow.recognition.classify import classify_files
 from foreglow.recognition.ensemble import EnsembleSky, make_ensemble
 from foreglow.recognition.fitted import FitSetup, fit_files
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import SkyRecipe, make_sky_files
 from foreglow.recognition.streaming import MapFiles
 from foreglow.sky.instrument import load_instrument

@@ -5,7 +5,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from foreglow.recognition.evidence import ceiling, draw_vectors, log_evidence
-from foreglow.recognition.simulate import MODELS, PROBLEMS
+from foreglow.recognition.models import MODELS, PROBLEMS
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
 from foreglow.sky.instrument import load_instrument

@@ -8,7 +8,8 @@ import torch
 
 from foreglow.errors import InstrumentError
 from foreglow.recognition.features import CleanedLogFeatures, _asinh
-from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import Instrument
 
 NU = np.array([11, 13, 40, 50, 60, 68, 78, 89, 100, 119, 140, 166, 195, 235, 280, 337, 402.0])

@@ -15,7 +15,7 @@ from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition import fitted as module
 from foreglow.recognition.choice import choose
 from foreglow.recognition.fitted import fit_maps
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 
 N_PIX = hp.nside2npix(16)
 CURVATURE = PROBLEMS["curvature"]

@@ -11,8 +11,9 @@ from scipy.stats import norm
 from foreglow.errors import SkyError
 from foreglow.recognition import features as module
 from foreglow.recognition.features import CleanedLogFeatures, SkyMemory
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.networks import foreglow_with_memory
-from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 from foreglow.sky import seds
 from foreglow.sky.templates import Templates
 

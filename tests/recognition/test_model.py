@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 import foreglow
 from foreglow.errors import ModelError
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from foreglow.recognition import networks
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.networks import NETWORKS, FarsianNetwork, ForeglowNetwork
-from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 
 
 @pytest.fixture

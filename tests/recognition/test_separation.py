@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from foreglow.errors import ModelError, ShapeError
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.separation import (
     FULL_SKY,
     TRUTH,
@@ -17,7 +18,6 @@ from foreglow.recognition.separation import (
     separate_many,
     summarise_residuals,
 )
-from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 from foreglow.recognition.skymodel import BETA_PRIOR, CURVATURE_PRIOR
 from foreglow.sky.cmb import cmb_spectra

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from foreglow.errors import ModelError
-from foreglow.recognition.simulate import MODELS, PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.models import MODELS, PROBLEMS
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 from foreglow.sky.cmb import cmb_map
 
 NU = np.array([11, 13, 40, 50, 60, 68, 78, 89, 100, 119, 140, 166, 195, 235, 280, 337, 402.0])

@@ -11,7 +11,8 @@ from astropy.io import fits
 
 from foreglow.errors import ForeglowError, InstrumentError, MapError, ShapeError
 from foreglow.recognition import skies
-from foreglow.recognition.simulate import PROBLEMS, NoiseLaw, VectorSimulator
+from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
 from foreglow.recognition.skies import (
     SkyLaw,
     component_maps,

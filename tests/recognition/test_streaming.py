@@ -19,7 +19,7 @@ from foreglow.recognition import fitted as fitting
 from foreglow.recognition.classify import classify, classify_files
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.fitted import FitSetup, fit_files, fit_maps
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.streaming import MapFiles
 from pieces import die_first
 

@@ -12,8 +12,9 @@ from foreglow.recognition.choice import choose
 from foreglow.recognition.evidence import draw_vectors
 from foreglow.recognition.features import CleanedLogFeatures
 from foreglow.recognition.model import Recogniser
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.parametric import fit
-from foreglow.recognition.simulate import PROBLEMS, VectorSimulator
+from foreglow.recognition.simulate import VectorSimulator
 from foreglow.recognition.skies import component_maps, simulate_sky
 from foreglow.recognition.skymodel import FREE_BETA_D, SkyModel, candidate
 from foreglow.sky.bandpass import top_hat

@@ -78,6 +78,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Both jobs on the mock Galaxy in some minutes: models recognised, dust predicted, a report."""
+    from foreglow.extras import require
+
+    require("train", "report")
     from foreglow.demo import printed, run_demo
     from foreglow.reproduce import read_records
 

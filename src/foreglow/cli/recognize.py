@@ -69,7 +69,7 @@ def recognize_simulate(
     """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band; or many skies."""
     from foreglow.compute.workers import open_workers
     from foreglow.recognition.ensemble import make_ensemble
-    from foreglow.recognition.simulate import models_of
+    from foreglow.recognition.models import models_of
     from foreglow.recognition.skies import SkyRecipe, make_sky_files
     from foreglow.sky.instrument import load_instrument
 
@@ -233,8 +233,8 @@ def recognize_fit(
     from foreglow.compute.device import pick_device
     from foreglow.compute.workers import open_workers
     from foreglow.recognition.fitted import FitSetup, fit_files
+    from foreglow.recognition.models import models_of
     from foreglow.recognition.observations import validate_output
-    from foreglow.recognition.simulate import models_of
     from foreglow.sky.instrument import load_instrument
 
     given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)

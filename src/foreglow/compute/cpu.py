@@ -1,4 +1,4 @@
-"""How a process waits and keeps memory, said before PyTorch is imported.
+"""How many cores a process has, and how it waits and keeps memory, said before PyTorch comes.
 
 Measured by `benchmarks/settings.py`; docs/performance.md has the figures.
 """
@@ -20,6 +20,13 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(_TRIM),
     "MALLOC_MMAP_THRESHOLD_": str(_MMAP),
 }
+
+
+def available_cores() -> int:
+    """Cores for this process: a batch system or a container may give fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def tune() -> None:

@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
+from foreglow.compute.cpu import available_cores
 from foreglow.errors import ForeglowError, RunError
+from foreglow.extras import require
 
 log = logging.getLogger("foreglow")
 
@@ -108,8 +110,8 @@ def start(processes: Processes, device: torch.device) -> None:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes.devices)))
+    threads = max(1, available_cores() // processes.devices)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     handler = signal.getsignal(signal.SIGINT)  # the agent has its own, and leaves it
     try:
         _run_agent(processes, "-P", "-m", "foreglow", *sys.argv[1:])
@@ -266,6 +268,7 @@ def _validate(processes: Processes, device: torch.device) -> None:
 
 
 def _fabric(processes: Processes, device: torch.device) -> Any:
+    require("train")
     from lightning.fabric import Fabric
     from lightning.fabric.strategies.ddp import DDPStrategy
 

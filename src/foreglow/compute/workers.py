@@ -8,7 +8,6 @@ of a map, comes straight from the worker. A piece whose worker is lost is done a
 
 import contextlib
 import logging
-import os
 import tomllib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from foreglow.compute.cpu import ENVIRONMENT
+from foreglow.compute.cpu import ENVIRONMENT, available_cores
 from foreglow.errors import RunError
+from foreglow.extras import require
 
 log = logging.getLogger("foreglow")
 
@@ -67,6 +67,7 @@ def open_workers(where: str | None) -> Iterator[Spread]:
         yield map
         return
     cluster = _cluster(where)
+    require("cluster")
     with contextlib.ExitStack() as stack:
 
         @cache
@@ -174,7 +175,7 @@ def _local(n: int) -> Iterator[Any]:
     from dask import config
     from distributed import LocalCluster
 
-    threads = max(1, len(os.sched_getaffinity(0)) // n)
+    threads = max(1, available_cores() // n)
     # Dask's own has one thread for libraries, and malloc give memory back at once
     environment = {"OMP_NUM_THREADS": threads, **ENVIRONMENT}
     with (

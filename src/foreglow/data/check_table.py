@@ -5,12 +5,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 
 from foreglow.data.registry import Product, identify
 from foreglow.data.report import ColumnFound, Report
 from foreglow.errors import ForeglowError, MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.columns import NOISE_KINDS, find_named, meanings
 from foreglow.maps.conventions import MapWarning, canonical_frame, canonical_unit
 from foreglow.maps.cube_healpix import open_healpix_cube, spectrum_length

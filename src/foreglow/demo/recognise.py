@@ -3,17 +3,17 @@
 import logging
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import torch
 
 from foreglow.compute.training import History
+from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
 from foreglow.recognition.choice import choose_on_sky
 from foreglow.recognition.classify import classify
 from foreglow.recognition.evaluate import Evaluation
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import simulate_sky, write_sky
 from foreglow.recognition.train import TrainingPlan, train
 from foreglow.report import figures, skymaps

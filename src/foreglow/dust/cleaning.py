@@ -17,7 +17,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from foreglow.compute.workers import Spread
 from foreglow.errors import MapError, ShapeError
 from foreglow.files import scratch_directory
+from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.hemispheres import Method, Region, reached
 from foreglow.sky import seds

@@ -9,7 +9,6 @@ of this happens there.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import healpy as hp
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch.nn.functional import embedding_bag
 
 from foreglow.compute.random import make_generator
 from foreglow.errors import MapError, ShapeError
+from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid, Pointings, cutout_interpolation, cutout_pixels
 from foreglow.maps.hemispheres import METHODS, Method, Region
 

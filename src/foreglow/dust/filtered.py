@@ -15,7 +15,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from foreglow.compute.workers import Spread
 from foreglow.dust.cutouts import SkyCube
 from foreglow.errors import MapError
 from foreglow.files import new_file
+from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid, Pointings

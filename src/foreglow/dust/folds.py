@@ -7,12 +7,12 @@ sector masked, and errors are measured where its member is a stranger.
 
 import math
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from foreglow.dust.cutouts import SkyCube
+from foreglow.maps import healpix as hp
 from foreglow.maps.hemispheres import Region
 
 LEAST_FOLDS = 4  # so that a member of a pair still sees three quarters of the region

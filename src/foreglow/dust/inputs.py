@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
@@ -17,6 +16,7 @@ from foreglow.dust.target import (
     validate_varies,
 )
 from foreglow.errors import MapError, SkyError
+from foreglow.maps import healpix as hp
 from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import HarmonicFilter, low_pass

@@ -5,10 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import healpy as hp
 import numpy as np
 import torch
-from dask.utils import format_bytes
 
 from foreglow.compute.workers import Spread
 from foreglow.dust.cutouts import CutoutSampler
@@ -24,8 +22,10 @@ from foreglow.dust.filtered import (
 from foreglow.dust.model import DustModel
 from foreglow.dust.stitch import PartialSums, Stitched, Sums
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.hemispheres import NORTH
+from foreglow.maps.memory import format_bytes
 
 LIBRARIES = 900 << 20  # bytes that Python, the libraries and a batch in a network take, measured
 _MAPS_A_MEMBER = 3  # of float32 that blending takes, and those beside, measured

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, embedding_bag
 
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid, Pointings, cutout_corners, plane_coordinates
 from foreglow.maps.hemispheres import NORTH, Method
 

@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 
 import astropy.units as u
-import healpy as hp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, spearmanr

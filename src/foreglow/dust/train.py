@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from foreglow.dust.spectra import Bands, paper_bands
 from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import to_card
 from foreglow.errors import RunError
+from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.hemispheres import REGIONS, Method, Region

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import healpy as hp
 import numpy as np
+
+from foreglow.maps import healpix as hp
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import warnings
 from types import FrameType
 
 import astropy.units as u
-import healpy as hp
 import numpy as np
 
 from foreglow.errors import MapError, ShapeError
+from foreglow.maps import healpix as hp
 
 UNITS = ("K_CMB", "mK_CMB", "uK_CMB", "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr")
 T_CMB_K = 2.7255  # Fixsen 2009, as in pysm3.units

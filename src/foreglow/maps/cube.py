@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.files import settle
+from foreglow.maps import healpix as hp
 from foreglow.maps.brightness import LIMIT_K, PLACEHOLDERS, take_out_odd
 from foreglow.maps.cube_resaved import Decoded, is_as_written, open_resaved
 from foreglow.maps.cube_store import (

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.brightness import PLACEHOLDERS, OddValues, take_out_odd
 from foreglow.maps.conventions import canonical_frame
 from foreglow.maps.cube_cards import Cards, kelvin_factor, read_cards

@@ -11,12 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.cube_store import CHANNELS_A_CHUNK, pixels_a_chunk
 
 _CHUNK = re.compile(r"(?:c[/.])?(\d+)[/.](\d+)")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
+from foreglow.extras import require
 from foreglow.maps.cube import validate_nside, velocity_slice
 from foreglow.maps.cube_fits import ImageCube, open_image_cube
 from foreglow.maps.cube_healpix import HealpixCube, is_healpix, open_healpix_cube
@@ -110,6 +111,7 @@ def open_source(recipe: Recipe) -> Source:
     if tables[0]:
         maps = open_healpix_cube(paths, recipe.unit, recipe.velocity_table, recipe.memory)
         return _healpix_source(maps, recipe.nside, wanted, recipe.beam_arcmin)
+    require("cubes")
     with contextlib.ExitStack() as files:
         opened = [
             files.enter_context(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from foreglow.files import (
     replace_directory,
     write_text,
 )
+from foreglow.maps import healpix as hp
 
 FORMAT = "foreglow HI cube"
 VERSION = 1

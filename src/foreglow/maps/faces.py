@@ -6,10 +6,11 @@ from its neighbours on the sphere.
 
 from functools import cache
 
-import healpy as hp
 import numpy as np
 import torch
 from torch import Tensor
+
+from foreglow.maps import healpix as hp
 
 # x, y of the neighbours in healpy's order: SW, W, NW, N, NE, E, SE, S
 _NEIGHBOURS = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))

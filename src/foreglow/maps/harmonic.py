@@ -13,10 +13,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import ducc0
-import healpy as hp
 import numpy as np
 
 from foreglow.errors import MapError, ShapeError
+from foreglow.maps import healpix as hp
 
 PAPER_CUT = 460.0
 PAPER_ORDER = 4

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import healpy as hp
 import numpy as np
 import torch
 from torch import Tensor
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid, Pointings
 
 Method = Literal["nearest", "bilinear"]

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock, ring_numbers
 from foreglow.maps.columns import (
     NOISE_KINDS,

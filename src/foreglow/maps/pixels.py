@@ -8,10 +8,11 @@ import math
 from functools import cache
 
 import ducc0
-import healpy as hp
 import numpy as np
 import torch
 from torch import Tensor
+
+from foreglow.maps import healpix as hp
 
 _TWO_THIRDS = 2.0 / 3.0
 

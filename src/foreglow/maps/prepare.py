@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.utils import format_bytes
 from numpy.typing import NDArray
 
 from foreglow.compute.workers import Spread
@@ -38,7 +37,7 @@ from foreglow.maps.cube_store import (
     write_channels,
 )
 from foreglow.maps.cube_survey import blank_channels
-from foreglow.maps.memory import parse_memory
+from foreglow.maps.memory import format_bytes, parse_memory
 
 log = logging.getLogger("foreglow")
 

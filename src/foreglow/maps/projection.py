@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import astropy.units as u
-import healpy as hp
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 from astropy.wcs.wcsapi import BaseLowLevelWCS, HighLevelWCSWrapper
 from numpy.typing import NDArray
-from reproject import reproject_interp
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import warn_assumed
 from foreglow.maps.cube_cards import Cards, unit_factor
 
@@ -154,6 +153,8 @@ def to_healpix(
     ndarray of float32, shape (channel, n)
         NaN outside the grid.
     """
+    from reproject import reproject_interp  # an extra: who opens image cubes has asked for it
+
     out = np.empty((len(block), 1, len(pixels)), np.float32)
     reproject_interp(
         (block, wcs),

@@ -2,10 +2,10 @@
 
 import re
 
-import healpy as hp
 import numpy as np
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 
 KINDS = ("halves", "quadrants", "blobs", "single:K")
 

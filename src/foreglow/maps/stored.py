@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-import healpy as hp
 import numpy as np
 from astropy import units as u
 
 from foreglow.errors import MapError, ShapeError
+from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock, ring_numbers
 from foreglow.maps.conventions import canonical_frame, warn_assumed
 from foreglow.maps.table import Column, PixelIndex, Table

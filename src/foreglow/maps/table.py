@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import healpy as hp
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import what_says_a_unit
 from foreglow.maps.memory import release_pages
 

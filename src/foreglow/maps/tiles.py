@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import healpy as hp
 import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import warn_assumed
 from foreglow.maps.cube_fits import ImageCube
 from foreglow.maps.cube_store import PixelChunks

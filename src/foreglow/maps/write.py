@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 from astropy.io import fits
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.files import new_file
+from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import canonical_frame, canonical_unit
 
 _WRITTEN_CODES = {"f4": "E", "f8": "D", "i2": "I", "i4": "J", "i8": "K"}

@@ -4,11 +4,11 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 from astropy import units as u
 
 from foreglow.errors import InstrumentError, MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.given import GivenFile
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.noise import NoiseMap, open_noise_map

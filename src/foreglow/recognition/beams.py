@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 
 from foreglow.errors import MapError
 from foreglow.files import scratch_directory
+from foreglow.maps import healpix as hp
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.noise import NoiseMap
 from foreglow.maps.write import write_maps, write_polarisation_map

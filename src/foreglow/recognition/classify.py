@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 import torch
 
 from foreglow.compute.workers import Spread
 from foreglow.errors import InstrumentError, MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.write import Columns, write_map_blocks, write_maps
 from foreglow.recognition.band_noise import Noise
@@ -19,6 +19,7 @@ from foreglow.recognition.bands import by_band
 from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.levels import Levels, warn_of_levels
 from foreglow.recognition.model import Recogniser
+from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.observations import Observation, open_observation
 from foreglow.recognition.streaming import (
     BLOCK,
@@ -33,7 +34,6 @@ from foreglow.recognition.streaming import (
     validate_memory,
     with_progress,
 )
-from foreglow.recognition.train import REFERENCE_NSIDE
 from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 

@@ -12,13 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import zarr
 
 from foreglow.compute.workers import Spread
 from foreglow.errors import RunError
 from foreglow.files import new_directory, remove_half_written
+from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.memory import release_pages
 from foreglow.recognition.band_noise import validate_noise_scale

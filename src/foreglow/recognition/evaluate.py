@@ -11,7 +11,7 @@ from foreglow.errors import ModelError
 from foreglow.maps.regions import layout
 from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import models_of
+from foreglow.recognition.models import models_of
 from foreglow.recognition.skies import SimulatedSky, simulate_sky
 from foreglow.sky.templates import load_templates
 

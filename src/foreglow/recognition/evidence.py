@@ -16,16 +16,14 @@ from torch import Tensor
 
 from foreglow.compute.random import make_generator
 from foreglow.errors import ModelError
-from foreglow.recognition.simulate import (
+from foreglow.recognition.models import (
     AMPLITUDE_SCATTER,
     BETA_MEAN,
     BETA_SCATTER,
     MODELS,
-    NoiseLaw,
-    Vectors,
-    VectorSimulator,
     dust_tests,
 )
+from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
 from foreglow.sky.instrument import Instrument

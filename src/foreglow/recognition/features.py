@@ -8,17 +8,19 @@ fitted power law is taken away is of the order of that noise; in float32 every k
 would leave something else.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from foreglow.errors import InstrumentError
-from foreglow.recognition.simulate import AMPLITUDE_SCATTER
+from foreglow.recognition.models import AMPLITUDE_SCATTER
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 from foreglow.sky.instrument import Instrument
-from foreglow.sky.templates import Templates
+
+if TYPE_CHECKING:
+    from foreglow.sky.templates import Templates
 
 NOISE_FLOOR = 1e-3  # of the instrument's noise at Nside 16: what 'noiseless' means to the network
 _REFERENCE_NSIDE = 16
@@ -342,7 +344,7 @@ class SkyMemory(nn.Module):
         self.register_buffer("ame", torch.ones(n_pixel, 3, dtype=torch.float64))
 
     @torch.no_grad()
-    def remember(self, templates: Templates) -> None:
+    def remember(self, templates: "Templates") -> None:
         """Keep the amplitudes of the pixels of a sky, as many as there is room for."""
         stokes = [torch.from_numpy(t).double() for t in (templates.synchrotron, templates.dust)]
         mean = torch.cat(stokes).T  # (pixel, 4)

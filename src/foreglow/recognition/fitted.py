@@ -17,8 +17,8 @@ from foreglow.recognition.band_noise import Noise
 from foreglow.recognition.choice import CRITERIA, choose
 from foreglow.recognition.fitted_sky import FitShares, FittedSky, fit_header, put, unfitted
 from foreglow.recognition.levels import Levels, warn_of_levels
+from foreglow.recognition.models import MODELS
 from foreglow.recognition.observations import Observation, open_observation
-from foreglow.recognition.simulate import MODELS
 from foreglow.recognition.skymodel import candidate
 from foreglow.recognition.streaming import (
     BLOCK,

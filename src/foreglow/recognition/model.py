@@ -16,8 +16,8 @@ from foreglow.model_files import (
     read_weights,
     write_model,
 )
+from foreglow.recognition.models import MODELS, dust_tests
 from foreglow.recognition.networks import NETWORKS
-from foreglow.recognition.simulate import MODELS, dust_tests
 from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 

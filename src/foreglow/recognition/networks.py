@@ -1,15 +1,18 @@
 """The recognition networks: the paper's and ours."""
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-import healpy as hp
 import torch
 from torch import Tensor, nn
 
 from foreglow.compute.precision import layers
+from foreglow.maps import healpix as hp
 from foreglow.recognition.features import CleanedLogFeatures, SkyMemory
 from foreglow.sky.instrument import Instrument
-from foreglow.sky.templates import Templates
+
+if TYPE_CHECKING:
+    from foreglow.sky.templates import Templates
 
 MEMORY_NSIDE = 16
 WIDTH = 128
@@ -114,7 +117,7 @@ class ForeglowNetwork(nn.Module):
                 x = block(x)
             return self.output(self.norm(x)).float()
 
-    def remember(self, templates: Templates) -> None:
+    def remember(self, templates: "Templates") -> None:
         """Keep the sky of the training, where there is a memory."""
         if self.memory is not None:
             self.memory.remember(templates.degraded(MEMORY_NSIDE))

@@ -3,11 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import healpy as hp
 import torch
 from torch import Tensor
 
 from foreglow.errors import ShapeError
+from foreglow.maps import healpix as hp
 from foreglow.recognition.descent import lowest_ends
 from foreglow.recognition.profile import invert
 from foreglow.recognition.skymodel import SkyModel, bent_spectra, fixed_spectra

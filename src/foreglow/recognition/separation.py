@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from foreglow.errors import ModelError, ShapeError
+from foreglow.maps import healpix as hp
+from foreglow.recognition.models import MODELS
 from foreglow.recognition.parametric import fit
-from foreglow.recognition.simulate import MODELS
 from foreglow.recognition.skies import SimulatedSky
 from foreglow.recognition.skymodel import SkyModel, candidate
 from foreglow.sky import seds

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 import torch
 
 from foreglow.errors import InstrumentError, MapError, ShapeError
 from foreglow.files import new_directory
+from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
 from foreglow.maps.write import write_maps, write_polarisation_map
-from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS, models_of
+from foreglow.recognition.models import BETA_MEAN, BETA_SCATTER, MODELS, models_of
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_map
 from foreglow.sky.instrument import Instrument, load_instrument

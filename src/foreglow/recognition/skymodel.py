@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foreglow.errors import ModelError
-from foreglow.recognition.simulate import BETA_MEAN, BETA_SCATTER, MODELS
+from foreglow.recognition.models import BETA_MEAN, BETA_SCATTER, MODELS
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 

@@ -10,14 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import healpy as hp
 import numpy as np
-from dask.utils import format_bytes
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.given import GivenFile
-from foreglow.maps.memory import parse_memory
+from foreglow.maps.memory import format_bytes, parse_memory
 from foreglow.maps.write import Columns
 from foreglow.recognition.band_noise import Noise, noise_file
 from foreglow.recognition.observations import Observation, open_observation

@@ -18,12 +18,12 @@ from foreglow.errors import RunError
 from foreglow.model_files import close_training, open_training
 from foreglow.recognition.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.model import Recogniser
+from foreglow.recognition.models import REFERENCE_NSIDE, models_of
 from foreglow.recognition.networks import ForeglowNetwork
-from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator, models_of
+from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import Templates, load_templates
 
-REFERENCE_NSIDE = 16
 VALIDATION_FRACTION = 0.2
 _STANDARDISATION_SAMPLE = 65536
 _CALIBRATION_SAMPLE = 65536

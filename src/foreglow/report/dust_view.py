@@ -1,6 +1,5 @@
 """Predicted dust to look at pixel by pixel: the map, its error, and the 21 cm line behind it."""
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,6 +7,7 @@ from numpy.typing import NDArray
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.predict import DustMap
 from foreglow.dust.target import NO_UNIT
+from foreglow.maps import healpix as hp
 from foreglow.report.skyview import MAX_NSIDE, Layer, LineSpectra, SkyView, averaged
 from foreglow.sky.hydrogen import COLUMN_PER_K_KMS
 

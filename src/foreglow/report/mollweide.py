@@ -4,7 +4,6 @@ Projected coordinates: x in [-2, 2], y in [-1, 1]; the sky fills the ellipse wit
 Longitude grows to the left, as on the sky seen from inside.
 """
 
-import healpy as hp
 import matplotlib.patheffects as patheffects
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.patches import Ellipse
 from numpy.typing import ArrayLike, NDArray
 
 from foreglow.errors import ShapeError
+from foreglow.maps import healpix as hp
 from foreglow.report.style import INK
 
 IMAGE_WIDTH = 1200

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import Literal
 
-import healpy as hp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2
 
+from foreglow.maps import healpix as hp
 from foreglow.report.mollweide import draw_borders, draw_map
 from foreglow.report.style import (
     CLASS_HUES,

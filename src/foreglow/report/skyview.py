@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import healpy as hp
 import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.errors import RunError, ShapeError
 from foreglow.files import make_folder, new_file
+from foreglow.maps import healpix as hp
 from foreglow.report.mollweide import nside_of
 
 MAX_NSIDE = 64

@@ -9,6 +9,9 @@ from rich.table import Table
 
 from foreglow.compute.workers import Spread
 from foreglow.errors import RunError
+from foreglow.extras import require
+
+require("train", "report")  # before its steps import what they need
 
 PAPERS = ("farsian2020", "zhang2019")
 

@@ -5,10 +5,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-import healpy as hp
 import numpy as np
 
+from foreglow.errors import WriteError
+from foreglow.extras import require
 from foreglow.files import make_folder, new_file
+from foreglow.maps import healpix as hp
 
 # Planck 2018 VI, Table 2, TT,TE,EE+lowE+lensing: base LCDM, lensed, no tensors
 PLANCK_2018 = {
@@ -59,7 +61,7 @@ def cmb_spectra(l_max: int) -> np.ndarray:
         if spectra.shape == (4, _L_MAX + 1):
             return spectra[:, : l_max + 1]
     spectra = _run_camb()
-    with suppress(OSError):
+    with suppress(OSError, WriteError):
         _save(cache, spectra)
     return spectra[:, : l_max + 1]
 
@@ -144,6 +146,7 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _run_camb() -> np.ndarray:
+    require("simulate")
     import camb  # slow to import, and needed once only
 
     parameters = camb.set_params(

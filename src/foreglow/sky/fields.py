@@ -1,9 +1,9 @@
 """Random fields on the sphere, the same at every Nside: a finer one only adds detail."""
 
-import healpy as hp
 import numpy as np
 
 from foreglow.errors import SkyError
+from foreglow.maps import healpix as hp
 
 Array = np.ndarray
 

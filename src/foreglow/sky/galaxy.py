@@ -12,9 +12,9 @@ Units inside: columns in 1e20 cm-2, distances in kpc, brightness in uK_RJ.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import healpy as hp
 import numpy as np
 
+from foreglow.maps import healpix as hp
 from foreglow.sky.fields import SLOW, Array, slow_field, validate
 from foreglow.sky.layers import (
     ELECTRON_SHELLS,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import healpy as hp
 import numpy as np
 
+from foreglow.maps import healpix as hp
 from foreglow.sky.fields import (
     BACKGROUND,
     NOISE,

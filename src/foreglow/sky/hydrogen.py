@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import healpy as hp
 import numpy as np
 
 from foreglow.errors import SkyError
+from foreglow.maps import healpix as hp
 from foreglow.sky.fields import NOISE, Array
 
 COLUMN_PER_K_KMS = 0.01823  # 1e20 cm-2 for each K km/s of an optically thin line

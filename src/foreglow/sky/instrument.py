@@ -8,10 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import healpy as hp
 import numpy as np
 import torch
-from astropy import units as u
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -22,7 +20,7 @@ from pydantic import (
 )
 
 from foreglow.errors import InstrumentError
-from foreglow.maps.conventions import to_uk_rj_factor
+from foreglow.maps import healpix as hp
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands, Nodes, bands_of, read_table, top_hat
 
@@ -99,6 +97,10 @@ class Instrument:
         MapError
             If the unit is unknown.
         """
+        from foreglow.maps.conventions import (
+            to_uk_rj_factor,  # by astropy, which networks do without
+        )
+
         return sum(weight * to_uk_rj_factor(unit, nu) for nu, weight in self.nodes(band))
 
     def noise_rms(self, nside: int) -> np.ndarray:
@@ -243,6 +245,8 @@ def _quantity_in(unit: str) -> BeforeValidator:
     """Read a number with a unit as the number in `unit`."""
 
     def convert(text: object) -> float:
+        from astropy import units as u  # files alone have units
+
         try:
             if ("K_CMB" in unit) != ("K_CMB" in str(text)):
                 raise ValueError("thermodynamic temperature is spelled K_CMB")

@@ -6,9 +6,9 @@ Units inside: columns in 1e20 cm-2, distances in kpc, the field over its mean st
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import healpy as hp
 import numpy as np
 
+from foreglow.maps import healpix as hp
 from foreglow.sky.fields import (
     COLD,
     DENSITY,

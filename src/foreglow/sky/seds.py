@@ -7,7 +7,6 @@ frequency (the CMB excepted, whose reference is thermodynamic temperature).
 import math
 
 import torch
-from scipy.special import gamma, zeta
 from torch import Tensor
 
 # h / k_B in K per GHz (CODATA 2018, exact), and the CMB temperature (Fixsen 2009)
@@ -159,6 +158,8 @@ def _two_dusts(frequency_ghz: Tensor, hot: float) -> Tensor:
 
 def _cold_temperature(hot: float) -> float:
     """Where what the cold population takes in is what it gives off (FDS99, eq. 14)."""
+    from scipy.special import gamma, zeta  # for two temperatures alone
+
     _, cold_beta, hot_beta = _TWO_DUSTS
     x0 = PLANCK_OVER_BOLTZMANN * _TWO_DUSTS_PIVOT_GHZ
 

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import healpy as hp
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from foreglow.errors import SkyError
+from foreglow.extras import require
+from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import canonical_unit, to_uk_rj_factor
 from foreglow.maps.io import open_intensity_map, open_polarisation_map
 from foreglow.maps.stored import StoredMap
@@ -253,6 +254,7 @@ def _from_pysm(sky: str, nside: int) -> Templates:
 
 def _pysm_emission(name: str, preset: str, nside: int) -> np.ndarray:
     """I,Q,U of a PySM3 preset at the reference frequency of the SED, float32, shape (3, n_pix)."""
+    require("pysm")
     import pysm3  # slow to import, and not needed by every sky
     import pysm3.units as pysm_units
     from pysm3.sky import PRESET_MODELS

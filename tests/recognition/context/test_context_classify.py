@@ -22,7 +22,7 @@ from foreglow.recognition.evaluate import (
     pixel_log_probability,
     summarise,
 )
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 
 NSIDE, N_PIX = 16, hp.nside2npix(16)

@@ -17,7 +17,7 @@ from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.train import ContextPlan, compose, pixel_ensemble, train_context
 from foreglow.recognition.evaluate import evaluate, pixel_log_probability
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 
 CPU = torch.device("cpu")

@@ -2,12 +2,12 @@
 
 from functools import cache
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foreglow.maps import healpix as hp
 from foreglow.maps.faces import face_order
 
 BLOB_DEG = (12.0, 180.0)  # FWHM of the smoothing, drawn log-uniform

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-import healpy as hp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from foreglow.errors import ShapeError
+from foreglow.maps import healpix as hp
 
 
 def distance_to_boundary(label: NDArray[np.integer]) -> NDArray[np.float64]:

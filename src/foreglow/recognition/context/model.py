@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foreglow.errors import MapError, ModelError, ShapeError
+from foreglow.maps import healpix as hp
 from foreglow.maps.faces import face_order
 from foreglow.model_files import (
     DAMAGED,

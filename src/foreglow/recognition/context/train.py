@@ -18,8 +18,8 @@ from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.evaluate import pixel_log_probability
 from foreglow.recognition.model import Recogniser
+from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.skies import simulate_sky
-from foreglow.recognition.train import REFERENCE_NSIDE
 from foreglow.sky.templates import Templates, load_templates
 
 _GOLDEN = 0.618033988749895

@@ -10,7 +10,7 @@ import torch
 from foreglow.maps.regions import layout
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw, simulate_sky
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates

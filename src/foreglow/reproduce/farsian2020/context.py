@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from foreglow.compute.random import make_generator
+from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
 from foreglow.recognition.calibration import (
     accuracy_against_coverage,
@@ -23,7 +23,7 @@ from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.networks import CONTEXT_NETWORKS
 from foreglow.recognition.context.train import ContextPlan, pixel_ensemble, train_context
 from foreglow.recognition.evaluate import Evaluation, evaluate
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 from foreglow.report import curves, neighbours, skymaps
 from foreglow.reproduce.farsian2020.bench import REGIONS, Bench

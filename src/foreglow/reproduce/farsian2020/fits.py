@@ -8,7 +8,7 @@ import torch
 
 from foreglow.recognition.choice import CRITERIA, Choice, choose_on_sky
 from foreglow.recognition.evaluate import Evaluation, summarise
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import SimulatedSky
 from foreglow.report import figures, skymaps
 from foreglow.report.tables import binomial_error

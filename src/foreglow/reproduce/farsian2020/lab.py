@@ -16,7 +16,7 @@ from foreglow.errors import RunError
 from foreglow.recognition.calibration import expected_calibration_error
 from foreglow.recognition.evaluate import Evaluation, evaluate
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw
 from foreglow.recognition.train import Regime, TrainingPlan, train
 from foreglow.report import figures

@@ -10,7 +10,7 @@ import numpy as np
 from foreglow.recognition.evaluate import summarise
 from foreglow.recognition.evidence import draw_vectors, log_evidence
 from foreglow.recognition.model import Recogniser
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.report import figures
 from foreglow.reproduce.farsian2020 import paper
 from foreglow.reproduce.farsian2020.bench import Bench

@@ -16,7 +16,7 @@ import torch
 from foreglow.recognition.calibration import expected_calibration_error
 from foreglow.recognition.choice import choose_on_sky
 from foreglow.recognition.evaluate import Evaluation, evaluate
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw
 from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined

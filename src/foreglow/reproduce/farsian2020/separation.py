@@ -6,6 +6,7 @@ import numpy as np
 
 from foreglow.maps.regions import layout
 from foreglow.recognition.evaluate import evaluate
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.separation import (
     FULL_SKY,
     Residuals,
@@ -13,7 +14,6 @@ from foreglow.recognition.separation import (
     residuals_of_sky,
     summarise_residuals,
 )
-from foreglow.recognition.simulate import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 from foreglow.report import curves
 from foreglow.reproduce.farsian2020.bench import REGIONS, Bench

@@ -1,8 +1,8 @@
 """Figure 1: what the sky holds."""
 
-import healpy as hp
 import numpy as np
 
+from foreglow.maps import healpix as hp
 from foreglow.recognition.skies import component_maps
 from foreglow.report import figures
 from foreglow.reproduce.farsian2020.lab import Captions, Lab

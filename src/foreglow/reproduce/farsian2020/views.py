@@ -2,7 +2,7 @@
 
 from foreglow.recognition.choice import Choice
 from foreglow.recognition.evaluate import evaluate
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import SimulatedSky
 from foreglow.report import tables
 from foreglow.report.recognition_view import recognition_view

@@ -1,6 +1,5 @@
 """Figure 1: what the sky holds, and what of the dust no gas can tell."""
 
-import healpy as hp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,6 +7,7 @@ from numpy.typing import NDArray
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.inputs import DustSky, paper_filter
 from foreglow.dust.target import NO_UNIT
+from foreglow.maps import healpix as hp
 from foreglow.report import dust_curves, skymaps
 from foreglow.reproduce.zhang2019.lab import Captions, Lab, log
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
