@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, spearmanr
 
 from foreglow.errors import MapError
+from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import (
     UNITS,
     MapWarning,
