@@ -12,7 +12,7 @@ from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.classify import classify
 from foreglow.recognition.fitted import fit_maps
 from foreglow.recognition.levels import Levels, LevelWarning, warn_of_levels
-from foreglow.recognition.simulate import PROBLEMS
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.skies import simulate_sky
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import TYPICAL_UK_RJ, load_templates
