@@ -75,8 +75,11 @@ def dask_workers() -> Iterator[None]:
         yield
 
 
-def dask_cluster():
-    """Dask's own object for the workers of this process."""
+def wait_for_dask_workers() -> None:
+    """Until all are there: one that dies while it begins may never be begun again.
+
+    A worker has another address after its death, which its nanny notes when it has begun.
+    """
     from distributed import LocalCluster, Status
 
     (cluster,) = (
@@ -84,15 +87,6 @@ def dask_cluster():
         for cluster in LocalCluster._instances
         if isinstance(cluster, LocalCluster) and cluster.status is Status.running
     )
-    return cluster
-
-
-def wait_for_dask_workers() -> None:
-    """Until all are there: one that dies while it begins may never be begun again.
-
-    A worker has another address after its death, which its nanny notes when it has begun.
-    """
-    cluster = dask_cluster()
     while set(cluster.scheduler.workers) != {n.worker_address for n in cluster.workers.values()}:
         time.sleep(0.01)
 
