@@ -87,8 +87,11 @@ def wait_for_dask_workers() -> None:
         for cluster in LocalCluster._instances
         if isinstance(cluster, LocalCluster) and cluster.status is Status.running
     )
-    while set(cluster.scheduler.workers) != {n.worker_address for n in cluster.workers.values()}:
+    for _ in range(30000):
+        if set(cluster.scheduler.workers) == {n.worker_address for n in cluster.workers.values()}:
+            return
         time.sleep(0.01)
+    pytest.fail("a worker of Dask that died has not begun again in five minutes")
 
 
 def _start_server() -> None:
