@@ -95,11 +95,18 @@ def foreglow_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def spread():
+def workers():
     """Two workers of Dask, the same for all tests, with one thread each."""
     with forked.dask_workers(), open_workers("local:2") as spread:
         assert list(spread(abs, [-1])) == [1]  # begun now, where nothing is patched
         yield spread
+
+
+@pytest.fixture
+def spread(workers):
+    """Both of them, also if the last test killed one."""
+    forked.wait_for_dask_workers()
+    return workers
 
 
 @pytest.fixture(scope="module")

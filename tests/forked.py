@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -72,6 +73,25 @@ def dask_workers() -> Iterator[None]:
         get_mp_context()  # would ask for other libraries, once
         _start_server()
         yield
+
+
+def wait_for_dask_workers() -> None:
+    """Until all are there: one that dies while it begins may never be begun again.
+
+    A worker has another address after its death, which its nanny notes when it has begun.
+    """
+    from distributed import LocalCluster, Status
+
+    (cluster,) = (
+        cluster
+        for cluster in LocalCluster._instances
+        if isinstance(cluster, LocalCluster) and cluster.status is Status.running
+    )
+    for _ in range(30000):
+        if set(cluster.scheduler.workers) == {n.worker_address for n in cluster.workers.values()}:
+            return
+        time.sleep(0.01)
+    pytest.fail("a worker of Dask that died has not begun again in five minutes")
 
 
 def _start_server() -> None:

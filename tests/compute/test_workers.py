@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from distributed import KilledWorker
 
-from foreglow.compute.workers import _validate_versions, open_workers
+from foreglow.compute.workers import _spread_over, _validate_versions, open_workers
 from foreglow.errors import MapError, RunError
 from pieces import die, die_once, refuse, square, where_done
 
@@ -58,8 +59,24 @@ def test_lost_worker_costs_time_only(spread, tmp_path):
     assert (tmp_path / "died").exists()
 
 
-def test_work_that_kills_every_worker_is_given_up(spread):
+def test_work_that_kills_every_worker_is_given_up():
+    def gather(*_, **__):
+        raise KilledWorker("die", SimpleNamespace(address="tcp://a"), 3)
+
+    client = SimpleNamespace(
+        nthreads=lambda: {"tcp://a": 1}, submit=lambda *_, **__: None, gather=gather,
+        cancel=lambda _: None,
+    )  # fmt: skip
     with pytest.raises(RunError, match="one worker after another"):
+        list(_spread_over(client, "tcp://a")(abs, [0]))
+
+
+@pytest.mark.slow
+def test_work_that_does_kill_every_worker():
+    with (
+        open_workers("local:2") as spread,
+        pytest.raises(RunError, match="one worker after another"),
+    ):
         list(spread(die, [0]))
 
 
