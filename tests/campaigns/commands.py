@@ -158,7 +158,7 @@ def content(folder: Path) -> dict[str, object]:
             found[name] = None
         elif path.name == "config.toml":
             table = tomllib.loads(path.read_text())
-            found[name] = {k: v for k, v in table.items() if k != "command"}
+            found[name] = {k: v for k, v in table.items() if k not in ("command", "git_revision")}
         elif path.name == "metrics.json":
             found[name] = json.loads(path.read_text())["records"]
         elif path.name in ("log.txt", "report.html"):
