@@ -114,7 +114,8 @@ def test_ctrl_c_says_how_to_go_on(survey, tmp_path):
     ended = struck("SIGINT", "--cube", survey, "--nside", 32, "--out", tmp_path / "c.zarr")
     assert ended.code == 130
     said = "interrupted; what was done is kept: the same command with --resume goes on."
-    assert ended.err.split("\n") == ["", said, ""]
+    assert ended.err.endswith(f"\n{said}\n")
+    assert "Traceback" not in ended.err
     assert channels_done(tmp_path / "c.zarr.partial") == 16
 
 
