@@ -211,7 +211,8 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         remove_directory(path)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # an error on the way out would hide the first
+            path.unlink()
 
 
 def _earlier(target: Path) -> Path:
