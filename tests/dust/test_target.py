@@ -45,7 +45,6 @@ def write(folder, stated, column="DUST"):
         ("", "none", "1"),
         ("", "dimensionless", "1"),
         ("", "muK_RJ", "uK_RJ"),
-        ("1", None, "1"),
         ("", "K km/s", "K km/s"),
         ("mK", "mK_CMB", "mK_CMB"),
     ],
@@ -69,13 +68,29 @@ def test_any_unit_is_good(tmp_path, stated, given, unit):
         (
             "mag",
             "uK_RJ",
-            "dust.fits: expected the unit uK_RJ, as given, got mag in the header (TUNIT of "
+            "dust.fits: expected the unit uK_RJ, as given (unit=, --unit or sky.toml), got 'mag' in the header (TUNIT of "
             "TAU353); correct the one that is wrong, or leave unit= (command line: --unit) out",
         ),
-        ("MJy/sr", "uK_RJ", "expected the unit uK_RJ, as given, got MJy/sr in the header"),
-        ("uK_CMB", "uK_RJ", "expected the unit uK_RJ, as given, got uK_CMB in the header"),
-        ("K", "mK_CMB", "expected the unit mK_CMB, as given, got K in the header"),
-        ("mag", "1", "expected the unit 1, as given, got mag in the header"),
+        (
+            "MJy/sr",
+            "uK_RJ",
+            "expected the unit uK_RJ, as given (unit=, --unit or sky.toml), got 'MJy/sr' in the header",
+        ),
+        (
+            "uK_CMB",
+            "uK_RJ",
+            "expected the unit uK_RJ, as given (unit=, --unit or sky.toml), got 'uK_CMB' in the header",
+        ),
+        (
+            "K",
+            "mK_CMB",
+            "expected the unit mK_CMB, as given (unit=, --unit or sky.toml), got 'K' in the header",
+        ),
+        (
+            "mag",
+            "1",
+            "expected the unit 1, as given (unit=, --unit or sky.toml), got 'mag' in the header",
+        ),
         ("uK", None, "does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); pass unit="),
     ],
 )

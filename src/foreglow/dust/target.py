@@ -19,10 +19,8 @@ from foreglow.maps.conventions import (
     UNITS,
     MapWarning,
     canonical_unit,
-    unit_agrees,
-    what_says_a_unit,
 )
-from foreglow.maps.io import IntensityMap, open_plain_map, validate_numbers
+from foreglow.maps.io import IntensityMap, open_plain_map, validate_numbers, validate_unit
 
 log = logging.getLogger("foreglow")
 
@@ -57,20 +55,15 @@ def open_target(path: Path, unit: str | None) -> tuple[IntensityMap, str]:
     """
     found = open_plain_map(path)
     validate_numbers(path, found.columns)
-    stated = what_says_a_unit(found.columns[0].unit)
+    stated = found.columns[0].unit
     if unit is None and not stated:
         raise MapError(
             f"{path}: expected a unit (TUNIT) for column {found.columns[0].name}, got none; pass "
             "unit= (command line: --unit), any text, such as mag or W/m2/sr; 1 for a number "
             "without a unit, such as an optical depth"
         )
-    agrees = unit is None or same_unit(stated, unit) or unit_agrees(stated, _spelled(path, unit))
-    if not agrees:
-        raise MapError(
-            f"{path}: expected the unit {unit}, as given, got {stated} in the header (TUNIT of "
-            f"{found.columns[0].name}); correct the one that is wrong, or leave unit= (command "
-            "line: --unit) out"
-        )
+    if unit is not None and not same_unit(stated, unit):
+        validate_unit(path, found.columns, _spelled(path, unit))
     return found, _spelled(path, stated if unit is None else unit)
 
 
