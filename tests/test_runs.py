@@ -41,7 +41,7 @@ def test_config_says_all(folder):
         assert config["versions"][package] == version(package)
     assert config["versions"]["python"].startswith("3.")
     assert config["git_revision"]
-    assert config["command"].startswith("foreglow ")
+    assert config["command"].startswith("foreglow")
 
 
 def test_metrics(folder):

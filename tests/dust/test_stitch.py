@@ -209,5 +209,5 @@ def test_neighbouring_centres_are_turned_by_different_angles():
     assert len(where) == 768
     turns = torch.remainder(where.rotation_deg, 90)
     assert len(np.unique(np.round(turns.numpy(), 3))) == 768
-    with pytest.raises(ValueError, match="nside"):
+    with pytest.raises(ValueError, match="expected an Nside, got -1"):
         centres(-1)

@@ -184,7 +184,8 @@ class _Module(L.LightningModule):
     def _add(self, stage: str, metrics: dict[str, Tensor], n: int) -> None:
         for name, value in metrics.items():
             key = f"{stage}_{name}"
-            self._sums[key] = self._sums.get(key, torch.zeros_like(value)) + value.detach() / n
+            # in float64, or the mean of n ones may pass one
+            self._sums[key] = self._sums.get(key, 0.0) + value.detach().double() / n
 
     def configure_optimizers(self) -> Any:
         return self.task.optimiser(

@@ -66,6 +66,7 @@ def lowest_ends(
     for search in searches(model, bands):
         found = [search(part, best.parameters) for part in parts]
         if torch.isinf(best.cost).all():
+            found = [s.of_all(part, model) for part, s in zip(parts, found, strict=True)]
             first = [starts.select(starts.rank == 0) for starts in found]
             best = _ends_of(model, bands, parts, first, best, batch)
             found = [starts.select(starts.rank > 0) for starts in found]

@@ -94,6 +94,22 @@ class Starts:
         places = torch.arange(len(self.pixel), device=self.pixel.device)
         return [self.select(some) for some in places.split(count)]
 
+    def of_all(self, part: "Part", model: SkyModel) -> "Starts":
+        """One at least for each pixel: the model's own, where none was found.
+
+        Pixels whose likelihood is beyond single precision have no peak.
+        """
+        lacking = torch.ones(part.weight.shape[1], dtype=torch.bool, device=self.pixel.device)
+        lacking[self.pixel - part.first] = False
+        if not lacking.any():
+            return self
+        pixel = torch.nonzero(lacking).squeeze(1) + part.first
+        start = self.parameters.new_tensor([free.start for free in model.free.values()])
+        parameters = start[:, None].expand(-1, len(pixel))
+        cost = self.cost.new_full((len(pixel),), torch.inf)
+        every = Starts.join([self, Starts(pixel, torch.zeros_like(pixel), parameters, cost)])
+        return every.select(every.pixel.argsort(stable=True))
+
     @classmethod
     def join(cls, parts: "list[Starts]") -> "Starts":
         """All of several."""
