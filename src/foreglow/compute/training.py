@@ -163,29 +163,31 @@ class _Module(L.LightningModule):
     def training_step(self, _: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         generator = make_generator(self.device, self.seed, 0, self.global_step)
         loss, metrics = self.task.loss(self.global_step, generator)
-        self._add("train", {"loss": loss.detach(), **metrics}, self.schedule.steps)
+        self._add("train", {"loss": loss.detach(), **metrics})
         return loss
 
     def validation_step(self, index: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         generator = make_generator(self.device, self.seed, 1, index)
         metrics = self.task.validate(index, generator)
-        self._add("validation", metrics, self.schedule.validation_steps)
+        self._add("validation", metrics)
 
     def on_train_epoch_start(self) -> None:
         self._sums = {}
 
     def on_validation_epoch_end(self) -> None:
-        mean = self.trainer.strategy.reduce(torch.stack([v.double() for v in self._sums.values()]))
+        n = {"train": self.schedule.steps, "validation": self.schedule.validation_steps}
+        # divided last, and in float64: the mean of ones is one
+        means = [total / n[key.partition("_")[0]] for key, total in self._sums.items()]
+        mean = self.trainer.strategy.reduce(torch.stack(means))
         values = dict(zip(self._sums, mean.tolist(), strict=True))
         for key, value in values.items():
             self.history.setdefault(key, []).append(value)
         self.log_dict(values, prog_bar=True)
 
-    def _add(self, stage: str, metrics: dict[str, Tensor], n: int) -> None:
+    def _add(self, stage: str, metrics: dict[str, Tensor]) -> None:
         for name, value in metrics.items():
             key = f"{stage}_{name}"
-            # in float64, or the mean of n ones may pass one
-            self._sums[key] = self._sums.get(key, 0.0) + value.detach().double() / n
+            self._sums[key] = self._sums.get(key, 0.0) + value.detach().double()
 
     def configure_optimizers(self) -> Any:
         return self.task.optimiser(
