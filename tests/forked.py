@@ -55,11 +55,13 @@ def run_script(script: str) -> Ended:
     return begin(script)()
 
 
-def begin_foreglow(*words: object, environment: Mapping[str, str]) -> Callable[[], Ended]:
-    """The same of `foreglow ...`."""
+def begin_foreglow(
+    *words: object, environment: Mapping[str, str], before: str = ""
+) -> Callable[[], Ended]:
+    """The same of `foreglow ...`, after some Python code of one's own."""
     argv = ["foreglow", *map(str, words)]
     script = f"import sys; sys.argv = {argv!r}; from foreglow.__main__ import main; main()"
-    return begin(script, environment)
+    return begin(f"{before}\n{script}", environment)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def test_the_command_is_one_for_a_shell(monkeypatch):
     [
         ("camb", "simulate", "recognize simulate --out {out}"),
         ("lightning", "train", "recognize train --out {out}"),
-        ("tensorboard", "train", "recognize context --model mock-four --out {out}"),
+        ("lightning", "train", "recognize context --model mock-four --out {out}"),
         ("lightning", "train", "dust train --sky mock --out {out}"),
         ("lightning", "train", "dust train --sky mock --devices 2 --out {out}"),
         ("matplotlib", "report", "report {out}"),

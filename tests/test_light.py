@@ -12,7 +12,7 @@ INFERENCE = (
 )  # fmt: skip
 NOT_NEEDED = (
     "camb", "dask", "distributed", "healpy", "lightning", "matplotlib", "pooch", "pysm3",
-    "pytorch_lightning", "reproject", "tensorboard", "torchmetrics",
+    "pytorch_lightning", "reproject", "torchmetrics",
 )  # fmt: skip
 SCRIPT = """
 import contextlib, io, json, sys

@@ -32,7 +32,7 @@ class Extra:
 # the `optional-dependencies` of pyproject.toml
 EXTRAS: Mapping[str, Extra] = {
     "simulate": Extra("simulated skies with a CMB", ("camb",)),
-    "train": Extra("trainings", ("lightning", "tensorboard", "camb")),
+    "train": Extra("trainings", ("lightning", "camb")),
     "report": Extra("figures and reports", ("matplotlib", "PIL")),
     "cluster": Extra("Dask's workers", ("dask", "distributed", "dask_jobqueue")),
     "pysm": Extra("skies of PySM3", ("pysm3",)),

@@ -152,8 +152,6 @@ def content(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.name.startswith("events.out.tfevents"):  # one for each start of a training
-            continue
         if path.is_dir():
             found[name] = None
         elif path.name == "config.toml":

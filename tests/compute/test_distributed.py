@@ -44,9 +44,32 @@ def assert_same_history(one, other, rtol):
         assert values == pytest.approx(other[name], rel=rtol, abs=1e-6), name
 
 
+# little to standardise, to validate and to calibrate with
+SMALL = {
+    "foreglow.recognition.train": {"_STANDARDISATION_SAMPLE": 2048, "_CALIBRATION_SAMPLE": 2048},
+    "foreglow.dust.train": {
+        "VALIDATION_CUTOUTS": 16, "_STANDARDISATION_CUTOUTS": 16, "_CALIBRATION_CENTRES": 4,
+    },
+}  # fmt: skip
+SHRINK = f"""
+from importlib import import_module
+for module, values in {SMALL!r}.items():
+    for name, value in values.items():
+        setattr(import_module(module), name, value)
+"""
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for place, values in SMALL.items():
+        for name, value in values.items():
+            monkeypatch.setattr(f"{place}.{name}", value)
+
+
 # imported by every Python that finds it; the second process of the training dies by it
-STRIKE = """
+STRIKE = f"""
 import os, signal
+if "RANK" in os.environ:{SHRINK.replace(chr(10), chr(10) + "    ")}
 if os.environ.get("RANK") == "1":
     from foreglow.recognition import train as training
     draw, drawn = training.VectorSimulator.draw, 0
@@ -60,7 +83,7 @@ if os.environ.get("RANK") == "1":
 """
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "small")
 def test_killed_with_two_processes_and_resumed_with_one(run, tmp_path):
     assert run(*RECOGNIZE, "--out", tmp_path / "one")[0] == 0
     whole = history_of(tmp_path / "one")
@@ -79,7 +102,7 @@ def test_killed_with_two_processes_and_resumed_with_one(run, tmp_path):
     assert_same_history(history_of(tmp_path / "two"), whole, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "small")
 def test_dust_under_slurm_on_two_nodes(run, tmp_path):
     """Two tasks as srun starts them, by the variables that it sets."""
     assert run(*DUST, "--out", tmp_path / "one")[0] == 0
@@ -88,7 +111,9 @@ def test_dust_under_slurm_on_two_nodes(run, tmp_path):
            "SLURM_LOCALID": "0", "MASTER_PORT": str(free_port())}  # fmt: skip
     words = [*DUST, "--out", tmp_path / "two", "--devices", 1, "--num-nodes", 2]
     tasks = [
-        begin_foreglow(*words, environment=environment(SLURM_PROCID=n, SLURM_NODEID=n, **job))
+        begin_foreglow(
+            *words, environment=environment(SLURM_PROCID=n, SLURM_NODEID=n, **job), before=SHRINK
+        )
         for n in "01"
     ]
     first, second = (end() for end in tasks)

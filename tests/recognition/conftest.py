@@ -53,7 +53,10 @@ def model(tmp_path_factory, instrument, templates):
     """A `foreglow` model of four classes, trained for some seconds on any noise."""
     recogniser = Recogniser.untrained("foreglow", instrument, PROBLEMS["four"], 0)
     plan = TrainingPlan("conditioned", 1, 40, 1024, fixed_set=False, learning_rate=2e-3)
-    history = train(recogniser, templates, plan, tmp_path_factory.mktemp("work"), 0, CPU)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_STANDARDISATION_SAMPLE", 16384)
+        patch.setattr(training, "_CALIBRATION_SAMPLE", 16384)
+        history = train(recogniser, templates, plan, tmp_path_factory.mktemp("work"), 0, CPU)
     recogniser.card["history"] = history
     return recogniser
 

@@ -125,7 +125,7 @@ def test_bad_coverage(coverage):
 
 def test_training_fits_the_temperature(model):
     calibration = model.card["calibration"]
-    assert calibration["vectors"] >= 65536
+    assert calibration["vectors"] >= 16384  # as asked for in conftest.py
     assert TEMPERATURE_RANGE[0] <= model.temperature <= TEMPERATURE_RANGE[1]
     # cross-entropy is what falls; the calibration error of a barely trained network need not
     assert max(calibration["error_before"], calibration["error_after"]) < 0.05

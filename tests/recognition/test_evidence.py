@@ -1,8 +1,9 @@
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
 
 from foreglow.recognition.evidence import ceiling, draw_vectors, log_evidence
 from foreglow.recognition.models import MODELS, PROBLEMS
@@ -41,23 +42,20 @@ def brute_force(data, sigma, templates, instrument, name):
     high = nu.numpy() > 200
     q, u = (np.sum(d[high] * dust[high]) for d in data)
     direction = np.array([q, u]) / np.hypot(q, u)
-    total = []
-    for beta in betas:
-        sed = np.exp((beta + model.curvature * log_ratio) * log_ratio)
-        prior = -0.5 * ((beta + 3) / 0.2) ** 2
-        for pixel in range(len(templates.ame)):
-            log_p = prior
-            for s in (0, 1):
-                a_s, a_d = templates.synchrotron[s, pixel], templates.dust[s, pixel]
-                mean = a_s * sed + a_d * dust
-                mean = mean + model.ame_fraction * templates.ame[pixel] * direction[s] * bump
-                covariance = (
-                    noise
-                    + (0.3 * a_s) ** 2 * np.outer(sed, sed)
-                    + (0.3 * a_d) ** 2 * np.outer(dust, dust)
-                )
-                log_p += multivariate_normal.logpdf(data[s], mean, covariance, allow_singular=True)
-            total.append(log_p)
+    sed = np.exp((betas[:, None] + model.curvature * log_ratio) * log_ratio)  # (beta, band)
+    total = np.tile(-0.5 * ((betas + 3) / 0.2) ** 2, (len(templates.ame), 1))
+    for pixel, s in product(range(len(templates.ame)), (0, 1)):
+        a_s, a_d = templates.synchrotron[s, pixel], templates.dust[s, pixel]
+        mean = a_s * sed + a_d * dust
+        mean = mean + model.ame_fraction * templates.ame[pixel] * direction[s] * bump
+        covariance = (
+            noise
+            + (0.3 * a_s) ** 2 * sed[:, :, None] * sed[:, None]
+            + (0.3 * a_d) ** 2 * np.outer(dust, dust)
+        )
+        off = data[s] - mean
+        chi2 = np.sum(off * np.linalg.solve(covariance, off[..., None])[..., 0], axis=1)
+        total[pixel] -= 0.5 * (chi2 + np.linalg.slogdet(covariance)[1])
     return logsumexp(total)
 
 

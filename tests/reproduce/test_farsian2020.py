@@ -15,6 +15,7 @@ from PIL import Image
 
 from drawing import draw_small
 from foreglow.errors import RunError
+from foreglow.recognition.context import train as context_training
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.model import Recogniser
 from foreglow.report import figures
@@ -56,6 +57,7 @@ def smoke(one_thread, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "smoke"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(labs.figures, "save", draw)
+        patch.setattr(context_training, "_TEMPERATURE_BATCHES", 4)
         farsian2020.reproduce(folder, "smoke", "mock", seed=0, device="cpu")
     return folder
 

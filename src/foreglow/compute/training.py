@@ -17,7 +17,6 @@ require("train")
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -108,8 +107,8 @@ def fit(
 ) -> History:
     """Train, and leave the network with the weights of its last epoch.
 
-    Writes `last.ckpt` and `best.ckpt` (safetensors, no pickle), `metrics.csv` and TensorBoard
-    logs into `folder`. Resumed from `last.ckpt`, a run ends as if it had not been interrupted.
+    Writes `last.ckpt`, `best.ckpt` (safetensors, no pickle) and `metrics.csv` into `folder`.
+    Resumed from `last.ckpt`, a run ends as if it had not been interrupted.
 
     Parameters
     ----------
@@ -219,11 +218,10 @@ def _trainer(
         gradient_clip_val=1.0 if task.clip else None,
         plugins=[PlainCheckpoints()],
         callbacks=[best, last, _MetricsTable(folder / "metrics.csv"), *progress],
-        logger=TensorBoardLogger(folder, "", ""),
+        logger=False,
         enable_progress_bar=on_terminal,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=max(1, schedule.steps),
         use_distributed_sampler=False,
     )
 

@@ -190,7 +190,7 @@ def train_model(
 ) -> float:
     """Train a model and save it; the body of `foreglow recognize train`.
 
-    Checkpoints and logs lie in `OUT.training` beside the model until it is whole, and stay. Of
+    Checkpoints and logs lie in `OUT.training` beside the model until it is whole. Of
     several processes the first one writes the model.
 
     Returns

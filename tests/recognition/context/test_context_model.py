@@ -25,6 +25,15 @@ PLAN = ContextPlan(1, 12, batch=8)
 NOISE_RANGE = (0.3, 1.0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Little to validate and to calibrate with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_VALIDATION_STEPS", 2)
+        patch.setattr(training, "_TEMPERATURE_BATCHES", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def ensemble(model, templates):
     return pixel_ensemble(model, templates, 0, 6, NOISE_RANGE)

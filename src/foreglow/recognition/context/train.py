@@ -135,7 +135,7 @@ def train_context_model(
 ) -> float:
     """Train a context for a saved model and save it; the body of `foreglow recognize context`.
 
-    Checkpoints and logs lie in `OUT.training` beside it until it is whole, and stay.
+    Checkpoints and logs lie in `OUT.training` beside it until it is whole.
 
     Returns
     -------
