@@ -483,7 +483,7 @@ def test_bf16_learns_as_float32_does(templates, tmp_path):
     histories = {}
     for precision in ("float32", "bf16"):
         model = make_model("foreglow")
-        plan = make_plan("foreglow", steps=40, batch=256, precision=precision)
+        plan = make_plan("foreglow", steps=20, batch=256, precision=precision)
         histories[precision] = train(model, templates, plan, tmp_path / precision, 3, CPU)
         assert {p.dtype for p in model.network.parameters()} == {torch.float32}
         assert model.card["training"]["precision"] == precision

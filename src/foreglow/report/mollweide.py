@@ -4,6 +4,8 @@ Projected coordinates: x in [-2, 2], y in [-1, 1]; the sky fills the ellipse wit
 Longitude grows to the left, as on the sky seen from inside.
 """
 
+from functools import lru_cache
+
 import matplotlib.patheffects as patheffects
 import numpy as np
 from matplotlib.axes import Axes
@@ -81,8 +83,9 @@ def xy_to_lonlat(x: ArrayLike, y: ArrayLike) -> tuple[NDArray, NDArray]:
     return np.clip(-90.0 * x / cosine, -180.0, 180.0), lat
 
 
+@lru_cache(maxsize=4)  # a report draws tens of maps of the same Nside
 def mollweide_pixels(nside: int, width: int = IMAGE_WIDTH) -> NDArray[np.int64]:
-    """Which HEALPix pixel each pixel of a projected image shows.
+    """Find the HEALPix pixel that each pixel of a projected image shows.
 
     Parameters
     ----------
@@ -99,7 +102,9 @@ def mollweide_pixels(nside: int, width: int = IMAGE_WIDTH) -> NDArray[np.int64]:
     x = (np.arange(width) + 0.5) / width * 4 - 2
     y = (np.arange(height) + 0.5) / height * 2 - 1
     lon, lat = xy_to_lonlat(x[None, :], y[:, None])
-    return np.asarray(hp.ang2pix(nside, lon, lat, lonlat=True), np.int64)
+    pixels = np.asarray(hp.ang2pix(nside, lon, lat, lonlat=True), np.int64)
+    pixels.setflags(write=False)
+    return pixels
 
 
 def draw_map(axes: Axes, colours: NDArray, labels: bool = True) -> None:

@@ -162,12 +162,14 @@ def test_training_gains_on_unseen_layouts(context, model, templates):
     assert np.mean(gains) > 0.05
 
 
-def test_same_seed_same_weights(context, ensemble, tmp_path):
-    again = ContextModel.untrained("unet", 0)
-    train_context(again, ensemble, PLAN, tmp_path, 0, CPU)
-    for a, b in zip(again.network.parameters(), context.network.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert again.temperature == context.temperature
+def test_same_seed_same_weights(ensemble, tmp_path):
+    one, again, other = (ContextModel.untrained("unet", 0) for _ in range(3))
+    for name, (context, seed) in {"a": (one, 0), "b": (again, 0), "c": (other, 1)}.items():
+        train_context(context, ensemble, ContextPlan(1, 2, 2), tmp_path / name, seed, CPU)
+    weights = [list(context.network.parameters()) for context in (one, again, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights[:2], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(*weights[1:], strict=True))
+    assert again.temperature == one.temperature
 
 
 def test_held_realisations_are_not_trained_on(monkeypatch, ensemble, tmp_path):
