@@ -144,7 +144,11 @@ def test_dust_is_in_its_lowest_minimum_too(free, noise_scale):
 
 @pytest.mark.parametrize(
     "model",
-    [SkyModel(curvature=FREE_CURVATURE), SkyModel(curvature=FREE_CURVATURE, beta_d=FREE_BETA_D)],
+    [
+        SkyModel(curvature=FREE_CURVATURE),
+        SkyModel(curvature=FREE_CURVATURE, beta_d=FREE_BETA_D),
+        SkyModel(beta_d=FREE_BETA_D, dust_temperature=FREE_DUST_TEMPERATURE),
+    ],
 )
 def test_curvature_of_the_likelihood_is_that_of_its_slope(model):
     """At the minimum, by finite differences: else the last steps go astray."""
