@@ -12,6 +12,7 @@ from foreglow.recognition.choice import CRITERIA, choose
 from foreglow.recognition.evidence import draw_vectors
 from foreglow.recognition.laplace import AME_OVER_DUST, log_evidence
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.parametric import fit
 from foreglow.recognition.skymodel import (
     BETA_PRIOR,
     CURVATURE_PRIOR,
@@ -104,6 +105,22 @@ def test_laplace_is_brute_force(templates, scale, tolerance):
         pixel = vectors.data[k].double().numpy(), vectors.sigma[k].double().numpy()
         expected = [brute_force(*pixel, m.fixed.get("curvature"), m.ame) for m in models]
         assert np.ptp(found[k].numpy() - expected) < tolerance  # up to a constant a pixel
+
+
+def test_evidence_is_about_the_lowest_minimum_where_no_model_fits():
+    """Bright dust of another index: the mean of the prior leads many pixels to a wrong peak."""
+    generator = torch.Generator().manual_seed(1)
+    dust = seds.modified_blackbody(NU, 1.7, 20.0)
+    spectra = torch.stack([seds.cmb(NU), dust, seds.synchrotron(NU, -3.0)])
+    scale = torch.tensor([0.5, 10.0, 20.0])
+    amplitudes = torch.randn(40, 2, 3, generator=generator, dtype=torch.float64) * scale
+    sigma = torch.from_numpy(INSTRUMENT.noise_rms(16)).expand(40, -1)
+    model = candidate("power_law", priors=True)
+    found = fit(model, NU, amplitudes @ spectra, sigma)
+    pull = (found.parameters[:, 0] - BETA_PRIOR[0]) / BETA_PRIOR[1]
+    evidence = log_evidence(model, NU, amplitudes @ spectra, sigma)
+    volume = evidence + 0.5 * (found.chi2 + pull**2)  # its logarithm differs little
+    assert float(volume.max() - volume.min()) < 30
 
 
 def test_evidence_chooses_far_better_than_chi2(choice, quiet):

@@ -124,15 +124,19 @@ def test_curved_spectra_are_in_their_lowest_minimum(noise_scale):
     assert (found.chi2.numpy() - lowest_on_grid(data, sigma, nodes)).max() < 1e-6
 
 
-@pytest.mark.parametrize("free", ["beta_d", "dust_temperature"])
-def test_dust_is_in_its_lowest_minimum_too(free):
-    data, sigma = faint(60, 4.0 if free == "beta_d" else 1.0, seed=3)
+@pytest.mark.parametrize("noise_scale", [1.0, 4.0, 16.0])
+@pytest.mark.parametrize("free", ["beta_d", "dust_temperature", "curvature and beta_d"])
+def test_dust_is_in_its_lowest_minimum_too(free, noise_scale):
+    data, sigma = faint(60, noise_scale, seed=3)
     nodes = product(np.arange(-10, 2.001, 0.05), [0.0])
-    if free == "beta_d":
-        model, dust = SkyModel(beta_d=FREE_BETA_D), product(np.arange(0, 4.01, 0.05), [20.0])
-    else:
+    model, dust = SkyModel(beta_d=FREE_BETA_D), product(np.arange(0, 4.01, 0.05), [20.0])
+    if free == "dust_temperature":
         model = SkyModel(dust_temperature=FREE_DUST_TEMPERATURE)
         dust = product([1.54], np.geomspace(5, 80, 80))
+    elif free == "curvature and beta_d":
+        model = SkyModel(curvature=FREE_CURVATURE, beta_d=FREE_BETA_D)
+        nodes = product(np.arange(-10, 2.001, 0.2), np.arange(-4, 4.001, 0.1))
+        dust = product(np.arange(0, 4.01, 0.1), [20.0])
     found = fit(model, NU, data, sigma)
     assert found.converged.all()
     assert (found.chi2.numpy() - lowest_on_grid(data, sigma, nodes, dust)).max() < 1e-6
@@ -140,7 +144,11 @@ def test_dust_is_in_its_lowest_minimum_too(free):
 
 @pytest.mark.parametrize(
     "model",
-    [SkyModel(curvature=FREE_CURVATURE), SkyModel(curvature=FREE_CURVATURE, beta_d=FREE_BETA_D)],
+    [
+        SkyModel(curvature=FREE_CURVATURE),
+        SkyModel(curvature=FREE_CURVATURE, beta_d=FREE_BETA_D),
+        SkyModel(beta_d=FREE_BETA_D, dust_temperature=FREE_DUST_TEMPERATURE),
+    ],
 )
 def test_curvature_of_the_likelihood_is_that_of_its_slope(model):
     """At the minimum, by finite differences: else the last steps go astray."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from foreglow.errors import ModelError
-from foreglow.recognition.parametric import fit, observed
+from foreglow.recognition.parametric import Fit, fit, observed
 from foreglow.recognition.skymodel import SkyModel, dust_spectrum
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
@@ -27,6 +27,9 @@ _NODES = 7  # Gauss-Hermite nodes over beta_d, where it is free
 _WIDEN = 1.2  # of their Gaussian, beyond the error of the fit
 _BATCH = 8192  # pixels in flight
 _MAX_STEPS = 60
+# half of chi-square a band, about 1 of a model that holds, above which the mode is sought once more
+# from the best fit: a wrong model of a bright pixel has many peaks
+_POOR = 2.0
 _TOLERANCE = 1e-6  # a step that promises less of half the chi-square ends the climb
 
 
@@ -64,19 +67,17 @@ def log_evidence(
     bands = Bands.of(frequency_ghz).to(data.device)
     if "beta_d" not in model.free:
         return _evidence(model, bands, data, sigma)
-    nodes, log_weights = _beta_d_nodes(model, bands, data, sigma)
-    given = replace(model, beta_d=seds.DUST_BETA)
-    parts = [_evidence(given, bands, data, sigma, beta_d) for beta_d in nodes]
+    found = fit(model, bands, data, sigma)
+    nodes, log_weights = _beta_d_nodes(found)
+    given, best = replace(model, beta_d=seds.DUST_BETA), found.parameters[:, :-1]
+    parts = [_evidence(given, bands, data, sigma, beta_d, best) for beta_d in nodes]
     return (torch.stack(parts) + log_weights).logsumexp(0)
 
 
-def _beta_d_nodes(
-    model: SkyModel, bands: Bands, data: Tensor, sigma: Tensor
-) -> tuple[Tensor, Tensor]:
+def _beta_d_nodes(found: Fit) -> tuple[Tensor, Tensor]:
     """Indices of the dust on its posterior (node, n), and log weights of an integral over them."""
-    found = fit(model, bands, data, sigma)
-    place = list(model.free).index("beta_d")
-    mean, rms = model.free["beta_d"].prior or (seds.DUST_BETA, torch.inf)
+    place = list(found.model.free).index("beta_d")
+    mean, rms = found.model.free["beta_d"].prior or (seds.DUST_BETA, torch.inf)
     width = (_WIDEN * found.covariance[:, place, place].sqrt()).clamp_max(rms)
     x, w = (torch.from_numpy(v).to(width) for v in np.polynomial.hermite_e.hermegauss(_NODES))
     nodes = found.parameters[:, place] + width * x[:, None]
@@ -86,18 +87,39 @@ def _beta_d_nodes(
 
 
 def _evidence(
-    model: SkyModel, bands: Bands, data: Tensor, sigma: Tensor, beta_d: Tensor | None = None
+    model: SkyModel,
+    bands: Bands,
+    data: Tensor,
+    sigma: Tensor,
+    beta_d: Tensor | None = None,
+    best: Tensor | None = None,
 ) -> Tensor:
-    """The same for dust fixed at that of the model, or at indices of the pixels (n,)."""
+    """The same for dust fixed at that of the model, or at indices of the pixels (n,).
+
+    `best` (n, n_param) are parameters near the lowest minimum of chi-square, if known.
+    """
     result = torch.full((len(data),), torch.nan, dtype=torch.float64, device=data.device)
     for start in range(0, len(data), _BATCH):
         part = slice(start, start + _BATCH)
         weight, whitened = _whiten(data[part], sigma[part])
         seen = torch.nonzero((weight > 0).sum(1) >= 3).squeeze(1)
-        if len(seen):
-            index = None if beta_d is None else beta_d[part][seen]
-            pixels = _reduce(model, bands, weight[seen], whitened[seen], index)
-            result[start + seen] = _integrate(model, bands, pixels)
+        if len(seen) == 0:
+            continue
+        index = None if beta_d is None else beta_d[part][seen]
+        pixels = _reduce(model, bands, weight[seen], whitened[seen], index)
+        mode = _climb(model, bands, pixels)
+        poor = torch.nonzero(mode.cost > _POOR * (pixels.weight > 0).sum(1)).squeeze(1)
+        if len(poor):
+            here = start + seen[poor]
+            low = (
+                fit(model, bands, data[here], sigma[here]).parameters
+                if best is None
+                else best[here]
+            )
+            again = _climb(model, bands, _take(pixels, poor), low)
+            higher = again.cost < mode.cost[poor]
+            _put(mode, poor[higher], _take(again, higher))
+        result[start + seen] = _integral(mode)
     return result
 
 
@@ -253,9 +275,8 @@ def _moments(bands: Bands, weight: Tensor, spectrum: Tensor, ratio: Tensor, orde
     return weight[..., None] * torch.cat([seen, powers[:, -1:]], 1)
 
 
-def _integrate(model: SkyModel, bands: Bands, pixels: _Pixels) -> Tensor:
+def _integral(mode: _Point) -> Tensor:
     """(n,) log of the integral over the spectral parameters, without powers of 2 pi."""
-    mode = _climb(model, bands, pixels)
     root = torch.linalg.cholesky_ex(_precision(mode)).L  # a pixel may fail, the sky goes on
     return mode.log_value - torch.log(torch.diagonal(root, dim1=1, dim2=2)).sum(1)
 
@@ -266,10 +287,15 @@ def _precision(point: _Point) -> Tensor:
     return torch.where(positive[:, None, None], point.hessian, point.fisher)
 
 
-def _climb(model: SkyModel, bands: Bands, pixels: _Pixels) -> _Point:
-    """The mode of likelihood times prior, by Levenberg-Marquardt from the mean of the prior."""
-    start = pixels.weight.new_tensor([f.prior[0] for f in model.free.values() if f.prior])
-    point = _evaluate(model, bands, pixels, start.repeat(len(pixels.weight), 1))
+def _climb(model: SkyModel, bands: Bands, pixels: _Pixels, start: Tensor | None = None) -> _Point:
+    """A mode of likelihood times prior, by Levenberg-Marquardt from the mean of the prior.
+
+    Or from a start (n, n_param).
+    """
+    if start is None:
+        mean = pixels.weight.new_tensor([f.prior[0] for f in model.free.values() if f.prior])
+        start = mean.repeat(len(pixels.weight), 1)
+    point = _evaluate(model, bands, pixels, start)
     live = torch.arange(len(pixels.weight), device=start.device)
     found = _take(point, live)
     damping = torch.full_like(point.cost, 1e-3)

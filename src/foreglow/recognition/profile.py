@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from foreglow.recognition.skymodel import SkyModel, bent_spectra
+from foreglow.recognition.skymodel import SkyModel, bent_spectra, temperature_bend
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
@@ -67,8 +67,7 @@ class Point(Columns):
 
     `cost` is chi-square and priors, less chi-square of the fixed components alone, (n,). Of half
     of it: `fall` (n_param, n), the gradient with its sign turned; `fisher` (n_param, n_param, n),
-    Gauss-Newton; and `hessian`, exact at a minimum (but for the curvature of the logarithm of dust
-    in its temperature).
+    Gauss-Newton; and `hessian`, exact at a minimum.
     """
 
     parameters: Tensor
@@ -119,16 +118,22 @@ def linearise(model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor)
     """Cost and derivatives at parameters (n_param, n)."""
     narrow = bands.weight is None  # then derivatives are the spectrum times numbers
     products = _synchrotron_products if narrow and "dust" not in model.bent else _products
-    first, second, gram, second_gram = products(model, bands, pixels, parameters)
+    first, second, gram, second_gram, share = products(model, bands, pixels, parameters)
     f = len(model.bent)
     inverse = invert(gram[:f, :f])
     bare = first[:f]
     amplitude = _apply(inverse, bare)  # (bent, 2, n)
     aside = _apply(inverse, gram[:f, f:])  # (bent, param, n)
+    cost = -(amplitude * bare).sum((0, 1))
     along = first[f:] - _apply(gram[f:, :f], amplitude)  # (param, 2, n)
+    narrow = gram[f:, f:] - _apply(gram[f:, :f], aside)
+    rest = second - _apply(second_gram, amplitude)  # (pair, 2, n)
+    if share is not None:
+        amplitude, aside, inverse = (_of_spectra(v, share) for v in (amplitude, aside, inverse))
+        inverse = _of_spectra(inverse.transpose(0, 1), share)
     bending = _of_owner(model, amplitude)  # (param, 2, n)
     fall = (bending * along).sum(1)
-    fisher = _outer(bending, bending) * (gram[f:, f:] - _apply(gram[f:, :f], aside))
+    fisher = _outer(bending, bending) * narrow
     inverse = _of_owner(model, _of_owner(model, inverse).transpose(0, 1))
     hessian = fisher - inverse * _outer(along, along)
     if f > 1:  # within a component these vanish at a minimum; farther off, steps do better without
@@ -136,13 +141,12 @@ def linearise(model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor)
         for i, j in _pairs(model):
             mixed[i, j] = mixed[j, i] = 0.0
         hessian = hessian + mixed + mixed.transpose(0, 1)
-    rest = second - _apply(second_gram, amplitude)  # (pair, 2, n)
     for (i, j), left in zip(_pairs(model), rest, strict=True):
         curve = (bending[i] * left).sum(0)
         hessian[i, j] -= curve
         if i != j:
             hessian[j, i] -= curve
-    point = Point(parameters, -(amplitude * bare).sum((0, 1)), fall, fisher, hessian)
+    point = Point(parameters, cost, fall, fisher, hessian)
     _add_priors(model, point)
     return point
 
@@ -152,6 +156,11 @@ def _apply(matrix: Tensor, values: Tensor) -> Tensor:
     if len(values) == 1:
         return matrix * values
     return (matrix[:, :, None] * values).sum(1)
+
+
+def _of_spectra(values: Tensor, share: Tensor) -> Tensor:
+    """Coefficients (2, ..., n) of synchrotron and dust, from those where dust lacks its share."""
+    return torch.stack([values[0] - share * values[1], values[1]])
 
 
 def _of_owner(model: SkyModel, values: Tensor) -> Tensor:
@@ -174,7 +183,7 @@ def _outer(first: Tensor, second: Tensor) -> Tensor:
 
 def _synchrotron_products(
     model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
     """As `_products`, for narrow bands and synchrotron alone: moments of powers of ln frequency."""
     p = len(model.free)  # beta_s, and perhaps C: derivatives are the spectrum times a power
     log_ratio = torch.log(bands.node_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
@@ -190,12 +199,12 @@ def _synchrotron_products(
     gram = length.unfold(0, p + 1, 1).transpose(1, 2)  # [i, j] is that of power i + j
     gram = gram - (inside[: p + 1, None] * inside[: p + 1]).sum(2)
     second_gram = length[2:] - (inside[2:] * inside[:1]).sum(1)
-    return moments[: p + 1, :2], moments[2:, :2], gram, second_gram[:, None]
+    return moments[: p + 1, :2], moments[2:, :2], gram, second_gram[:, None], None
 
 
 def _products(
     model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Inner products of spectra, their first derivatives and their second ones (`_pairs`).
 
     Returns
@@ -208,20 +217,40 @@ def _products(
         Among spectra and first derivatives, fixed components projected out.
     second_gram : Tensor, shape (pair, bent, n)
         Of second derivatives with the spectra, likewise.
+    share : Tensor, shape (n,), optional
+        Of synchrotron that is taken out of the spectrum of dust in all of these: in faint pixels
+        they may be so alike that chi-square would be lost to rounding.
     """
     at_nodes = bent_spectra(model, bands.node_ghz, parameters.T)
     spectra, slopes = (t.permute(2, 1, 0) for t in at_nodes)
     bent = slopes * spectra[list(model.owner)]
-    columns = [spectra, bent, *(bent[i, None] * slopes[j] for i, j in _pairs(model))]
+    twice = [bent[i] * slopes[j] for i, j in _pairs(model)]
+    if "dust_temperature" in model.free:  # the last parameter: its slope changes with itself
+        bend = temperature_bend(bands.node_ghz, parameters[-1, :, None]).T
+        twice[-1] = twice[-1] + spectra[1] * bend
+    columns = [spectra, bent, torch.stack(twice)]
     weight = pixels.inverse_variance.sqrt()
     rows = torch.where(weight[:, None] > 0, pixels.rows / weight[:, None], 0.0)
     terms = bands.average(torch.cat(columns), dim=1) * weight  # (term, band, n)
     for fixed in rows[:, 2:].unbind(1):  # first: dust and CMB are too alike to subtract products
         terms = terms - fixed * (fixed * terms).sum(1, keepdim=True)
+    share = None
+    if len(spectra) > 1:
+        terms[1], share = _apart(terms[0], terms[1])
     moments = torch.stack([(terms * row).sum(1) for row in rows[:, :2].unbind(1)], 1)
     n_first = len(spectra) + len(bent)
     gram = torch.stack([(terms * terms[k]).sum(1) for k in range(n_first)], 1)
-    return moments[:n_first], moments[n_first:], gram[:n_first], gram[n_first:, : len(spectra)]
+    second_gram = gram[n_first:, : len(spectra)]
+    return moments[:n_first], moments[n_first:], gram[:n_first], second_gram, share
+
+
+def _apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """A spectrum (n_band, n) without its share of another, and this share (n,)."""
+    length, share = first.square().sum(0), torch.zeros_like(first[0])
+    for _ in range(2):  # twice, for what rounding leaves
+        more = (first * second).sum(0) / length
+        second, share = second - more * first, share + more
+    return second, share
 
 
 def _add_priors(model: SkyModel, point: Point) -> None:

@@ -239,3 +239,15 @@ def _temperature_slope(frequency_ghz: Tensor, temperature: Tensor | float) -> Te
 
     reference = torch.full_like(frequency_ghz, seds.DUST_REFERENCE_GHZ)
     return (logarithmic(frequency_ghz) - logarithmic(reference)) / temperature
+
+
+def temperature_bend(frequency_ghz: Tensor, temperature: Tensor) -> Tensor:
+    """Second derivative of the logarithm of the modified blackbody by temperature [1/K^2]."""
+
+    def logarithmic(nu: Tensor) -> Tensor:  # T^2 times it, the sign turned
+        x = seds.PLANCK_OVER_BOLTZMANN * nu / temperature
+        share = 1 / -torch.expm1(-x)
+        return x * share * (2 + x * (1 - share))
+
+    reference = torch.full_like(frequency_ghz, seds.DUST_REFERENCE_GHZ)
+    return (logarithmic(reference) - logarithmic(frequency_ghz)) / temperature**2
