@@ -2,7 +2,9 @@
 
 import errno
 import os
+import resource
 
+import numpy as np
 import pytest
 
 from foreglow import files as module
@@ -138,6 +140,20 @@ def test_no_room_is_told(tmp_path, number):
         write_half(new_file(tmp_path / "one"), OSError(number, os.strerror(number)))
     assert (tmp_path / "one").read_text() == "old"
     assert names(tmp_path) == ["one"]
+
+
+def test_no_room_for_an_array_is_told(tmp_path):
+    """NumPy says so without an errno."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(WriteError, match="one: cannot be written"), new_file(
+            tmp_path / "one"
+        ) as temporary, temporary.open("wb") as file:  # fmt: skip
+            np.zeros(5000).tofile(file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names(tmp_path) == []
 
 
 def test_errors_of_inputs_are_not_blamed_on_the_output(tmp_path):

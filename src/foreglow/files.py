@@ -17,6 +17,7 @@ from pathlib import Path
 from foreglow.errors import WriteError
 
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's, which has no errno
 _HOST = re.sub(r"\W", "_", platform.node())
 _LEFT = re.compile(rf"\..*\.{re.escape(_HOST)}-(\d+)-(\d+)\.tmp")
 _numbers = itertools.count()
@@ -147,7 +148,7 @@ def remove_half_written(store: Path) -> None:
 
 def is_refusal(error: OSError, *places: Path) -> bool:
     """Whether an error means that a place cannot be written, and not that an input is bad."""
-    if error.errno in REFUSED:
+    if error.errno in REFUSED or _SHORT_WRITE.fullmatch(str(error)):
         return True
     named = Path(str(error.filename or ""))
     return any(named.is_relative_to(place) or named in place.parents for place in places)
