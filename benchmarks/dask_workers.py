@@ -24,7 +24,7 @@ from astropy.io import fits
 from foreglow.compute.workers import Spread, open_workers
 from foreglow.dust.predict import predict
 from foreglow.dust.simulate import make_sky_files
-from foreglow.maps.prepare import prepare
+from foreglow.hi_cube.prepare import prepare
 from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.fits import fit_sky
 from foreglow.sky.instrument import load_instrument

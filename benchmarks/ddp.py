@@ -20,7 +20,7 @@ import torch
 
 from foreglow.compute.processes import Processes, join
 from foreglow.dust import train as dust_train
-from foreglow.recognition import train as recognition_train
+from foreglow.recognition.network import train as recognition_train
 from measure import side_by_side
 from steps import dust_steps, noise_sky, recognition_steps
 

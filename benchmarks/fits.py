@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from foreglow.compute.random import make_generator
+from foreglow.recognition.fits.optimise import Fit, fit
+from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.parametric import Fit, fit
-from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
-from foreglow.recognition.skymodel import candidate
+from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import OURS, devices, peak_mib, rate, rate_once, ratio, spread, wait

@@ -29,11 +29,11 @@ from foreglow.dust.model import DustModel
 from foreglow.dust.networks import make_network
 from foreglow.dust.spectra import paper_bands
 from foreglow.maps.hemispheres import NORTH
-from foreglow.recognition import parametric
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.fits import optimise as parametric
+from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.networks import ForeglowNetwork
-from foreglow.recognition.skymodel import candidate
+from foreglow.recognition.network.networks import ForeglowNetwork
+from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.sky.hydrogen import velocity_channels
 from measure import OURS
 from stages import (

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from foreglow.report.style import CLASS_HUES, INK, MUTED, styled
+from foreglow.report.page.style import CLASS_HUES, INK, MUTED, styled
 
 Row = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from foreglow.dust.networks import UNet
-from foreglow.recognition.networks import ForeglowNetwork
+from foreglow.recognition.network.networks import ForeglowNetwork
 from measure import devices, side_by_side
 from steps import dust_steps, noise_sky, recognition_steps
 

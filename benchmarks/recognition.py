@@ -15,9 +15,9 @@ import torch
 from foreglow.compute.random import make_generator
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.classify import classify
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import OURS, REPEATS, in_turn, peak_mib, rate, side_by_side, wait

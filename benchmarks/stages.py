@@ -23,18 +23,18 @@ from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.model import DustModel
 from foreglow.dust.predict import predict_map
 from foreglow.dust.stitch import centres
+from foreglow.hi_cube.prepare import prepare
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.harmonic import HarmonicFilter, butterworth
 from foreglow.maps.hemispheres import NORTH
-from foreglow.maps.prepare import prepare
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.classify import classify
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.fits.optimise import fit
+from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.parametric import fit
-from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
-from foreglow.recognition.skymodel import candidate
-from foreglow.recognition.streaming import BLOCK
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.observation.streaming import BLOCK
+from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import wait

@@ -18,9 +18,9 @@ from foreglow.dust import train as dust_train
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.inputs import DustSky
 from foreglow.maps.hemispheres import NORTH
-from foreglow.recognition import train as recognition_train
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.network import train as recognition_train
+from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.sky.hydrogen import velocity_channels
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
@@ -32,7 +32,7 @@ WARM_UP = 2  # steps of a new network, whose memory and the optimiser's are made
 def recognition_steps(
     network: str, problem: str, batch: int, steps: int, device: torch.device, precision="tf32"
 ) -> list[float]:
-    """Seconds of each step of `foreglow.recognition.train.train`, vectors drawn at every step."""
+    """Seconds of each step of `foreglow.recognition.network.train.train`, vectors drawn at every step."""
     model = Recogniser.untrained(network, load_instrument("quijote+litebird"), PROBLEMS[problem], 0)
     rate = 2e-3 if network == "foreglow" else 1.0
     plan = recognition_train.TrainingPlan(

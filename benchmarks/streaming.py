@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from foreglow.maps.write import write_map_blocks
-from foreglow.recognition.choice import choose
 from foreglow.recognition.classify import classify_files
-from foreglow.recognition.fitted import FitSetup, fit_files
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.fit_maps import FitSetup, fit_files
+from foreglow.recognition.fits.choice import choose
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.simulate import NoiseLaw, VectorSimulator
-from foreglow.recognition.streaming import BLOCK, MapFiles
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.observation.streaming import BLOCK, MapFiles
+from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import peak_mib, rate_once, ratio

@@ -20,11 +20,11 @@ from torch import nn
 
 from foreglow.compute.random import make_generator
 from foreglow.compute.training import adamw
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.networks import NETWORKS, ForeglowNetwork
-from foreglow.recognition.simulate import NoiseLaw, Vectors, VectorSimulator
-from foreglow.recognition.train import TrainingPlan, train
+from foreglow.recognition.network.networks import NETWORKS, ForeglowNetwork
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.train import TrainingPlan, train
+from foreglow.recognition.simulation.vectors import NoiseLaw, Vectors, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import OURS, devices, in_turn, side_by_side, wait

@@ -40,10 +40,10 @@ WITH_WORKERS = (
     "tests/docs/test_code_blocks.py::test_page[docs/howto/large.md]",
     "tests/dust/test_cleaning.py",
     "tests/dust/test_predict_parts.py",
-    "tests/maps/test_prepare_workers.py",
+    "tests/hi_cube/test_prepare_workers.py",
     "tests/real/test_hi_cube.py",
-    "tests/recognition/test_ensemble.py",
-    "tests/recognition/test_streaming.py",
+    "tests/recognition/simulation/test_ensemble.py",
+    "tests/recognition/observation/test_streaming.py",
     "tests/reproduce/test_farsian2020_resumed.py",
 )
 # what takes longest comes first, so that no process is left with it at the end

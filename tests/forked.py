@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 PRELOADED = [
-    "pytest", "distributed", "lightning.pytorch", "foreglow.recognition.train",
-    "foreglow.dust.train", "foreglow.maps.prepare", "foreglow.cli",
+    "pytest", "distributed", "lightning.pytorch", "foreglow.recognition.network.train",
+    "foreglow.dust.train", "foreglow.hi_cube.prepare", "foreglow.cli",
 ]  # fmt: skip
 
 

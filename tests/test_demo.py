@@ -15,10 +15,10 @@ from foreglow import demo
 from foreglow.demo import dust, recognise
 from foreglow.dust.model import DustModel
 from foreglow.errors import RunError
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.models import PROBLEMS
-from foreglow.report import figures
-from foreglow.report.skyview import load_view, saved_views
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.report.page.skyview import load_view, saved_views
+from foreglow.report.recognition import figures
 
 
 @pytest.fixture(scope="module")

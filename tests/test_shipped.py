@@ -9,8 +9,8 @@ import pytest
 from foreglow import ContextModel, DustModel, Recogniser, classify
 from foreglow.errors import ModelError
 from foreglow.maps.regions import layout
-from foreglow.recognition.evaluate import Evaluation
-from foreglow.recognition.skies import simulate_sky, write_sky
+from foreglow.recognition.evaluation.evaluate import Evaluation
+from foreglow.recognition.simulation.skies import simulate_sky, write_sky
 from foreglow.shipped import find_model, shipped_models
 from foreglow.sky.templates import load_templates
 

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from foreglow.dust.model import DustModel
     from foreglow.dust.predict import predict as predict_dust
     from foreglow.errors import ForeglowError
-    from foreglow.maps.cube import open_cube
-    from foreglow.maps.prepare import prepare as prepare_cube
+    from foreglow.hi_cube.cube import open_cube
+    from foreglow.hi_cube.prepare import prepare as prepare_cube
     from foreglow.recognition.classify import classify
     from foreglow.recognition.context.model import ContextModel
-    from foreglow.recognition.fitted import fit_maps
-    from foreglow.recognition.model import Recogniser
+    from foreglow.recognition.fit_maps import fit_maps
+    from foreglow.recognition.network.recogniser import Recogniser
     from foreglow.sky.instrument import load_instrument
     from foreglow.sky.templates import load_templates
 

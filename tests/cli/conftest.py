@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from foreglow.maps.write import write_polarisation_map
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.sky.instrument import load_instrument
 
 

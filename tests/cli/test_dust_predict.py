@@ -7,7 +7,7 @@ import torch
 
 from foreglow.dust import stitch
 from foreglow.dust.model import DustModel
-from foreglow.maps.cube import write_cube
+from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.write import write_maps
 from words import is_one_paragraph

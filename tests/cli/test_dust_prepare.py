@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from foreglow.maps.cube import open_cube
+from foreglow.hi_cube.cube import open_cube
 from forked import run_script
 from hi_cubes import hi4pi_header, smooth_data, write_fits
 from words import is_one_paragraph
@@ -128,7 +128,7 @@ def test_memory_stays_below_the_bound(tmp_path):
     assert path.stat().st_size > bound
     # not getrusage: its maximum outlives exec, so it would count the process that runs the tests
     program = (
-        "import pathlib, sys; from foreglow.maps.prepare import prepare; "
+        "import pathlib, sys; from foreglow.hi_cube.prepare import prepare; "
         "prepare([sys.argv[1]], sys.argv[2], nside=64, memory='420 MiB'); "
         "print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )

@@ -6,7 +6,7 @@ import pytest
 
 from foreglow.dust import train as training
 from foreglow.dust.model import DustModel
-from foreglow.maps.cube import write_cube
+from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.sky.gas import mock_gas
 from words import is_one_paragraph

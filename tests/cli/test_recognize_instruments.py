@@ -2,8 +2,8 @@
 
 from astropy.io import fits
 
-from foreglow.recognition import train as training
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.network import train as training
+from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.sky.instrument import load_instrument
 
 MODELS = "power_law,varying_beta_d,two_temperatures"

@@ -13,9 +13,9 @@ from foreglow.cli import screen
 from foreglow.data.cache import local_path
 from foreglow.data.registry import load_registry
 from foreglow.dust.evaluate import score_table
-from foreglow.report.dust_style import model_name
-from foreglow.report.dust_tables import correlation_text
-from foreglow.report.tables import accuracy_rows, rich_table
+from foreglow.report.dust.style import model_name
+from foreglow.report.dust.tables import correlation_text
+from foreglow.report.page.tables import accuracy_rows, rich_table
 from foreglow.runs import package_versions
 
 SCORES = {f"{kind}{what}": 0.8123 for kind in ("", "spectrum_") for what in ("r50", "r150")}

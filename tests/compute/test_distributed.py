@@ -46,7 +46,7 @@ def assert_same_history(one, other, rtol):
 
 # little to standardise, to validate and to calibrate with
 SMALL = {
-    "foreglow.recognition.train": {"_STANDARDISATION_SAMPLE": 2048, "_CALIBRATION_SAMPLE": 2048},
+    "foreglow.recognition.network.train": {"_STANDARDISATION_SAMPLE": 2048, "_CALIBRATION_SAMPLE": 2048},
     "foreglow.dust.train": {
         "VALIDATION_CUTOUTS": 16, "_STANDARDISATION_CUTOUTS": 16, "_CALIBRATION_CENTRES": 4,
     },
@@ -71,7 +71,7 @@ STRIKE = f"""
 import os, signal
 if "RANK" in os.environ:{SHRINK.replace(chr(10), chr(10) + "    ")}
 if os.environ.get("RANK") == "1":
-    from foreglow.recognition import train as training
+    from foreglow.recognition.network import train as training
     draw, drawn = training.VectorSimulator.draw, 0
     def strike(self, n, *arguments):
         global drawn

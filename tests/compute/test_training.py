@@ -16,10 +16,16 @@ from foreglow.compute.device import pick_device
 from foreglow.compute.precision import arithmetic
 from foreglow.compute.random import make_generator
 from foreglow.errors import ModelError, RunError
-from foreglow.recognition import train as module
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.train import REGIMES, TrainingPlan, make_simulator, train, train_model
+from foreglow.recognition.network import train as module
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.train import (
+    REGIMES,
+    TrainingPlan,
+    make_simulator,
+    train,
+    train_model,
+)
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from forked import run_script
@@ -128,7 +134,7 @@ from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_training import CPU, SAMPLE, make_model, make_plan, module
-from foreglow.recognition.train import train
+from foreglow.recognition.network.train import train
 module._STANDARDISATION_SAMPLE = module._CALIBRATION_SAMPLE = SAMPLE
 from foreglow.sky.templates import load_templates
 model = make_model({kind!r})

@@ -11,8 +11,8 @@ import product_forms as forms
 from foreglow.data.check import check_file
 from foreglow.data.registry import load_registry
 from foreglow.errors import ForeglowError
+from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.conventions import MapWarning
-from foreglow.maps.cube import write_cube
 from foreglow.maps.io import open_intensity_map, open_plain_map, open_polarisation_map
 
 TAKEN = {

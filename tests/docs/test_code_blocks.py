@@ -31,10 +31,10 @@ from foreglow import demo, reproduce
 from foreglow.dust import predict, stitch
 from foreglow.dust import train as dust_train
 from foreglow.maps.write import write_maps
-from foreglow.recognition import evaluate as recognition_evaluate
-from foreglow.recognition import skies as recognition_skies
-from foreglow.recognition import train as recognition_train
 from foreglow.recognition.context import train as context_train
+from foreglow.recognition.evaluation import evaluate as recognition_evaluate
+from foreglow.recognition.network import train as recognition_train
+from foreglow.recognition.simulation import skies as recognition_skies
 from foreglow.sky.templates import load_templates
 from hi_cubes import hi4pi_header, smooth_data, write_fits
 

@@ -6,8 +6,8 @@ import pytest
 
 from foreglow.dust.inputs import SkyFiles, faint_sky, load_sky, mock_sky, paper_filter
 from foreglow.errors import MapError, SkyError
+from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.conventions import MapWarning
-from foreglow.maps.cube import write_cube
 from foreglow.maps.hemispheres import NORTH
 from foreglow.maps.write import write_maps
 from foreglow.sky.gas import mock_gas

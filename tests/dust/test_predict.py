@@ -16,8 +16,8 @@ from foreglow.dust.predict import measure, predict, predict_map
 from foreglow.dust.stitch import Stitched, centres
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, to_card
 from foreglow.errors import MapError, ModelError
+from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.conventions import MapWarning
-from foreglow.maps.cube import write_cube
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.write import write_maps
 from foreglow.model_files import write_model

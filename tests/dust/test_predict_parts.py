@@ -16,7 +16,7 @@ from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
 from foreglow.dust.predict import predict, stitched_members
 from foreglow.dust.stitch import centres
 from foreglow.errors import MapError
-from foreglow.maps.cube import open_cube, write_cube
+from foreglow.hi_cube.cube import open_cube, write_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.write import write_maps
 from pieces import where_done

@@ -4,7 +4,7 @@ import pytest
 from foreglow.dust.inputs import load_sky, mock_sky
 from foreglow.dust.simulate import make_sky_files
 from foreglow.errors import SkyError
-from foreglow.maps.cube import open_cube
+from foreglow.hi_cube.cube import open_cube
 
 NSIDE, LOW, HIGH = 16, -10.0, 5.0
 

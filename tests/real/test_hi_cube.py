@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from foreglow.maps.prepare import prepare
+from foreglow.hi_cube.prepare import prepare
 
 FIRST = 528  # channel of the file from -60 km/s on
 

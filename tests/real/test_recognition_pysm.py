@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from foreglow.maps.regions import layout
-from foreglow.recognition.evaluate import evaluate
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.evaluation.evaluate import evaluate
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import simulate_sky
-from foreglow.recognition.train import TrainingPlan, train
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.train import TrainingPlan, train
+from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.sky import seds
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates

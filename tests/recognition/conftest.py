@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.recognition import train as training
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import simulate_sky
-from foreglow.recognition.train import TrainingPlan, train
+from foreglow.recognition.network import train as training
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.train import TrainingPlan, train
+from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import Templates, load_templates
 

@@ -16,9 +16,9 @@ from foreglow.maps.conventions import MapWarning
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition import classify as module
 from foreglow.recognition.classify import NoiseRangeWarning, classify
-from foreglow.recognition.evaluate import evaluate
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.evaluation.evaluate import evaluate
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.network.recogniser import Recogniser
 
 NSIDE, N_PIX = 16, hp.nside2npix(16)
 SCALE = 0.1  # noise of the sky, in units of the instrument's

@@ -17,9 +17,9 @@ from drawing import draw_small
 from foreglow.errors import RunError
 from foreglow.recognition.context import train as context_training
 from foreglow.recognition.context.model import ContextModel
-from foreglow.recognition.model import Recogniser
-from foreglow.report import figures
-from foreglow.report.skyview import load_view, saved_views
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.report.page.skyview import load_view, saved_views
+from foreglow.report.recognition import figures
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
 from foreglow.reproduce.farsian2020 import lab as labs

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from foreglow.recognition import train as training
 from foreglow.recognition.context import train as context_training
-from foreglow.report import skymaps
+from foreglow.recognition.network import train as training
+from foreglow.report.recognition import skymaps
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
 from foreglow.reproduce.farsian2020 import lab as labs
@@ -67,7 +67,7 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_farsian2020_resumed import SMALL, TINY, farsian2020, labs
-from foreglow.recognition import train as training
+from foreglow.recognition.network import train as training
 labs.read_settings = lambda scale: TINY
 for module, name, value in SMALL:
     setattr(module, name, value)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.recognition.skies import PAPER_LAW
+from foreglow.recognition.simulation.skies import PAPER_LAW
 from foreglow.reproduce.farsian2020.lab import SCALES, Lab, read_settings
 from foreglow.reproduce.farsian2020.outside import AS_TRAINED, Case, cases, skies_of
 from foreglow.runs import Run

@@ -14,9 +14,9 @@ from drawing import draw_small
 from foreglow.dust.model import DustModel
 from foreglow.dust.train import DustPlan
 from foreglow.errors import RunError, SkyError
-from foreglow.maps.cube import write_cube
+from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
-from foreglow.report.skyview import averaged, load_view, saved_views
+from foreglow.report.page.skyview import averaged, load_view, saved_views
 from foreglow.reproduce import PAPERS, printed_tables, read_records, reproduce, zhang2019
 from foreglow.reproduce.zhang2019 import lab as labs
 from foreglow.reproduce.zhang2019.lab import read_settings

@@ -100,7 +100,7 @@ def dust_prepare(
     Tiles become one cube: a pixel in several has the value of the tile whose edge is farthest.
     """
     from foreglow.compute.workers import open_workers
-    from foreglow.maps.prepare import prepare
+    from foreglow.hi_cube.prepare import prepare
 
     with open_workers(dask) as spread, screen.progress("prepare") as show:
         made = prepare(

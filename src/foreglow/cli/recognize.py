@@ -68,9 +68,9 @@ def recognize_simulate(
 ) -> None:
     """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band; or many skies."""
     from foreglow.compute.workers import open_workers
-    from foreglow.recognition.ensemble import make_ensemble
     from foreglow.recognition.models import models_of
-    from foreglow.recognition.skies import SkyRecipe, make_sky_files
+    from foreglow.recognition.simulation.ensemble import make_ensemble
+    from foreglow.recognition.simulation.skies import SkyRecipe, make_sky_files
     from foreglow.sky.instrument import load_instrument
 
     if realisations is None:
@@ -127,7 +127,7 @@ def recognize_train(
     resume: Resume = False,
 ) -> None:
     """Train a network on vectors drawn fresh from the training law."""
-    from foreglow.recognition.train import train_model
+    from foreglow.recognition.network.train import train_model
 
     with several_processes(devices, num_nodes, strategy, device) as processes:
         accuracy = train_model(
@@ -178,8 +178,8 @@ def recognize_classify(
     from foreglow.compute.workers import open_workers
     from foreglow.recognition.classify import classify_files
     from foreglow.recognition.context.model import ContextModel
-    from foreglow.recognition.model import Recogniser
-    from foreglow.recognition.observations import validate_output
+    from foreglow.recognition.network.recogniser import Recogniser
+    from foreglow.recognition.observation.observations import validate_output
 
     given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     validate_output(out, overwrite)
@@ -232,9 +232,9 @@ def recognize_fit(
     """Fit each model to each pixel of your own Q,U maps and choose, a block at a time to FITS."""
     from foreglow.compute.device import pick_device
     from foreglow.compute.workers import open_workers
-    from foreglow.recognition.fitted import FitSetup, fit_files
+    from foreglow.recognition.fit_maps import FitSetup, fit_files
     from foreglow.recognition.models import models_of
-    from foreglow.recognition.observations import validate_output
+    from foreglow.recognition.observation.observations import validate_output
     from foreglow.sky.instrument import load_instrument
 
     given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
@@ -278,8 +278,8 @@ def recognize_evaluate(
 
     from foreglow.compute.device import pick_device
     from foreglow.recognition.context.model import ContextModel
-    from foreglow.recognition.evaluate import accuracy_on_skies
-    from foreglow.recognition.model import Recogniser
+    from foreglow.recognition.evaluation.evaluate import accuracy_on_skies
+    from foreglow.recognition.network.recogniser import Recogniser
 
     chosen = pick_device(device)
     recogniser = Recogniser.load(model, chosen)

@@ -12,7 +12,7 @@ from foreglow.cli import screen
 from foreglow.errors import ForeglowError
 
 if TYPE_CHECKING:
-    from foreglow.recognition.streaming import Source
+    from foreglow.recognition.observation.streaming import Source
     from foreglow.sky.instrument import Instrument
 
 Maps = Annotated[
@@ -78,9 +78,9 @@ class GivenSky:
     @contextmanager
     def source(self, instrument: "Instrument", near: Path) -> Iterator["Source"]:
         """What to open, for as long as the context lasts; maps of a common beam lie in `near`."""
-        from foreglow.recognition.beams import at_one_resolution
-        from foreglow.recognition.ensemble import EnsembleSky
-        from foreglow.recognition.streaming import MapFiles
+        from foreglow.recognition.observation.beams import at_one_resolution
+        from foreglow.recognition.observation.streaming import MapFiles
+        from foreglow.recognition.simulation.ensemble import EnsembleSky
 
         if self.ensemble is not None:
             yield EnsembleSky.of(self.ensemble, self.realisation, self.noise_scale)

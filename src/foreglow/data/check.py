@@ -9,11 +9,11 @@ from foreglow.data.check_table import check_table, velocity_notes
 from foreglow.data.registry import Product, find_product, identify
 from foreglow.data.report import ColumnFound, Report
 from foreglow.errors import DataError
+from foreglow.hi_cube.cube import open_cube
+from foreglow.hi_cube.healpix_cube import is_healpix
+from foreglow.hi_cube.image_cube import ImageCube, open_image_cube
+from foreglow.hi_cube.survey import blank_channels, look_through
 from foreglow.maps.conventions import MapWarning
-from foreglow.maps.cube import open_cube
-from foreglow.maps.cube_fits import ImageCube, open_image_cube
-from foreglow.maps.cube_healpix import is_healpix
-from foreglow.maps.cube_survey import blank_channels, look_through
 from foreglow.maps.given import split_column
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from foreglow.data.registry import Product, identify
 from foreglow.data.report import ColumnFound, Report
 from foreglow.errors import ForeglowError, MapError
+from foreglow.hi_cube.healpix_cube import open_healpix_cube, spectrum_length
 from foreglow.maps import healpix as hp
 from foreglow.maps.columns import NOISE_KINDS, find_named, meanings
 from foreglow.maps.conventions import MapWarning, canonical_frame, canonical_unit
-from foreglow.maps.cube_healpix import open_healpix_cube, spectrum_length
 from foreglow.maps.io import open_intensity_map, open_plain_map, open_polarisation_map
 from foreglow.maps.noise import open_noise_map
 from foreglow.maps.stored import ORDERINGS, StoredMap

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from foreglow.report.dust_tables import correlation_rows, correlation_text
+from foreglow.report.dust.tables import correlation_rows, correlation_text
 from foreglow.reproduce.zhang2019.lab import Captions, Lab, on_device
 from foreglow.reproduce.zhang2019.models import compare_models
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS

@@ -9,16 +9,16 @@ import torch
 from foreglow.compute.training import History
 from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
-from foreglow.recognition.choice import choose_on_sky
 from foreglow.recognition.classify import classify
-from foreglow.recognition.evaluate import Evaluation
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.evaluation.evaluate import Evaluation
+from foreglow.recognition.fits.choice import choose_on_sky
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import simulate_sky, write_sky
-from foreglow.recognition.train import TrainingPlan, train
-from foreglow.report import figures, skymaps
-from foreglow.report.recognition_view import recognition_view
-from foreglow.report.skyview import save_view
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.train import TrainingPlan, train
+from foreglow.recognition.simulation.skies import simulate_sky, write_sky
+from foreglow.report.page.skyview import save_view
+from foreglow.report.recognition import figures, skymaps
+from foreglow.report.recognition.view import recognition_view
 from foreglow.reproduce.farsian2020 import PAPER_NOISELESS, PAPER_NOISY
 from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument, load_instrument

@@ -23,9 +23,9 @@ from foreglow.compute.workers import Spread
 from foreglow.dust.cutouts import SkyCube
 from foreglow.errors import MapError
 from foreglow.files import new_file
+from foreglow.hi_cube.cube import HICube, open_cube
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
-from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.harmonic import HarmonicFilter, low_pass
 

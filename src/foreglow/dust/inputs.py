@@ -16,8 +16,8 @@ from foreglow.dust.target import (
     validate_varies,
 )
 from foreglow.errors import MapError, SkyError
+from foreglow.hi_cube.cube import HICube, open_cube
 from foreglow.maps import healpix as hp
-from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import HarmonicFilter, low_pass
 from foreglow.maps.hemispheres import Method, Region

@@ -22,8 +22,8 @@ from foreglow.dust.stitch import Stitched
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card
 from foreglow.errors import MapError
 from foreglow.files import scratch_directory
+from foreglow.hi_cube.cube import HICube, open_cube
 from foreglow.maps.conventions import MapWarning
-from foreglow.maps.cube import HICube, open_cube
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.io import open_plain_map

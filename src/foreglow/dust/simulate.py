@@ -8,7 +8,7 @@ import tomli_w
 from foreglow.dust.inputs import MOCK_UNIT, faint_sky
 from foreglow.errors import SkyError
 from foreglow.files import new_directory, write_text
-from foreglow.maps.cube import write_cube
+from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.sky.gas import mock_gas
 from foreglow.sky.hydrogen import HI4PI_BEAM_ARCMIN, velocity_channels

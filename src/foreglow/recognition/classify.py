@@ -14,14 +14,14 @@ from foreglow.errors import InstrumentError, MapError
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.write import Columns, write_map_blocks, write_maps
-from foreglow.recognition.band_noise import Noise
-from foreglow.recognition.bands import by_band
 from foreglow.recognition.context.model import ContextModel, validate_nside
-from foreglow.recognition.levels import Levels, warn_of_levels
-from foreglow.recognition.model import Recogniser
 from foreglow.recognition.models import REFERENCE_NSIDE
-from foreglow.recognition.observations import Observation, open_observation
-from foreglow.recognition.streaming import (
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.observation.band_noise import Noise
+from foreglow.recognition.observation.bands import by_band
+from foreglow.recognition.observation.levels import Levels, warn_of_levels
+from foreglow.recognition.observation.observations import Observation, open_observation
+from foreglow.recognition.observation.streaming import (
     BLOCK,
     LIBRARIES,
     Progress,

@@ -12,18 +12,18 @@ from foreglow.errors import MapError
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.regions import layout
 from foreglow.maps.write import write_polarisation_map
-from foreglow.recognition import evaluate as evaluation
 from foreglow.recognition.classify import classify
 from foreglow.recognition.context import model as contexts
 from foreglow.recognition.context.model import ContextModel
-from foreglow.recognition.evaluate import (
+from foreglow.recognition.evaluation import evaluate as evaluation
+from foreglow.recognition.evaluation.evaluate import (
     accuracy_on_skies,
     evaluate,
     pixel_log_probability,
     summarise,
 )
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import simulate_sky
+from foreglow.recognition.simulation.skies import simulate_sky
 
 NSIDE, N_PIX = 16, hp.nside2npix(16)
 SCALE = 0.5  # noise of the sky: pixels alone are often wrong

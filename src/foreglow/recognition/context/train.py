@@ -13,13 +13,13 @@ from foreglow.compute.random import make_generator
 from foreglow.compute.training import History, Schedule, Task, adamw, fit
 from foreglow.maps.faces import face_order
 from foreglow.model_files import close_training, open_training
-from foreglow.recognition.calibration import fit_temperature
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
-from foreglow.recognition.evaluate import pixel_log_probability
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.evaluation.evaluate import pixel_log_probability
 from foreglow.recognition.models import REFERENCE_NSIDE
-from foreglow.recognition.skies import simulate_sky
+from foreglow.recognition.network.calibration import fit_temperature
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.sky.templates import Templates, load_templates
 
 _GOLDEN = 0.618033988749895

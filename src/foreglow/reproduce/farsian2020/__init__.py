@@ -15,8 +15,8 @@ from rich.table import Table
 from foreglow.compute.device import pick_device
 from foreglow.compute.workers import Spread
 from foreglow.files import write_text
-from foreglow.report.html import write_report
-from foreglow.report.tables import accuracy_rows, rich_table
+from foreglow.report.page.html import write_report
+from foreglow.report.page.tables import accuracy_rows, rich_table
 from foreglow.reproduce import read_records
 from foreglow.reproduce.farsian2020 import lab as labs
 from foreglow.reproduce.farsian2020.context import spatial_context

@@ -12,20 +12,20 @@ from scipy.spatial.transform import Rotation
 from foreglow.compute.random import make_generator
 from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
-from foreglow.recognition.calibration import (
-    accuracy_against_coverage,
-    expected_calibration_error,
-    reliability,
-)
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.limits import boundary_oracle, distance_to_boundary
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.networks import CONTEXT_NETWORKS
 from foreglow.recognition.context.train import ContextPlan, pixel_ensemble, train_context
-from foreglow.recognition.evaluate import Evaluation, evaluate
+from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import simulate_sky
-from foreglow.report import curves, neighbours, skymaps
+from foreglow.recognition.network.calibration import (
+    accuracy_against_coverage,
+    expected_calibration_error,
+    reliability,
+)
+from foreglow.recognition.simulation.skies import simulate_sky
+from foreglow.report.recognition import curves, neighbours, skymaps
 from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
 from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined, log
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISY

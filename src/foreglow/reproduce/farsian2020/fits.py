@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from foreglow.recognition.choice import CRITERIA, Choice, choose_on_sky
-from foreglow.recognition.evaluate import Evaluation, summarise
+from foreglow.recognition.evaluation.evaluate import Evaluation, summarise
+from foreglow.recognition.fits.choice import CRITERIA, Choice, choose_on_sky
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import SimulatedSky
-from foreglow.report import figures, skymaps
-from foreglow.report.tables import binomial_error
+from foreglow.recognition.simulation.skies import SimulatedSky
+from foreglow.report.page.tables import binomial_error
+from foreglow.report.recognition import figures, skymaps
 from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined
 from foreglow.reproduce.farsian2020.paper import PAPER_FITS

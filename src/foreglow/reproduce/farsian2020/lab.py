@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from foreglow.compute.training import History
 from foreglow.compute.workers import Spread
 from foreglow.errors import RunError
-from foreglow.recognition.calibration import expected_calibration_error
-from foreglow.recognition.evaluate import Evaluation, evaluate
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw
-from foreglow.recognition.train import Regime, TrainingPlan, train
-from foreglow.report import figures
+from foreglow.recognition.network.calibration import expected_calibration_error
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.train import Regime, TrainingPlan, train
+from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw
+from foreglow.report.recognition import figures
 from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
 from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument

@@ -3,9 +3,9 @@
 from typing import Any
 
 from foreglow.compute.training import History
-from foreglow.recognition.evaluate import Evaluation
-from foreglow.recognition.model import Recogniser
-from foreglow.report import figures, skymaps
+from foreglow.recognition.evaluation.evaluate import Evaluation
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.report.recognition import figures, skymaps
 from foreglow.reproduce.farsian2020 import paper
 from foreglow.reproduce.farsian2020.lab import Captions, Lab
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from foreglow.recognition.evaluate import summarise
-from foreglow.recognition.evidence import draw_vectors, log_evidence
-from foreglow.recognition.model import Recogniser
+from foreglow.recognition.evaluation.ceiling import draw_vectors, log_evidence
+from foreglow.recognition.evaluation.evaluate import summarise
 from foreglow.recognition.models import PROBLEMS
-from foreglow.report import figures
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.report.recognition import figures
 from foreglow.reproduce.farsian2020 import paper
 from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.lab import Captions, Lab

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from foreglow.recognition.calibration import expected_calibration_error
-from foreglow.recognition.choice import choose_on_sky
-from foreglow.recognition.evaluate import Evaluation, evaluate
+from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
+from foreglow.recognition.fits.choice import choose_on_sky
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import PAPER_LAW, SimulatedSky, SkyLaw
+from foreglow.recognition.network.calibration import expected_calibration_error
+from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw
 from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined
 from foreglow.sky import seds

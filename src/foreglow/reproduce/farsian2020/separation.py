@@ -5,17 +5,17 @@ from functools import partial
 import numpy as np
 
 from foreglow.maps.regions import layout
-from foreglow.recognition.evaluate import evaluate
-from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.separation import (
+from foreglow.recognition.evaluation.evaluate import evaluate
+from foreglow.recognition.evaluation.separation import (
     FULL_SKY,
     Residuals,
     join_residuals,
     residuals_of_sky,
     summarise_residuals,
 )
-from foreglow.recognition.skies import simulate_sky
-from foreglow.report import curves
+from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulation.skies import simulate_sky
+from foreglow.report.recognition import curves
 from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
 from foreglow.reproduce.farsian2020.context import trained_contexts
 from foreglow.reproduce.farsian2020.lab import Captions, Lab

@@ -3,8 +3,8 @@
 import numpy as np
 
 from foreglow.maps import healpix as hp
-from foreglow.recognition.skies import component_maps
-from foreglow.report import figures
+from foreglow.recognition.simulation.skies import component_maps
+from foreglow.report.recognition import figures
 from foreglow.reproduce.farsian2020.lab import Captions, Lab
 
 SMOOTHING_DEG = 10.0

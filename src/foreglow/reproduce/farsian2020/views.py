@@ -1,12 +1,12 @@
 """Test skies that the report shows pixel by pixel."""
 
-from foreglow.recognition.choice import Choice
-from foreglow.recognition.evaluate import evaluate
+from foreglow.recognition.evaluation.evaluate import evaluate
+from foreglow.recognition.fits.choice import Choice
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.skies import SimulatedSky
-from foreglow.report import tables
-from foreglow.report.recognition_view import recognition_view
-from foreglow.report.skyview import save_view
+from foreglow.recognition.simulation.skies import SimulatedSky
+from foreglow.report.page import tables
+from foreglow.report.page.skyview import save_view
+from foreglow.report.recognition.view import recognition_view
 from foreglow.reproduce.farsian2020.lab import REGIONS, Lab
 
 _NOTE = (

@@ -2,7 +2,7 @@
 
 from foreglow.dust.baselines import integrated
 from foreglow.dust.evaluate import Scores
-from foreglow.report import dust_curves
+from foreglow.report.dust import curves as dust_curves
 from foreglow.reproduce.zhang2019.lab import Captions, Lab, log, on_device
 from foreglow.reproduce.zhang2019.paper import WEIGHT
 from foreglow.reproduce.zhang2019.weights import trained_with_weight

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from foreglow.dust import cleaning
 from foreglow.dust.cleaning import CleaningResult
 from foreglow.dust.inputs import paper_filter
-from foreglow.report import dust_curves
+from foreglow.report.dust import curves as dust_curves
 from foreglow.reproduce.zhang2019.lab import METHOD, Captions, Lab, log
 from foreglow.reproduce.zhang2019.models import SPLIT
 from foreglow.reproduce.zhang2019.sky import ring_map

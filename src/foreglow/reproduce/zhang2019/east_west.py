@@ -1,6 +1,6 @@
 """Figure 7: trained in the east, tested in the west."""
 
-from foreglow.report import dust_curves
+from foreglow.report.dust import curves as dust_curves
 from foreglow.reproduce.zhang2019.lab import SETS, Captions, Lab
 
 SPLIT = "east_west"

@@ -24,7 +24,7 @@ from foreglow.dust.train import DustPlan, train
 from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import Method, Region, split
-from foreglow.report import figures
+from foreglow.report.recognition import figures
 from foreglow.reproduce.zhang2019.source import Source
 from foreglow.runs import Run
 

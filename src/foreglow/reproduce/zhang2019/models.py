@@ -5,7 +5,8 @@ import numpy as np
 from foreglow.dust.baselines import integrated
 from foreglow.dust.evaluate import Scores
 from foreglow.dust.model import DustModel
-from foreglow.report import dust_curves, dust_maps
+from foreglow.report.dust import curves as dust_curves
+from foreglow.report.dust import maps as dust_maps
 from foreglow.reproduce.zhang2019.lab import SETS, Captions, Lab
 from foreglow.reproduce.zhang2019.paper import WINS
 

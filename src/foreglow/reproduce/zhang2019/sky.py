@@ -8,7 +8,8 @@ from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.inputs import DustSky, paper_filter
 from foreglow.dust.target import NO_UNIT
 from foreglow.maps import healpix as hp
-from foreglow.report import dust_curves, skymaps
+from foreglow.report.dust import curves as dust_curves
+from foreglow.report.recognition import skymaps
 from foreglow.reproduce.zhang2019.lab import Captions, Lab, log
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.sky.gas import MockGas, unpredictable_share

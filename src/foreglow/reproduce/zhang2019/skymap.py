@@ -10,9 +10,10 @@ from foreglow.dust.predict import DustMap, predict_map, stitched_members
 from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import coverage
 from foreglow.maps.hemispheres import reached
-from foreglow.report import dust_curves, dust_maps
-from foreglow.report.dust_view import dust_view
-from foreglow.report.skyview import save_view
+from foreglow.report.dust import curves as dust_curves
+from foreglow.report.dust import maps as dust_maps
+from foreglow.report.dust.view import dust_view
+from foreglow.report.page.skyview import save_view
 from foreglow.reproduce.zhang2019.lab import METHOD, Captions, Lab, log
 from foreglow.reproduce.zhang2019.models import SPLIT
 from foreglow.reproduce.zhang2019.sky import ring_map, unit_text

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from foreglow.dust import inputs
 from foreglow.dust.inputs import DustSky, observed_sky
 from foreglow.errors import SkyError
-from foreglow.maps.cube import open_cube
+from foreglow.hi_cube.cube import open_cube
 from foreglow.reproduce.zhang2019.paper import LOW_KMS
 from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import CHANNEL_KMS, velocity_channels

@@ -1,7 +1,7 @@
 """Figure 6: the weight lambda of the correlation in the loss."""
 
 from foreglow.dust.evaluate import Scores
-from foreglow.report import dust_curves
+from foreglow.report.dust import curves as dust_curves
 from foreglow.reproduce.zhang2019.lab import Captions, Lab
 
 _SECTION = "Variants"

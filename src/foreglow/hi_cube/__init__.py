@@ -1,0 +1,1 @@
+"""Survey cubes of the 21 cm line, streamed onto HEALPix."""

@@ -1,0 +1,213 @@
+"""Accuracy of a recogniser on skies whose models are known."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreglow.errors import ModelError
+from foreglow.maps.regions import layout
+from foreglow.recognition.context.model import ContextModel, validate_nside
+from foreglow.recognition.models import models_of
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.simulation.skies import SimulatedSky, simulate_sky
+from foreglow.sky.templates import load_templates
+
+_BATCH = 65536
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a recogniser said of a sky, beside the truth.
+
+    Parameters
+    ----------
+    models : tuple of str
+    probability : ndarray, float32, shape (n_class, n_pix)
+    label : ndarray, int64, shape (n_pix,)
+        The true class.
+    """
+
+    models: tuple[str, ...]
+    probability: np.ndarray
+    label: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class, shape (n_pix,)."""
+        return self.probability.argmax(0)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of pixels whose most probable class is the true one."""
+        return float(np.mean(self.predicted == self.label))
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts, shape (true class, predicted class)."""
+        n = len(self.models)
+        return np.bincount(n * self.label + self.predicted, minlength=n * n).reshape(n, n)
+
+    def with_neighbours(self, context: ContextModel) -> "Evaluation":
+        """The same sky when the neighbours of a pixel have their say."""
+        return replace(self, probability=context.refine(self.probability))
+
+    def records(self, **fields: Any) -> list[dict[str, Any]]:
+        """Records of metrics.json: one over all pixels, one for each class.
+
+        Parameters
+        ----------
+        **fields
+            What the records say of problem, network, training, noise; `paper` goes to the
+            record over all pixels alone.
+        """
+        overall = {
+            **fields,
+            "class": None,
+            "n_pixels": len(self.label),
+            "accuracy": self.accuracy,
+            "paper": fields.get("paper"),
+        }
+        counts = self.confusion
+        by_class = [
+            {
+                **fields,
+                "class": name,
+                "n_pixels": int(row.sum()),
+                "accuracy": float(row[k] / row.sum()) if row.sum() else None,
+                "paper": None,
+            }
+            for k, (name, row) in enumerate(zip(self.models, counts, strict=True))
+        ]
+        return [overall, *by_class]
+
+
+def pixel_log_probability(model: Recogniser, data: np.ndarray, sigma: np.ndarray) -> Tensor:
+    """Log-probabilities of the models for every pixel of maps in memory.
+
+    Parameters
+    ----------
+    model : Recogniser
+    data : ndarray, float32, shape (2, n_band, n_pix)
+        Q, U [uK_RJ].
+    sigma : ndarray, shape (n_band,)
+        Noise rms of Q and of U [uK_RJ].
+
+    Returns
+    -------
+    Tensor, shape (n_class, n_pix)
+        On the device of the model.
+    """
+    device = next(model.network.parameters()).device
+    rms = torch.from_numpy(sigma).float().to(device)
+    parts = []
+    for start in range(0, data.shape[2], _BATCH):
+        block = np.ascontiguousarray(np.moveaxis(data[:, :, start : start + _BATCH], 2, 0))
+        vectors = torch.from_numpy(block).to(device)
+        parts.append(model.log_probability(vectors, rms.expand(len(vectors), -1)))
+    return torch.cat(parts).T
+
+
+def evaluate(
+    model: Recogniser,
+    sky: SimulatedSky,
+    candidates: tuple[str, ...] | None = None,
+    context: ContextModel | None = None,
+) -> Evaluation:
+    """Recognise every pixel of a simulated sky.
+
+    Parameters
+    ----------
+    model : Recogniser
+    sky : SimulatedSky
+    candidates : tuple of str, optional
+        The models the sky is made of, in the order of its labels; by default `model.models`. Where
+        they are fewer than the model knows, its probabilities are renormalised over them.
+    context : ContextModel, optional
+        Let the neighbours of a pixel have their say.
+
+    Raises
+    ------
+    ModelError
+        If a candidate is none of the model's.
+    """
+    candidates = candidates or model.models
+    strangers = [name for name in candidates if name not in model.models]
+    if strangers:
+        raise ModelError(
+            f"the sky holds {', '.join(strangers)}, but the model knows {', '.join(model.models)} "
+            "only; test it on another problem."
+        )
+    keep = [model.models.index(name) for name in candidates]
+    said = torch.log_softmax(pixel_log_probability(model, sky.data, sky.sigma)[keep], dim=0)
+    alone = Evaluation(candidates, said.exp().cpu().numpy(), sky.label)
+    return alone if context is None else alone.with_neighbours(context)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy over several test skies.
+
+    Parameters
+    ----------
+    noise_scale : float
+        Factor on the instrument's noise.
+    accuracy : float
+    error : float
+        Standard error of the mean over skies; of the binomial for one sky.
+    n_pixels : int
+    """
+
+    noise_scale: float
+    accuracy: float
+    error: float
+    n_pixels: int
+
+
+def accuracy_on_skies(
+    model: Recogniser,
+    sky: str,
+    problem: str | None,
+    regions: str,
+    nside: int,
+    noise_scales: list[float],
+    skies: int,
+    seed: int,
+    context: ContextModel | None = None,
+) -> list[Accuracy]:
+    """Test a model on fresh skies; the body of `foreglow recognize evaluate`.
+
+    Parameters
+    ----------
+    problem : str, optional
+        By default all models that `model` knows.
+    context : ContextModel, optional
+    """
+    if context is not None:
+        validate_nside(nside)
+    candidates = models_of(problem) if problem else model.models
+    templates = load_templates(sky, nside)
+    rows = []
+    for noise_scale in noise_scales:
+        tested = []
+        for number in range(skies):
+            rng = np.random.default_rng([seed, 8, number])
+            label = layout(regions, nside, len(candidates), seed + number)
+            made = simulate_sky(templates, model.instrument, candidates, label, noise_scale, rng)
+            tested.append(evaluate(model, made, candidates, context))
+        rows.append(summarise(tested, noise_scale))
+    return rows
+
+
+def summarise(tested: list[Evaluation], noise_scale: float) -> Accuracy:
+    """Mean accuracy over skies of one size, and its standard error."""
+    accuracy = np.array([e.accuracy for e in tested])
+    n_pixels = sum(len(e.label) for e in tested)
+    mean = float(accuracy.mean())
+    if len(tested) > 1:
+        error = float(accuracy.std(ddof=1) / np.sqrt(len(tested)))
+    else:
+        error = float(np.sqrt(mean * (1 - mean) / n_pixels))
+    return Accuracy(noise_scale, mean, error, n_pixels)

@@ -1,0 +1,255 @@
+"""Fit and choose among models in every pixel of a user's maps, in memory or file to file."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foreglow.compute.workers import Spread
+from foreglow.errors import InstrumentError, MapError, ModelError
+from foreglow.maps.blocks import PixelBlock
+from foreglow.maps.noise import NoiseMap
+from foreglow.maps.write import write_map_blocks
+from foreglow.recognition.fits.choice import CRITERIA, choose
+from foreglow.recognition.fits.skymodel import candidate
+from foreglow.recognition.models import MODELS
+from foreglow.recognition.observation.band_noise import Noise
+from foreglow.recognition.observation.levels import Levels, warn_of_levels
+from foreglow.recognition.observation.observations import Observation, open_observation
+from foreglow.recognition.observation.streaming import (
+    BLOCK,
+    LIBRARIES,
+    Progress,
+    Source,
+    counted,
+    gather,
+    open_quietly,
+    open_source,
+    validate_memory,
+    with_progress,
+)
+from foreglow.recognition.results import FitShares, FittedSky, fit_header, put, unfitted
+from foreglow.sky.instrument import Instrument
+
+# of a block, for each Stokes and band: what a fit holds, and what is kept of each; measured
+_BYTES_A_VALUE, _BYTES_A_MODEL = 500, 60
+
+
+@dataclass(frozen=True)
+class FitSetup:
+    """What is fitted, and by what a model is chosen; hashable, and small to send to a worker.
+
+    Parameters are those of `fit_maps`; the device by its name.
+    """
+
+    models: tuple[str, ...]
+    criterion: str = "evidence"
+    curvature: float | None = None
+    level: float = 1e-3
+    device: str = "cpu"
+
+    def __post_init__(self):
+        _validate(self.models, self.criterion, self.curvature, self.level)
+
+    @property
+    def bands_needed(self) -> int:
+        """Bands that leave every model a degree of freedom."""
+        needed = 0
+        for model in (candidate(name, self.curvature) for name in self.models):
+            needed = max(needed, len(model.components) + len(model.free) // 2 + 1)
+        return needed
+
+
+def fit_maps(
+    instrument: Instrument,
+    models: tuple[str, ...],
+    maps: Mapping[str, str | Path],
+    noise: Noise | None = None,
+    noise_scale: float = 1.0,
+    unit: str | None = None,
+    criterion: str = "evidence",
+    curvature: float | None = None,
+    level: float = 1e-3,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> FittedSky:
+    """Fit each candidate model to each pixel of Q,U maps, and choose.
+
+    No training is needed, and not every band: a pixel is fitted with the bands that observed it.
+
+    Parameters
+    ----------
+    instrument : Instrument
+    models : tuple of str
+        Names of `MODELS`.
+    maps, noise, noise_scale, unit
+        As `open_observation` takes them. The maps must have one common resolution.
+    criterion : str
+        One of `CRITERIA`; see `Choice.log_score`.
+    curvature : float, optional
+        C of the curved models; by default it is free.
+    level : float
+        The p-value under which a model does not fit.
+    device : torch.device or str
+        Where the fits are made, in float64.
+    progress : callable, optional
+        Called with pixels done and pixels in all.
+
+    Raises
+    ------
+    ModelError
+        If a model or the criterion does not exist, or `curvature` or `level` make no sense.
+    InstrumentError
+        If the bands are not the instrument's or too few, or the noise of one is zero.
+    MapError
+        If a map cannot be used, or no pixel is observed in bands enough.
+    """
+    setup = FitSetup(models, criterion, curvature, level, str(device))
+    opened = open_observation(instrument, maps, noise, noise_scale, unit)
+    _validate_bands(setup, opened)
+    blocks = opened.blocks(BLOCK)
+    parts = map(partial(_fit_block, setup, opened), blocks)
+    return gather(_watched(setup, instrument, parts, blocks, progress), blocks)
+
+
+def fit_files(
+    setup: FitSetup,
+    source: Source,
+    out: str | Path,
+    *,
+    memory: str = "4 GiB",
+    overwrite: bool = False,
+    spread: Spread = map,
+    progress: Progress | None = None,
+) -> FitShares:
+    """Fit maps on disk into a file, a block of pixels at a time: maps larger than memory.
+
+    The file is that of `FittedSky.write`; NESTED if all maps are, so that both are read and
+    written from end to end. It appears whole or not at all.
+
+    Parameters
+    ----------
+    setup : FitSetup
+    source : MapFiles or EnsembleSky
+    out : path
+    memory : str
+        Each process stays below it, Python and libraries (500 MiB) included.
+    overwrite : bool
+    spread : callable
+        `map`, or that of `open_workers`. Workers open the maps by themselves.
+    progress : callable, optional
+        Called with pixels done and pixels in all.
+
+    Raises
+    ------
+    InstrumentError
+        If the bands are too few, or the noise of one is zero.
+    MapError
+        If a map cannot be used, no pixel is observed in bands enough, the memory does not suffice
+        or `out` cannot be written.
+    """
+    opened = open_source(source)
+    _validate_bands(setup, opened)
+    values = 2 * opened.instrument.n_band * BLOCK
+    of_fits = (_BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)) * values
+    needed = LIBRARIES + opened.bytes_loaded + of_fits
+    validate_memory(memory, needed, opened.bytes_loaded)
+    blocks = opened.blocks(BLOCK)
+    parts = spread(partial(_fit_elsewhere, setup, source), blocks)
+    shares: list[FitShares] = []
+    write_map_blocks(
+        out,
+        counted(_watched(setup, opened.instrument, parts, blocks, progress), shares),
+        opened.nside,
+        frame=opened.frame,
+        ordering=opened.ordering,
+        header=fit_header(setup.models, setup.criterion, setup.level),
+        overwrite=overwrite,
+    )
+    return FitShares.of(shares)
+
+
+def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> tuple[FittedSky, Levels]:
+    """What a worker does: it opens for itself what it has not opened yet."""
+    return _fit_block(setup, open_quietly(source), block)
+
+
+def _fit_block(setup: FitSetup, opened: Observation, block: PixelBlock) -> tuple[FittedSky, Levels]:
+    data, sigma = opened.read(block)
+    observed = np.isfinite(data).all(1) & np.isfinite(sigma)
+    enough = np.flatnonzero(observed.sum(1) >= setup.bands_needed)
+    found = unfitted(
+        setup.models, setup.criterion, setup.level, opened.nside, opened.frame, len(block)
+    )
+    if len(enough):
+        values, rms = (torch.from_numpy(a[enough]).to(setup.device) for a in (data, sigma))
+        bands = opened.instrument.bands.to(setup.device)
+        choice = choose(setup.models, bands, values, rms, setup.curvature)
+        put(found, enough, choice, block.ring[enough])
+    return found, Levels.of(data[enough], sigma[enough])
+
+
+def _watched(
+    setup: FitSetup,
+    instrument: Instrument,
+    parts: Iterable[tuple[FittedSky, Levels]],
+    blocks: Sequence[PixelBlock],
+    progress: Progress | None,
+) -> Iterator[FittedSky]:
+    """The parts of a sky as they come, and in the end what is to be said of them."""
+    fitted, levels = False, Levels.none(instrument.n_band)
+    for part, level in with_progress(parts, blocks, progress):
+        fitted, levels = fitted or bool(part.fitted.any()), levels + level
+        yield part
+    if not fitted:
+        raise MapError(
+            f"no pixel is observed in {setup.bands_needed} bands, as the fit of "
+            f"{setup.models[-1]} needs; check the masks and frames of the maps."
+        )
+    warn_of_levels(levels, instrument)
+
+
+def _validate_bands(setup: FitSetup, opened: Observation) -> None:
+    needed = setup.bands_needed
+    band = opened.instrument.band
+    given = [k for k, one in enumerate(opened.maps) if one is not None]
+    if len(given) < needed:
+        raise InstrumentError(
+            f"expected maps of {needed} bands at least, to fit these models, but {len(given)} came "
+            f"({', '.join(band[k] for k in given)}); give more bands, or fewer models."
+        )
+    silent = [
+        band[k] for k in given
+        if not isinstance(rms := opened.noise[k], NoiseMap) and not rms > 0
+    ]  # fmt: skip
+    if silent:
+        raise InstrumentError(
+            f"expected noise above zero, but that of {', '.join(silent)} is 0; a fit weighs the "
+            "bands by their noise: state it, or a noise scale above 0."
+        )
+
+
+def _validate(
+    models: tuple[str, ...], criterion: str, curvature: float | None, level: float
+) -> None:
+    curved = any(candidate(name).free.keys() >= {"curvature"} for name in models)
+    if criterion not in CRITERIA:
+        raise ModelError(
+            f"expected a criterion among {', '.join(CRITERIA)}, but {criterion!r} came."
+        )
+    if not 0 < level < 1:
+        raise ModelError(f"expected a p-value between 0 and 1 as level, but {level:g} came.")
+    if curvature is None:
+        return
+    if not (np.isfinite(curvature) and curvature != 0):
+        raise ModelError(
+            f"expected a curvature other than 0, such as {MODELS['curved'].curvature}, but "
+            f"{curvature:g} came; leave it out to fit it."
+        )
+    if not curved:
+        raise ModelError(
+            f"a curvature came, but none of the models {', '.join(models)} is curved; leave it out."
+        )

@@ -1,0 +1,1 @@
+"""Parametric models fitted to pixels, and a model chosen by its fit."""

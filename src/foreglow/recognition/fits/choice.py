@@ -1,0 +1,205 @@
+"""Choose among parametric models by their fits: chi-square, AIC, BIC or evidence."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreglow.errors import ModelError
+from foreglow.recognition.fits.laplace import log_evidence
+from foreglow.recognition.fits.optimise import Fit, fit, observed
+from foreglow.recognition.fits.skymodel import candidate
+from foreglow.recognition.simulation.skies import SimulatedSky
+from foreglow.sky.bandpass import Bands
+from foreglow.sky.instrument import Instrument
+
+Criterion = Literal["chi2", "aic", "bic", "evidence"]
+CRITERIA: tuple[Criterion, ...] = ("chi2", "aic", "bic", "evidence")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The fits of some models to the same pixels, and what they say of each other.
+
+    A pixel is fitted where every model could be: elsewhere all is NaN.
+
+    Parameters
+    ----------
+    models : tuple of str
+    fits : tuple of Fit
+        Of each model, without priors.
+    log_evidence : Tensor, float64, shape (n, n_class)
+        Up to a constant a pixel.
+    n_data : Tensor, int64, shape (n,)
+        Observed data values: bands times two Stokes.
+    """
+
+    models: tuple[str, ...]
+    fits: tuple[Fit, ...]
+    log_evidence: Tensor
+    n_data: Tensor
+
+    @property
+    def fitted(self) -> Tensor:
+        """Where every model was fitted, bool, shape (n,)."""
+        return torch.isfinite(self.log_evidence).all(1) & torch.isfinite(self.chi2).all(1)
+
+    @property
+    def converged(self) -> Tensor:
+        """Where the fit of every model converged, bool, shape (n,)."""
+        return torch.stack([f.converged for f in self.fits], 1).all(1)
+
+    @property
+    def chi2(self) -> Tensor:
+        """Chi-square of each model, shape (n, n_class)."""
+        return torch.stack([f.chi2 for f in self.fits], 1)
+
+    @property
+    def dof(self) -> Tensor:
+        """Degrees of freedom of each model, int64, shape (n, n_class)."""
+        return torch.stack([f.dof for f in self.fits], 1)
+
+    @property
+    def reduced_chi2(self) -> Tensor:
+        """Chi-square over degrees of freedom, shape (n, n_class)."""
+        return self.chi2 / self.dof
+
+    @property
+    def n_parameters(self) -> Tensor:
+        """Amplitudes and spectral parameters of each model, int64, shape (n_class,)."""
+        counts = [2 * len(f.model.components) + len(f.model.free) for f in self.fits]
+        return torch.tensor(counts, device=self.n_data.device)
+
+    @property
+    def aic(self) -> Tensor:
+        """Akaike's criterion: chi-square plus two a parameter, shape (n, n_class)."""
+        return self.chi2 + 2 * self.n_parameters
+
+    @property
+    def bic(self) -> Tensor:
+        """Schwarz's criterion: chi-square plus ln(n_data) a parameter, shape (n, n_class)."""
+        return self.chi2 + torch.log(self.n_data.double())[:, None] * self.n_parameters
+
+    @property
+    def p_value(self) -> Tensor:
+        """Probability of a larger chi-square if the model holds, shape (n, n_class)."""
+        return torch.special.gammaincc(0.5 * self.dof.double(), 0.5 * self.chi2)
+
+    def log_score(self, criterion: str = "evidence") -> Tensor:
+        """Normalised log weights of the models; the largest is the model chosen.
+
+        Parameters
+        ----------
+        criterion : str
+            `evidence`: posterior probability at equal prior odds. `aic`, `bic`: Akaike's and
+            Schwarz's weights, exp(-criterion / 2). `chi2`: the paper's, smallest reduced
+            chi-square; as a weight exp(-reduced chi-square x dof of the simplest model / 2), the
+            likelihood ratio where two models have as many parameters, and no probability.
+
+        Returns
+        -------
+        Tensor, float64, shape (n, n_class)
+            NaN where not fitted.
+
+        Raises
+        ------
+        ModelError
+            If there is no such criterion.
+
+        References
+        ----------
+        Farsian et al. 2020, section 5 (reduced chi-square).
+        """
+        if criterion == "evidence":
+            score = self.log_evidence
+        elif criterion == "aic":
+            score = -0.5 * self.aic
+        elif criterion == "bic":
+            score = -0.5 * self.bic
+        elif criterion == "chi2":
+            score = -0.5 * self.reduced_chi2 * self.dof.amax(1, keepdim=True)
+        else:
+            raise ModelError(
+                f"expected a criterion among {', '.join(CRITERIA)}, but {criterion!r} came."
+            )
+        return torch.log_softmax(torch.where(self.fitted[:, None], score, torch.nan), 1)
+
+    def probability(self, criterion: str = "evidence") -> Tensor:
+        """Weights of the models, shape (n, n_class), with sum 1; see `log_score`."""
+        return self.log_score(criterion).exp()
+
+    def best(self, criterion: str = "evidence") -> Tensor:
+        """Place of the model chosen, int64, shape (n,); -1 where not fitted."""
+        return torch.where(self.fitted, self.log_score(criterion).argmax(1), -1)
+
+    def none_fits(self, level: float = 1e-3) -> Tensor:
+        """Where the p-value of the best-fitting model is below `level`, bool, shape (n,)."""
+        return self.fitted & (self.p_value.nan_to_num(1.0).amax(1) < level)
+
+
+def choose(
+    models: tuple[str, ...],
+    frequency_ghz: Tensor | Bands,
+    data: Tensor,
+    sigma: Tensor,
+    curvature: float | None = None,
+) -> Choice:
+    """Fit every model to every pixel.
+
+    Parameters
+    ----------
+    models : tuple of str
+        Names of `MODELS`.
+    frequency_ghz : Tensor, shape (n_band,), or Bands
+    data : Tensor, shape (n, 2, n_band)
+        Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
+    sigma : Tensor, shape (n, n_band)
+        Noise rms of Q and of U [uK_RJ], white; NaN or infinite where a band did not observe.
+    curvature : float, optional
+        C of the curved models; by default it is free.
+
+    Returns
+    -------
+    Choice
+        On the device of `data`.
+
+    Raises
+    ------
+    ModelError
+        If a model does not exist.
+    ShapeError
+        If the shapes do not agree, or an observed noise is not above zero.
+    """
+    fits = tuple(fit(candidate(name, curvature), frequency_ghz, data, sigma) for name in models)
+    evidence = [
+        log_evidence(candidate(name, curvature, priors=True), frequency_ghz, data, sigma)
+        for name in models
+    ]
+    n_data = 2 * observed(data, sigma).sum(1)
+    return Choice(models, fits, torch.stack(evidence, 1), n_data)
+
+
+def choose_on_sky(
+    sky: SimulatedSky,
+    instrument: Instrument,
+    models: tuple[str, ...],
+    curvature: float | None = None,
+    device: torch.device | str = "cpu",
+) -> Choice:
+    """Fit every model to every pixel of a simulated sky; see `choose`.
+
+    Parameters
+    ----------
+    sky : SimulatedSky
+        With noise.
+    instrument : Instrument
+    models : tuple of str
+    curvature : float, optional
+        C of the curved models; by default it is free.
+    device : torch.device or str
+    """
+    data = torch.from_numpy(np.moveaxis(sky.data, 2, 0)).to(device)
+    sigma = torch.from_numpy(sky.sigma).to(device).expand(len(data), -1)
+    return choose(models, instrument.bands, data, sigma, curvature)

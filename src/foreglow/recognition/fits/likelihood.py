@@ -1,0 +1,307 @@
+"""The profile likelihood of pixels: chi-square and its derivatives, amplitudes eliminated.
+
+Beware: here and in `parametric` the pixel is the last axis. The algebra of one pixel is so small
+that it is quick only side by side with that of thousands of others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from foreglow.recognition.fits.skymodel import SkyModel, bent_spectra, temperature_bend
+from foreglow.sky import seds
+from foreglow.sky.bandpass import Bands
+
+_ROUNDING = 16 * torch.finfo(torch.float64).eps  # of a cost: it is a sum over some tens of terms
+_LEFT = 3e-6  # of squares in single precision: less left of a spectrum is not told from none
+
+
+class Columns:
+    """What dataclasses of tensors share whose last axis is the pixel."""
+
+    def each(self, make: Callable[..., Tensor], *others: Self) -> Self:
+        """A function of the tensors of this one and of others, field by field."""
+        made = []
+        for name in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            values = [getattr(columns, name) for columns in (self, *others)]
+            nested = isinstance(values[0], Columns)
+            made.append(values[0].each(make, *values[1:]) if nested else make(*values))
+        return type(self)(*made)
+
+    def take(self, index: Tensor) -> Self:
+        """The same for some pixels."""
+        # gather: several times faster than indexing along the last axis
+        return self.each(lambda values: values.gather(-1, index.expand(*values.shape[:-1], -1)))
+
+    def put(self, index: Tensor, others: Self) -> None:
+        """Write others in the place of some pixels."""
+        self.each(lambda into, values: into.index_copy_(-1, index, values), others)
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        """All pixels of several."""
+        return parts[0].each(lambda *values: torch.cat(values, dim=-1), *parts[1:])
+
+
+@dataclass(frozen=True)
+class Pixels(Columns):
+    """Data with the components of fixed spectrum projected out.
+
+    Parameters
+    ----------
+    rows : Tensor, shape (n_band, 2 + n_fixed, n)
+        Over sigma: whitened Q, U; then an orthonormal basis of the whitened fixed components.
+    inverse_variance : Tensor, shape (n_band, n)
+    """
+
+    rows: Tensor
+    inverse_variance: Tensor
+
+
+@dataclass(frozen=True)
+class Point(Columns):
+    """The likelihood at a point of the spectral parameters.
+
+    `cost` is chi-square and priors, less chi-square of the fixed components alone, (n,). Of half
+    of it: `fall` (n_param, n), the gradient with its sign turned; `fisher` (n_param, n_param, n),
+    Gauss-Newton; and `hessian`, exact at a minimum.
+    """
+
+    parameters: Tensor
+    cost: Tensor
+    fall: Tensor
+    fisher: Tensor
+    hessian: Tensor
+
+    def where(self, condition: Tensor, other: Self) -> Self:
+        """Itself where the condition (n,) holds, else the other."""
+        return self.each(lambda one, two: torch.where(condition, one, two), other)
+
+    def no_higher(self, other: Self) -> Tensor:
+        """Whether its cost is no higher than the other's, but for the rounding of both, (n,).
+
+        A pixel of a million times its noise has a cost of -10^14, rounded to a tenth: a step of
+        less would be taken or not by chance, and a descent never end.
+        """
+        return self.cost <= other.cost + _ROUNDING * other.cost.abs()
+
+
+def project(fixed: Tensor, weight: Tensor, whitened: Tensor) -> Pixels:
+    """Pixels without what the fixed components can explain.
+
+    Parameters
+    ----------
+    fixed : Tensor, shape (n_band, n_fixed, n or 1)
+        Spectra.
+    weight : Tensor, shape (n_band, n)
+        1 / sigma; 0 where not observed.
+    whitened : Tensor, shape (n_band, 2, n)
+        Q, U over sigma; 0 where not observed.
+    """
+    basis: list[Tensor] = []
+    for column in fixed.unbind(1):
+        column = column * weight
+        for other in basis * 2:  # Gram and Schmidt; once more for what rounding left
+            column = column - other * (other * column).sum(0)
+        basis.append(column / torch.linalg.vector_norm(column, dim=0))
+    data = whitened
+    for other in basis:
+        data = data - other[:, None] * (other[:, None] * data).sum(0)
+    rows = torch.cat([data, *(b[:, None] for b in basis)], dim=1) * weight[:, None]
+    return Pixels(rows, weight.square())
+
+
+def linearise(model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor) -> Point:
+    """Cost and derivatives at parameters (n_param, n)."""
+    narrow = bands.weight is None  # then derivatives are the spectrum times numbers
+    products = _synchrotron_products if narrow and "dust" not in model.bent else _products
+    first, second, gram, second_gram, share = products(model, bands, pixels, parameters)
+    f = len(model.bent)
+    inverse = invert(gram[:f, :f])
+    bare = first[:f]
+    amplitude = _apply(inverse, bare)  # (bent, 2, n)
+    aside = _apply(inverse, gram[:f, f:])  # (bent, param, n)
+    cost = -(amplitude * bare).sum((0, 1))
+    along = first[f:] - _apply(gram[f:, :f], amplitude)  # (param, 2, n)
+    narrow = gram[f:, f:] - _apply(gram[f:, :f], aside)
+    rest = second - _apply(second_gram, amplitude)  # (pair, 2, n)
+    if share is not None:
+        amplitude, aside, inverse = (_of_spectra(v, share) for v in (amplitude, aside, inverse))
+        inverse = _of_spectra(inverse.transpose(0, 1), share)
+    bending = _of_owner(model, amplitude)  # (param, 2, n)
+    fall = (bending * along).sum(1)
+    fisher = _outer(bending, bending) * narrow
+    inverse = _of_owner(model, _of_owner(model, inverse).transpose(0, 1))
+    hessian = fisher - inverse * _outer(along, along)
+    if f > 1:  # within a component these vanish at a minimum; farther off, steps do better without
+        mixed = _of_owner(model, aside) * _outer(along, bending)
+        for i, j in _pairs(model):
+            mixed[i, j] = mixed[j, i] = 0.0
+        hessian = hessian + mixed + mixed.transpose(0, 1)
+    for (i, j), left in zip(_pairs(model), rest, strict=True):
+        curve = (bending[i] * left).sum(0)
+        hessian[i, j] -= curve
+        if i != j:
+            hessian[j, i] -= curve
+    point = Point(parameters, cost, fall, fisher, hessian)
+    _add_priors(model, point)
+    return point
+
+
+def _apply(matrix: Tensor, values: Tensor) -> Tensor:
+    """Matrices (k, bent, n) times values (bent, m, n)."""
+    if len(values) == 1:
+        return matrix * values
+    return (matrix[:, :, None] * values).sum(1)
+
+
+def _of_spectra(values: Tensor, share: Tensor) -> Tensor:
+    """Coefficients (2, ..., n) of synchrotron and dust, from those where dust lacks its share."""
+    return torch.stack([values[0] - share * values[1], values[1]])
+
+
+def _of_owner(model: SkyModel, values: Tensor) -> Tensor:
+    """Values (bent, ..., n), for each parameter those of the component that it bends."""
+    if len(values) == 1:
+        return values.expand(len(model.owner), *values.shape[1:])
+    return values[list(model.owner)]
+
+
+def _pairs(model: SkyModel) -> list[tuple[int, int]]:
+    """Pairs of parameters, each once, that bend the same component."""
+    p, owner = len(model.owner), model.owner
+    return [(i, j) for i in range(p) for j in range(i, p) if owner[i] == owner[j]]
+
+
+def _outer(first: Tensor, second: Tensor) -> Tensor:
+    """(param, param, n) from two of (param, 2, n)."""
+    return (first[:, None] * second).sum(2)
+
+
+def _synchrotron_products(
+    model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+    """As `_products`, for narrow bands and synchrotron alone: moments of powers of ln frequency."""
+    p = len(model.free)  # beta_s, and perhaps C: derivatives are the spectrum times a power
+    log_ratio = torch.log(bands.node_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
+    powers = log_ratio ** torch.arange(2 * p + 1, device=log_ratio.device)[:, None]
+    spectrum = powers[1 : p + 1].T @ parameters
+    if p == 1 and model.fixed["curvature"]:
+        spectrum += (model.fixed["curvature"] * log_ratio**2)[:, None]
+    spectrum.exp_()  # (band, n)
+    seen = pixels.rows * spectrum[:, None]
+    moments = (powers @ seen.flatten(1)).unflatten(1, seen.shape[1:])  # (power, row, n)
+    length = powers @ spectrum.square_().mul_(pixels.inverse_variance)  # (power, n)
+    inside = moments[:, 2:]
+    gram = length.unfold(0, p + 1, 1).transpose(1, 2)  # [i, j] is that of power i + j
+    gram = gram - (inside[: p + 1, None] * inside[: p + 1]).sum(2)
+    second_gram = length[2:] - (inside[2:] * inside[:1]).sum(1)
+    return moments[: p + 1, :2], moments[2:, :2], gram, second_gram[:, None], None
+
+
+def _products(
+    model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Inner products of spectra, their first derivatives and their second ones (`_pairs`).
+
+    Returns
+    -------
+    first : Tensor, shape (bent + param, 2, n)
+        Of spectra and first derivatives with the data.
+    second : Tensor, shape (pair, 2, n)
+        Of second derivatives with the data.
+    gram : Tensor, shape (bent + param, bent + param, n)
+        Among spectra and first derivatives, fixed components projected out.
+    second_gram : Tensor, shape (pair, bent, n)
+        Of second derivatives with the spectra, likewise.
+    share : Tensor, shape (n,), optional
+        Of synchrotron that is taken out of the spectrum of dust in all of these: in faint pixels
+        they may be so alike that chi-square would be lost to rounding.
+    """
+    at_nodes = bent_spectra(model, bands.node_ghz, parameters.T)
+    spectra, slopes = (t.permute(2, 1, 0) for t in at_nodes)
+    bent = slopes * spectra[list(model.owner)]
+    twice = [bent[i] * slopes[j] for i, j in _pairs(model)]
+    if "dust_temperature" in model.free:  # the last parameter: its slope changes with itself
+        bend = temperature_bend(bands.node_ghz, parameters[-1, :, None]).T
+        twice[-1] = twice[-1] + spectra[1] * bend
+    columns = [spectra, bent, torch.stack(twice)]
+    weight = pixels.inverse_variance.sqrt()
+    rows = torch.where(weight[:, None] > 0, pixels.rows / weight[:, None], 0.0)
+    terms = bands.average(torch.cat(columns), dim=1) * weight  # (term, band, n)
+    for fixed in rows[:, 2:].unbind(1):  # first: dust and CMB are too alike to subtract products
+        terms = terms - fixed * (fixed * terms).sum(1, keepdim=True)
+    share = None
+    if len(spectra) > 1:
+        terms[1], share = _apart(terms[0], terms[1])
+    moments = torch.stack([(terms * row).sum(1) for row in rows[:, :2].unbind(1)], 1)
+    n_first = len(spectra) + len(bent)
+    gram = torch.stack([(terms * terms[k]).sum(1) for k in range(n_first)], 1)
+    second_gram = gram[n_first:, : len(spectra)]
+    return moments[:n_first], moments[n_first:], gram[:n_first], second_gram, share
+
+
+def _apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """A spectrum (n_band, n) without its share of another, and this share (n,)."""
+    length, share = first.square().sum(0), torch.zeros_like(first[0])
+    for _ in range(2):  # twice, for what rounding leaves
+        more = (first * second).sum(0) / length
+        second, share = second - more * first, share + more
+    return second, share
+
+
+def _add_priors(model: SkyModel, point: Point) -> None:
+    for k, free in enumerate(model.free.values()):
+        if free.prior is not None:
+            mean, rms = free.prior
+            pull = (mean - point.parameters[k]) / rms
+            point.cost.add_(pull**2)
+            point.fall[k] += pull / rms
+            point.fisher[k, k] += rms**-2
+            point.hessian[k, k] += rms**-2
+
+
+def explained(pixels: Pixels, spectra: Tensor) -> Tensor:
+    """Fall of chi-square that each of many spectra (n_band, node) brings, (node, n), float32."""
+    scale = pixels.inverse_variance.amax(0).rsqrt()  # so that squares stay in range
+    rows = (pixels.rows * scale).transpose(0, 1).float().contiguous()
+    spectra = spectra.T.float()
+    length = spectra.square() @ (pixels.inverse_variance * scale.square()).float()
+    left = length.clone()
+    for row in rows[2:]:
+        along = spectra @ row
+        left.addcmul_(along, along, value=-1)
+    along = spectra @ rows[0]
+    gain = along.square_()
+    along = spectra @ rows[1]
+    gain.addcmul_(along, along)
+    return gain.div_(torch.maximum(left, length.mul_(_LEFT)))
+
+
+def solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Solutions (k, m, n) of symmetric systems (k, k, n), and which are positive definite (n,).
+
+    Gauss-Jordan without pivots, so to be used where positive definite.
+    """
+    k = len(matrix)
+    table = torch.cat([matrix, right], dim=1)
+    positive = torch.ones_like(table[0, 0], dtype=torch.bool)
+    for i in range(k):
+        positive &= table[i, i] > 0
+        row = table[i] / table[i, i]
+        table -= table[:, i, None] * row
+        table[i] = row
+    return table[:, k:], positive
+
+
+def invert(matrix: Tensor) -> Tensor:
+    """Inverse of symmetric positive matrices (k, k, n) of any scale; no number where singular."""
+    if len(matrix) == 1:
+        return 1 / matrix
+    scale = torch.diagonal(matrix).T.rsqrt()
+    both = scale[:, None] * scale
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)[..., None]
+    return both * solve(matrix * both, unit.expand_as(matrix))[0]

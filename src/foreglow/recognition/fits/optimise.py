@@ -1,0 +1,223 @@
+"""Parametric fits pixel by pixel: the maximum of the profile likelihood, thousands at a time."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foreglow.errors import ShapeError
+from foreglow.maps import healpix as hp
+from foreglow.recognition.fits.descent import lowest_ends
+from foreglow.recognition.fits.likelihood import invert
+from foreglow.recognition.fits.skymodel import SkyModel, bent_spectra, fixed_spectra
+from foreglow.sky.bandpass import Bands
+
+BATCH = 16384  # pixels in flight on each thread: more leave the cache, fewer share less of the work
+CHUNK = 2 * BATCH  # pixels of a thread's piece of work
+_LEAST = 1024  # the smallest piece that is worth a thread
+GPU_BATCH = 262144  # both of a GPU
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The best fit of a model in every pixel; NaN where none was made.
+
+    Parameters
+    ----------
+    model : SkyModel
+    parameters : Tensor, float64, shape (n, n_param)
+        In the order of `model.free`.
+    covariance : Tensor, shape (n, n_param, n_param)
+        Inverse Fisher matrix (with the priors), marginal over amplitudes; bounds play no part.
+    amplitudes : Tensor, shape (n, 2, n_component)
+        Q, U of `model.components` [uK_RJ at 23, 353, 30 GHz; CMB uK_CMB].
+    amplitude_covariance : Tensor, shape (n, 2 n_component, 2 n_component)
+        Marginal over the spectral parameters; Q of all components, then U.
+    chi2 : Tensor, shape (n,)
+        Over bands and both Stokes, without priors.
+    dof : Tensor, int64, shape (n,)
+        Data less amplitudes less spectral parameters; 0 where too few bands were observed.
+    converged : Tensor, bool, shape (n,)
+        Whether no step would lower chi-square by more than 1e-8 there.
+    """
+
+    model: SkyModel
+    parameters: Tensor
+    covariance: Tensor
+    amplitudes: Tensor
+    amplitude_covariance: Tensor
+    chi2: Tensor
+    dof: Tensor
+    converged: Tensor
+
+
+def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Tensor) -> Fit:
+    """Maximum of the profile likelihood in every pixel.
+
+    Amplitudes are eliminated by generalised least squares; the spectral parameters follow by
+    Levenberg-Marquardt on what is left (variable projection), from every peak of a grid over all
+    that the bounds allow, so that of several minima the lowest is found.
+
+    Parameters
+    ----------
+    model : SkyModel
+    frequency_ghz : Tensor, shape (n_band,), or Bands
+    data : Tensor, shape (n, 2, n_band)
+        Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
+    sigma : Tensor, shape (n, n_band)
+        Noise rms of Q and of U [uK_RJ], white; NaN or infinite where a band did not observe.
+
+    Returns
+    -------
+    Fit
+        On the device of `data`. Pixels with too few bands have NaN and `converged` False.
+
+    Raises
+    ------
+    ShapeError
+        If the shapes do not agree, or an observed noise is not above zero.
+
+    References
+    ----------
+    Farsian et al. 2020, eqs. 5.1-5.4; Stompor et al. 2009; Golub & Pereyra 2003.
+    """
+    bands = Bands.of(frequency_ghz).to(data.device)
+    _validate(len(bands), data, sigma)
+    result = _empty(model, len(data), data.device)
+
+    on_cpu, threads = data.device.type == "cpu", torch.get_num_threads()
+    chunk, batch = (CHUNK, BATCH) if on_cpu else (GPU_BATCH, GPU_BATCH)
+    if on_cpu:  # few pixels are shared evenly
+        chunk = min(chunk, max(_LEAST, -(-len(data) // threads)))
+
+    def work(start: int) -> None:
+        part = slice(start, start + chunk)
+        _fit_chunk(model, bands, data[part], sigma[part], batch, result, start)
+
+    # a chunk a thread: the operations are too small to be shared between threads
+    pool = ThreadPoolExecutor(threads if on_cpu else 1, "fit", torch.set_num_threads, (1,))
+    try:
+        list(pool.map(work, range(0, len(data), chunk)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # else threads yet to be made would begin with one
+    return result
+
+
+def observed(data: Tensor, sigma: Tensor) -> Tensor:
+    """Which bands observed a pixel, bool (n, n_band): neither NaN, Inf nor UNSEEN.
+
+    Beware: ask before float32 becomes float64, for UNSEEN in it is then another number.
+    """
+    return (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & torch.isfinite(sigma)
+
+
+def _validate(n_band: int, data: Tensor, sigma: Tensor) -> None:
+    if data.ndim != 3 or data.shape[1:] != (2, n_band):
+        raise ShapeError(
+            f"expected data of shape (n, 2, {n_band}), but {tuple(data.shape)} came; "
+            "order it as pixel, Stokes Q and U, band."
+        )
+    if sigma.shape != (len(data), n_band):
+        raise ShapeError(
+            f"expected sigma of shape ({len(data)}, {n_band}), but {tuple(sigma.shape)} came; "
+            "give the rms of every pixel and band."
+        )
+    if (sigma <= 0).any():
+        raise ShapeError(
+            "expected noise above zero, but sigma holds values <= 0; a fit weighs the bands by "
+            "their noise: give it, or NaN where a band did not observe."
+        )
+
+
+def _empty(model: SkyModel, n: int, device: torch.device) -> Fit:
+    p, m = len(model.free), len(model.components)
+
+    def unknown(*shape: int) -> Tensor:
+        return torch.full((n, *shape), torch.nan, dtype=torch.float64, device=device)
+
+    dof = torch.zeros(n, dtype=torch.int64, device=device)
+    return Fit(
+        model, unknown(p), unknown(p, p), unknown(2, m), unknown(2 * m, 2 * m), unknown(), dof,
+        dof.bool(),
+    )  # fmt: skip
+
+
+def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / sigma (n_band, n) and data / sigma (n_band, 2, n); both 0 where not observed."""
+    seen = observed(data, sigma).T
+    data = data.double().permute(2, 1, 0).contiguous()
+    sigma = sigma.double().T.contiguous()
+    weight = torch.where(seen, 1 / sigma, 0.0)
+    return weight, torch.where(seen[:, None], data, 0.0) * weight[:, None]
+
+
+def _fit_chunk(
+    model: SkyModel,
+    bands: Bands,
+    data: Tensor,
+    sigma: Tensor,
+    batch: int,
+    result: Fit,
+    offset: int,
+) -> None:
+    """Fit pixels of which the first is number `offset` of the result."""
+    weight, whitened = _whiten(data, sigma)
+    n_seen = (weight > 0).sum(0)
+    dof = 2 * (n_seen - len(model.components)) - len(model.free)
+    enough = torch.nonzero((dof > 0) & (n_seen > len(model.components))).squeeze(1)
+    if len(enough) == 0:
+        return
+    if len(enough) < len(dof):
+        weight, whitened, dof = weight[:, enough], whitened[..., enough], dof[enough]
+    best = lowest_ends(model, bands, weight, whitened, batch)
+    result.dof[offset + enough] = dof
+    # few at a time: what is made for each stays in the cache
+    for part in torch.arange(len(enough), device=weight.device).split(batch // 8):
+        end, columns = best.take(part), slice(int(part[0]), int(part[-1]) + 1)
+        covariance = invert(end.fisher)
+        amplitudes, spread, chi2 = _amplitudes(
+            model, bands, weight[:, columns], whitened[..., columns], end.parameters, covariance
+        )
+        index = offset + enough[part]
+        result.parameters[index] = end.parameters.T
+        result.covariance[index] = covariance.movedim(-1, 0)
+        result.amplitudes[index] = amplitudes.permute(2, 1, 0)
+        result.amplitude_covariance[index] = spread.movedim(-1, 0)
+        result.chi2[index] = chi2
+        result.converged[index] = end.converged
+
+
+def _amplitudes(
+    model: SkyModel,
+    bands: Bands,
+    weight: Tensor,
+    whitened: Tensor,
+    parameters: Tensor,
+    covariance: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Amplitudes (component, 2, n), their covariance marginal over parameters, chi-square."""
+    spectra, slopes = bent_spectra(model, bands.node_ghz, parameters.T)
+    owner = list(model.owner)
+    slopes = bands.average(slopes * spectra[..., owner], dim=1)
+    slopes = weight * slopes.permute(2, 1, 0)  # (param, band, n)
+    spectra = bands.average(spectra, dim=1)
+    fixed = fixed_spectra(model, bands).T[..., None].expand(-1, -1, len(spectra))
+    mixing = weight * torch.cat([fixed, spectra.permute(2, 1, 0)])  # (component, band, n)
+    inverse = invert((mixing[:, None] * mixing).sum(2))
+
+    def generalised(values: Tensor) -> Tensor:  # least squares of (band, k, n): (component, k, n)
+        return (inverse[:, :, None] * (mixing[:, :, None] * values).sum(1)).sum(1)
+
+    amplitudes = generalised(whitened)
+    residual = whitened - (mixing[:, :, None] * amplitudes[:, None]).sum(0)
+    bending = amplitudes[len(fixed) :][owner].transpose(0, 1)  # (2, param, n)
+    shift = bending[:, None] * generalised(slopes.transpose(0, 1))  # (2, component, param, n)
+    shift = shift.flatten(0, 1)
+    along = (shift[:, :, None] * covariance).sum(1)  # (2 component, param, n)
+    spread = (along[:, None] * shift).sum(2)
+    m = len(inverse)
+    spread[:m, :m] += inverse
+    spread[m:, m:] += inverse
+    return amplitudes, spread, residual.square().sum((0, 1))

@@ -1,0 +1,1 @@
+"""Features, networks and their training."""

@@ -1,0 +1,144 @@
+"""A trained recogniser: network, instrument and candidate models, saved without pickle."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foreglow.errors import ModelError
+from foreglow.model_files import (
+    DAMAGED,
+    damaged,
+    read_card,
+    read_temperature,
+    read_weights,
+    write_model,
+)
+from foreglow.recognition.models import MODELS, dust_tests
+from foreglow.recognition.network.networks import NETWORKS
+from foreglow.shipped import find_model
+from foreglow.sky.instrument import Instrument
+
+_JOB = "recognition"
+_COMMAND = "foreglow recognize train"
+
+
+@dataclass
+class Recogniser:
+    """Probabilities of foreground models for pixels of one instrument.
+
+    Parameters
+    ----------
+    network : Module
+        Maps (data, sigma) to logits; holds its own normalisation.
+    kind : str
+        Its name in `NETWORKS`.
+    instrument : Instrument
+    models : tuple of str
+        Candidate models; class k is `models[k]`.
+    card : dict
+        How it was trained and what it scored; free form, saved with it.
+    temperature : float
+        Divides the logits, so that probabilities are neither too sure nor too timid; `train` fits
+        it.
+    """
+
+    network: nn.Module
+    kind: str
+    instrument: Instrument
+    models: tuple[str, ...]
+    card: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+
+    @classmethod
+    def untrained(
+        cls, kind: str, instrument: Instrument, models: tuple[str, ...], seed: int
+    ) -> "Recogniser":
+        """A network with weights drawn from `seed`.
+
+        Raises
+        ------
+        ModelError
+            If `kind` is not a network.
+        """
+        if kind not in NETWORKS:
+            raise ModelError(f"expected network {' or '.join(NETWORKS)}, but {kind!r} came.")
+        with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
+            torch.manual_seed(seed)
+            network = NETWORKS[kind](instrument, len(models), dust_tests(models))
+        return cls(network.eval(), kind, instrument, models)
+
+    @torch.inference_mode()
+    def log_probability(self, data: Tensor, sigma: Tensor) -> Tensor:
+        """Log-probabilities of the models, at the temperature of the model.
+
+        Parameters
+        ----------
+        data : Tensor, shape (n, 2, n_band)
+            Q, U [uK_RJ], bands ascending as in the instrument.
+        sigma : Tensor, shape (n, n_band)
+            Noise rms of Q and of U [uK_RJ].
+
+        Returns
+        -------
+        Tensor, shape (n, n_class)
+        """
+        return torch.log_softmax(self.network(data, sigma) / self.temperature, dim=1)
+
+    def save(self, folder: Path) -> None:
+        """Write `weights.safetensors` and `model.toml`; the folder appears whole or not at all."""
+        card = {
+            **self.card,
+            "network": self.kind,
+            "models": list(self.models),
+            "temperature": self.temperature,
+            "instrument": asdict(self.instrument),
+        }
+        write_model(folder, self.network, _JOB, card)
+
+    @classmethod
+    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "Recogniser":
+        """Read what `save` wrote, or a shipped model by its name; nothing pickled is loaded.
+
+        Raises
+        ------
+        ModelError
+            If the folder is no model, damaged, or not one of recognition.
+        """
+        folder = find_model(folder)
+        card = read_card(folder, _JOB, _COMMAND)
+        _validate_models(card, folder)
+        try:
+            instrument = instrument_of(card.pop("instrument"))
+            model = cls.untrained(card.pop("network"), instrument, tuple(card.pop("models")), 0)
+            model.temperature = read_temperature(card, folder)
+            read_weights(folder, card, model.network)
+        except DAMAGED as error:
+            raise damaged(folder, error, _COMMAND) from error
+        model.network.to(device).eval()
+        model.card = card
+        return model
+
+
+def instrument_of(table: dict[str, Any]) -> Instrument:
+    """An instrument of what `dataclasses.asdict` made of it, and TOML or JSON kept."""
+    columns = {k: _tuples(v) for k, v in table.items() if k != "name"}
+    return Instrument(table["name"], **columns)
+
+
+def _tuples(values: list[Any]) -> tuple[Any, ...]:
+    """Lists of a card as an instrument holds them."""
+    return tuple(_tuples(v) if isinstance(v, list) else v for v in values)
+
+
+def _validate_models(card: dict[str, Any], folder: Path) -> None:
+    models = card.get("models")
+    names = map(str, models) if isinstance(models, list) else ()
+    strangers = [name for name in names if name not in MODELS]
+    if strangers:
+        raise ModelError(
+            f"{folder} knows models {', '.join(strangers)}, which this foreglow does not; it has "
+            f"{', '.join(MODELS)}."
+        )

@@ -1,0 +1,293 @@
+"""Training regimes of the recognition networks."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import Tensor, nn
+
+from foreglow.compute.device import pick_device, threads_for
+from foreglow.compute.precision import arithmetic, validate_precision
+from foreglow.compute.processes import ALONE, Processes, together
+from foreglow.compute.random import make_generator
+from foreglow.compute.training import History, Schedule, Task, adamw, fit
+from foreglow.errors import RunError
+from foreglow.model_files import close_training, open_training
+from foreglow.recognition.models import REFERENCE_NSIDE, models_of
+from foreglow.recognition.network.calibration import expected_calibration_error, fit_temperature
+from foreglow.recognition.network.networks import ForeglowNetwork
+from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.simulation.vectors import NoiseLaw, Vectors, VectorSimulator
+from foreglow.sky.instrument import load_instrument
+from foreglow.sky.templates import Templates, load_templates
+
+VALIDATION_FRACTION = 0.2
+_STANDARDISATION_SAMPLE = 65536
+_CALIBRATION_SAMPLE = 65536
+# keys of generators; 0 and 1 are the trainer's
+_FIXED_SET, _STANDARDISATION, _ORDER, _CALIBRATION = 2, 3, 4, 5
+
+Regime = Literal["noiseless", "one_noise", "many_noise", "conditioned"]
+REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise", "conditioned")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What vectors a network sees, and how many.
+
+    Parameters
+    ----------
+    regime : str
+        `noiseless`: no noise, templates as they are. `one_noise`: the same vectors with one
+        realisation of the instrument's noise in pixels of the templates. `many_noise`: templates
+        at Nside 16 with fresh noise at Nside 16. `conditioned`: noise drawn log-uniform over
+        `noise_range` and scattered between bands, so that one model serves maps of any depth.
+    epochs, steps, batch : int
+        Of `steps` batches each epoch.
+    fixed_set : bool
+        Draw `steps * batch` vectors once and see them every epoch, with a further fifth of the
+        whole held for validation, as the paper does; else every batch is fresh. The set is
+        drawn again from its seeds, never stored.
+    learning_rate : float
+    noise_scale : float
+        Factor on the instrument's noise, for `one_noise` and `many_noise`.
+    noise_range : tuple of float
+        For `conditioned`: lowest and highest factor on the instrument's noise at Nside 16.
+    sample : int
+        Most vectors that standardise features before, and fit the temperature after.
+    precision : str
+        Arithmetic of the layers in training; see `foreglow.compute.precision.arithmetic`.
+    """
+
+    regime: Regime
+    epochs: int
+    steps: int
+    batch: int
+    fixed_set: bool
+    learning_rate: float
+    noise_scale: float = 1.0
+    noise_range: tuple[float, float] = (5e-4, 4.0)
+    sample: int = 65536
+    precision: str = "tf32"
+
+    @property
+    def noise(self) -> NoiseLaw:
+        """The law from which the noise of a vector is drawn."""
+        if self.regime == "noiseless":
+            return NoiseLaw.fixed(0.0)
+        if self.regime == "conditioned":
+            return NoiseLaw(*self.noise_range, band_scatter=0.2)
+        return NoiseLaw.fixed(self.noise_scale)
+
+    @property
+    def validation_steps(self) -> int:
+        """Batches of validation, a fifth of the whole for a fixed set."""
+        held = round(self.steps * VALIDATION_FRACTION / (1 - VALIDATION_FRACTION))
+        return max(1, held if self.fixed_set else min(held, 10))
+
+
+def train(
+    model: Recogniser,
+    templates: Templates,
+    plan: TrainingPlan,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    resume: bool = False,
+    processes: Processes = ALONE,
+) -> History:
+    """Train a recogniser in place, going on from its weights; its temperature is fitted anew.
+
+    Parameters
+    ----------
+    model : Recogniser
+    templates : Templates
+    plan : TrainingPlan
+    folder : Path
+        For checkpoints and logs.
+    seed : int
+    device : torch.device
+    resume : bool
+        Go on from the last checkpoint in `folder`, if there is one.
+    processes : Processes
+        Those that train together: each has the same model in the end.
+
+    Returns
+    -------
+    dict of list
+        `train_accuracy`, `train_loss`, `validation_accuracy`, `validation_loss`, a value an epoch.
+
+    Raises
+    ------
+    RunError
+        If a batch cannot be shared by the processes.
+    """
+    processes.validate_batch(plan.batch)
+    simulator = make_simulator(model, templates, plan).to(device)
+    network = model.network.to(device).train()
+    if isinstance(network, ForeglowNetwork):
+        generator = make_generator(device, seed, _STANDARDISATION)
+        size = min(plan.sample, _STANDARDISATION_SAMPLE)
+        sample = simulator.draw(size, plan.noise, generator)
+        network.remember(templates)
+        network.standardise(sample.data, sample.sigma)
+    task = _task(network, simulator, plan, seed, processes)
+    schedule = Schedule(plan.epochs, plan.steps, plan.validation_steps)
+    with threads_for(plan.batch // processes.size, device), arithmetic(plan.precision):
+        history = fit(task, schedule, folder, seed, device, resume, processes)
+    model.card["training"] = {"sky": templates.source, "seed": seed, **asdict(plan)}
+    _calibrate(model, simulator, plan, seed)
+    return history
+
+
+def _calibrate(
+    model: Recogniser, simulator: VectorSimulator, plan: TrainingPlan, seed: int
+) -> None:
+    """Fit the temperature on fresh vectors of the training law, and say in the card what it did."""
+    device = simulator.sigma.device
+    generator = make_generator(device, seed, _CALIBRATION)
+    model.network.eval()
+    # weights trained further are not as sure of themselves as those they started from
+    model.temperature = 1.0
+    model.card.pop("calibration", None)
+    logits, labels = [], []
+    size = min(plan.sample, _CALIBRATION_SAMPLE)
+    for _ in range(-(-size // plan.batch)):
+        vectors = simulator.draw(plan.batch, plan.noise, generator)
+        logits.append(model.log_probability(vectors.data, vectors.sigma).double().T.cpu())
+        labels.append(vectors.label.cpu())
+    log_probability, label = torch.cat(logits, 1).numpy(), torch.cat(labels).numpy()
+    if not np.isfinite(log_probability).all():  # the network diverged: no temperature helps
+        return
+    model.temperature = fit_temperature(log_probability, label)
+    after = softmax(log_probability / model.temperature, axis=0)
+    model.card["calibration"] = {
+        "vectors": len(label),
+        "error_before": expected_calibration_error(np.exp(log_probability), label),
+        "error_after": expected_calibration_error(after, label),
+    }
+
+
+def train_model(
+    out: Path,
+    sky: str,
+    problem: str,
+    network: str,
+    regime: str,
+    noise_scale: float,
+    epochs: int,
+    steps: int,
+    batch: int,
+    instrument: str,
+    seed: int,
+    device: str,
+    resume: bool,
+    processes: Processes = ALONE,
+    precision: str = "tf32",
+) -> float:
+    """Train a model and save it; the body of `foreglow recognize train`.
+
+    Checkpoints and logs lie in `OUT.training` beside the model until it is whole. Of
+    several processes the first one writes the model.
+
+    Returns
+    -------
+    float
+        Validation accuracy at the end.
+
+    Raises
+    ------
+    ModelError
+        If `out` exists, or the network is unknown.
+    RunError
+        If the regime or the device is unknown, or the processes cannot share a batch.
+    """
+
+    def prepare() -> tuple[Recogniser, Templates, TrainingPlan, Path]:
+        if regime not in REGIMES:
+            raise RunError(f"expected regime {', '.join(REGIMES)}, but {regime!r} came.")
+        processes.validate_batch(batch)
+        validate_precision(precision)
+        models = models_of(problem)
+        model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
+        ours = network != "farsian2020"
+        rate = 2e-3 if ours else 1.0
+        plan = TrainingPlan(
+            regime, epochs, steps, batch, not ours, rate, noise_scale, precision=precision
+        )
+        settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
+        settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}
+        templates = load_templates(sky)  # before a folder is made: there may be no such sky
+        return model, templates, plan, open_training(out, settings, resume)
+
+    chosen = pick_device(device)
+    model, templates, plan, work = together(processes, prepare)
+    history = train(model, templates, plan, work, seed, chosen, resume, processes)
+    model.card["history"] = history
+    if processes.rank == 0:
+        model.save(out)
+        close_training(out)
+    return history["validation_accuracy"][-1]
+
+
+def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) -> VectorSimulator:
+    """The simulator of a regime: which pixels, and the noise of which pixels."""
+    if plan.regime == "many_noise":
+        templates = templates.degraded(REFERENCE_NSIDE)
+    noise_nside = templates.nside if plan.regime == "one_noise" else REFERENCE_NSIDE
+    return VectorSimulator(templates, model.instrument, model.models, noise_nside)
+
+
+def _task(
+    network: nn.Module,
+    simulator: VectorSimulator,
+    plan: TrainingPlan,
+    seed: int,
+    processes: Processes,
+) -> Task:
+    device = simulator.sigma.device
+    share = processes.share(plan.batch)
+
+    def fixed_vectors(place: int) -> Vectors:
+        generator = make_generator(device, seed, _FIXED_SET, place)
+        return simulator.draw(plan.batch, plan.noise, generator)
+
+    def training_vectors(step: int, generator: torch.Generator) -> Vectors:
+        if not plan.fixed_set:
+            return simulator.draw(plan.batch, plan.noise, generator)
+        epoch, place = divmod(step, plan.steps)
+        order = make_generator(torch.device("cpu"), seed, _ORDER, epoch)
+        return fixed_vectors(int(torch.randperm(plan.steps, generator=order)[place]))
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        vectors = training_vectors(step, generator)[share]
+        dropout = generator
+        if processes.rank:  # else the shares would lose the same neurons
+            dropout = make_generator(device, generator.initial_seed(), processes.rank)
+        logits = network(vectors.data, vectors.sigma, dropout)
+        return nn.functional.cross_entropy(logits, vectors.label), _accuracy(logits, vectors.label)
+
+    def validate(index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        if plan.fixed_set:
+            vectors = fixed_vectors(plan.steps + index)
+        else:
+            vectors = simulator.draw(plan.batch, plan.noise, generator)
+        vectors = vectors[share]
+        logits = network(vectors.data, vectors.sigma)
+        value = nn.functional.cross_entropy(logits, vectors.label)
+        return {"loss": value, **_accuracy(logits, vectors.label)}
+
+    def optimiser(parameters: Any, total_steps: int) -> Any:
+        if isinstance(network, ForeglowNetwork):
+            return adamw(parameters, plan.learning_rate, total_steps)
+        # Keras's Adadelta: rho 0.95, epsilon 1e-7
+        return torch.optim.Adadelta(parameters, lr=plan.learning_rate, rho=0.95, eps=1e-7)
+
+    return Task(network, loss, validate, optimiser, clip=isinstance(network, ForeglowNetwork))
+
+
+def _accuracy(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    return {"accuracy": (logits.argmax(1) == label).float().mean()}

@@ -1,0 +1,238 @@
+"""Maps of several beams: told apart, and brought to one resolution with the noise that is left."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from foreglow.errors import MapError
+from foreglow.files import scratch_directory
+from foreglow.maps import healpix as hp
+from foreglow.maps.io import PolarisationMap
+from foreglow.maps.noise import NoiseMap
+from foreglow.maps.write import write_maps, write_polarisation_map
+from foreglow.recognition.observation.band_noise import (
+    Noise,
+    noise_of_bands,
+    rms_of_band,
+    validate_noise_scale,
+)
+from foreglow.recognition.observation.bands import open_bands
+from foreglow.sky.instrument import Instrument
+
+_LEAST_COVER = 0.9  # of the common beam that observed, else a pixel is left out
+_ITERATIONS = 3
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """One beam and pixel size for all bands.
+
+    Harmonics end at ell = 2 Nside, smoothly from 1.5 Nside on, so lowering Nside aliases nothing;
+    all bands share that, so ratios of bands are kept.
+
+    Parameters
+    ----------
+    fwhm_arcmin : float
+        Gaussian beam.
+    nside : int
+    """
+
+    fwhm_arcmin: float
+    nside: int
+
+    @classmethod
+    def of(cls, fwhm_arcmin: float, most: int) -> "Resolution":
+        """The finest pixels, of Nside `most` at most, that are at least half a beam wide."""
+        nside = most
+        while nside > 1 and hp.nside2resol(nside, arcmin=True) < 0.5 * fwhm_arcmin:
+            nside //= 2
+        return cls(fwhm_arcmin, nside)
+
+    def transfer(self, beam_arcmin: float) -> np.ndarray:
+        """Factor on the harmonics of a map of some beam, shape (2 Nside + 1,)."""
+        ell = np.arange(2 * self.nside + 1)
+        variance = (np.radians([self.fwhm_arcmin, beam_arcmin]) / 60) ** 2 / (8 * np.log(2))
+        beam = np.exp(-0.5 * ell * (ell + 1) * (variance[0] - variance[1]))
+        end = np.clip((ell - 1.5 * self.nside) / (0.5 * self.nside), 0, 1)
+        return beam * np.cos(0.5 * np.pi * end) ** 2
+
+
+def bring_to_one_resolution(
+    instrument: Instrument,
+    maps: Mapping[str, str | Path],
+    folder: Path,
+    fwhm_arcmin: float,
+    noise: Noise | None = None,
+    noise_scale: float = 1.0,
+    unit: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, Path], dict[str, Path | str]]:
+    """Smooth a user's Q,U maps to one Gaussian beam, on one grid, and say what noise is left.
+
+    E and B modes of each map (Q,U as spin 2) are multiplied by the ratio of beams; white noise is
+    propagated through the same transfer function, pixel by pixel. What is left is correlated
+    between neighbours closer than the beam.
+
+    Parameters
+    ----------
+    instrument : Instrument
+        Its beams are those of maps whose header does not state one.
+    maps, noise, noise_scale, unit
+        As `open_observation` takes them, but of any Nside.
+    folder : Path
+        Where the maps go, as `band_NAME.fits` and `noise_NAME.fits`.
+    fwhm_arcmin : float
+        The common beam, no smaller than that of any map.
+    progress : callable, optional
+        Called with bands done and bands in all.
+
+    Returns
+    -------
+    maps, noise : dict
+        To be given to `classify` or `fit_maps`: files, and for maps without noise its value.
+
+    Raises
+    ------
+    MapError
+        If the beam is smaller than that of a map, or a map cannot be used.
+    InstrumentError
+        If the bands are not the instrument's, or noise came for one without a map.
+    """
+    validate_noise_scale(noise_scale)
+    if not (np.isfinite(fwhm_arcmin) and fwhm_arcmin > 0):
+        raise MapError(f"expected a common FWHM above 0 arcmin, but {fwhm_arcmin} came.")
+    opened = open_bands(instrument, maps, unit)
+    noise_of_bands(instrument, noise or {}, opened)
+    _validate_frames(opened)
+    beams = beams_of(instrument, opened)
+    widest = max(beams, key=lambda name: beams[name])
+    if fwhm_arcmin < beams[widest]:
+        raise MapError(
+            f"expected a common FWHM of at least {beams[widest]:g} arcmin, the beam of band "
+            f"{widest}, but {fwhm_arcmin:g} came; a map cannot be made sharper than it is."
+        )
+    aim = Resolution.of(fwhm_arcmin, min(one.nside for one in opened.values()))
+    smooth: dict[str, Path] = {}
+    left: dict[str, Path | str] = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for done, (name, one) in enumerate(opened.items(), 1):
+        rms = rms_of_band(instrument, name, noise, noise_scale, one, unit)
+        smooth[name] = folder / f"band_{name}.fits"
+        left[name] = folder / f"noise_{name}.fits" if rms != 0 else "0 uK_RJ"
+        _write_band(one, rms, aim, beams[name], (smooth[name], folder / f"noise_{name}.fits"))
+        if progress is not None:
+            progress(done, len(opened))
+    return smooth, left
+
+
+@contextmanager
+def at_one_resolution(
+    instrument: Instrument,
+    maps: Mapping[str, str | Path],
+    noise: Noise | None,
+    noise_scale: float,
+    unit: str | None,
+    fwhm_arcmin: float | None,
+    near: Path,
+) -> Iterator[tuple[Mapping[str, str | Path], Noise | None]]:
+    """Maps and noise as they are, or brought to a common beam in a folder that goes away.
+
+    Parameters are those of `bring_to_one_resolution`; the folder lies in `near`.
+    """
+    if fwhm_arcmin is None:
+        yield maps, noise
+        return
+    with scratch_directory(near / "common-beam") as folder:
+        yield bring_to_one_resolution(
+            instrument, maps, folder, fwhm_arcmin, noise, noise_scale, unit
+        )
+
+
+def beams_of(instrument: Instrument, maps: Mapping[str, PolarisationMap]) -> dict[str, float]:
+    """FWHM of each map [arcmin]: of its header, else of the instrument."""
+    table = dict(zip(instrument.band, instrument.fwhm_arcmin, strict=True))
+    return {
+        name: table[name] if one.beam_arcmin is None else one.beam_arcmin
+        for name, one in maps.items()
+    }
+
+
+def _validate_frames(maps: Mapping[str, PolarisationMap]) -> None:
+    if len({one.frame for one in maps.values()}) > 1:
+        listing = "; ".join(f"{name}: {one.frame}" for name, one in maps.items())
+        raise MapError(
+            f"expected one frame for all bands, but {listing} came; rotate the maps "
+            "(healpy.Rotator.rotate_map_alms)."
+        )
+
+
+def _write_band(
+    one: PolarisationMap,
+    rms: NoiseMap | float,
+    aim: Resolution,
+    beam_arcmin: float,
+    paths: tuple[Path, Path],
+) -> None:
+    """Smooth one band and its noise, and write them."""
+    pixels = np.arange(hp.nside2npix(one.nside))
+    qu = one.read(pixels).astype(np.float64)
+    variance, noise_unit = np.full(len(pixels), np.nan), "uK_RJ"
+    if isinstance(rms, NoiseMap):
+        variance, noise_unit = (rms.read(pixels).astype(np.float64) ** 2).mean(0), rms.unit
+    else:
+        variance[:] = rms**2
+    seen = np.isfinite(qu).all(0) & np.isfinite(variance)
+    if not seen.any():
+        raise MapError(f"{one.path}: no pixel is observed; check its mask and that of the noise.")
+    transfer = aim.transfer(beam_arcmin)
+    cover = _cover(seen, aim)
+    good = cover >= _LEAST_COVER
+    weight = np.where(good, cover, np.nan)
+    smooth = smooth_polarisation(np.where(seen, qu, 0.0), transfer, aim.nside) / weight
+    left = smooth_variance(np.where(seen, variance, 0.0), transfer, aim.nside) / weight**2
+    header = {"FWHM": (aim.fwhm_arcmin, "[arcmin] common beam")}
+    write_polarisation_map(
+        paths[0], smooth.astype(np.float32), one.unit, one.frame, header=header, overwrite=True
+    )
+    # quadrature may leave less than nothing far from where anything was observed
+    column = np.sqrt(np.maximum(left, np.finfo(np.float32).tiny)).astype(np.float32)
+    write_maps(
+        paths[1], {"RMS": (column, noise_unit)}, frame=one.frame, header=header, overwrite=True
+    )
+
+
+def smooth_polarisation(qu: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
+    """Q,U (2, n_pix) of any Nside with E and B multiplied by `transfer`, (2, n_pix) of `nside`."""
+    l_max = len(transfer) - 1
+    none = np.zeros(qu.shape[1])
+    alm = hp.map2alm([none, *qu], lmax=l_max, iter=_ITERATIONS, pol=True)
+    alm = [hp.almxfl(a, transfer) for a in alm]
+    return np.asarray(hp.alm2map(alm, nside, lmax=l_max, pol=True))[1:]
+
+
+def smooth_variance(variance: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
+    """Variance of smoothed white noise, from that of each pixel (n_pix,): the kernel squared.
+
+    The variance of Q and of U at a point is the sum over pixels of theirs times the kernel
+    squared, itself a smoothing, by the Legendre transform of that square.
+    """
+    pixel_area = 4 * np.pi / len(variance)
+    ell = np.arange(len(transfer))
+    x, w = np.polynomial.legendre.leggauss(2 * len(transfer))
+    kernel = np.polynomial.legendre.legval(x, (2 * ell + 1) / (4 * np.pi) * transfer)
+    modes = np.polynomial.legendre.legvander(x, len(transfer) - 1)
+    window = 2 * np.pi * (w * kernel**2) @ modes
+    alm = hp.map2alm(variance * pixel_area, lmax=len(transfer) - 1, iter=_ITERATIONS)
+    return hp.alm2map(hp.almxfl(alm, window), nside, lmax=len(transfer) - 1)
+
+
+def _cover(seen: np.ndarray, aim: Resolution) -> np.ndarray:
+    """How much of the common beam observed, shape (n_pix,) of the aim."""
+    if seen.all():
+        return np.ones(hp.nside2npix(aim.nside))
+    transfer = aim.transfer(0.0)
+    alm = hp.map2alm(seen.astype(float), lmax=len(transfer) - 1, iter=_ITERATIONS)
+    return hp.alm2map(hp.almxfl(alm, transfer), aim.nside, lmax=len(transfer) - 1)

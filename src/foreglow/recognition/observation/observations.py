@@ -1,0 +1,254 @@
+"""A user's Q,U maps and their noise, opened together and read a block of pixels at a time."""
+
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from foreglow.errors import MapError
+from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
+from foreglow.maps.conventions import angle_to_galactic, turn
+from foreglow.maps.io import PolarisationMap
+from foreglow.maps.noise import NoiseMap
+from foreglow.maps.stored import StoredMap, check_same_sky
+from foreglow.recognition.observation.band_noise import Noise, open_noise, validate_noise_scale
+from foreglow.recognition.observation.bands import open_bands
+from foreglow.sky.instrument import Instrument
+
+_MOST_LOSS = 0.1  # at ell = 2 Nside, where beams begin to matter
+
+
+class PolarisationSource(Protocol):
+    """Q,U of a band that are read a block of pixels at a time."""
+
+    @property
+    def nside(self) -> int:
+        """Of its pixels."""
+        ...
+
+    @property
+    def frame(self) -> str:
+        """G, C or E."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """One of `foreglow.maps.conventions.UNITS`."""
+        ...
+
+    @property
+    def ordering(self) -> str:
+        """RING or NESTED, as stored."""
+        ...
+
+    def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
+        """Q, U, shape (2, n); NaN where not observed."""
+        ...
+
+    def release(self) -> None:
+        """Let go what reading left in memory."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Maps and noise of an instrument, opened for streaming.
+
+    Parameters
+    ----------
+    instrument : Instrument
+    maps : tuple of PolarisationSource or None
+        In the order of the bands; None for a band without a map.
+    noise : tuple of NoiseMap or float
+        Rms of each band, as a map or in a pixel [uK_RJ].
+    nside : int
+    frame : str
+        G, C or E, as in the maps.
+    """
+
+    instrument: Instrument
+    maps: tuple[PolarisationSource | None, ...]
+    noise: tuple[NoiseMap | float, ...]
+    nside: int
+    frame: str
+
+    @property
+    def ordering(self) -> str:
+        """NESTED if all files are, so that they are read from end to end; else RING."""
+        return "NESTED" if all(f.ordering == "NESTED" for f in self._files) else "RING"
+
+    @property
+    def bytes_loaded(self) -> int:
+        """Memory taken as long as it is open: gzipped files, pixel numbers of partial maps."""
+        parts = [p for file in self._files if isinstance(file, StoredMap) for p in file.parts]
+        numbers = {id(p.index): p.index.nbytes for p in parts if p.index is not None}
+        return sum(numbers.values()) + sum(part.table.bytes_loaded for part in parts)
+
+    def blocks(self, size: int) -> PixelBlocks:
+        """The sky in blocks of `size` pixels, in the order in which the files are best read."""
+        return PixelBlocks(self.nside, self.ordering, size)
+
+    def read(self, pixels: np.ndarray | PixelBlock) -> tuple[np.ndarray, np.ndarray]:
+        """Data and noise of some pixels; the memory of the files is let go.
+
+        Parameters
+        ----------
+        pixels : ndarray of int, shape (n,), or PixelBlock
+            RING, in the frame of the maps; or a block, in its own order.
+
+        Returns
+        -------
+        data : ndarray, float32, shape (n, 2, n_band)
+            Q, U [uK_RJ] in the Galactic basis; NaN where not observed.
+        sigma : ndarray, float32, shape (n, n_band)
+            Noise rms of Q and of U [uK_RJ].
+
+        Raises
+        ------
+        MapError
+            If a file holds NaN or Inf there, or an rms that is not above zero.
+        """
+        n_band = self.instrument.n_band
+        qu = np.empty((2, n_band, len(pixels)), np.float32)
+        sigma = np.empty((len(pixels), n_band), np.float32)
+        sigma[:] = [np.nan if isinstance(rms, NoiseMap) else rms for rms in self.noise]
+        angle = None
+        if self.frame != "G":
+            angle = angle_to_galactic(ring_numbers(pixels), self.nside, self.frame)
+        for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True)):
+            factor = self._to_uk_rj[k]
+            if one is None:
+                qu[:, k] = np.nan
+            else:
+                stored = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
+                np.multiply(stored, factor[0], out=qu[:, k])
+            if isinstance(rms, NoiseMap):  # Q and U may differ; one rms is taken for both
+                mean_square = (rms.read(pixels).astype(np.float64) ** 2).mean(0)
+                sigma[:, k] = factor[1] * np.sqrt(mean_square)
+        for file in self._files:
+            file.release()
+        # turned over as a whole: values written band by band would each open a line of the cache
+        by_pixel = torch.from_numpy(qu.reshape(2 * n_band, -1)).T.contiguous().numpy()
+        return by_pixel.reshape(-1, 2, n_band), sigma
+
+    @cached_property
+    def _files(self) -> tuple[PolarisationSource | NoiseMap, ...]:
+        noise = (rms for rms in self.noise if isinstance(rms, NoiseMap))
+        return (*(one for one in self.maps if one is not None), *noise)
+
+    @cached_property
+    def _to_uk_rj(self) -> tuple[tuple[float, float], ...]:
+        """Factors to uK_RJ of each band's map and noise."""
+        return tuple(
+            (
+                1.0 if one is None else self.instrument.to_uk_rj_factor(one.unit, k),
+                self.instrument.to_uk_rj_factor(rms.unit, k) if isinstance(rms, NoiseMap) else 1.0,
+            )
+            for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True))
+        )
+
+
+def open_observation(
+    instrument: Instrument,
+    maps: Mapping[str, str | Path],
+    noise: Noise | None = None,
+    noise_scale: float = 1.0,
+    unit: str | None = None,
+) -> Observation:
+    """Open the maps and the noise of a user.
+
+    Parameters
+    ----------
+    instrument : Instrument
+    maps : mapping of band to path
+        Q,U FITS maps, for one band at least, named as the instrument does or by frequency in GHz.
+        One Nside and frame for all; any ordering, unit and sky coverage that the headers state.
+        What they do not state is said as `open_polarisation_map` takes it
+        (`"map.fits in mK_CMB"`, `"q.fits,u.fits"`).
+    noise : mapping of band to path or quantity, optional
+        A FITS map of the noise of Q and U, and what it holds, as `open_noise_map` takes it
+        (`"map.fits[WEI_Q,WEI_U] as inverse variance in mK_CMB^-2"`); or a sensitivity
+        (`"36.1 uK_CMB arcmin"`); or the rms in a pixel (`"0.5 uK_CMB"`, `"0.5 uK_RJ"`). Bands
+        left out have the instrument's sensitivity.
+    noise_scale : float
+        Factor on the instrument's sensitivity, for bands that `noise` leaves out.
+    unit : str, optional
+        Unit of all maps, where the headers do not state one; another than a header states is
+        refused.
+
+    Raises
+    ------
+    InstrumentError
+        If a band is not the instrument's or named twice, or noise came for one without a map.
+    MapError
+        If a map cannot be used, or headers state beams that differ where the pixels see it.
+
+    Warns
+    -----
+    BeamWarning
+        If no header states a beam and those of the instrument differ so.
+    """
+    validate_noise_scale(noise_scale)
+    opened = open_bands(instrument, maps, unit)
+    check_same_sky(opened)
+    _check_beams(instrument, opened)
+    first = next(iter(opened.values()))
+    placed = tuple(opened.get(name) for name in instrument.band)
+    rms = open_noise(instrument, noise or {}, noise_scale, opened, unit)
+    return Observation(instrument, placed, rms, first.nside, first.frame)
+
+
+def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) -> None:
+    """Refuse maps whose headers state beams too different for their pixels; warn if none does."""
+    stated = {name: one.beam_arcmin for name, one in maps.items()}
+    table = dict(zip(instrument.band, instrument.fwhm_arcmin, strict=True))
+    silent = [name for name, beam in stated.items() if beam is None]
+    if len(silent) == len(stated) and len(stated) > 1:
+        listing = {name: table[name] for name in stated}
+        if _loss(listing.values(), next(iter(maps.values())).nside) > _MOST_LOSS:
+            warnings.warn(
+                f"no map states its beam (FWHM, [arcmin] in the comment), and those of "
+                f"{instrument.name!r} go from {min(listing.values()):g} to "
+                f"{max(listing.values()):g} arcmin; the maps are taken as brought to one "
+                "resolution. If they are not, give a common FWHM (--common-fwhm).",
+                BeamWarning,
+                stacklevel=4,
+            )
+        return
+    beams = {name: table[name] if beam is None else beam for name, beam in stated.items()}
+    if _loss(beams.values(), next(iter(maps.values())).nside) > _MOST_LOSS:
+        listing = ", ".join(f"{name}: {beam:g}" for name, beam in beams.items())
+        raise MapError(
+            f"expected maps of one resolution, but their beams (FWHM in arcmin; the instrument's "
+            f"where a header states none) are {listing}, which pixels of this size see; give a "
+            f"common FWHM of {max(beams.values()):g} arcmin or more (--common-fwhm)."
+        )
+
+
+def _loss(beams_arcmin: Collection[float], nside: int) -> float:
+    """What the widest beam takes from ell = 2 Nside over what the narrowest does."""
+    widest, narrowest = max(beams_arcmin), min(beams_arcmin)
+    variance = (np.radians(widest / 60) ** 2 - np.radians(narrowest / 60) ** 2) / (8 * np.log(2))
+    return float(-np.expm1(-0.5 * 2 * nside * (2 * nside + 1) * variance))
+
+
+class BeamWarning(UserWarning):
+    """Maps that do not state their beams were taken as alike."""
+
+
+def validate_output(path: str | Path, overwrite: bool) -> None:
+    """Refuse a file that is there already or cannot be, before the work is done.
+
+    Raises
+    ------
+    MapError
+        If `path` exists and `overwrite` is not set, or its folder does not exist.
+    """
+    if not Path(path).parent.is_dir():
+        raise MapError(f"{path}: its folder does not exist; make it, or give another --out.")
+    if Path(path).exists() and not overwrite:
+        raise MapError(f"{path} exists; give another --out, or --overwrite to replace it.")

@@ -1,0 +1,221 @@
+"""What fits say of a user's maps: of a block of pixels, and of a whole sky."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreglow.maps.conventions import angle_to_galactic, turn
+from foreglow.maps.write import Columns, write_maps
+from foreglow.recognition.fits.choice import Choice
+
+
+@dataclass(frozen=True)
+class FitShares:
+    """How the models share what was fitted, and what went wrong.
+
+    Parameters
+    ----------
+    models : tuple of str
+    criterion : str
+    level : float
+        As in `FittedSky`.
+    counts : tuple of int
+        Pixels of each model.
+    none_fits, not_converged : int
+        Pixels that no model fits, and those where some fit did not converge.
+    n_pix : int
+        Pixels in all, fitted or not.
+    """
+
+    models: tuple[str, ...]
+    criterion: str
+    level: float
+    counts: tuple[int, ...]
+    none_fits: int
+    not_converged: int
+    n_pix: int
+
+    @classmethod
+    def of(cls, parts: Sequence["FitShares"]) -> "FitShares":
+        """Of parts of a sky together."""
+        counts = tuple(map(sum, zip(*(part.counts for part in parts), strict=True)))
+        one = parts[0]
+        return cls(
+            one.models, one.criterion, one.level, counts,
+            sum(part.none_fits for part in parts), sum(part.not_converged for part in parts),
+            sum(part.n_pix for part in parts),
+        )  # fmt: skip
+
+    def summary(self) -> str:
+        """A sentence: how much was fitted, how the models share it, and what went wrong."""
+        seen = sum(self.counts)
+        text = ", ".join(
+            f"{name} {count / seen:.1%}"
+            for name, count in zip(self.models, self.counts, strict=True)
+        )
+        return (
+            f"{seen} of {self.n_pix} pixels fitted: {text} by {self.criterion}; none of these "
+            f"models fits {self.none_fits / seen:.1%} (p < {self.level:g}); "
+            f"{self.not_converged / seen:.1%} did not converge"
+        )
+
+
+@dataclass(frozen=True)
+class FittedSky:
+    """What the fits say of a sky, or of a block of it; RING, NaN where a pixel was not fitted.
+
+    Parameters
+    ----------
+    models : tuple of str
+    criterion : str
+        One of `CRITERIA`, by which the best model of a pixel is chosen.
+    level : float
+        A pixel where no model has a larger p-value is said to be fitted by none.
+    nside : int
+    frame : str
+        G, C or E, as in the maps.
+    probability, chi2 : ndarray, float32, shape (n_class, n_pix)
+        Weights of the models by the criterion, and their chi-square.
+    p_value : ndarray, float64, shape (n_pix,)
+        Of the model that fits best: the largest.
+    beta_s, beta_s_error : ndarray, float32, shape (n_pix,)
+        Of the best model, as all below.
+    curvature, curvature_error : ndarray, float32, shape (n_pix,)
+        C; 0 in models without curvature. The error is NaN where C is not free.
+    cmb : ndarray, float32, shape (2, n_pix)
+        Q, U [uK_CMB], COSMO, in the frame of the maps.
+    converged : ndarray, bool, shape (n_pix,)
+        Whether the fits of all models did.
+    """
+
+    models: tuple[str, ...]
+    criterion: str
+    level: float
+    nside: int
+    frame: str
+    probability: np.ndarray
+    chi2: np.ndarray
+    p_value: np.ndarray
+    beta_s: np.ndarray
+    beta_s_error: np.ndarray
+    curvature: np.ndarray
+    curvature_error: np.ndarray
+    cmb: np.ndarray
+    converged: np.ndarray
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Which pixels were fitted, bool, shape (n_pix,)."""
+        return np.isfinite(self.probability[0])
+
+    @cached_property
+    def best(self) -> np.ndarray:
+        """Place of the model chosen, int16, shape (n_pix,); -1 where not fitted."""
+        return np.where(self.fitted, self.probability.argmax(0), -1).astype(np.int16)
+
+    @property
+    def none_fits(self) -> np.ndarray:
+        """Whether the data reject every model at `level`, bool, shape (n_pix,)."""
+        return self.p_value < self.level
+
+    @property
+    def shares(self) -> FitShares:
+        """How the models share the pixels."""
+        counts = np.bincount(self.best + 1, minlength=len(self.models) + 1)[1:]
+        return FitShares(
+            self.models, self.criterion, self.level, tuple(map(int, counts)),
+            int((self.none_fits & self.fitted).sum()), int((self.fitted & ~self.converged).sum()),
+            len(self.p_value),
+        )  # fmt: skip
+
+    def summary(self) -> str:
+        """A sentence: how much was fitted, how the models share it, and what went wrong."""
+        return self.shares.summary()
+
+    def columns(self) -> Columns:
+        """Columns of the table that `write` writes."""
+        seen, numbered = self.fitted, list(enumerate(self.models))
+        flags = {
+            name: (np.where(seen, values, -1).astype(np.int16), "")
+            for name, values in (("NONE_FITS", self.none_fits), ("CONVERGED", self.converged))
+        }
+        return {
+            **{f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered},
+            "CLASS": (self.best, ""),
+            **flags,
+            "P_VALUE": (self.p_value, ""),
+            **{f"CHI2_{name.upper()}": (self.chi2[k], "") for k, name in numbered},
+            "BETA_S": (self.beta_s, ""),
+            "BETA_S_ERR": (self.beta_s_error, ""),
+            "C": (self.curvature, ""),
+            "C_ERR": (self.curvature_error, ""),
+            "CMB_Q": (self.cmb[0], "uK_CMB"),
+            "CMB_U": (self.cmb[1], "uK_CMB"),
+        }
+
+    def write(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write one FITS table.
+
+        `P_<MODEL>` and `CHI2_<MODEL>` for each model; `CLASS`, `NONE_FITS`, `CONVERGED`;
+        `P_VALUE`; and of the best model `BETA_S`, `BETA_S_ERR`, `C`, `C_ERR`, `CMB_Q`, `CMB_U`.
+        """
+        header = fit_header(self.models, self.criterion, self.level)
+        write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
+
+
+def fit_header(models: tuple[str, ...], criterion: str, level: float) -> dict[str, str | float]:
+    """Cards of the table of fits."""
+    names = {f"CLASS{k}": name for k, name in enumerate(models)}
+    return {**names, "CRITERIO": criterion, "LEVEL": level}
+
+
+def unfitted(
+    models: tuple[str, ...], criterion: str, level: float, nside: int, frame: str, n: int
+) -> FittedSky:
+    """Some pixels of which nothing is known yet."""
+
+    def unknown(*shape: int) -> np.ndarray:
+        return np.full((*shape, n), np.nan, np.float32)
+
+    return FittedSky(
+        models, criterion, level, nside, frame,
+        unknown(len(models)), unknown(len(models)), np.full(n, np.nan),
+        unknown(), unknown(), unknown(), unknown(), unknown(2), np.zeros(n, bool),
+    )  # fmt: skip
+
+
+def put(sky: FittedSky, places: np.ndarray, choice: Choice, pixels: np.ndarray) -> None:
+    """Write what was found into some places of the arrays, of which `pixels` are the numbers."""
+    sky.probability[:, places] = _array(choice.probability(sky.criterion)).T
+    sky.chi2[:, places] = _array(choice.chi2).T
+    sky.p_value[places] = _array(choice.p_value.amax(1))
+    sky.converged[places] = _array(choice.converged)
+    best = choice.best(sky.criterion)
+    for k, fit in enumerate(choice.fits):
+        of = torch.nonzero(best == k).squeeze(1)
+        at = places[_array(of)]
+        error = fit.covariance[of].diagonal(dim1=1, dim2=2).sqrt()
+        error = torch.where(torch.isfinite(error), error, torch.nan)  # FITS maps hold no Inf
+        sky.beta_s[at], sky.beta_s_error[at] = _array(fit.parameters[of, 0]), _array(error[:, 0])
+        if "curvature" in fit.model.free:
+            place = list(fit.model.free).index("curvature")
+            sky.curvature[at] = _array(fit.parameters[of, place])
+            sky.curvature_error[at] = _array(error[:, place])
+        else:
+            sky.curvature[at] = fit.model.fixed["curvature"]
+        cmb = _array(fit.amplitudes[of][:, :, fit.model.components.index("cmb")]).T
+        sky.cmb[:, at] = _from_galactic(cmb, pixels[_array(of)], sky.nside, sky.frame)
+
+
+def _from_galactic(qu: np.ndarray, pixels: np.ndarray, nside: int, frame: str) -> np.ndarray:
+    """Refer Q,U (2, n) to the meridians of `frame`."""
+    return qu if frame == "G" else turn(qu, -angle_to_galactic(pixels, nside, frame))
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.cpu().numpy()

@@ -1,0 +1,1 @@
+"""Vectors and whole skies of which the models are known."""

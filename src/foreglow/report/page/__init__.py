@@ -1,0 +1,1 @@
+"""One self-contained page, its tables and its interactive sky."""

@@ -1,0 +1,239 @@
+"""Figures of curves that tell how far to trust a recogniser, and what it is good for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from numpy.typing import ArrayLike
+
+from foreglow.recognition.evaluation.separation import TRUTH
+from foreglow.recognition.network.calibration import Reliability
+from foreglow.report.page.style import (
+    CLASS_HUES,
+    MUTED,
+    styled,
+    validate_dimensions,
+    validate_shape,
+)
+
+__all__ = ["coverage_curve", "reliability_diagram", "residual_spectra"]
+
+_FEWEST = 20  # pixels in a bin; the accuracy of fewer says little
+_MARKERS = "osD^vP"
+_PLAIN = FuncFormatter(lambda x, _: f"{x:g}")
+# beside the hue, so that curves are told apart without it
+_DASHES: Sequence[Any] = (
+    "-",
+    (0, (6, 1.5)),
+    (0, (4, 1, 1, 1)),
+    (0, (1, 1)),
+    (0, (9, 2, 1, 2, 1, 2)),
+)
+
+
+@styled
+def reliability_diagram(reliabilities: Mapping[str, Reliability], title: str) -> Figure:
+    """Accuracy against confidence, and below it how many pixels were so confident.
+
+    Parameters
+    ----------
+    reliabilities : mapping of str to Reliability
+        By the name of the recogniser, the noise or the training; bins with fewer than 20 pixels are
+        left out. The legend says the expected calibration error.
+    title : str
+
+    Returns
+    -------
+    Figure
+
+    References
+    ----------
+    Guo et al. 2017, arXiv:1706.04599, fig. 4.
+    """
+    figure = Figure(figsize=(6.2, 4.8), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot(
+        [0, 1],
+        [0, 1],
+        color=MUTED,
+        linestyle=(0, (1, 2)),
+        linewidth=1,
+        label="perfectly calibrated",
+    )
+    for index, (name, bins) in enumerate(reliabilities.items()):
+        look = _look(index)
+        kept = bins.count >= _FEWEST
+        accuracy = bins.accuracy[kept]
+        error = np.sqrt(accuracy * (1 - accuracy) / bins.count[kept])
+        label = f"{name}\n(calibration error {100 * bins.expected_calibration_error:.1f}%)"
+        upper.errorbar(bins.confidence[kept], accuracy, error, label=label, markersize=3.5, **look)
+        edges = np.linspace(0, 1, len(bins.count) + 1)
+        share = bins.count / max(bins.count.sum(), 1)
+        lower.stairs(share, edges, color=look["color"], linestyle=look["linestyle"], linewidth=1.3)
+    seen = [b.confidence[b.count > 0] for b in reliabilities.values()]
+    low = min((float(c.min()) for c in seen if len(c)), default=0.0)
+    upper.set(title=title, ylabel="Accuracy", ylim=(max(0.0, low - 0.12), 1.02))
+    lower.set(
+        xlabel="Confidence: probability of the most probable model",
+        ylabel="Share of\npixels", xlim=(max(0.0, low - 0.04), 1.01),
+    )  # fmt: skip
+    for axes in (upper, lower):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(True)
+    lower.xaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.align_ylabels()
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside right upper", labelspacing=0.9)
+    return figure
+
+
+@styled
+def coverage_curve(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], title: str, chance: float | None = None
+) -> Figure:
+    """Accuracy against the share of pixels kept, the least certain left out first.
+
+    Parameters
+    ----------
+    curves : mapping of str to (coverage, accuracy), each array_like of shape (n_coverage,)
+        In [0, 1], as `accuracy_against_coverage` gives them.
+    title : str
+    chance : float, optional
+        Level of guessing, such as 1/2.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ShapeError
+        If a curve has not one accuracy for each coverage.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    lowest = 1.0
+    for index, (name, (coverage, accuracy)) in enumerate(curves.items()):
+        coverage, accuracy = np.asarray(coverage, float), np.asarray(accuracy, float)
+        validate_shape(f"accuracy of {name!r}", accuracy, coverage.shape)
+        axes.plot(coverage, accuracy, label=name, markersize=3.5, **_look(index))
+        lowest = min(lowest, float(accuracy.min(initial=1.0)))
+    if chance is not None:
+        lowest = min(lowest, chance)
+        axes.axhline(chance, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+        axes.annotate(
+            f"chance, 1 in {round(1 / chance)}", (0, chance), (3, 2), fontsize=7, color=MUTED,
+            xycoords=("axes fraction", "data"), textcoords="offset points",
+        )  # fmt: skip
+    axes.set(
+        title=title, xlabel="Pixels kept, the most certain first", ylabel="Accuracy of those kept",
+        xlim=(0, 1.02), ylim=(lowest - 0.05, 1.02),
+    )  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(True)
+    figure.legend(loc="outside right upper", labelspacing=0.8)
+    return figure
+
+
+@styled
+def residual_spectra(
+    bb: Mapping[str, ArrayLike], title: str, cmb_bb: ArrayLike | None = None, best: str = TRUTH
+) -> Figure:
+    """B modes left in the CMB by each choice of foreground models.
+
+    Parameters
+    ----------
+    bb : mapping of str to array_like, shape (n_real, n_ell) [uK_CMB^2]
+        C_ell of the residuals from ell 0, a row each realisation: `Residuals.bb` by option. Drawn
+        is their mean, and its standard error as a band.
+    title : str
+    cmb_bb : array_like, shape (at least n_ell,), optional
+        C_ell of the CMB's own B modes [uK_CMB^2], such as row 2 of `cmb_spectra`.
+    best : str
+        The option, black, that a lower panel divides the others by; no panel if it is not there.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ShapeError
+        If a spectrum has not the two dimensions realisation and ell, or the numbers of ell differ.
+    """
+    spectra = {name: np.asarray(values, float) for name, values in bb.items()}
+    for name, values in spectra.items():
+        validate_dimensions(f"spectra of {name!r}", values, 2)
+        validate_shape(f"spectra of {name!r}", values[0], next(iter(spectra.values()))[0].shape)
+    figure = Figure(figsize=(7.2, 5.6 if best in bb else 4.3), layout="constrained")
+    if best in spectra:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
+        _draw_ratios(lower, spectra, best)
+    else:
+        upper = lower = figure.add_subplot()
+    for name, look in _looks(spectra, best).items():
+        _draw_mean(upper, _per_log_ell(spectra[name]), look, name)
+    if cmb_bb is not None and spectra:
+        lensing = np.asarray(cmb_bb, float)[: next(iter(spectra.values())).shape[1]]
+        look = {"color": MUTED, "linewidth": 1.1, "linestyle": (0, (1, 2))}
+        _draw_mean(upper, _per_log_ell(lensing[None]), look, "CMB, from lensing")
+    upper.set(
+        title=title, xscale="log", yscale="log",
+        ylabel=r"$\ell(\ell+1)C_\ell^{BB}/2\pi$ [µK$^2_\mathrm{CMB}$]",
+    )  # fmt: skip
+    upper.grid(True)
+    lower.set_xlabel(r"Multipole $\ell$")
+    lower.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    lower.xaxis.set_major_formatter(_PLAIN)
+    lower.xaxis.set_minor_formatter(NullFormatter())
+    lower.margins(x=0)
+    figure.align_ylabels()
+    handles, labels = upper.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", labelspacing=0.8, handlelength=3)
+    return figure
+
+
+def _draw_ratios(axes: Axes, spectra: Mapping[str, np.ndarray], best: str) -> None:
+    reference = spectra[best][:, 2:].mean(0)
+    for name, look in _looks(spectra, best).items():
+        _draw_mean(axes, spectra[name][:, 2:] / reference, look)
+    axes.set(xscale="log", yscale="log", ylabel=f"Ratio to\n{best}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(_PLAIN)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(True)
+
+
+def _draw_mean(
+    axes: Axes, values: np.ndarray, look: Mapping[str, Any], label: str | None = None
+) -> None:
+    """Mean over realisations of values (n_real, ell from 2), and its error."""
+    ell, mean = np.arange(2, 2 + values.shape[1]), values.mean(0)
+    axes.plot(ell, mean, label=label, **look)
+    if len(values) > 1:
+        error = values.std(0, ddof=1) / np.sqrt(len(values))
+        axes.fill_between(ell, mean - error, mean + error, color=look["color"], alpha=0.2, lw=0)
+
+
+def _looks(names: Iterable[str], best: str) -> dict[str, dict[str, Any]]:
+    """How to draw each option: the best black, hues for the others."""
+    others = [name for name in names if name != best]
+    looks = {name: {**_look(index), "marker": ""} for index, name in enumerate(others)}
+    return {n: looks.get(n, {"color": "black", "linestyle": "-", "linewidth": 1.8}) for n in names}
+
+
+def _per_log_ell(spectra: np.ndarray) -> np.ndarray:
+    """Power a unit of ln ell from ell 2 on, of C_ell from ell 0 in the last dimension."""
+    ell = np.arange(spectra.shape[-1])
+    return (ell * (ell + 1) / (2 * np.pi) * spectra)[..., 2:]
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {
+        "color": CLASS_HUES[index % len(CLASS_HUES)],
+        "linestyle": _DASHES[index % len(_DASHES)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+    }

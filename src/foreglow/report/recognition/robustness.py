@@ -1,0 +1,140 @@
+"""Table of skies outside the training law, from the flat records of ``metrics.json``."""
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from foreglow.report.page.tables import PROBLEMS, Record, binomial_error, problem_place
+
+REFERENCE = "as trained"
+"""What a record says of the law where the sky follows that of the training."""
+
+_LAWS = {
+    REFERENCE: "nothing: the law of the training",
+    "beta_scatter": "β_s scatters by {0} about −3 (trained: 0.2)",
+    "beta_smoothing_deg": "β_s is smooth, FWHM {0}°, scatter 0.2",
+    "dust_beta_scatter": "β_d scatters by {0} about 1.54 (trained: 0)",
+    "dust_temperature_scatter": "T_d scatters by {0} K about 20 K (trained: 0)",
+    "noise": "true noise is {0} of the noise stated",
+    "curvature": "C of the curved model is {0} (trained: −0.052)",
+    "ame_fraction": "AME is polarised by {0} (trained: 2%)",
+}
+_ONE_MODEL = {
+    "curvature=0": "C is 0: accuracy is the share of pixels called power law",
+    "ame_fraction=0": "no AME: accuracy is the share of pixels called so",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured on the skies of one law and noise.
+
+    Attributes
+    ----------
+    accuracy, error : float in [0, 1]
+        And its binomial standard error.
+    ece : float in [0, 1]
+        Expected calibration error.
+    none_fits : float in [0, 1]
+        Share of the pixels where fits of all models are bad.
+    """
+
+    accuracy: float
+    error: float
+    ece: float
+    none_fits: float
+
+
+@dataclass(frozen=True)
+class LawRow:
+    """A problem and a law of the sky.
+
+    Attributes
+    ----------
+    problem, law : str
+        As in the records.
+    trials : dict of Trial
+        By noise scale.
+    """
+
+    problem: str
+    law: str
+    trials: dict[float, Trial]
+
+
+def law_rows(records: Iterable[Record]) -> list[LawRow]:
+    """Rows of the table, a problem and a law each.
+
+    Parameters
+    ----------
+    records : iterable of mapping
+        The ``records`` of ``metrics.json``; those without a ``law`` are passed over.
+
+    Returns
+    -------
+    list of LawRow
+        In the paper's order of problems, then in order of appearance.
+    """
+    rows: dict[tuple[str, str], LawRow] = {}
+    for record in records:
+        if record.get("law") is None or record.get("accuracy") is None:
+            continue
+        key = (str(record["problem"]), str(record["law"]))
+        accuracy = float(record["accuracy"])
+        rows.setdefault(key, LawRow(*key, {})).trials[float(record["noise_scale"])] = Trial(
+            accuracy, binomial_error(accuracy, int(record["n_pixels"])), float(record["ece"]),
+            float(record["none_fits"]),
+        )  # fmt: skip
+    return sorted(rows.values(), key=lambda row: problem_place(row.problem))
+
+
+def law_table(rows: Sequence[LawRow]) -> str:
+    """Rows as an HTML ``<table>``, everything escaped; empty for no rows.
+
+    Parameters
+    ----------
+    rows : sequence of LawRow
+    """
+    if not rows:
+        return ""
+    scales = sorted({scale for row in rows for scale in row.trials}, reverse=True)
+    groups = "".join(
+        f'<th scope="colgroup" colspan="3">Noise {scale:g} of the instrument\'s</th>'
+        for scale in scales
+    )
+    columns = ("Accuracy", "Calibration error", "No fit is good")
+    titles = "".join(f'<th scope="col">{name}</th>' for name in columns) * len(scales)
+    body = ""
+    for problem, group in groupby(rows, key=lambda row: row.problem):
+        width = 1 + len(columns) * len(scales)
+        name = html.escape(PROBLEMS.get(problem, problem))
+        body += f'<tr><th scope="rowgroup" colspan="{width}">{name}</th></tr>\n'
+        body += "".join(_line(row, scales) for row in group)
+    return (
+        f'<table>\n<thead><tr><th scope="col" rowspan="2">What differs</th>{groups}</tr>\n'
+        f"<tr>{titles}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+    )
+
+
+def law_in_words(law: str) -> str:
+    """What differs from the training law, in words."""
+    if law in _ONE_MODEL:
+        return _ONE_MODEL[law]
+    key, _, value = law.partition("=")
+    if key == "ame_fraction":
+        value = f"{100 * float(value):g}%"
+    return _LAWS[key].format(value.replace("-", "−")) if key in _LAWS else law
+
+
+def _line(row: LawRow, scales: Sequence[float]) -> str:
+    cells = []
+    for scale in scales:
+        trial = row.trials.get(scale)
+        if trial is None:
+            cells += ["–"] * 3
+            continue
+        score = f"<strong>{trial.accuracy:.1%}</strong> <small>± {100 * trial.error:.1f}</small>"
+        cells += [score, f"{trial.ece:.1%}", f"{trial.none_fits:.1%}"]
+    data = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr><td class="words">{html.escape(law_in_words(row.law))}</td>{data}</tr>\n'

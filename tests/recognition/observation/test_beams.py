@@ -1,0 +1,240 @@
+"""Maps of several beams: refused, or brought to one resolution with the noise that is left."""
+
+import warnings
+
+import healpy as hp
+import numpy as np
+import pytest
+
+from foreglow.errors import InstrumentError, MapError
+from foreglow.maps.io import open_polarisation_map
+from foreglow.maps.noise import open_noise_map
+from foreglow.maps.write import write_maps, write_polarisation_map
+from foreglow.recognition.observation.beams import (
+    Resolution,
+    at_one_resolution,
+    bring_to_one_resolution,
+    smooth_polarisation,
+    smooth_variance,
+)
+from foreglow.recognition.observation.observations import BeamWarning, open_observation
+from foreglow.sky.instrument import load_instrument
+
+NSIDE = 64
+PIXELS = np.arange(hp.nside2npix(NSIDE))
+SO = ("SAT_27", "SAT_39", "SAT_93")  # 91, 63 and 30 arcmin
+
+
+def draw_alm(spectra, seed):
+    """T, E and B, independent, of some spectra."""
+    rng = np.random.default_rng(seed)
+    ell, m = hp.Alm.getlm(len(spectra[0]) - 1)
+    white = rng.standard_normal((3, len(ell))) + 1j * rng.standard_normal((3, len(ell)))
+    white = np.where(m == 0, white.real, white / np.sqrt(2))
+    return white * np.sqrt(np.asarray(spectra)[:, ell])
+
+
+@pytest.fixture(scope="module")
+def instrument():
+    return load_instrument("so-sat")
+
+
+@pytest.fixture(scope="module")
+def sky():
+    """E and B of a red sky, none above ell = 1.5 Nside."""
+    ell = np.arange(3 * NSIDE)
+    spectrum = np.where((ell > 1) & (ell < 1.5 * NSIDE), 1e4 / (ell + 1.0) ** 2.5, 0)
+    return draw_alm([0 * spectrum, spectrum, 0.5 * spectrum], 3)
+
+
+def observed(alm, fwhm_arcmin, nside=NSIDE):
+    """Q,U of the sky through a beam."""
+    smooth = hp.smoothalm(alm, fwhm=np.radians(fwhm_arcmin / 60), pol=True, inplace=False)
+    return np.asarray(hp.alm2map(smooth, nside, pol=True))[1:]
+
+
+def write(folder, sky, beams, header=True, nside=NSIDE, mask=None):
+    folder.mkdir(exist_ok=True)
+    paths = {}
+    for name, beam in beams.items():
+        paths[name] = folder / f"{name}.fits"
+        card = {"FWHM": (beam, "[arcmin]")} if header else {}
+        qu = observed(sky, beam, nside)
+        if mask is not None:
+            qu[:, ~mask] = np.nan
+        write_polarisation_map(paths[name], qu, "uK_RJ", header=card, overwrite=True)
+    return paths
+
+
+BEAMS = {"SAT_27": 91.0, "SAT_39": 63.0, "SAT_93": 30.0}
+
+
+def test_maps_of_several_beams_become_one(tmp_path, instrument, sky):
+    maps, noise = bring_to_one_resolution(
+        instrument, write(tmp_path / "in", sky, BEAMS), tmp_path / "out", 120.0
+    )
+    assert list(maps) == list(noise) == list(SO)
+    aim = Resolution(120.0, 32)  # pixels of 110 arcmin: those of 55 are less than half a beam
+    expected = smooth_polarisation(observed(sky, 0.0), aim.transfer(0.0), 32)
+    for name in SO:
+        found = open_polarisation_map(maps[name])
+        assert (found.nside, found.beam_arcmin) == (32, 120.0)
+        qu = found.read(np.arange(12 * 32**2))
+        np.testing.assert_allclose(qu, expected, atol=2e-3 * expected.std())
+    assert not open_observation(instrument, maps, noise).maps[3]
+
+
+def test_the_transfer_ends_before_it_aliases():
+    aim = Resolution.of(60.0, 512)
+    assert aim.nside == 64
+    transfer = aim.transfer(30.0)
+    assert len(transfer) == 129
+    assert transfer[-1] == pytest.approx(0, abs=1e-12)
+    assert transfer[0] == 1
+    assert (np.diff(transfer) <= 0).all()
+    sharp = hp.gauss_beam(np.radians(1.0), 60) / hp.gauss_beam(np.radians(0.5), 60)
+    np.testing.assert_allclose(transfer[:61], sharp, rtol=1e-10)
+
+
+def test_nothing_above_is_folded_back():
+    """Power beyond what the lower Nside can carry leaves no trace in it."""
+    ell = np.arange(3 * NSIDE)
+    high = np.where((ell > 80) & (ell < 1.9 * NSIDE), 1.0, 0)
+    qu = np.asarray(hp.alm2map(draw_alm([0 * high, high, high], 1), NSIDE, pol=True))[1:]
+    low = smooth_polarisation(qu, Resolution(120.0, 32).transfer(30.0), 32)
+    assert low.std() < 1e-3 * qu.std()
+
+
+def test_noise_is_that_of_a_monte_carlo():
+    """White noise, uneven over the sky, smoothed sixty times."""
+    rng = np.random.default_rng(0)
+    sigma = 3 * (1 + 0.8 * np.cos(hp.pix2ang(32, np.arange(12 * 32**2))[0]))
+    transfer = Resolution(240.0, 16).transfer(60.0)
+    predicted = smooth_variance(sigma**2, transfer, 16)
+    measured = np.zeros((2, 12 * 16**2))
+    for _ in range(60):
+        noise = sigma * rng.standard_normal((2, len(sigma)))
+        measured += smooth_polarisation(noise, transfer, 16) ** 2 / 60
+    z = np.cos(hp.pix2ang(16, np.arange(12 * 16**2))[0])
+    for low, high in ((-1.1, -0.6), (-0.6, 0), (0, 0.6), (0.6, 1.1)):
+        band = (z >= low) & (z < high)
+        ratio = measured[:, band].mean() / predicted[band].mean()
+        assert ratio == pytest.approx(1, abs=0.03)
+
+
+def test_white_noise_alike_everywhere_is_the_sum_over_ell():
+    transfer = Resolution(120.0, 32).transfer(30.0)
+    ell = np.arange(len(transfer))
+    area = 4 * np.pi / len(PIXELS)
+    exact = 4.0 * area * ((2 * ell + 1) * transfer**2).sum() / (4 * np.pi)
+    found = smooth_variance(np.full(len(PIXELS), 4.0), transfer, 32)
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+def test_noise_of_sensitivities_and_maps(tmp_path, instrument, sky):
+    paths = write(tmp_path / "in", sky, BEAMS)
+    rms = np.full(len(PIXELS), 2.0, np.float32)
+    write_maps(tmp_path / "rms.fits", {"RMS": (rms, "uK_RJ")}, frame="G")
+    given = {"SAT_27": "2 uK_RJ", "SAT_39": tmp_path / "rms.fits"}
+    _, noise = bring_to_one_resolution(instrument, paths, tmp_path / "o", 120.0, given, 0.5)
+    left = {n: open_noise_map(p).read(np.arange(100))[0].mean() for n, p in noise.items()}
+    assert left["SAT_39"] < left["SAT_27"] < 2.0  # its beam is sharper: more was smoothed away
+    pixel = hp.nside2resol(NSIDE, arcmin=True)
+    factor = instrument.uk_rj_per_uk_cmb[2]
+    area = 4 * np.pi / len(PIXELS)
+    transfer = Resolution(120.0, 32).transfer(30.0)
+    kept = np.sqrt(area * ((2 * np.arange(65) + 1) * transfer**2).sum() / (4 * np.pi))
+    assert left["SAT_93"] == pytest.approx(0.5 * 4.0 / pixel * factor * kept, rel=1e-4)
+
+
+def test_a_part_of_the_sky_keeps_its_inside(tmp_path, instrument, sky):
+    mask = hp.pix2ang(NSIDE, PIXELS)[0] < 1.2
+    paths = write(tmp_path / "in", sky, BEAMS, mask=mask)
+    maps, noise = bring_to_one_resolution(instrument, paths, tmp_path / "out", 120.0)
+    low = np.arange(12 * 32**2)
+    theta = hp.pix2ang(32, low)[0]
+    expected = smooth_polarisation(observed(sky, 0.0), Resolution(120.0, 32).transfer(0.0), 32)
+    for name in SO:
+        qu = open_polarisation_map(maps[name]).read(low)
+        seen = np.isfinite(qu).all(0)
+        assert seen[theta < 1.1].all()
+        assert not seen[theta > 1.25].any()
+        inside = theta < 1.0
+        gap = (qu - expected)[:, inside].std() / expected[:, inside].std()
+        assert gap < 0.02
+        rms = open_noise_map(noise[name]).read(low)
+        assert np.isfinite(rms[0][seen]).all()
+
+
+def test_maps_of_several_nsides_are_brought_together(tmp_path, instrument, sky):
+    fine = write(tmp_path / "fine", sky, {"SAT_93": 30.0}, nside=128)
+    coarse = write(tmp_path / "coarse", sky, {"SAT_27": 91.0})
+    maps, noise = bring_to_one_resolution(instrument, fine | coarse, tmp_path / "out", 120.0)
+    both = [open_polarisation_map(maps[n]).read(np.arange(12 * 32**2)) for n in maps]
+    np.testing.assert_allclose(*both, atol=5e-3 * both[0].std())
+    assert open_observation(instrument, maps, noise).nside == 32
+
+
+def test_beams_that_differ_are_refused(tmp_path, instrument, sky):
+    paths = write(tmp_path / "in", sky, BEAMS)
+    with pytest.raises(MapError, match=r"SAT_27: 91, SAT_39: 63, SAT_93: 30, .*of 91 arcmin or"):
+        open_observation(instrument, paths)
+    alike = write(tmp_path / "in", sky, dict.fromkeys(SO, 91.0))
+    assert open_observation(instrument, alike).nside == NSIDE
+    half = alike | {"SAT_93": write(tmp_path / "x", sky, {"SAT_93": 30.0}, header=False)["SAT_93"]}
+    with pytest.raises(MapError, match="the instrument's where a header states none"):
+        open_observation(instrument, half)
+
+
+def test_silent_headers_are_warned_of_where_it_matters(tmp_path, instrument, sky):
+    paths = write(tmp_path / "in", sky, BEAMS, header=False)
+    with pytest.warns(BeamWarning, match="no map states its beam .* from 30 to 91 arcmin"):
+        open_observation(instrument, paths)
+    coarse = write(tmp_path / "in", sky, BEAMS, header=False, nside=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", BeamWarning)
+        open_observation(instrument, coarse)
+
+
+@pytest.mark.parametrize(
+    ("value", "beam"),
+    [((1.5, "[deg] beam"), 90.0), ((30, "arcmin"), 30.0), ((30, ""), None), ((-1, "[deg]"), None)],
+)
+def test_beams_of_headers(tmp_path, sky, value, beam):
+    write_polarisation_map(tmp_path / "m.fits", observed(sky, 0.0), "uK_RJ", header={"FWHM": value})
+    assert open_polarisation_map(tmp_path / "m.fits").beam_arcmin == beam
+
+
+@pytest.mark.parametrize(
+    ("fwhm", "message"),
+    [
+        (60.0, r"at least 91 arcmin, the beam of band SAT_27, but 60 came"),
+        (0.0, "above 0 arcmin, but 0.0 came"),
+        (np.nan, "above 0 arcmin"),
+    ],
+)
+def test_a_common_beam_that_cannot_be(tmp_path, instrument, sky, fwhm, message):
+    paths = write(tmp_path / "in", sky, BEAMS)
+    with pytest.raises(MapError, match=message):
+        bring_to_one_resolution(instrument, paths, tmp_path / "out", fwhm)
+    assert not (tmp_path / "out").exists()
+
+
+def test_noise_that_makes_no_sense(tmp_path, instrument, sky):
+    paths = write(tmp_path / "in", sky, BEAMS)
+    with pytest.raises(InstrumentError, match="noise came for SAT_225, but no map"):
+        bring_to_one_resolution(instrument, paths, tmp_path / "o", 120.0, {"225": "3 uK_RJ"})
+    with pytest.raises(InstrumentError, match="expected noise_scale >= 0, but -1 came"):
+        bring_to_one_resolution(instrument, paths, tmp_path / "o", 120.0, noise_scale=-1)
+    maps, noise = bring_to_one_resolution(instrument, paths, tmp_path / "o", 120.0, noise_scale=0)
+    assert set(noise.values()) == {"0 uK_RJ"}
+    assert open_observation(instrument, maps, noise).noise[0] == 0
+
+
+def test_the_folder_goes_away(tmp_path, instrument, sky):
+    paths = write(tmp_path / "in", sky, BEAMS)
+    with at_one_resolution(instrument, paths, None, 1.0, None, 120.0, tmp_path) as (maps, noise):
+        assert open_observation(instrument, maps, noise).nside == 32
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+    with at_one_resolution(instrument, paths, None, 1.0, None, None, tmp_path) as (maps, noise):
+        assert (maps, noise) == (paths, None)

@@ -1,0 +1,279 @@
+"""A user's maps to fits: FITS gives what the arrays give, in every convention and coverage."""
+
+from dataclasses import replace
+
+import healpy as hp
+import numpy as np
+import pytest
+import torch
+from astropy.io import fits
+from typer.testing import CliRunner
+
+from foreglow import cli
+from foreglow.errors import ForeglowError, InstrumentError, MapError, ModelError
+from foreglow.maps.write import write_maps, write_polarisation_map
+from foreglow.recognition import fit_maps as module
+from foreglow.recognition.fit_maps import fit_maps
+from foreglow.recognition.fits.choice import choose
+from foreglow.recognition.models import PROBLEMS
+
+N_PIX = hp.nside2npix(16)
+CURVATURE = PROBLEMS["curvature"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, sky, instrument):
+    folder = tmp_path_factory.mktemp("maps")
+    return {
+        band: write(folder / f"{band}.fits", sky.data[:, k])
+        for k, band in enumerate(instrument.band)
+    }
+
+
+def write(path, qu, unit="uK_RJ", **options):
+    write_polarisation_map(path, np.asarray(qu, np.float64), unit, **options)
+    return path
+
+
+def of_arrays(instrument, sky, models):
+    frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+    data = torch.from_numpy(np.ascontiguousarray(np.moveaxis(sky.data, 2, 0)))
+    return choose(models, frequency, data, torch.from_numpy(sky.sigma).float().expand(N_PIX, -1))
+
+
+@pytest.fixture(scope="module")
+def expected(instrument, sky):
+    return of_arrays(instrument, sky, PROBLEMS["four"])
+
+
+@pytest.fixture(scope="module")
+def found(instrument, files):
+    return fit_maps(instrument, PROBLEMS["four"], files, noise_scale=0.1)
+
+
+def test_fits_gives_what_the_arrays_give(found, expected):
+    np.testing.assert_allclose(found.probability.T, expected.probability(), atol=1e-5)
+    np.testing.assert_allclose(found.chi2.T, expected.chi2, rtol=1e-5)
+    np.testing.assert_allclose(found.p_value, expected.p_value.amax(1), atol=1e-6)
+    np.testing.assert_array_equal(found.none_fits, expected.none_fits())
+    np.testing.assert_array_equal(found.converged, expected.converged)
+    np.testing.assert_array_equal(found.best, found.probability.argmax(0))
+    for pixel in range(0, N_PIX, 97):
+        fit = expected.fits[found.best[pixel]]
+        error = fit.covariance[pixel].diagonal().sqrt()
+        curved = "curvature" in fit.model.free
+        wanted = [fit.parameters[pixel, 0], error[0], fit.parameters[pixel, 1] if curved else 0.0]
+        got = [m[pixel] for m in (found.beta_s, found.beta_s_error, found.curvature)]
+        assert got == pytest.approx([float(x) for x in wanted], rel=1e-4, abs=1e-6)
+        assert np.isnan(found.curvature_error[pixel]) == (not curved)
+        cmb = fit.amplitudes[pixel, :, fit.model.components.index("cmb")]
+        np.testing.assert_allclose(found.cmb[:, pixel], cmb, rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_right_about_model_and_cmb(found, sky):
+    assert np.mean(found.best == sky.label) > 0.8
+    assert found.none_fits.mean() < 0.01
+    right = found.best == sky.label
+    assert np.std(found.cmb[:, right] - sky.cmb[:, right]) < 0.2 * np.std(sky.cmb)
+
+
+@pytest.mark.parametrize("block", [1000, N_PIX])
+def test_blocks_do_not_matter(instrument, files, monkeypatch, block):
+    monkeypatch.setattr(module, "BLOCK", 700)
+    one = fit_maps(instrument, CURVATURE, files, noise_scale=0.1)
+    monkeypatch.setattr(module, "BLOCK", block)
+    calls = []
+    progress = lambda *done: calls.append(done)  # noqa: E731
+    other = fit_maps(instrument, CURVATURE, files, noise_scale=0.1, progress=progress)
+    np.testing.assert_allclose(one.probability, other.probability, atol=1e-4)
+    assert calls == [(min(b + block, N_PIX), N_PIX) for b in range(0, N_PIX, block)]
+
+
+# ---- coverage --------------------------------------------------------------------------------
+
+
+def test_bands_left_out_are_nan(instrument, sky, files):
+    holed = sky.data.copy()
+    holed[:, [1, 5, 16]] = np.nan
+    wanted = of_arrays(instrument, replace(sky, data=holed), CURVATURE)
+    some = {band: files[band] for k, band in enumerate(instrument.band) if k not in (1, 5, 16)}
+    got = fit_maps(instrument, CURVATURE, some, noise_scale=0.1)
+    np.testing.assert_allclose(got.probability.T, wanted.probability(), atol=1e-5)
+    np.testing.assert_allclose(got.chi2.T, wanted.chi2, rtol=1e-5)
+
+
+def test_partial_sky(instrument, sky, files, tmp_path):
+    """A hole in one band costs that band; where bands are too few there is nothing."""
+    one, absent = np.arange(N_PIX) < 500, np.arange(N_PIX) >= 3000
+    holed = sky.data.copy()
+    holed[:, 3, one] = np.nan
+    holed[:, :, absent] = np.nan
+    paths = {
+        band: write(tmp_path / f"{band}.fits", holed[:, k])
+        for k, band in enumerate(instrument.band)
+    }
+    got = fit_maps(instrument, CURVATURE, paths, noise_scale=0.1)
+    wanted = of_arrays(instrument, replace(sky, data=holed), CURVATURE)
+    np.testing.assert_array_equal(got.fitted, ~absent)
+    np.testing.assert_allclose(got.probability.T, wanted.probability(), atol=1e-5)
+    assert (got.best[absent] == -1).all()
+    assert got.summary().startswith("3000 of 3072 pixels fitted: power_law ")
+    got.write(tmp_path / "out.fits")
+    stored = np.asarray(fits.getdata(tmp_path / "out.fits", 1))
+    table = {name: stored[name].ravel() for name in stored.dtype.names or ()}
+    assert len(table) == 14
+    for name, values in table.items():
+        masked = -1 if values.dtype.kind == "i" else hp.UNSEEN
+        assert (values[absent] == np.float32(masked)).all() or (values[absent] == masked).all()
+        if name != "C_ERR":
+            assert (values[~absent] != masked).all(), name
+    np.testing.assert_array_equal(table["CLASS"], got.best)
+    assert set(table["NONE_FITS"][~absent]) <= {0, 1}
+
+
+def test_a_noise_map_of_part_of_the_sky(instrument, files, tmp_path):
+    rms = np.full(N_PIX, 0.1)
+    rms[:100] = np.nan
+    write_maps(tmp_path / "noise.fits", {"RMS": (rms, "uK_RJ")}, frame="G")
+    some = {band: files[band] for band in instrument.band[:5]}
+    got = fit_maps(instrument, CURVATURE, some, {"40": tmp_path / "noise.fits"}, noise_scale=0.1)
+    np.testing.assert_array_equal(got.fitted, np.arange(N_PIX) >= 100)
+
+
+def test_cmb_comes_back_in_the_frame_of_the_maps(instrument, sky, files, found, tmp_path):
+    """Celestial maps: turned to the Galactic basis to be fitted, and the CMB back again."""
+    theta, phi = hp.pix2ang(16, np.arange(N_PIX))
+    angle = 2 * hp.Rotator(coord=["C", "G"]).angle_ref(theta, phi)
+    turned = np.exp(-1j * angle) * (sky.data[0] + 1j * sky.data[1])
+    paths = {
+        band: write(tmp_path / f"{band}.fits", [turned[k].real, turned[k].imag], frame="C")
+        for k, band in enumerate(instrument.band)
+    }
+    got = fit_maps(instrument, PROBLEMS["four"], paths, noise_scale=0.1)
+    assert got.frame == "C"
+    np.testing.assert_allclose(got.probability, found.probability, atol=2e-3)
+    cmb = np.exp(-1j * angle) * (found.cmb[0] + 1j * found.cmb[1])
+    same = got.best == found.best
+    assert same.mean() > 0.999
+    np.testing.assert_allclose(got.cmb[:, same], [cmb.real[same], cmb.imag[same]], atol=1e-3)
+
+
+# ---- output ----------------------------------------------------------------------------------
+
+
+def test_output(found, tmp_path):
+    path = tmp_path / "found.fits"
+    found.write(path)
+    header = fits.getheader(path, 1)
+    names = [header[f"TTYPE{k + 1}"] for k in range(header["TFIELDS"])]
+    upper = [name.upper() for name in PROBLEMS["four"]]
+    assert names == [
+        *(f"P_{name}" for name in upper), "CLASS", "NONE_FITS", "CONVERGED", "P_VALUE",
+        *(f"CHI2_{name}" for name in upper), "BETA_S", "BETA_S_ERR", "C", "C_ERR", "CMB_Q", "CMB_U",
+    ]  # fmt: skip
+    assert [header[f"CLASS{k}"] for k in range(4)] == list(PROBLEMS["four"])
+    assert (header["CRITERIO"], header["LEVEL"], header["TUNIT18"]) == ("evidence", 1e-3, "uK_CMB")
+    with pytest.raises(MapError, match="exists already"):
+        found.write(path)
+
+
+def test_summary(found):
+    text = found.summary()
+    assert "by evidence; none of these models fits 0." in text
+    shares = [
+        float(word.rstrip("%,")) for word in text.split("by evidence")[0].split() if "%" in word
+    ]
+    assert sum(shares) == pytest.approx(100, abs=0.3)
+    assert text.endswith("0.0% did not converge")
+
+
+@pytest.mark.parametrize("criterion", ["chi2", "aic", "bic"])
+def test_criterion_and_fixed_curvature(instrument, sky, files, criterion):
+    got = fit_maps(
+        instrument, CURVATURE, files, noise_scale=0.1, criterion=criterion, curvature=-0.052
+    )
+    np.testing.assert_array_equal(got.best, got.chi2.argmin(0))
+    np.testing.assert_allclose(got.curvature, np.where(got.best == 1, np.float32(-0.052), 0))
+    assert np.isnan(got.curvature_error).all()
+
+
+# ---- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"criterion": "dic"}, ModelError, "expected a criterion among chi2, aic, bic, evidence"),
+        ({"level": 0.0}, ModelError, "expected a p-value between 0 and 1 as level, but 0 came"),
+        ({"level": np.nan}, ModelError, "as level, but nan came"),
+        ({"curvature": 0.0}, ModelError, "other than 0, such as -0.052, but 0 came; leave it out"),
+        ({"curvature": np.inf}, ModelError, "other than 0, such as -0.052, but inf came"),
+        ({"noise_scale": 0.0}, InstrumentError, "above zero, but that of 11, 13, .*, 402 is 0; a"),
+        ({"noise_scale": -1.0}, InstrumentError, "expected noise_scale >= 0, but -1.0 came"),
+        ({"noise": {"50": "0 uK_CMB"}}, InstrumentError, "above zero, but that of 50 is 0; a fit"),
+        ({"noise": {"50": "loud"}}, MapError, "expected noise as an existing FITS file"),
+        ({"unit": "parsec"}, MapError, "got unit 'parsec'"),
+        ({"models": ("straight",)}, ModelError, "expected models among power_law"),
+        (
+            {"models": PROBLEMS["ame"], "curvature": -0.05}, ModelError,
+            "a curvature came, but none of the models power_law, power_law_ame is curved; leave",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input(instrument, files, options, error, message):
+    arguments = {"models": CURVATURE, "noise_scale": 0.1} | options
+    with pytest.raises(error, match=message):
+        fit_maps(instrument, maps=files, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("problem", "curvature", "needed"),
+    [("curvature", None, 5), ("curvature", -0.052, 4), ("ame", None, 5), ("four", None, 6)],
+)
+def test_too_few_bands(instrument, files, problem, curvature, needed):
+    few = {band: files[band] for band in instrument.band[: needed - 1]}
+    message = f"expected maps of {needed} bands at least.* but {needed - 1} came \\(11, 13, 40"
+    with pytest.raises(InstrumentError, match=message):
+        fit_maps(instrument, PROBLEMS[problem], few, curvature=curvature)
+    enough = {band: files[band] for band in instrument.band[:needed]}
+    assert fit_maps(instrument, PROBLEMS[problem], enough, curvature=curvature).fitted.all()
+
+
+def test_no_pixel_in_bands_enough(instrument, sky, files, tmp_path):
+    halves = {}
+    for k, band in enumerate(instrument.band[:8]):
+        part = np.where(np.arange(N_PIX) % 2 == k % 2, sky.data[:, k], np.nan)
+        halves[band] = write(tmp_path / f"{band}.fits", part)
+    with pytest.raises(MapError, match="no pixel is observed in 5 bands, as the fit of curved"):
+        fit_maps(instrument, CURVATURE, halves)
+
+
+# ---- command line ----------------------------------------------------------------------------
+
+
+def test_simulate_and_fit(tmp_path):
+    def call(*words):
+        return CliRunner().invoke(cli.app, [str(w) for w in words])
+
+    folder, out = tmp_path / "sky", tmp_path / "out.fits"
+    made = call("recognize", "simulate", "--out", folder, "--nside", 16, "--noise-scale", 0.05)
+    assert made.exit_code == 0
+    bands = [p for p in sorted(folder.glob("band_*.fits")) if p.stem != "band_60"]
+    words = [w for p in bands for w in ("--maps", f"{p.stem.removeprefix('band_')}={p}")]
+    words = ["recognize", "fit", *words, "--noise-scale", 0.05, "--device", "cpu", "--out", out]
+    assert call(*words).exit_code == 0
+    best, truth = hp.read_map(out, field=4), hp.read_map(folder / "truth.fits")
+    assert np.mean(best == truth) > 0.88
+    again = call(*words)
+    assert isinstance(again.exception, ForeglowError)
+    assert "exists; give another --out, or --overwrite" in str(again.exception)
+    assert (
+        call(*words, "--overwrite", "--problem", "curvature", "--criterion", "chi2").exit_code == 0
+    )
+    assert hp.read_map(out, field=2).max() == 1
+
+
+def test_help_names_defaults_and_units():
+    out = CliRunner().invoke(cli.app, ["recognize", "fit", "--help"], env={"COLUMNS": "200"}).output
+    for word in ("BAND=FILE", "quijote+litebird", "default: evidence", "default: 0.001", "chi2"):
+        assert word in out
