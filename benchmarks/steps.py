@@ -32,7 +32,7 @@ WARM_UP = 2  # steps of a new network, whose memory and the optimiser's are made
 def recognition_steps(
     network: str, problem: str, batch: int, steps: int, device: torch.device, precision="tf32"
 ) -> list[float]:
-    """Seconds of each step of `foreglow.recognition.network.train.train`, vectors drawn at every step."""
+    """Seconds of each step of `recognition.network.train.train`, vectors drawn at every step."""
     model = Recogniser.untrained(network, load_instrument("quijote+litebird"), PROBLEMS[problem], 0)
     rate = 2e-3 if network == "foreglow" else 1.0
     plan = recognition_train.TrainingPlan(

@@ -5,7 +5,12 @@ from importlib.metadata import version as version_of
 project = "foreglow"
 author = "foreglow developers"
 version = release = version_of("foreglow")
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_nb", "sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+]  # fmt: skip
+# a page for every package, made when the documentation is built
+apidoc_modules = [{"path": "../src/foreglow", "destination": "api"}]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"

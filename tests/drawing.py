@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 
 def draw_small(figure: Figure, folder: Path, name: str, pdf_fonts: int = 42) -> None:
-    """As `foreglow.report.recognition.figures.save`, but a small PNG alone, with nothing put in its place."""
+    """As `report.recognition.figures.save`, but a small PNG alone, put in its place as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.set_layout_engine("none")
     figure.savefig(folder / f"{name}.png", dpi=20)

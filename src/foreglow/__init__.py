@@ -23,14 +23,14 @@ _HOMES = {
     "ContextModel": "recognition.context.model:ContextModel",
     "DustModel": "dust.model:DustModel",
     "ForeglowError": "errors:ForeglowError",
-    "Recogniser": "recognition.model:Recogniser",
+    "Recogniser": "recognition.network.recogniser:Recogniser",
     "classify": "recognition.classify:classify",
-    "fit_maps": "recognition.fitted:fit_maps",
+    "fit_maps": "recognition.fit_maps:fit_maps",
     "load_instrument": "sky.instrument:load_instrument",
     "load_templates": "sky.templates:load_templates",
-    "open_cube": "maps.cube:open_cube",
+    "open_cube": "hi_cube.cube:open_cube",
     "predict_dust": "dust.predict:predict",
-    "prepare_cube": "maps.prepare:prepare",
+    "prepare_cube": "hi_cube.prepare:prepare",
 }
 __all__ = [
     "ContextModel",

@@ -271,7 +271,7 @@ def fail(*_, **__):
 
 
 def test_our_failure(run, monkeypatch):
-    monkeypatch.setattr("foreglow.report.page.html.write_report", fail)
+    monkeypatch.setattr("foreglow.report.html.write_report", fail)
     code, out, err = run("report", "anything")
     assert code == 1
     assert err.startswith("failure in foreglow: ValueError: a bug [/]")
@@ -281,7 +281,7 @@ def test_our_failure(run, monkeypatch):
 
 
 def test_our_failure_with_debug(run, monkeypatch):
-    monkeypatch.setattr("foreglow.report.page.html.write_report", fail)
+    monkeypatch.setattr("foreglow.report.html.write_report", fail)
     with pytest.raises(ValueError, match="a bug"):  # Python prints the traceback and exits with 1
         run("--debug", "report", "anything")
 
@@ -293,7 +293,7 @@ def test_interruption(run, monkeypatch):
         said.append(interrupt.message())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("foreglow.report.page.html.write_report", strike)
+    monkeypatch.setattr("foreglow.report.html.write_report", strike)
     code, _, err = run("report", "anything")
     assert code == 130
     assert said == ["interrupted; no result was written: run the command again."]

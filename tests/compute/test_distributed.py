@@ -46,7 +46,9 @@ def assert_same_history(one, other, rtol):
 
 # little to standardise, to validate and to calibrate with
 SMALL = {
-    "foreglow.recognition.network.train": {"_STANDARDISATION_SAMPLE": 2048, "_CALIBRATION_SAMPLE": 2048},
+    "foreglow.recognition.network.train": {
+        "_STANDARDISATION_SAMPLE": 2048, "_CALIBRATION_SAMPLE": 2048,
+    },
     "foreglow.dust.train": {
         "VALIDATION_CUTOUTS": 16, "_STANDARDISATION_CUTOUTS": 16, "_CALIBRATION_CENTRES": 4,
     },

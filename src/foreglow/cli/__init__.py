@@ -135,7 +135,7 @@ def report(
     run_dir: Annotated[Path, typer.Argument(help="A run directory with metrics.json.")],
 ) -> None:
     """Write report.html anew from what a run directory holds."""
-    from foreglow.report.page.html import write_report
+    from foreglow.report.html import write_report
 
     screen.say(f"report: {write_report(run_dir)}")
 

@@ -12,7 +12,7 @@ from foreglow.demo.recognise import recognise_models
 from foreglow.demo.recognise import settings as recognition_settings
 from foreglow.errors import RunError
 from foreglow.files import remove_directory, write_text
-from foreglow.report.page.html import write_report
+from foreglow.report.html import write_report
 from foreglow.report.page.tables import accuracy_rows, rich_table
 from foreglow.runs import open_run
 

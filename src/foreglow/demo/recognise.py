@@ -10,8 +10,7 @@ from foreglow.compute.training import History
 from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
 from foreglow.recognition.classify import classify
-from foreglow.recognition.evaluation.evaluate import Evaluation
-from foreglow.recognition.fits.choice import choose_on_sky
+from foreglow.recognition.evaluation.evaluate import Evaluation, choose_on_sky
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import TrainingPlan, train

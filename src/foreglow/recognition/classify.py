@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from foreglow.compute.workers import Spread
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
-from foreglow.maps.write import Columns, write_map_blocks, write_maps
+from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.recogniser import Recogniser
@@ -34,95 +34,12 @@ from foreglow.recognition.observation.streaming import (
     validate_memory,
     with_progress,
 )
+from foreglow.recognition.results import Classification, ModelCounts, class_header
 from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 
 _BYTES_A_VALUE = 384  # of a block: data, features and layers for each Stokes and band, measured
 _CONTEXT_BYTES = 1 << 10  # a pixel and model, measured
-
-
-@dataclass(frozen=True)
-class Shares:
-    """How the models share what was classified.
-
-    Parameters
-    ----------
-    models : tuple of str
-    counts : tuple of int
-        Pixels of each model.
-    n_pix : int
-        Pixels in all, observed or not.
-    """
-
-    models: tuple[str, ...]
-    counts: tuple[int, ...]
-    n_pix: int
-
-    @classmethod
-    def of(cls, parts: Sequence["Shares"]) -> "Shares":
-        """Of parts of a sky together."""
-        counts = zip(*(part.counts for part in parts), strict=True)
-        return cls(parts[0].models, tuple(map(sum, counts)), sum(part.n_pix for part in parts))
-
-    def summary(self) -> str:
-        """A sentence: how much was classified, and how the models share it."""
-        seen = sum(self.counts)
-        text = ", ".join(
-            f"{name} {count / seen:.1%}"
-            for name, count in zip(self.models, self.counts, strict=True)
-        )
-        return f"{seen} of {self.n_pix} pixels classified: {text}"
-
-
-@dataclass(frozen=True)
-class Classification:
-    """What was found on a sky, or in a block of its pixels.
-
-    Parameters
-    ----------
-    models : tuple of str
-    nside : int
-    frame : str
-        G, C or E, as in the maps.
-    probability : ndarray, float32, shape (n_class, n_pix)
-        RING; NaN where a band did not observe.
-    """
-
-    models: tuple[str, ...]
-    nside: int
-    frame: str
-    probability: np.ndarray
-
-    @property
-    def observed(self) -> np.ndarray:
-        """Which pixels were classified, bool, shape (n_pix,)."""
-        return np.isfinite(self.probability[0])
-
-    @cached_property
-    def best(self) -> np.ndarray:
-        """Place of the most probable model, int16, shape (n_pix,); -1 where not observed."""
-        return np.where(self.observed, self.probability.argmax(0), -1).astype(np.int16)
-
-    @property
-    def shares(self) -> Shares:
-        """How the models share the pixels."""
-        counts = np.bincount(self.best + 1, minlength=len(self.models) + 1)[1:]
-        return Shares(self.models, tuple(map(int, counts)), self.probability.shape[1])
-
-    def summary(self) -> str:
-        """A sentence: how much was classified, and how the models share it."""
-        return self.shares.summary()
-
-    def columns(self) -> Columns:
-        """`P_<MODEL>` for each model, and `CLASS`."""
-        numbered = enumerate(self.models)
-        columns = {f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered}
-        return {**columns, "CLASS": (self.best, "")}
-
-    def write(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write one FITS table: `P_<MODEL>` for each model, and `CLASS`."""
-        header = _header(self.models)
-        write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
 
 
 # what is found in a block, the greatest depth of its noise (0: nothing observed), and its levels
@@ -182,7 +99,7 @@ def classify_files(
     overwrite: bool = False,
     spread: Spread = map,
     progress: Progress | None = None,
-) -> Shares:
+) -> ModelCounts:
     """Classify maps on disk into a file, a block of pixels at a time: maps larger than memory.
 
     The file is that of `Classification.write`; NESTED if all maps are, so that both are read and
@@ -229,17 +146,17 @@ def classify_files(
         whole = _refined(gather(found, blocks), context)
         whole.write(out, overwrite)
         return whole.shares
-    shares: list[Shares] = []
+    shares: list[ModelCounts] = []
     write_map_blocks(
         out,
         counted(found, shares),
         opened.nside,
         frame=opened.frame,
         ordering=opened.ordering,
-        header=_header(recogniser.models),
+        header=class_header(recogniser.models),
         overwrite=overwrite,
     )
-    return Shares.of(shares)
+    return ModelCounts.of(shares)
 
 
 @dataclass(frozen=True)
@@ -322,10 +239,6 @@ def _bytes_needed(model: Recogniser, opened: Observation, context: ContextModel 
     if context is not None:
         needed += _CONTEXT_BYTES * len(model.models) * hp.nside2npix(opened.nside)
     return needed
-
-
-def _header(models: tuple[str, ...]) -> dict[str, str]:
-    return {f"CLASS{k}": name for k, name in enumerate(models)}
 
 
 def _validate_instrument(instrument: Instrument, opened: Observation) -> None:

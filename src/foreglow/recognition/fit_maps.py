@@ -31,7 +31,7 @@ from foreglow.recognition.observation.streaming import (
     validate_memory,
     with_progress,
 )
-from foreglow.recognition.results import FitShares, FittedSky, fit_header, put, unfitted
+from foreglow.recognition.results import FitCounts, FittedSky, fit_header, put, unfitted
 from foreglow.sky.instrument import Instrument
 
 # of a block, for each Stokes and band: what a fit holds, and what is kept of each; measured
@@ -124,7 +124,7 @@ def fit_files(
     overwrite: bool = False,
     spread: Spread = map,
     progress: Progress | None = None,
-) -> FitShares:
+) -> FitCounts:
     """Fit maps on disk into a file, a block of pixels at a time: maps larger than memory.
 
     The file is that of `FittedSky.write`; NESTED if all maps are, so that both are read and
@@ -159,7 +159,7 @@ def fit_files(
     validate_memory(memory, needed, opened.bytes_loaded)
     blocks = opened.blocks(BLOCK)
     parts = spread(partial(_fit_elsewhere, setup, source), blocks)
-    shares: list[FitShares] = []
+    shares: list[FitCounts] = []
     write_map_blocks(
         out,
         counted(_watched(setup, opened.instrument, parts, blocks, progress), shares),
@@ -169,7 +169,7 @@ def fit_files(
         header=fit_header(setup.models, setup.criterion, setup.level),
         overwrite=overwrite,
     )
-    return FitShares.of(shares)
+    return FitCounts.of(shares)
 
 
 def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> tuple[FittedSky, Levels]:

@@ -15,7 +15,91 @@ from foreglow.recognition.fits.choice import Choice
 
 
 @dataclass(frozen=True)
-class FitShares:
+class ModelCounts:
+    """How the models share what was classified.
+
+    Parameters
+    ----------
+    models : tuple of str
+    counts : tuple of int
+        Pixels of each model.
+    n_pix : int
+        Pixels in all, observed or not.
+    """
+
+    models: tuple[str, ...]
+    counts: tuple[int, ...]
+    n_pix: int
+
+    @classmethod
+    def of(cls, parts: Sequence["ModelCounts"]) -> "ModelCounts":
+        """Of parts of a sky together."""
+        counts = zip(*(part.counts for part in parts), strict=True)
+        return cls(parts[0].models, tuple(map(sum, counts)), sum(part.n_pix for part in parts))
+
+    def summary(self) -> str:
+        """A sentence: how much was classified, and how the models share it."""
+        seen = sum(self.counts)
+        text = ", ".join(
+            f"{name} {count / seen:.1%}"
+            for name, count in zip(self.models, self.counts, strict=True)
+        )
+        return f"{seen} of {self.n_pix} pixels classified: {text}"
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What was found on a sky, or in a block of its pixels.
+
+    Parameters
+    ----------
+    models : tuple of str
+    nside : int
+    frame : str
+        G, C or E, as in the maps.
+    probability : ndarray, float32, shape (n_class, n_pix)
+        RING; NaN where a band did not observe.
+    """
+
+    models: tuple[str, ...]
+    nside: int
+    frame: str
+    probability: np.ndarray
+
+    @property
+    def observed(self) -> np.ndarray:
+        """Which pixels were classified, bool, shape (n_pix,)."""
+        return np.isfinite(self.probability[0])
+
+    @cached_property
+    def best(self) -> np.ndarray:
+        """Place of the most probable model, int16, shape (n_pix,); -1 where not observed."""
+        return np.where(self.observed, self.probability.argmax(0), -1).astype(np.int16)
+
+    @property
+    def shares(self) -> ModelCounts:
+        """How the models share the pixels."""
+        counts = np.bincount(self.best + 1, minlength=len(self.models) + 1)[1:]
+        return ModelCounts(self.models, tuple(map(int, counts)), self.probability.shape[1])
+
+    def summary(self) -> str:
+        """A sentence: how much was classified, and how the models share it."""
+        return self.shares.summary()
+
+    def columns(self) -> Columns:
+        """`P_<MODEL>` for each model, and `CLASS`."""
+        numbered = enumerate(self.models)
+        columns = {f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered}
+        return {**columns, "CLASS": (self.best, "")}
+
+    def write(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write one FITS table: `P_<MODEL>` for each model, and `CLASS`."""
+        header = class_header(self.models)
+        write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class FitCounts:
     """How the models share what was fitted, and what went wrong.
 
     Parameters
@@ -41,7 +125,7 @@ class FitShares:
     n_pix: int
 
     @classmethod
-    def of(cls, parts: Sequence["FitShares"]) -> "FitShares":
+    def of(cls, parts: Sequence["FitCounts"]) -> "FitCounts":
         """Of parts of a sky together."""
         counts = tuple(map(sum, zip(*(part.counts for part in parts), strict=True)))
         one = parts[0]
@@ -124,10 +208,10 @@ class FittedSky:
         return self.p_value < self.level
 
     @property
-    def shares(self) -> FitShares:
+    def shares(self) -> FitCounts:
         """How the models share the pixels."""
         counts = np.bincount(self.best + 1, minlength=len(self.models) + 1)[1:]
-        return FitShares(
+        return FitCounts(
             self.models, self.criterion, self.level, tuple(map(int, counts)),
             int((self.none_fits & self.fitted).sum()), int((self.fitted & ~self.converged).sum()),
             len(self.p_value),
@@ -166,6 +250,11 @@ class FittedSky:
         """
         header = fit_header(self.models, self.criterion, self.level)
         write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
+
+
+def class_header(models: tuple[str, ...]) -> dict[str, str]:
+    """Name the classes in the cards of a table."""
+    return {f"CLASS{k}": name for k, name in enumerate(models)}
 
 
 def fit_header(models: tuple[str, ...], criterion: str, level: float) -> dict[str, str | float]:

@@ -359,3 +359,14 @@ def _sorted(instrument: Instrument) -> Instrument:
     columns: dict[str, Any] = {c: tuple(getattr(instrument, c)[k] for k in order) for c in _COLUMNS}
     columns["bandpass"] = tuple(instrument.bandpass[k] for k in order if instrument.bandpass)
     return Instrument(instrument.name, **columns)
+
+
+def instrument_of(table: dict[str, Any]) -> Instrument:
+    """An instrument of what `dataclasses.asdict` made of it, and TOML or JSON kept."""
+    columns = {k: _tuples(v) for k, v in table.items() if k != "name"}
+    return Instrument(table["name"], **columns)
+
+
+def _tuples(values: list[Any]) -> tuple[Any, ...]:
+    """Lists of a card as an instrument holds them."""
+    return tuple(_tuples(v) if isinstance(v, list) else v for v in values)

@@ -16,8 +16,9 @@ from foreglow.recognition.context import train as training
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.train import ContextPlan, compose, pixel_ensemble, train_context
-from foreglow.recognition.evaluation.evaluate import evaluate, pixel_log_probability
+from foreglow.recognition.evaluation.evaluate import evaluate
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.network.recogniser import pixel_log_probability
 from foreglow.recognition.simulation.skies import simulate_sky
 
 CPU = torch.device("cpu")

@@ -1,6 +1,6 @@
 import pytest
 
-from foreglow.report.dust.cleaning import cleaning_rows, cleaning_table
+from foreglow.report.page.cleaning import cleaning_rows, cleaning_table
 
 CUT = "|b| > 20 deg"
 

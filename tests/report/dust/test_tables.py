@@ -12,7 +12,7 @@ from foreglow.report.dust.tables import (
     coverage_table,
     unpredictable_table,
 )
-from foreglow.report.page.html import write_report
+from foreglow.report.html import write_report
 
 
 def scored(model, step="models", which="test", **fields):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from foreglow.errors import RunError, ShapeError
-from foreglow.recognition.fits.choice import choose_on_sky
+from foreglow.recognition.evaluation.evaluate import choose_on_sky
 from foreglow.recognition.simulation.skies import SimulatedSky
-from foreglow.report.page.html import write_report
+from foreglow.report.html import write_report
 from foreglow.report.page.sky_section import script_policy, sky_section, view_card, viewer_script
 from foreglow.report.page.skyview import (
     Layer,

@@ -6,9 +6,9 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from foreglow.recognition.fits.choice import choose_on_sky
+from foreglow.recognition.evaluation.evaluate import choose_on_sky
 from foreglow.recognition.simulation.skies import SimulatedSky
-from foreglow.report.page.html import write_report
+from foreglow.report.html import write_report
 from foreglow.report.page.skyview import Layer, LineSpectra, SkyView, save_view
 from foreglow.report.recognition.view import recognition_view
 from foreglow.sky.instrument import load_instrument

@@ -15,10 +15,9 @@ from foreglow.maps.faces import face_order
 from foreglow.model_files import close_training, open_training
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
-from foreglow.recognition.evaluation.evaluate import pixel_log_probability
 from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.calibration import fit_temperature
-from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.recogniser import Recogniser, pixel_log_probability
 from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.sky.templates import Templates, load_templates
 

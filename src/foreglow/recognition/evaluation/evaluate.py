@@ -5,17 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from foreglow.errors import ModelError
 from foreglow.maps.regions import layout
 from foreglow.recognition.context.model import ContextModel, validate_nside
+from foreglow.recognition.fits.choice import Choice, choose
 from foreglow.recognition.models import models_of
-from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.recogniser import Recogniser, pixel_log_probability
 from foreglow.recognition.simulation.skies import SimulatedSky, simulate_sky
+from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import load_templates
-
-_BATCH = 65536
 
 
 @dataclass(frozen=True)
@@ -82,32 +81,6 @@ class Evaluation:
             for k, (name, row) in enumerate(zip(self.models, counts, strict=True))
         ]
         return [overall, *by_class]
-
-
-def pixel_log_probability(model: Recogniser, data: np.ndarray, sigma: np.ndarray) -> Tensor:
-    """Log-probabilities of the models for every pixel of maps in memory.
-
-    Parameters
-    ----------
-    model : Recogniser
-    data : ndarray, float32, shape (2, n_band, n_pix)
-        Q, U [uK_RJ].
-    sigma : ndarray, shape (n_band,)
-        Noise rms of Q and of U [uK_RJ].
-
-    Returns
-    -------
-    Tensor, shape (n_class, n_pix)
-        On the device of the model.
-    """
-    device = next(model.network.parameters()).device
-    rms = torch.from_numpy(sigma).float().to(device)
-    parts = []
-    for start in range(0, data.shape[2], _BATCH):
-        block = np.ascontiguousarray(np.moveaxis(data[:, :, start : start + _BATCH], 2, 0))
-        vectors = torch.from_numpy(block).to(device)
-        parts.append(model.log_probability(vectors, rms.expand(len(vectors), -1)))
-    return torch.cat(parts).T
 
 
 def evaluate(
@@ -211,3 +184,27 @@ def summarise(tested: list[Evaluation], noise_scale: float) -> Accuracy:
     else:
         error = float(np.sqrt(mean * (1 - mean) / n_pixels))
     return Accuracy(noise_scale, mean, error, n_pixels)
+
+
+def choose_on_sky(
+    sky: SimulatedSky,
+    instrument: Instrument,
+    models: tuple[str, ...],
+    curvature: float | None = None,
+    device: torch.device | str = "cpu",
+) -> Choice:
+    """Fit every model to every pixel of a simulated sky; see `choose`.
+
+    Parameters
+    ----------
+    sky : SimulatedSky
+        With noise.
+    instrument : Instrument
+    models : tuple of str
+    curvature : float, optional
+        C of the curved models; by default it is free.
+    device : torch.device or str
+    """
+    data = torch.from_numpy(np.moveaxis(sky.data, 2, 0)).to(device)
+    sigma = torch.from_numpy(sky.sigma).to(device).expand(len(data), -1)
+    return choose(models, instrument.bands, data, sigma, curvature)

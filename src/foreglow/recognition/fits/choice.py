@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,9 +10,7 @@ from foreglow.errors import ModelError
 from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.optimise import Fit, fit, observed
 from foreglow.recognition.fits.skymodel import candidate
-from foreglow.recognition.simulation.skies import SimulatedSky
 from foreglow.sky.bandpass import Bands
-from foreglow.sky.instrument import Instrument
 
 Criterion = Literal["chi2", "aic", "bic", "evidence"]
 CRITERIA: tuple[Criterion, ...] = ("chi2", "aic", "bic", "evidence")
@@ -179,27 +176,3 @@ def choose(
     ]
     n_data = 2 * observed(data, sigma).sum(1)
     return Choice(models, fits, torch.stack(evidence, 1), n_data)
-
-
-def choose_on_sky(
-    sky: SimulatedSky,
-    instrument: Instrument,
-    models: tuple[str, ...],
-    curvature: float | None = None,
-    device: torch.device | str = "cpu",
-) -> Choice:
-    """Fit every model to every pixel of a simulated sky; see `choose`.
-
-    Parameters
-    ----------
-    sky : SimulatedSky
-        With noise.
-    instrument : Instrument
-    models : tuple of str
-    curvature : float, optional
-        C of the curved models; by default it is free.
-    device : torch.device or str
-    """
-    data = torch.from_numpy(np.moveaxis(sky.data, 2, 0)).to(device)
-    sigma = torch.from_numpy(sky.sigma).to(device).expand(len(data), -1)
-    return choose(models, instrument.bands, data, sigma, curvature)

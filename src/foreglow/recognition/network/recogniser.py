@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,10 +20,12 @@ from foreglow.model_files import (
 from foreglow.recognition.models import MODELS, dust_tests
 from foreglow.recognition.network.networks import NETWORKS
 from foreglow.shipped import find_model
-from foreglow.sky.instrument import Instrument
+from foreglow.sky.instrument import Instrument, instrument_of
 
 _JOB = "recognition"
 _COMMAND = "foreglow recognize train"
+
+_BATCH = 65536
 
 
 @dataclass
@@ -122,17 +125,6 @@ class Recogniser:
         return model
 
 
-def instrument_of(table: dict[str, Any]) -> Instrument:
-    """An instrument of what `dataclasses.asdict` made of it, and TOML or JSON kept."""
-    columns = {k: _tuples(v) for k, v in table.items() if k != "name"}
-    return Instrument(table["name"], **columns)
-
-
-def _tuples(values: list[Any]) -> tuple[Any, ...]:
-    """Lists of a card as an instrument holds them."""
-    return tuple(_tuples(v) if isinstance(v, list) else v for v in values)
-
-
 def _validate_models(card: dict[str, Any], folder: Path) -> None:
     models = card.get("models")
     names = map(str, models) if isinstance(models, list) else ()
@@ -142,3 +134,29 @@ def _validate_models(card: dict[str, Any], folder: Path) -> None:
             f"{folder} knows models {', '.join(strangers)}, which this foreglow does not; it has "
             f"{', '.join(MODELS)}."
         )
+
+
+def pixel_log_probability(model: Recogniser, data: np.ndarray, sigma: np.ndarray) -> Tensor:
+    """Log-probabilities of the models for every pixel of maps in memory.
+
+    Parameters
+    ----------
+    model : Recogniser
+    data : ndarray, float32, shape (2, n_band, n_pix)
+        Q, U [uK_RJ].
+    sigma : ndarray, shape (n_band,)
+        Noise rms of Q and of U [uK_RJ].
+
+    Returns
+    -------
+    Tensor, shape (n_class, n_pix)
+        On the device of the model.
+    """
+    device = next(model.network.parameters()).device
+    rms = torch.from_numpy(sigma).float().to(device)
+    parts = []
+    for start in range(0, data.shape[2], _BATCH):
+        block = np.ascontiguousarray(np.moveaxis(data[:, :, start : start + _BATCH], 2, 0))
+        vectors = torch.from_numpy(block).to(device)
+        parts.append(model.log_probability(vectors, rms.expand(len(vectors), -1)))
+    return torch.cat(parts).T

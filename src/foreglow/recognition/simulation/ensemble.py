@@ -21,11 +21,11 @@ from foreglow.files import new_directory, remove_half_written
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.memory import release_pages
-from foreglow.recognition.network.recogniser import instrument_of
 from foreglow.recognition.observation.band_noise import validate_noise_scale
 from foreglow.recognition.observation.observations import Observation
 from foreglow.recognition.observation.streaming import Progress, file_state
 from foreglow.recognition.simulation.skies import SkyRecipe
+from foreglow.sky.instrument import instrument_of
 from foreglow.sky.templates import Templates, load_templates
 
 FORMAT = "foreglow ensemble of skies"

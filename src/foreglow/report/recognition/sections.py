@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from foreglow.report.dust.cleaning import cleaning_rows, cleaning_table
+from foreglow.report.page.cleaning import cleaning_rows, cleaning_table
 from foreglow.report.page.page import scrolling, section
 from foreglow.report.page.tables import accuracy_rows, html_table, method_rows, method_table
 from foreglow.report.recognition.neighbours import layout_rows, layout_table

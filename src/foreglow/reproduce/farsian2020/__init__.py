@@ -15,7 +15,7 @@ from rich.table import Table
 from foreglow.compute.device import pick_device
 from foreglow.compute.workers import Spread
 from foreglow.files import write_text
-from foreglow.report.page.html import write_report
+from foreglow.report.html import write_report
 from foreglow.report.page.tables import accuracy_rows, rich_table
 from foreglow.reproduce import read_records
 from foreglow.reproduce.farsian2020 import lab as labs

@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from foreglow.recognition.evaluation.evaluate import Evaluation, summarise
-from foreglow.recognition.fits.choice import CRITERIA, Choice, choose_on_sky
+from foreglow.recognition.evaluation.evaluate import Evaluation, choose_on_sky, summarise
+from foreglow.recognition.fits.choice import CRITERIA, Choice
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.simulation.skies import SimulatedSky
 from foreglow.report.page.tables import binomial_error

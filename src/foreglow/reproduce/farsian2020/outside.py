@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
-from foreglow.recognition.fits.choice import choose_on_sky
+from foreglow.recognition.evaluation.evaluate import Evaluation, choose_on_sky, evaluate
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.calibration import expected_calibration_error
 from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw

@@ -16,7 +16,7 @@ from foreglow.compute.device import pick_device
 from foreglow.compute.workers import Spread
 from foreglow.files import write_text
 from foreglow.report.dust.tables import correlation_rows, correlation_text
-from foreglow.report.page.html import write_report
+from foreglow.report.html import write_report
 from foreglow.reproduce.zhang2019 import lab as labs
 from foreglow.reproduce.zhang2019.ablations import ablations
 from foreglow.reproduce.zhang2019.cleaning import template_cleaning

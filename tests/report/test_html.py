@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from foreglow.errors import RunError
-from foreglow.report.page.html import write_report
+from foreglow.report.html import write_report
 from foreglow.report.recognition import figures
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
