@@ -116,9 +116,9 @@ def _measure_memory(nside: int) -> dict:
         # how much one map took is already in the peak: measure what classification adds to it
         before = peak_mib()
         start = time.perf_counter()
-        found = classify(model, paths)
+        found = classify(paths, model=model)
         seconds = time.perf_counter() - start
-        found.write(Path(folder) / "out.fits")
+        found.to_fits(Path(folder) / "out.fits")
     maps = 2 * 4 * n_pix * _INSTRUMENT.n_band / 2**20
     probabilities = found.probability.nbytes / 2**20
     # memory-mapped maps count as resident once read, though the system may drop them at will

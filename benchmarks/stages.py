@@ -144,8 +144,8 @@ def classify_files(device: torch.device, size: int) -> Clocked:
     paths = _band_maps(folder, hp.npix2nside(size))
 
     def work() -> None:
-        found = classify(model, paths, noise_scale=0.01)
-        found.write(folder / "out.fits", overwrite=True)
+        found = classify(paths, model=model, noise_scale=0.01)
+        found.to_fits(folder / "out.fits", overwrite=True)
 
     return clocked(work, device, folder)
 

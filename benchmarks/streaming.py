@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from foreglow.maps.write import write_map_blocks
-from foreglow.recognition.classify import classify_files
-from foreglow.recognition.fit_maps import FitSetup, fit_files
+from foreglow.recognition.classify import classify
+from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.fits.choice import choose
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
@@ -100,9 +100,9 @@ def _measure(what: str, folder: Path, nside: int) -> dict:
         begun, before = time.perf_counter(), done
 
     if what == "classify":
-        classify_files(MODEL, source, out, memory=MEMORY, progress=take_turns)
+        classify(source, model=MODEL, out=out, memory=MEMORY, progress=take_turns)
     else:
-        fit_files(FitSetup(PROBLEMS["four"]), source, out, memory=MEMORY, progress=take_turns)
+        fit(source, models=PROBLEMS["four"], out=out, memory=MEMORY, progress=take_turns)
     return {
         "benchmark": f"{what} maps of Nside {nside}", "device": "cpu", "nside": nside,
         "bands": _INSTRUMENT.n_band, "memory": MEMORY, "peak_before_mib": peak_before,

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 INFERENCE = (
-    "ContextModel", "DustModel", "Recogniser", "classify", "fit_maps", "load_instrument",
+    "ContextModel", "DustModel", "Recogniser", "classify", "fit", "load_instrument",
     "open_cube", "predict_dust",
 )  # fmt: skip
 NOT_NEEDED = (

@@ -53,8 +53,8 @@ def test_recognises_at_once(tmp_path):
     rng = np.random.default_rng(5)
     sky = simulate_sky(templates, model.instrument, model.models, label, 0.1, rng)
     paths = write_sky(sky, model.instrument, model.models, tmp_path)
-    alone = classify(model, paths, noise_scale=0.1)
-    together = classify(model, paths, noise_scale=0.1, context=context)
+    alone = classify(paths, model=model, noise_scale=0.1)
+    together = classify(paths, model=model, noise_scale=0.1, context=context)
     assert Evaluation(model.models, alone.probability, label).accuracy > 0.85
     assert Evaluation(model.models, together.probability, label).accuracy > 0.93
     assert hp.npix2nside(alone.probability.shape[-1]) == 16

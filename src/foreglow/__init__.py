@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from foreglow.hi_cube.prepare import prepare as prepare_cube
     from foreglow.recognition.classify import classify
     from foreglow.recognition.context.model import ContextModel
-    from foreglow.recognition.fit_maps import fit_maps
+    from foreglow.recognition.fit_maps import fit
     from foreglow.recognition.network.recogniser import Recogniser
     from foreglow.sky.instrument import load_instrument
     from foreglow.sky.templates import load_templates
@@ -25,7 +25,7 @@ _HOMES = {
     "ForeglowError": "errors:ForeglowError",
     "Recogniser": "recognition.network.recogniser:Recogniser",
     "classify": "recognition.classify:classify",
-    "fit_maps": "recognition.fit_maps:fit_maps",
+    "fit": "recognition.fit_maps:fit",
     "load_instrument": "sky.instrument:load_instrument",
     "load_templates": "sky.templates:load_templates",
     "open_cube": "hi_cube.cube:open_cube",
@@ -38,7 +38,7 @@ __all__ = [
     "ForeglowError",
     "Recogniser",
     "classify",
-    "fit_maps",
+    "fit",
     "load_instrument",
     "load_templates",
     "open_cube",

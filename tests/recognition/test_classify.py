@@ -57,7 +57,7 @@ def evaluate_accuracy(probability, sky):
 
 
 def test_fits_gives_what_the_arrays_give(model, files, expected):
-    found = classify(model, files, noise_scale=SCALE)
+    found = classify(files, model=model, noise_scale=SCALE)
     np.testing.assert_allclose(found.probability, expected, atol=1e-5)
     np.testing.assert_allclose(found.probability.sum(0), 1, atol=1e-5)
     assert (found.models, found.nside, found.frame) == (PROBLEMS["four"], 16, "G")
@@ -67,8 +67,8 @@ def test_fits_gives_what_the_arrays_give(model, files, expected):
 
 def test_default_noise_is_the_instruments(model, sky, files):
     loud = evaluate(model, replace(sky, sigma=sky.sigma / SCALE)).probability
-    np.testing.assert_allclose(classify(model, files).probability, loud, atol=1e-5)
-    assert abs(loud - classify(model, files, noise_scale=SCALE).probability).max() > 0.1
+    np.testing.assert_allclose(classify(files, model=model).probability, loud, atol=1e-5)
+    assert abs(loud - classify(files, model=model, noise_scale=SCALE).probability).max() > 0.1
 
 
 # ---- conventions -----------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_units_and_orderings_mixed(model, sky, instrument, files, expected, tmp_
         write_polarisation_map(
             mixed[band], factor * data.astype(np.float64), unit, ordering=ordering
         )
-    found = classify(model, mixed, noise_scale=SCALE)
+    found = classify(mixed, model=model, noise_scale=SCALE)
     np.testing.assert_allclose(found.probability, expected, atol=2e-4)
 
 
@@ -109,7 +109,7 @@ def test_a_map_of_healpy(model, sky, files, expected, tmp_path):
     iqu = [np.full(N_PIX, hp.UNSEEN), *sky.data[:, 3]]
     hp.write_map(path, iqu, coord="G", column_units="uK_RJ", nest=False, dtype=np.float64)
     with pytest.warns(MapWarning, match="no POLCCONV"):
-        found = classify(model, files | {"50": path}, noise_scale=SCALE)
+        found = classify(files | {"50": path}, model=model, noise_scale=SCALE)
     np.testing.assert_allclose(found.probability, expected, atol=1e-5)
 
 
@@ -117,19 +117,19 @@ def test_iau_flips_u(paper_model, sky, files, paper_expected, tmp_path):
     path = tmp_path / "iau.fits"
     write_polarisation_map(path, sky.data[:, 0] * np.array([[1], [-1]], np.float32), "uK_RJ")
     fits.setval(path, "POLCCONV", value="IAU", ext=1)
-    found = classify(paper_model, files | {"11": path}, noise_scale=SCALE)
+    found = classify(files | {"11": path}, model=paper_model, noise_scale=SCALE)
     np.testing.assert_allclose(found.probability, paper_expected, atol=1e-5)
 
 
 def test_bands_by_frequency(model, files, expected):
     renamed = {f"{float(band):.1f} GHz": path for band, path in files.items()}
-    found = classify(model, renamed, noise_scale=SCALE)
+    found = classify(renamed, model=model, noise_scale=SCALE)
     np.testing.assert_allclose(found.probability, expected, atol=1e-5)
 
 
 def test_the_order_of_the_bands_does_not_matter(model, files, expected):
     turned = dict(reversed(files.items()))
-    found = classify(model, turned, noise_scale=SCALE)
+    found = classify(turned, model=model, noise_scale=SCALE)
     np.testing.assert_allclose(found.probability, expected, atol=1e-5)
 
 
@@ -149,12 +149,12 @@ def test_celestial_maps_are_turned_to_the_galactic_basis(
         celestial = modulus * np.stack([np.cos(2 * angle), -np.sin(2 * angle)])
         paths[band] = tmp_path / f"{band}.fits"
         write_polarisation_map(paths[band], celestial, "uK_RJ", frame="C")
-    found = classify(paper_model, paths, noise_scale=SCALE)
+    found = classify(paths, model=paper_model, noise_scale=SCALE)
     assert found.frame == "C"
     np.testing.assert_allclose(found.probability, paper_expected, atol=2e-3)
     for path in paths.values():
         fits.setval(path, "COORDSYS", value="G", ext=1)
-    untold = classify(paper_model, paths, noise_scale=SCALE)
+    untold = classify(paths, model=paper_model, noise_scale=SCALE)
     assert abs(untold.probability - paper_expected).max() > 0.05
 
 
@@ -162,7 +162,8 @@ def test_celestial_maps_are_turned_to_the_galactic_basis(
 def test_blocks_do_not_matter(model, files, expected, monkeypatch, block):
     monkeypatch.setattr(module, "BLOCK", block)
     calls = []
-    found = classify(model, files, noise_scale=SCALE, progress=lambda *done: calls.append(done))
+    note = lambda *done: calls.append(done)  # noqa: E731
+    found = classify(files, model=model, noise_scale=SCALE, progress=note)
     np.testing.assert_allclose(found.probability, expected, atol=1e-4)
     assert calls[-1] == (N_PIX, N_PIX)
     assert len(calls) == -(-N_PIX // block)
@@ -186,14 +187,14 @@ def test_masked_and_partial_sky(model, sky, files, expected, tmp_path):
         extra_header=[("POLCCONV", "COSMO")], dtype=np.float32,
     )  # fmt: skip
     changed = files | {"40": tmp_path / "40.fits", "119": tmp_path / "119.fits"}
-    found = classify(model, changed, noise_scale=SCALE)
+    found = classify(changed, model=model, noise_scale=SCALE)
     seen = ~(unseen | absent)
     np.testing.assert_array_equal(found.observed, seen)
     np.testing.assert_allclose(found.probability[:, seen], expected[:, seen], atol=1e-5)
     assert np.isnan(found.probability[:, ~seen]).all()
     assert (found.best[~seen] == -1).all()
     assert found.summary().startswith(f"{seen.sum()} of 3072 pixels classified: power_law ")
-    found.write(tmp_path / "out.fits")
+    found.to_fits(tmp_path / "out.fits")
     *columns, best = hp.read_map(tmp_path / "out.fits", field=None)
     assert (np.array(columns)[:, ~seen] == hp.UNSEEN).all()
     np.testing.assert_array_equal(np.array(columns)[:, seen], found.probability[:, seen])
@@ -201,22 +202,22 @@ def test_masked_and_partial_sky(model, sky, files, expected, tmp_path):
 
 
 def test_output(model, files, tmp_path):
-    found = classify(model, files, noise_scale=SCALE)
+    found = classify(files, model=model, noise_scale=SCALE)
     path = tmp_path / "found.fits"
-    found.write(path)
+    found.to_fits(path)
     header = fits.getheader(path, 1)
     names = [header[f"TTYPE{k}"] for k in range(1, 6)]
     assert names == [*(f"P_{name.upper()}" for name in PROBLEMS["four"]), "CLASS"]
     assert [header[f"CLASS{k}"] for k in range(4)] == list(PROBLEMS["four"])
     assert header["COORDSYS"] == "G"
     with pytest.raises(MapError, match="exists already"):
-        found.write(path)
-    found.write(path, overwrite=True)
+        found.to_fits(path)
+    found.to_fits(path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["found.fits"]
 
 
 def test_summary_shares_add_up(model, files):
-    text = classify(model, files, noise_scale=SCALE).summary()
+    text = classify(files, model=model, noise_scale=SCALE).summary()
     shares = [float(word.rstrip("%,")) for word in text.split() if "%" in word]
     assert sum(shares) == pytest.approx(100, abs=0.2)
     assert len(shares) == 4
@@ -255,7 +256,7 @@ def texts(nu, rms):
 def test_noise_by_text_or_quantity(model, sky, files, way):
     wanted = evaluate(model, with_sigma(sky, 2, 0.7)).probability
     noise = {"40": texts(40.0, 0.7)[way]}
-    found = classify(model, files, noise, noise_scale=SCALE)
+    found = classify(files, model=model, noise=noise, noise_scale=SCALE)
     np.testing.assert_allclose(found.probability, wanted, atol=1e-4)
 
 
@@ -265,7 +266,7 @@ def test_noise_by_map(model, sky, files, expected, instrument, tmp_path):
     rms = np.where(deep, sky.sigma[4], 30 * sky.sigma[4])
     cmb = rms * 1e6 * kelvin_cmb_per_uk_rj(60.0)
     write_maps(tmp_path / "noise.fits", {"RMS": (cmb, "uK_CMB")}, frame="G")
-    found = classify(model, files, {"60": tmp_path / "noise.fits"}, noise_scale=SCALE)
+    found = classify(files, model=model, noise={"60": tmp_path / "noise.fits"}, noise_scale=SCALE)
     shallow = evaluate(model, with_sigma(sky, 4, 30 * sky.sigma[4])).probability
     wanted = np.where(deep, expected, shallow)
     np.testing.assert_allclose(found.probability, wanted, atol=1e-4)
@@ -277,8 +278,9 @@ def test_noise_map_of_q_and_u(model, sky, files, tmp_path):
     n = np.ones(N_PIX)
     columns = {"Q_RMS": (0.6 * n, "uK_RJ"), "U_RMS": (0.2 * n, "uK_RJ")}
     write_maps(tmp_path / "noise.fits", columns, frame="G")
+    noise = {"40": tmp_path / "noise.fits"}
     with pytest.warns(MapWarning, match="noise of Q and U differs, by a factor of 3 "):
-        found = classify(model, files, {"40": tmp_path / "noise.fits"}, noise_scale=SCALE)
+        found = classify(files, model=model, noise=noise, noise_scale=SCALE)
     wanted = evaluate(model, with_sigma(sky, 2, 0.2**0.5)).probability
     np.testing.assert_allclose(found.probability, wanted, atol=1e-5)
 
@@ -287,19 +289,19 @@ def test_unobserved_noise_masks(model, files, tmp_path):
     rms = np.full(N_PIX, 0.1)
     rms[:100] = np.nan
     write_maps(tmp_path / "noise.fits", {"RMS": (rms, "uK_RJ")}, frame="G")
-    found = classify(model, files, {"40": tmp_path / "noise.fits"}, noise_scale=SCALE)
+    found = classify(files, model=model, noise={"40": tmp_path / "noise.fits"}, noise_scale=SCALE)
     np.testing.assert_array_equal(found.observed, np.arange(N_PIX) >= 100)
 
 
 def test_noiseless_maps(model, sky, files):
     quiet = evaluate(model, replace(sky, sigma=np.zeros(17))).probability
-    found = classify(model, files, noise_scale=0.0)
+    found = classify(files, model=model, noise_scale=0.0)
     np.testing.assert_allclose(found.probability, quiet, atol=1e-5)
 
 
 def test_warns_beyond_the_noise_of_training(model, files):
     with pytest.warns(NoiseRangeWarning, match="reaches 50 times.*trained up to 4 times"):
-        classify(model, files, noise_scale=50.0)
+        classify(files, model=model, noise_scale=50.0)
 
 
 def test_a_stated_unit_is_not_overruled(model, sky, files, expected, tmp_path):
@@ -310,8 +312,10 @@ def test_a_stated_unit_is_not_overruled(model, sky, files, expected, tmp_path):
     noise = tmp_path / "noise.fits"
     write_maps(noise, {"RMS": (np.full(N_PIX, sky.sigma[4]), "uK_RJ")}, frame="G")
     with pytest.raises(MapError, match=r"expected the unit uK_CMB, as given .* got 'uK_RJ' in the"):
-        classify(model, files | {"50": bare}, noise_scale=SCALE, unit="uK_CMB")
-    found = classify(model, files | {"50": f"{bare} in uK_CMB"}, {"60": noise}, SCALE)
+        classify(files | {"50": bare}, model=model, noise_scale=SCALE, unit="uK_CMB")
+    found = classify(
+        files | {"50": f"{bare} in uK_CMB"}, model=model, noise={"60": noise}, noise_scale=SCALE
+    )
     np.testing.assert_allclose(found.probability, expected, atol=1e-4)
 
 
@@ -391,7 +395,7 @@ BAD_MAPS = {
     "missing band": "maps came for 15, and none for 50, 337. Give a map for every band",
     "unknown band": "has bands 11, 13, 40.*but band '999' came",
     "band twice": "band 50 has two maps; give one",
-    "no maps": "maps came for 0, and none for 11, 13",
+    "no maps": "expected a map for one band at least",
     "missing file": "nowhere.fits: no such file",
     "folder": "expected a HEALPix FITS file",
     "not FITS": "bad.fits: expected a HEALPix FITS file|no binary table",
@@ -422,7 +426,7 @@ BAD_MAPS = {
 @pytest.mark.parametrize("what", BAD_MAPS)
 def test_bad_maps(model, files, sky, tmp_path, what):
     with pytest.raises(ForeglowError, match=BAD_MAPS[what]):
-        classify(model, bad_maps(files, sky, tmp_path, what), noise_scale=SCALE)
+        classify(bad_maps(files, sky, tmp_path, what), model=model, noise_scale=SCALE)
 
 
 @pytest.mark.parametrize(
@@ -438,7 +442,6 @@ def test_bad_maps(model, files, sky, tmp_path, what):
         ({"50": "36 uK arcmin"}, "does not say thermodynamic"),
         ({"50": "36 furlong"}, "got unit 'furlong'"),
         ({"50": "0.5 arcmin"}, "got unit 'arcmin'"),
-        ({"50": np.array([1.0, 2.0]) * u.uK}, "expected noise as"),
         ({"51": "0.5 uK_CMB"}, "but band '51' came"),
         ({"50": "0.5 uK_CMB", "50 GHz": "0.5 uK_CMB"}, "band 50 has two noises; give one"),
         ({"50": "missing.fits"}, "expected noise as an existing FITS file"),
@@ -446,7 +449,7 @@ def test_bad_maps(model, files, sky, tmp_path, what):
 )
 def test_bad_noise(model, files, noise, message):
     with pytest.raises(ForeglowError, match=message):
-        classify(model, files, noise, noise_scale=SCALE)
+        classify(files, model=model, noise=noise, noise_scale=SCALE)
 
 
 @pytest.mark.parametrize(
@@ -464,18 +467,18 @@ def test_bad_noise_map(model, files, tmp_path, values, frame, unit, message):
     path = tmp_path / "noise.fits"
     write_maps(path, {"RMS": (values, unit)}, frame=frame)
     with pytest.raises(MapError, match=message):
-        classify(model, files, {"50": path}, noise_scale=SCALE)
+        classify(files, model=model, noise={"50": path}, noise_scale=SCALE)
 
 
 @pytest.mark.parametrize("scale", [-0.1, np.nan, np.inf])
 def test_bad_noise_scale(model, files, scale):
     with pytest.raises(ForeglowError, match="expected noise_scale >= 0"):
-        classify(model, files, noise_scale=scale)
+        classify(files, model=model, noise_scale=scale)
 
 
 def test_bad_unit(model, files):
     with pytest.raises(MapError, match="got unit 'parsec'"):
-        classify(model, files, unit="parsec")
+        classify(files, model=model, unit="parsec")
 
 
 def test_model_of_another_instrument(instrument, files):
@@ -489,7 +492,7 @@ def test_model_of_another_instrument(instrument, files):
     other = replace(other, frequency_ghz=(30.0, *instrument.frequency_ghz[1:]))
     model = Recogniser.untrained("foreglow", other, PROBLEMS["four"], 0)
     with pytest.raises(ForeglowError, match=r"instrument 'other' has bands 30, 13.*'11' came"):
-        classify(model, files)
+        classify(files, model=model)
 
 
 # ---- evaluate --------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from foreglow import cli
 from foreglow.errors import ForeglowError, InstrumentError, MapError, ModelError
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition import fit_maps as module
-from foreglow.recognition.fit_maps import fit_maps
+from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.fits.choice import choose
 from foreglow.recognition.models import PROBLEMS
 
@@ -48,7 +48,7 @@ def expected(instrument, sky):
 
 @pytest.fixture(scope="module")
 def found(instrument, files):
-    return fit_maps(instrument, PROBLEMS["four"], files, noise_scale=0.1)
+    return fit(files, instrument, models=PROBLEMS["four"], noise_scale=0.1)
 
 
 def test_fits_gives_what_the_arrays_give(found, expected):
@@ -80,11 +80,11 @@ def test_it_is_right_about_model_and_cmb(found, sky):
 @pytest.mark.parametrize("block", [1000, N_PIX])
 def test_blocks_do_not_matter(instrument, files, monkeypatch, block):
     monkeypatch.setattr(module, "BLOCK", 700)
-    one = fit_maps(instrument, CURVATURE, files, noise_scale=0.1)
+    one = fit(files, instrument, models=CURVATURE, noise_scale=0.1)
     monkeypatch.setattr(module, "BLOCK", block)
     calls = []
     progress = lambda *done: calls.append(done)  # noqa: E731
-    other = fit_maps(instrument, CURVATURE, files, noise_scale=0.1, progress=progress)
+    other = fit(files, instrument, models=CURVATURE, noise_scale=0.1, progress=progress)
     np.testing.assert_allclose(one.probability, other.probability, atol=1e-4)
     assert calls == [(min(b + block, N_PIX), N_PIX) for b in range(0, N_PIX, block)]
 
@@ -97,7 +97,7 @@ def test_bands_left_out_are_nan(instrument, sky, files):
     holed[:, [1, 5, 16]] = np.nan
     wanted = of_arrays(instrument, replace(sky, data=holed), CURVATURE)
     some = {band: files[band] for k, band in enumerate(instrument.band) if k not in (1, 5, 16)}
-    got = fit_maps(instrument, CURVATURE, some, noise_scale=0.1)
+    got = fit(some, instrument, models=CURVATURE, noise_scale=0.1)
     np.testing.assert_allclose(got.probability.T, wanted.probability(), atol=1e-5)
     np.testing.assert_allclose(got.chi2.T, wanted.chi2, rtol=1e-5)
 
@@ -112,13 +112,13 @@ def test_partial_sky(instrument, sky, files, tmp_path):
         band: write(tmp_path / f"{band}.fits", holed[:, k])
         for k, band in enumerate(instrument.band)
     }
-    got = fit_maps(instrument, CURVATURE, paths, noise_scale=0.1)
+    got = fit(paths, instrument, models=CURVATURE, noise_scale=0.1)
     wanted = of_arrays(instrument, replace(sky, data=holed), CURVATURE)
     np.testing.assert_array_equal(got.fitted, ~absent)
     np.testing.assert_allclose(got.probability.T, wanted.probability(), atol=1e-5)
     assert (got.best[absent] == -1).all()
     assert got.summary().startswith("3000 of 3072 pixels fitted: power_law ")
-    got.write(tmp_path / "out.fits")
+    got.to_fits(tmp_path / "out.fits")
     stored = np.asarray(fits.getdata(tmp_path / "out.fits", 1))
     table = {name: stored[name].ravel() for name in stored.dtype.names or ()}
     assert len(table) == 14
@@ -136,7 +136,9 @@ def test_a_noise_map_of_part_of_the_sky(instrument, files, tmp_path):
     rms[:100] = np.nan
     write_maps(tmp_path / "noise.fits", {"RMS": (rms, "uK_RJ")}, frame="G")
     some = {band: files[band] for band in instrument.band[:5]}
-    got = fit_maps(instrument, CURVATURE, some, {"40": tmp_path / "noise.fits"}, noise_scale=0.1)
+    got = fit(
+        some, instrument, models=CURVATURE, noise={"40": tmp_path / "noise.fits"}, noise_scale=0.1
+    )
     np.testing.assert_array_equal(got.fitted, np.arange(N_PIX) >= 100)
 
 
@@ -149,7 +151,7 @@ def test_cmb_comes_back_in_the_frame_of_the_maps(instrument, sky, files, found, 
         band: write(tmp_path / f"{band}.fits", [turned[k].real, turned[k].imag], frame="C")
         for k, band in enumerate(instrument.band)
     }
-    got = fit_maps(instrument, PROBLEMS["four"], paths, noise_scale=0.1)
+    got = fit(paths, instrument, models=PROBLEMS["four"], noise_scale=0.1)
     assert got.frame == "C"
     np.testing.assert_allclose(got.probability, found.probability, atol=2e-3)
     cmb = np.exp(-1j * angle) * (found.cmb[0] + 1j * found.cmb[1])
@@ -163,7 +165,7 @@ def test_cmb_comes_back_in_the_frame_of_the_maps(instrument, sky, files, found, 
 
 def test_output(found, tmp_path):
     path = tmp_path / "found.fits"
-    found.write(path)
+    found.to_fits(path)
     header = fits.getheader(path, 1)
     names = [header[f"TTYPE{k + 1}"] for k in range(header["TFIELDS"])]
     upper = [name.upper() for name in PROBLEMS["four"]]
@@ -174,7 +176,7 @@ def test_output(found, tmp_path):
     assert [header[f"CLASS{k}"] for k in range(4)] == list(PROBLEMS["four"])
     assert (header["CRITERIO"], header["LEVEL"], header["TUNIT18"]) == ("evidence", 1e-3, "uK_CMB")
     with pytest.raises(MapError, match="exists already"):
-        found.write(path)
+        found.to_fits(path)
 
 
 def test_summary(found):
@@ -189,8 +191,8 @@ def test_summary(found):
 
 @pytest.mark.parametrize("criterion", ["chi2", "aic", "bic"])
 def test_criterion_and_fixed_curvature(instrument, sky, files, criterion):
-    got = fit_maps(
-        instrument, CURVATURE, files, noise_scale=0.1, criterion=criterion, curvature=-0.052
+    got = fit(
+        files, instrument, models=CURVATURE, noise_scale=0.1, criterion=criterion, curvature=-0.052
     )
     np.testing.assert_array_equal(got.best, got.chi2.argmin(0))
     np.testing.assert_allclose(got.curvature, np.where(got.best == 1, np.float32(-0.052), 0))
@@ -223,7 +225,7 @@ def test_criterion_and_fixed_curvature(instrument, sky, files, criterion):
 def test_bad_input(instrument, files, options, error, message):
     arguments = {"models": CURVATURE, "noise_scale": 0.1} | options
     with pytest.raises(error, match=message):
-        fit_maps(instrument, maps=files, **arguments)
+        fit(files, instrument, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -234,9 +236,9 @@ def test_too_few_bands(instrument, files, problem, curvature, needed):
     few = {band: files[band] for band in instrument.band[: needed - 1]}
     message = f"expected maps of {needed} bands at least.* but {needed - 1} came \\(11, 13, 40"
     with pytest.raises(InstrumentError, match=message):
-        fit_maps(instrument, PROBLEMS[problem], few, curvature=curvature)
+        fit(few, instrument, models=PROBLEMS[problem], curvature=curvature)
     enough = {band: files[band] for band in instrument.band[:needed]}
-    assert fit_maps(instrument, PROBLEMS[problem], enough, curvature=curvature).fitted.all()
+    assert fit(enough, instrument, models=PROBLEMS[problem], curvature=curvature).fitted.all()
 
 
 def test_no_pixel_in_bands_enough(instrument, sky, files, tmp_path):
@@ -245,7 +247,7 @@ def test_no_pixel_in_bands_enough(instrument, sky, files, tmp_path):
         part = np.where(np.arange(N_PIX) % 2 == k % 2, sky.data[:, k], np.nan)
         halves[band] = write(tmp_path / f"{band}.fits", part)
     with pytest.raises(MapError, match="no pixel is observed in 5 bands, as the fit of curved"):
-        fit_maps(instrument, CURVATURE, halves)
+        fit(halves, instrument, models=CURVATURE)
 
 
 # ---- command line ----------------------------------------------------------------------------

@@ -174,28 +174,19 @@ def recognize_classify(
     overwrite: Overwrite = False,
 ) -> None:
     """Probability of each model in each pixel of your own Q,U maps, a block at a time to FITS."""
-    from foreglow.compute.device import pick_device
-    from foreglow.compute.workers import open_workers
-    from foreglow.recognition.classify import classify_files
-    from foreglow.recognition.context.model import ContextModel
+    from foreglow.recognition.classify import classify
     from foreglow.recognition.network.recogniser import Recogniser
     from foreglow.recognition.observation.observations import validate_output
 
     given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     validate_output(out, overwrite)
-    chosen = pick_device(device)
     bands = Recogniser.load(model).instrument
-    neighbours = ContextModel.load(context, chosen) if context else None
-    with (
-        given.source(bands, out.parent) as source,
-        open_workers(dask) as spread,
-        screen.progress("classify") as show,
-    ):
-        shares = classify_files(
-            model, source, out, memory=memory, context=neighbours, device=chosen,
-            overwrite=overwrite, spread=spread, progress=show,
+    with given.source(bands, out.parent) as source, screen.progress("classify") as show:
+        found = classify(
+            source, model=model, context=context, out=out, overwrite=overwrite, memory=memory,
+            device=device, workers=dask, progress=show,
         )  # fmt: skip
-    screen.say(shares.summary())
+    screen.say(found.summary())
     screen.say(f"written: {out}")
 
 
@@ -230,26 +221,22 @@ def recognize_fit(
     overwrite: Overwrite = False,
 ) -> None:
     """Fit each model to each pixel of your own Q,U maps and choose, a block at a time to FITS."""
-    from foreglow.compute.device import pick_device
-    from foreglow.compute.workers import open_workers
-    from foreglow.recognition.fit_maps import FitSetup, fit_files
-    from foreglow.recognition.models import models_of
+    from foreglow.recognition.fit_maps import fit
     from foreglow.recognition.observation.observations import validate_output
     from foreglow.sky.instrument import load_instrument
 
     given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     validate_output(out, overwrite)
-    candidates = models_of(models or problem)
-    setup = FitSetup(candidates, criterion, curvature, level, str(pick_device(device)))
     with (
         given.source(load_instrument(instrument), out.parent) as source,
-        open_workers(dask) as spread,
         screen.progress("fit") as show,
     ):
-        shares = fit_files(
-            setup, source, out, memory=memory, overwrite=overwrite, spread=spread, progress=show
-        )
-    screen.say(shares.summary())
+        found = fit(
+            source, models=models or problem, criterion=criterion, curvature=curvature,
+            level=level, out=out, overwrite=overwrite, memory=memory, device=device,
+            workers=dask, progress=show,
+        )  # fmt: skip
+    screen.say(found.summary())
     screen.say(f"written: {out}")
 
 

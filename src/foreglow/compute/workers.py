@@ -84,6 +84,40 @@ def open_workers(where: str | None) -> Iterator[Spread]:
 
 
 @contextlib.contextmanager
+def map_over(workers: str | None, pool: Any = None) -> Iterator[Spread]:
+    """A `map` over the workers or the pool that a user gave, or Python's own.
+
+    Parameters
+    ----------
+    workers : str or None
+        As `open_workers` takes it.
+    pool : object with a method `map`, optional
+        Of multiprocessing, concurrent.futures, mpi4py.futures, schwimmbad, or a client of Dask.
+
+    Raises
+    ------
+    RunError
+        If both were given, or `pool` has no `map`; else as `open_workers`.
+    """
+    if pool is None:
+        with open_workers(workers) as spread:
+            yield spread
+        return
+    if workers is not None:
+        raise RunError("expected workers= or pool=, got both; leave one out.")
+    if not callable(getattr(pool, "map", None)):
+        raise RunError(
+            f"expected a pool with a method map, as multiprocessing.Pool has, got {pool!r}; give "
+            "one, or workers='local:4'."
+        )
+    if hasattr(pool, "gather"):  # of Dask: futures would come
+        yield _spread_over(pool, "pool=")
+        return
+    imap = getattr(pool, "imap", pool.map)  # in order, as they come, where there is one
+    yield lambda work, items: iter(imap(work, items))
+
+
+@contextlib.contextmanager
 def _connect(address: Any, where: str) -> Iterator[Any]:
     """A client, when there is a worker."""
     from distributed import Client

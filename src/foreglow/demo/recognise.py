@@ -114,8 +114,8 @@ def _recognise(
         regime = model.card["training"]["regime"]
         if noise_scale not in _tested(regime):
             continue
-        found = classify(model, paths, noise_scale=noise_scale)
-        found.write(folder / f"recognised_{regime}.fits")
+        found = classify(paths, model=model, noise_scale=noise_scale)
+        found.to_fits(folder / f"recognised_{regime}.fits")
         chances[f"trained {_WORDS[regime]}"] = found.probability
         evaluation = Evaluation(_MODELS, found.probability, label)
         log.info("%s, network trained %s: accuracy %.3f", name, regime, evaluation.accuracy)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from foreglow.errors import MapError
+from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.columns import (
     find_intensity,
@@ -89,9 +90,9 @@ class IntensityMap(StoredMap):
 
 
 def open_polarisation_map(
-    given: str | Path | GivenFile, unit: str | None = None
+    given: str | Path | GivenFile | GivenArray, unit: str | None = None
 ) -> PolarisationMap:
-    """Open a FITS file of Q,U for streaming.
+    """Open a FITS file of Q,U, or an array of them, for streaming.
 
     Q and U are found by column name, else are the last two of a 2- or 3-column table without
     names; `map.fits[Q_COLUMN,U_COLUMN]` names them, `q.fits,u.fits` are files of their own, and
@@ -99,7 +100,7 @@ def open_polarisation_map(
 
     Parameters
     ----------
-    given : path, str or GivenFile
+    given : path, str, GivenFile or GivenArray
         FITS, plain (memory-mapped) or gzipped (loaded); full sky or partial.
     unit : str, optional
         Needed where the header has none, or a bare kelvin; where it states another it is refused.
@@ -119,6 +120,11 @@ def open_polarisation_map(
         If COORDSYS (taken as Galactic) or POLCCONV (taken as COSMO) is absent, or Q and U are
         taken by their places.
     """
+    if isinstance(given, GivenArray):
+        table = given.table("QU")
+        part = FilePart.of(table, [0, 1])
+        unit = signal_unit(table.path, part.columns, unit)
+        return PolarisationMap((part,), unit, _is_iau(table))
     given = GivenFile.of(given)
     if given.kind:
         raise MapError(

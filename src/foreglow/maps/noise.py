@@ -12,6 +12,7 @@ import numpy as np
 
 from foreglow.errors import MapError
 from foreglow.maps import healpix as hp
+from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, ring_numbers
 from foreglow.maps.columns import (
     NOISE_KINDS,
@@ -100,8 +101,8 @@ class NoiseMap(StoredMap):
         return (1.0 if self.sigma0 is None else self.sigma0) / np.sqrt(values)
 
 
-def open_noise_map(given: str | Path | GivenFile, unit: str | None = None) -> NoiseMap:
-    """Open a FITS file of noise: one column for Q and U alike, or one for each.
+def open_noise_map(given: str | Path | GivenFile | GivenArray, unit: str | None = None) -> NoiseMap:
+    """Open noise in a FITS file or an array: one column for Q and U alike, or one for each.
 
     What the columns hold is known by their unit (K_CMB: an rms, K_CMB^2: a variance, K_CMB^-2: an
     inverse variance) or their name (Q_RMS, QQ_COV); or is said:
@@ -111,7 +112,8 @@ def open_noise_map(given: str | Path | GivenFile, unit: str | None = None) -> No
 
     Parameters
     ----------
-    given : path, str or GivenFile
+    given : path, str, GivenFile or GivenArray
+        What an array holds is known by the unit of its Quantity.
     unit : str, optional
         Of an rms, one of `foreglow.maps.conventions.UNITS`, where neither header nor `given`
         states one.
@@ -131,6 +133,8 @@ def open_noise_map(given: str | Path | GivenFile, unit: str | None = None) -> No
         If a column without unit is taken as an rms or a variance, the noise of Q and U differs
         much (one rms is used for both) or a covariance of Q and U is left out.
     """
+    if isinstance(given, GivenArray):
+        return _noise_of_array(given)
     given = GivenFile.of(given)
     pairs = zip(given.paths, given.columns, strict=True)
     tables = [open_table(path, names) for path, names in pairs]
@@ -149,6 +153,24 @@ def open_noise_map(given: str | Path | GivenFile, unit: str | None = None) -> No
     _say_of_intensity(opened)
     _say_unequal(opened)
     _say_covariance(opened)
+    return opened
+
+
+def _noise_of_array(given: GivenArray) -> NoiseMap:
+    """The noise that a Quantity holds: an rms, a variance or an inverse variance by its unit."""
+    rows = 1 if np.ndim(given.values) == 1 else len(given.values)
+    table = given.table(("Q", "U") if rows > 1 else ("QU",))
+    columns = tuple(table.column(i) for i in range(len(table.columns)))
+    power = power_of_unit(columns[0].unit) if columns[0].unit else None
+    if power is None:
+        raise MapError(
+            f"{given.name}: expected noise as a Quantity in one of {', '.join(UNITS)} (an rms), "
+            f"its square (a variance) or one over that, got {columns[0].unit or 'no unit'}; "
+            "multiply the array by its unit"
+        )
+    part = FilePart.of(table, [0, rows - 1])
+    opened = NoiseMap((part,), canonical_unit(given.name, power[0]), _KIND_OF_POWER[power[1]])
+    _say_unequal(opened)
     return opened
 
 

@@ -1,16 +1,19 @@
-"""Classify the pixels of a user's maps, in memory or streamed from file to file."""
+"""Classify the pixels of a user's maps: files or arrays, in memory or to a file."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
+from astropy import units as u
 
-from foreglow.compute.workers import Spread
-from foreglow.errors import InstrumentError, MapError
+from foreglow.compute.device import pick_device
+from foreglow.compute.workers import map_over
+from foreglow.errors import InstrumentError, MapError, RunError
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.write import write_map_blocks
@@ -19,8 +22,9 @@ from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.bands import by_band
+from foreglow.recognition.observation.given import Maps, Pixels, source_of, validate_for_workers
 from foreglow.recognition.observation.levels import Levels, warn_of_levels
-from foreglow.recognition.observation.observations import Observation, open_observation
+from foreglow.recognition.observation.observations import Observation, validate_output
 from foreglow.recognition.observation.streaming import (
     BLOCK,
     LIBRARIES,
@@ -46,82 +50,75 @@ _CONTEXT_BYTES = 1 << 10  # a pixel and model, measured
 _Part = tuple[Classification, float, Levels]
 
 
-def classify(
-    model: Recogniser,
-    maps: Mapping[str, str | Path],
-    noise: Noise | None = None,
+@overload
+def classify(maps: Maps | Source, *, out: None = None, **options: Any) -> Classification: ...
+@overload
+def classify(maps: Maps | Source, *, out: str | Path, **options: Any) -> ModelCounts: ...
+
+
+def classify(  # pyright: ignore[reportInconsistentOverload]
+    maps: Maps | Source,
+    *,
+    model: Recogniser | str | Path = "mock-four",
+    noise: Noise | u.Quantity | None = None,
     noise_scale: float = 1.0,
     unit: str | None = None,
-    progress: Progress | None = None,
-    context: ContextModel | None = None,
-) -> Classification:
-    """Probability of each candidate model in each pixel of Q,U maps.
-
-    Parameters
-    ----------
-    model : Recogniser
-    maps : mapping of band to path
-        A Q,U FITS map for every band of the model's instrument, named as the instrument does or by
-        frequency in GHz. One Nside and frame for all; any ordering, unit and sky coverage that the
-        headers state. The maps must have one common resolution.
-    noise, noise_scale, unit
-        As `open_observation` takes them.
-    progress : callable, optional
-        Called with pixels done and pixels in all.
-    context : ContextModel, optional
-        Let the neighbours of a pixel have their say: for maps of regions wider than some pixels.
-
-    Raises
-    ------
-    InstrumentError
-        If the bands are not those of the model.
-    MapError
-        If a map cannot be used.
-    """
-    _require_every_band(model.instrument, maps)
-    opened = open_observation(model.instrument, maps, noise, noise_scale, unit)
-    if context is not None:
-        validate_nside(opened.nside)
-    blocks = opened.blocks(BLOCK)
-    parts = _classify_here(model, opened, blocks)
-    found = gather(_watched(model, parts, blocks, progress), blocks)
-    return found if context is None else _refined(found, context)
-
-
-def classify_files(
-    model: str | Path,
-    source: Source,
-    out: str | Path,
-    *,
-    memory: str = "4 GiB",
-    context: ContextModel | None = None,
-    device: torch.device | str = "cpu",
+    nest: bool = False,
+    frame: str | None = None,
+    convention: str | None = None,
+    context: ContextModel | str | Path | None = None,
+    out: str | Path | None = None,
     overwrite: bool = False,
-    spread: Spread = map,
+    memory: str = "4 GiB",
+    device: torch.device | str = "auto",
+    workers: str | None = None,
+    pool: Any = None,
     progress: Progress | None = None,
-) -> ModelCounts:
-    """Classify maps on disk into a file, a block of pixels at a time: maps larger than memory.
-
-    The file is that of `Classification.write`; NESTED if all maps are, so that both are read and
-    written from end to end. It appears whole or not at all.
+) -> Classification | ModelCounts:
+    """Find the probability of each candidate model in each pixel of Q,U maps.
 
     Parameters
     ----------
-    model : path
-        Model directory, or the name of a model that comes with foreglow.
-    source : MapFiles or EnsembleSky
-        For the bands of the model.
-    out : path
-    memory : str
-        Each process stays below it, Python and libraries (500 MiB) included.
-    context : ContextModel, optional
-        It holds the whole sky, in this process.
-    device : torch.device or str
+    maps : mapping of band to path or array, array, or Source
+        For every band of the model's instrument, named as the instrument does or by frequency in
+        GHz, a Q,U FITS map, or an array, masked array or Quantity of shape (2, n_pix), or
+        (3, n_pix) with I; or one array of shape (n_band, 2 or 3, n_pix). One Nside and frame for
+        all; any ordering, unit and sky coverage. The maps must have one common resolution.
+        Pixels that are NaN, `healpy.UNSEEN` or masked are not observed.
+    model : Recogniser, path or str
+        A model, its directory, or the name of one that comes with foreglow.
+    noise : mapping of band to path, text or Quantity, or Quantity, optional
+        Of the bands whose noise is not the instrument's: a FITS map (as `open_noise_map` takes
+        it), a sensitivity ("36 uK_CMB arcmin"), the rms in a pixel ("0.5 uK_CMB"), or Quantities
+        of shape (n_pix,) or (2, n_pix): rms, variances or inverse variances by their unit.
+    noise_scale : float
+        Factor on the instrument's noise, for bands that `noise` leaves out.
+    unit : str, optional
+        Of all maps that state none: of arrays that are no Quantities, of files without TUNIT.
+    nest, frame, convention
+        What arrays cannot say: whether pixels are NESTED; "G", "C" or "E"; "COSMO" or "IAU".
+    context : ContextModel, path or str, optional
+        Let the neighbours of a pixel have their say: for maps of regions wider than some pixels.
+        It holds the whole sky in this process.
+    out : path, optional
+        Write the table of `Classification.to_fits` there, a block of pixels at a time: maps
+        larger than memory. It appears whole or not at all, NESTED if all maps are.
     overwrite : bool
-    spread : callable
-        `map`, or that of `open_workers`. Workers open model and maps by themselves.
+        Replace `out` if it exists.
+    memory : str
+        With `out`, each process stays below it, Python and libraries (500 MiB) included.
+    device : torch.device or str
+        "auto", "cpu" or "cuda"; of a `Recogniser`, that on which it is.
+    workers : str, optional
+        "local:N", "slurm:FILE" or "tcp://HOST:PORT", see `open_workers`; maps and model in files.
+    pool : object with a method `map`, optional
+        In the place of `workers`: of multiprocessing, mpi4py.futures, a client of Dask, ...
     progress : callable, optional
         Called with pixels done and pixels in all.
+
+    Returns
+    -------
+    Classification, or ModelCounts if `out` is given
 
     Raises
     ------
@@ -129,34 +126,66 @@ def classify_files(
         If the bands are not those of the model.
     MapError
         If a map cannot be used, the memory does not suffice or `out` cannot be written.
+    RunError
+        If workers are asked for maps or a model of this process alone.
     """
-    file = _ModelFile.at(model, device)
-    recogniser, opened = _load(file), open_source(source)
+    recogniser, file = _chosen(model, device)
+    if not hasattr(maps, "open"):
+        maps = cast("Maps", maps)
+        source = source_of(
+            recogniser.instrument, maps, noise, noise_scale, unit, Pixels(nest, frame, convention)
+        )
+    else:
+        source = cast("Source", maps)
+    opened = open_source(source)
     _validate_instrument(recogniser.instrument, opened)
+    if isinstance(context, str | Path):
+        context = ContextModel.load(context, next(recogniser.network.parameters()).device)
     if context is not None:
         validate_nside(opened.nside)
-    validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
+    if out is not None:
+        validate_output(out, overwrite)
+        validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
     blocks = opened.blocks(BLOCK)
-    if spread is map:
-        parts = _classify_here(recogniser, opened, blocks)
-    else:
-        parts = spread(partial(_classify_elsewhere, file, source), blocks)
-    found = _watched(recogniser, parts, blocks, progress)
-    if context is not None:
-        whole = _refined(gather(found, blocks), context)
-        whole.write(out, overwrite)
-        return whole.shares
-    shares: list[ModelCounts] = []
-    write_map_blocks(
-        out,
-        counted(found, shares),
-        opened.nside,
-        frame=opened.frame,
-        ordering=opened.ordering,
-        header=class_header(recogniser.models),
-        overwrite=overwrite,
-    )
-    return ModelCounts.of(shares)
+    with map_over(workers, pool) as spread:
+        if spread is map:
+            parts = _classify_here(recogniser, opened, blocks)
+        else:
+            validate_for_workers(source)
+            parts = spread(partial(_classify_elsewhere, _required(file), source), blocks)
+        found = _watched(recogniser, parts, blocks, progress)
+        if out is None or context is not None:
+            whole = gather(found, blocks)
+            whole = whole if context is None else _refined(whole, context)
+            if out is None:
+                return whole
+            whole.to_fits(out, overwrite)
+            return whole.counts
+        counts: list[ModelCounts] = []
+        write_map_blocks(
+            out, counted(found, counts), opened.nside, frame=opened.frame,
+            ordering=opened.ordering, header=class_header(recogniser.models), overwrite=overwrite,
+        )  # fmt: skip
+        return ModelCounts.of(counts)
+
+
+def _chosen(
+    model: Recogniser | str | Path, device: torch.device | str
+) -> "tuple[Recogniser, _ModelFile | None]":
+    """The model, and its file if it has one."""
+    if isinstance(model, Recogniser):
+        return model, None
+    file = _ModelFile.at(model, pick_device(device))
+    return _load(file), file
+
+
+def _required(file: "_ModelFile | None") -> "_ModelFile":
+    if file is None:
+        raise RunError(
+            "expected the directory or name of a model, which workers load by themselves, got a "
+            "Recogniser; save it, and give its directory."
+        )
+    return file
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,28 @@
-"""Fit and choose among models in every pixel of a user's maps, in memory or file to file."""
+"""Fit and choose among models in every pixel of a user's maps: files or arrays."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
+from astropy import units as u
 
-from foreglow.compute.workers import Spread
+from foreglow.compute.device import pick_device
+from foreglow.compute.workers import map_over
 from foreglow.errors import InstrumentError, MapError, ModelError
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.noise import NoiseMap
 from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.fits.choice import CRITERIA, choose
 from foreglow.recognition.fits.skymodel import candidate
-from foreglow.recognition.models import MODELS
+from foreglow.recognition.models import MODELS, models_of
 from foreglow.recognition.observation.band_noise import Noise
+from foreglow.recognition.observation.given import Maps, Pixels, source_of, validate_for_workers
 from foreglow.recognition.observation.levels import Levels, warn_of_levels
-from foreglow.recognition.observation.observations import Observation, open_observation
+from foreglow.recognition.observation.observations import Observation, validate_output
 from foreglow.recognition.observation.streaming import (
     BLOCK,
     LIBRARIES,
@@ -32,7 +36,7 @@ from foreglow.recognition.observation.streaming import (
     with_progress,
 )
 from foreglow.recognition.results import FitCounts, FittedSky, fit_header, put, unfitted
-from foreglow.sky.instrument import Instrument
+from foreglow.sky.instrument import Instrument, load_instrument
 
 # of a block, for each Stokes and band: what a fit holds, and what is kept of each; measured
 _BYTES_A_VALUE, _BYTES_A_MODEL = 500, 60
@@ -42,7 +46,7 @@ _BYTES_A_VALUE, _BYTES_A_MODEL = 500, 60
 class FitSetup:
     """What is fitted, and by what a model is chosen; hashable, and small to send to a worker.
 
-    Parameters are those of `fit_maps`; the device by its name.
+    Parameters are those of `fit`; the device by its name.
     """
 
     models: tuple[str, ...]
@@ -63,40 +67,74 @@ class FitSetup:
         return needed
 
 
-def fit_maps(
-    instrument: Instrument,
-    models: tuple[str, ...],
-    maps: Mapping[str, str | Path],
-    noise: Noise | None = None,
-    noise_scale: float = 1.0,
-    unit: str | None = None,
+@overload
+def fit(
+    maps: Maps | Source,
+    instrument: Instrument | str | Path | None = None,
+    *,
+    out: None = None,
+    **options: Any,
+) -> FittedSky: ...
+@overload
+def fit(
+    maps: Maps | Source,
+    instrument: Instrument | str | Path | None = None,
+    *,
+    out: str | Path,
+    **options: Any,
+) -> FitCounts: ...
+
+
+def fit(  # pyright: ignore[reportInconsistentOverload]
+    maps: Maps | Source,
+    instrument: Instrument | str | Path | None = None,
+    *,
+    models: str | Sequence[str] = "four",
     criterion: str = "evidence",
     curvature: float | None = None,
     level: float = 1e-3,
-    device: torch.device | str = "cpu",
+    noise: Noise | u.Quantity | None = None,
+    noise_scale: float = 1.0,
+    unit: str | None = None,
+    nest: bool = False,
+    frame: str | None = None,
+    convention: str | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    memory: str = "4 GiB",
+    device: torch.device | str = "auto",
+    workers: str | None = None,
+    pool: Any = None,
     progress: Progress | None = None,
-) -> FittedSky:
+) -> FittedSky | FitCounts:
     """Fit each candidate model to each pixel of Q,U maps, and choose.
 
     No training is needed, and not every band: a pixel is fitted with the bands that observed it.
 
     Parameters
     ----------
-    instrument : Instrument
-    models : tuple of str
-        Names of `MODELS`.
-    maps, noise, noise_scale, unit
-        As `open_observation` takes them. The maps must have one common resolution.
+    maps : mapping of band to path or array, array, or Source
+        As `classify` takes them, for any of the bands.
+    instrument : Instrument, str or path
+        A preset, a TOML file, or an instrument; that of a `Source` is its own.
+    models : str or sequence of str
+        A problem (curvature, ame, four) or names of `MODELS`.
     criterion : str
         One of `CRITERIA`; see `Choice.log_score`.
     curvature : float, optional
         C of the curved models; by default it is free.
     level : float
         The p-value under which a model does not fit.
+    noise, noise_scale, unit, nest, frame, convention
+        As `classify` takes them.
+    out, overwrite, memory, workers, pool, progress
+        As `classify` takes them; the file is that of `FittedSky.to_fits`.
     device : torch.device or str
         Where the fits are made, in float64.
-    progress : callable, optional
-        Called with pixels done and pixels in all.
+
+    Returns
+    -------
+    FittedSky, or FitCounts if `out` is given
 
     Raises
     ------
@@ -105,71 +143,53 @@ def fit_maps(
     InstrumentError
         If the bands are not the instrument's or too few, or the noise of one is zero.
     MapError
-        If a map cannot be used, or no pixel is observed in bands enough.
-    """
-    setup = FitSetup(models, criterion, curvature, level, str(device))
-    opened = open_observation(instrument, maps, noise, noise_scale, unit)
-    _validate_bands(setup, opened)
-    blocks = opened.blocks(BLOCK)
-    parts = map(partial(_fit_block, setup, opened), blocks)
-    return gather(_watched(setup, instrument, parts, blocks, progress), blocks)
-
-
-def fit_files(
-    setup: FitSetup,
-    source: Source,
-    out: str | Path,
-    *,
-    memory: str = "4 GiB",
-    overwrite: bool = False,
-    spread: Spread = map,
-    progress: Progress | None = None,
-) -> FitCounts:
-    """Fit maps on disk into a file, a block of pixels at a time: maps larger than memory.
-
-    The file is that of `FittedSky.write`; NESTED if all maps are, so that both are read and
-    written from end to end. It appears whole or not at all.
-
-    Parameters
-    ----------
-    setup : FitSetup
-    source : MapFiles or EnsembleSky
-    out : path
-    memory : str
-        Each process stays below it, Python and libraries (500 MiB) included.
-    overwrite : bool
-    spread : callable
-        `map`, or that of `open_workers`. Workers open the maps by themselves.
-    progress : callable, optional
-        Called with pixels done and pixels in all.
-
-    Raises
-    ------
-    InstrumentError
-        If the bands are too few, or the noise of one is zero.
-    MapError
         If a map cannot be used, no pixel is observed in bands enough, the memory does not suffice
         or `out` cannot be written.
+    RunError
+        If workers are asked for maps of this process alone.
     """
+    chosen = models_of(models) if isinstance(models, str) else tuple(models)
+    setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
+    if hasattr(maps, "open"):
+        source = cast("Source", maps)
+    else:
+        source = source_of(
+            _instrument(instrument), cast("Maps", maps), noise, noise_scale, unit,
+            Pixels(nest, frame, convention),
+        )  # fmt: skip
     opened = open_source(source)
     _validate_bands(setup, opened)
-    values = 2 * opened.instrument.n_band * BLOCK
-    of_fits = (_BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)) * values
-    needed = LIBRARIES + opened.bytes_loaded + of_fits
-    validate_memory(memory, needed, opened.bytes_loaded)
+    if out is not None:
+        validate_output(out, overwrite)
+        values = 2 * opened.instrument.n_band * BLOCK
+        of_fits = (_BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)) * values
+        validate_memory(memory, LIBRARIES + opened.bytes_loaded + of_fits, opened.bytes_loaded)
     blocks = opened.blocks(BLOCK)
-    parts = spread(partial(_fit_elsewhere, setup, source), blocks)
-    shares: list[FitCounts] = []
-    write_map_blocks(
-        out,
-        counted(_watched(setup, opened.instrument, parts, blocks, progress), shares),
-        opened.nside,
-        frame=opened.frame,
-        ordering=opened.ordering,
-        header=fit_header(setup.models, setup.criterion, setup.level),
-        overwrite=overwrite,
-    )
-    return FitCounts.of(shares)
+    with map_over(workers, pool) as spread:
+        if spread is map:
+            parts = map(partial(_fit_block, setup, opened), blocks)
+        else:
+            validate_for_workers(source)
+            parts = spread(partial(_fit_elsewhere, setup, source), blocks)
+        found = _watched(setup, opened.instrument, parts, blocks, progress)
+        if out is None:
+            return gather(found, blocks)
+        counts: list[FitCounts] = []
+        write_map_blocks(
+            out, counted(found, counts), opened.nside, frame=opened.frame,
+            ordering=opened.ordering,
+            header=fit_header(setup.models, setup.criterion, setup.level), overwrite=overwrite,
+        )  # fmt: skip
+        return FitCounts.of(counts)
+
+
+def _instrument(given: Instrument | str | Path | None) -> Instrument:
+    if given is None:
+        raise InstrumentError(
+            "expected the instrument of the maps, got none; give a preset such as 'wmap+planck', a "
+            "TOML file or an Instrument."
+        )
+    return given if isinstance(given, Instrument) else load_instrument(given)
 
 
 def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> tuple[FittedSky, Levels]:

@@ -1,4 +1,4 @@
-"""What fits say of a user's maps: of a block of pixels, and of a whole sky."""
+"""What is found on a user's maps, by classification and by fits: of a block, and of a whole sky."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,43 +12,44 @@ from torch import Tensor
 from foreglow.maps.conventions import angle_to_galactic, turn
 from foreglow.maps.write import Columns, write_maps
 from foreglow.recognition.fits.choice import Choice
+from foreglow.recognition.shown import ShownInNotebooks
 
 
 @dataclass(frozen=True)
 class ModelCounts:
-    """How the models share what was classified.
+    """How many pixels each model has.
 
     Parameters
     ----------
     models : tuple of str
-    counts : tuple of int
-        Pixels of each model.
+    pixels : tuple of int
+        Of each model.
     n_pix : int
         Pixels in all, observed or not.
     """
 
     models: tuple[str, ...]
-    counts: tuple[int, ...]
+    pixels: tuple[int, ...]
     n_pix: int
 
     @classmethod
     def of(cls, parts: Sequence["ModelCounts"]) -> "ModelCounts":
-        """Of parts of a sky together."""
-        counts = zip(*(part.counts for part in parts), strict=True)
+        """Combine the counts of several parts of a sky."""
+        counts = zip(*(part.pixels for part in parts), strict=True)
         return cls(parts[0].models, tuple(map(sum, counts)), sum(part.n_pix for part in parts))
 
     def summary(self) -> str:
         """A sentence: how much was classified, and how the models share it."""
-        seen = sum(self.counts)
+        seen = sum(self.pixels)
         text = ", ".join(
             f"{name} {count / seen:.1%}"
-            for name, count in zip(self.models, self.counts, strict=True)
+            for name, count in zip(self.models, self.pixels, strict=True)
         )
         return f"{seen} of {self.n_pix} pixels classified: {text}"
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(ShownInNotebooks):
     """What was found on a sky, or in a block of its pixels.
 
     Parameters
@@ -77,14 +78,14 @@ class Classification:
         return np.where(self.observed, self.probability.argmax(0), -1).astype(np.int16)
 
     @property
-    def shares(self) -> ModelCounts:
-        """How the models share the pixels."""
+    def counts(self) -> ModelCounts:
+        """How many pixels each model has."""
         counts = np.bincount(self.best + 1, minlength=len(self.models) + 1)[1:]
         return ModelCounts(self.models, tuple(map(int, counts)), self.probability.shape[1])
 
     def summary(self) -> str:
         """A sentence: how much was classified, and how the models share it."""
-        return self.shares.summary()
+        return self.counts.summary()
 
     def columns(self) -> Columns:
         """`P_<MODEL>` for each model, and `CLASS`."""
@@ -92,7 +93,7 @@ class Classification:
         columns = {f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered}
         return {**columns, "CLASS": (self.best, "")}
 
-    def write(self, path: str | Path, overwrite: bool = False) -> None:
+    def to_fits(self, path: str | Path, overwrite: bool = False) -> None:
         """Write one FITS table: `P_<MODEL>` for each model, and `CLASS`."""
         header = class_header(self.models)
         write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
@@ -100,7 +101,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class FitCounts:
-    """How the models share what was fitted, and what went wrong.
+    """How many pixels each model has by its fits, and where fits went wrong.
 
     Parameters
     ----------
@@ -108,8 +109,8 @@ class FitCounts:
     criterion : str
     level : float
         As in `FittedSky`.
-    counts : tuple of int
-        Pixels of each model.
+    pixels : tuple of int
+        Of each model.
     none_fits, not_converged : int
         Pixels that no model fits, and those where some fit did not converge.
     n_pix : int
@@ -119,15 +120,15 @@ class FitCounts:
     models: tuple[str, ...]
     criterion: str
     level: float
-    counts: tuple[int, ...]
+    pixels: tuple[int, ...]
     none_fits: int
     not_converged: int
     n_pix: int
 
     @classmethod
     def of(cls, parts: Sequence["FitCounts"]) -> "FitCounts":
-        """Of parts of a sky together."""
-        counts = tuple(map(sum, zip(*(part.counts for part in parts), strict=True)))
+        """Combine the counts of several parts of a sky."""
+        counts = tuple(map(sum, zip(*(part.pixels for part in parts), strict=True)))
         one = parts[0]
         return cls(
             one.models, one.criterion, one.level, counts,
@@ -137,10 +138,10 @@ class FitCounts:
 
     def summary(self) -> str:
         """A sentence: how much was fitted, how the models share it, and what went wrong."""
-        seen = sum(self.counts)
+        seen = sum(self.pixels)
         text = ", ".join(
             f"{name} {count / seen:.1%}"
-            for name, count in zip(self.models, self.counts, strict=True)
+            for name, count in zip(self.models, self.pixels, strict=True)
         )
         return (
             f"{seen} of {self.n_pix} pixels fitted: {text} by {self.criterion}; none of these "
@@ -150,7 +151,7 @@ class FitCounts:
 
 
 @dataclass(frozen=True)
-class FittedSky:
+class FittedSky(ShownInNotebooks):
     """What the fits say of a sky, or of a block of it; RING, NaN where a pixel was not fitted.
 
     Parameters
@@ -208,8 +209,8 @@ class FittedSky:
         return self.p_value < self.level
 
     @property
-    def shares(self) -> FitCounts:
-        """How the models share the pixels."""
+    def counts(self) -> FitCounts:
+        """How many pixels each model has."""
         counts = np.bincount(self.best + 1, minlength=len(self.models) + 1)[1:]
         return FitCounts(
             self.models, self.criterion, self.level, tuple(map(int, counts)),
@@ -219,10 +220,10 @@ class FittedSky:
 
     def summary(self) -> str:
         """A sentence: how much was fitted, how the models share it, and what went wrong."""
-        return self.shares.summary()
+        return self.counts.summary()
 
     def columns(self) -> Columns:
-        """Columns of the table that `write` writes."""
+        """Columns of the table that `to_fits` writes."""
         seen, numbered = self.fitted, list(enumerate(self.models))
         flags = {
             name: (np.where(seen, values, -1).astype(np.int16), "")
@@ -242,7 +243,7 @@ class FittedSky:
             "CMB_U": (self.cmb[1], "uK_CMB"),
         }
 
-    def write(self, path: str | Path, overwrite: bool = False) -> None:
+    def to_fits(self, path: str | Path, overwrite: bool = False) -> None:
         """Write one FITS table.
 
         `P_<MODEL>` and `CHI2_<MODEL>` for each model; `CLASS`, `NONE_FITS`, `CONVERGED`;

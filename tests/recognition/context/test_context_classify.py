@@ -66,19 +66,19 @@ def part(files, sky, tmp_path_factory):
 
 
 def test_fits_gives_what_the_arrays_give(model, context, sky, files):
-    found = classify(model, files, noise_scale=SCALE, context=context)
+    found = classify(files, model=model, noise_scale=SCALE, context=context)
     np.testing.assert_allclose(
         found.probability, evaluate(model, sky, context=context).probability, atol=1e-4
     )
     np.testing.assert_allclose(found.probability.sum(0), 1, atol=1e-5)
-    alone = classify(model, files, noise_scale=SCALE)
+    alone = classify(files, model=model, noise_scale=SCALE)
     assert abs(found.probability - alone.probability).mean() > 0.05
     assert (found.best == sky.label).mean() > (alone.best == sky.label).mean() + 0.1
 
 
 def test_a_hole_stays_a_hole(model, context, part, tmp_path):
-    alone = classify(model, part, noise_scale=SCALE)
-    found = classify(model, part, noise_scale=SCALE, context=context)
+    alone = classify(part, model=model, noise_scale=SCALE)
+    found = classify(part, model=model, noise_scale=SCALE, context=context)
     seen = ~np.isin(np.arange(N_PIX), CAP)
     np.testing.assert_array_equal(found.observed, seen)
     assert np.isnan(found.probability[:, ~seen]).all()
@@ -88,7 +88,7 @@ def test_a_hole_stays_a_hole(model, context, part, tmp_path):
     # what lies in the hole is unknown to the neighbours, too
     said = context.log_probability(torch.from_numpy(alone.probability).log()).exp().numpy()
     np.testing.assert_allclose(found.probability[:, seen], said[:, seen], atol=1e-5)
-    found.write(tmp_path / "found.fits")
+    found.to_fits(tmp_path / "found.fits")
     *columns, best = hp.read_map(tmp_path / "found.fits", field=None)
     assert (np.array(columns)[:, ~seen] == hp.UNSEEN).all()
     np.testing.assert_array_equal(np.array(columns)[:, seen], found.probability[:, seen])
@@ -99,7 +99,7 @@ def test_the_columns_are_those_without(model, context, files, tmp_path):
     headers = []
     for name, one in (("alone", None), ("context", context)):
         path = tmp_path / f"{name}.fits"
-        classify(model, files, noise_scale=SCALE, context=one).write(path)
+        classify(files, model=model, noise_scale=SCALE, context=one).to_fits(path)
         headers.append(fits.getheader(path, 1))
     assert repr(headers[0]) == repr(headers[1])
 
@@ -107,7 +107,7 @@ def test_the_columns_are_those_without(model, context, files, tmp_path):
 def test_a_hole_does_not_reach_across_the_sky(model, context, files, part):
     """Far from it the answer hardly changes; at its edge it does."""
     whole, holed = (
-        classify(model, one, noise_scale=SCALE, context=context).probability
+        classify(one, model=model, noise_scale=SCALE, context=context).probability
         for one in (files, part)
     )
     change = abs(whole - holed).max(0)
@@ -137,7 +137,7 @@ def test_maps_too_fine_are_refused_before_they_are_read(
         "without context"
     )
     with pytest.raises(MapError, match=message):
-        classify(model, files, noise_scale=SCALE, context=context)
+        classify(files, model=model, noise_scale=SCALE, context=context)
 
 
 def test_an_nside_that_is_no_power_of_two(model, context, instrument, tmp_path, no_reading):
@@ -146,7 +146,7 @@ def test_an_nside_that_is_no_power_of_two(model, context, instrument, tmp_path, 
         files[band] = tmp_path / f"{band}.fits"
         write_polarisation_map(files[band], np.ones((2, 108)), "uK_RJ")
     with pytest.raises(MapError, match="Nside that is a power of two, but 3 came"):
-        classify(model, files, context=context)
+        classify(files, model=model, context=context)
 
 
 # ---- evaluate --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.classify import classify
-from foreglow.recognition.fit_maps import fit_maps
+from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.observation.levels import Levels, LevelWarning, warn_of_levels
 from foreglow.recognition.simulation.skies import simulate_sky
@@ -140,8 +140,8 @@ def test_whoever_reads_the_maps_says_it(model, sky, instrument, tmp_path, job):
         qu = np.where(LAT > 60, sky.data[:, k], np.nan).astype(np.float64)
         files[band] = tmp_path / f"{band}.fits"
         write_polarisation_map(files[band], qu, "K_RJ" if band == "60" else "uK_RJ")
-    bands, models = instrument, PROBLEMS["curvature"]
-    ask = classify if job == "classify" else partial(fit_maps, bands)
+    given = {"model": model} if job == "classify" else {"models": PROBLEMS["curvature"]}
+    ask = classify if job == "classify" else partial(fit, instrument=instrument)
     with pytest.warns(LevelWarning, match="the maps of band 60 are far brighter") as caught:
-        ask(model if job == "classify" else models, files, noise_scale=0.1)
+        ask(files, noise_scale=0.1, **given)
     assert len(caught) == 1

@@ -3,6 +3,7 @@
 import gzip
 from functools import partial
 from io import BytesIO
+from types import SimpleNamespace as Pool
 
 import astropy.units as u
 import healpy as hp
@@ -16,15 +17,15 @@ from foreglow.maps.memory import parse_memory
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition import classify as classifying
 from foreglow.recognition import fit_maps as fitting
-from foreglow.recognition.classify import classify, classify_files
+from foreglow.recognition.classify import classify
 from foreglow.recognition.context.model import ContextModel
-from foreglow.recognition.fit_maps import FitSetup, fit_files, fit_maps
+from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.observation.streaming import MapFiles
 from pieces import die_first
 
 N_PIX = hp.nside2npix(16)
-SETUP = FitSetup(PROBLEMS["curvature"])
+CURVATURE = PROBLEMS["curvature"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,14 +67,14 @@ def source(instrument, files):
 def classified(model, files, tmp_path_factory):
     """Bytes of the file that the way by memory writes."""
     path = tmp_path_factory.mktemp("memory") / "found.fits"
-    classify(model, files, noise_scale=0.1).write(path)
+    classify(files, model=model, noise_scale=0.1).to_fits(path)
     return path.read_bytes()
 
 
 @pytest.fixture(scope="module")
 def fitted(instrument, files, tmp_path_factory):
     path = tmp_path_factory.mktemp("memory") / "fit.fits"
-    fit_maps(instrument, SETUP.models, files, noise_scale=0.1).write(path)
+    fit(files, instrument, models=CURVATURE, noise_scale=0.1).to_fits(path)
     return path.read_bytes()
 
 
@@ -83,30 +84,30 @@ def fitted(instrument, files, tmp_path_factory):
 def test_classification(model, folder, files, source, classified, tmp_path):
     calls = []
     path = tmp_path / "found.fits"
-    shares = classify_files(folder, source, path, progress=lambda *done: calls.append(done))
+    shares = classify(source, model=folder, out=path, progress=lambda *done: calls.append(done))
     assert path.read_bytes() == classified
     assert calls == [(1024, N_PIX), (2048, N_PIX), (N_PIX, N_PIX)]
-    assert shares.summary() == classify(model, files, noise_scale=0.1).summary()
+    assert shares.summary() == classify(files, model=model, noise_scale=0.1).summary()
     assert [p.name for p in tmp_path.iterdir()] == ["found.fits"]
 
 
 def test_fits(instrument, files, source, fitted, tmp_path):
     calls = []
     path = tmp_path / "fit.fits"
-    shares = fit_files(SETUP, source, path, progress=lambda *done: calls.append(done))
+    shares = fit(source, models=CURVATURE, out=path, progress=lambda *done: calls.append(done))
     assert path.read_bytes() == fitted
     assert calls[-1] == (N_PIX, N_PIX)
-    found = fit_maps(instrument, SETUP.models, files, noise_scale=0.1)
+    found = fit(files, instrument, models=CURVATURE, noise_scale=0.1)
     assert shares.summary() == found.summary()
 
 
 def test_context(folder, model, files, source, tmp_path):
     context = ContextModel.untrained("potts", 0)
-    shares = classify_files(folder, source, tmp_path / "a.fits", context=context)
-    found = classify(model, files, noise_scale=0.1, context=context)
-    found.write(tmp_path / "b.fits")
+    shares = classify(source, model=folder, out=tmp_path / "a.fits", context=context)
+    found = classify(files, model=model, noise_scale=0.1, context=context)
+    found.to_fits(tmp_path / "b.fits")
     assert (tmp_path / "a.fits").read_bytes() == (tmp_path / "b.fits").read_bytes()
-    assert shares == found.shares
+    assert shares == found.counts
 
 
 def test_noise_of_every_kind(folder, model, files, instrument, tmp_path):
@@ -118,8 +119,8 @@ def test_noise_of_every_kind(folder, model, files, instrument, tmp_path):
         "40": 36.0 * pysm_units.uK_CMB * u.arcmin,
     }
     source = MapFiles.of(instrument, files, noise)
-    classify_files(folder, source, tmp_path / "a.fits")
-    classify(model, files, noise).write(tmp_path / "b.fits")
+    classify(source, model=folder, out=tmp_path / "a.fits")
+    classify(files, model=model, noise=noise).to_fits(tmp_path / "b.fits")
     assert (tmp_path / "a.fits").read_bytes() == (tmp_path / "b.fits").read_bytes()
 
 
@@ -129,22 +130,24 @@ def test_noise_of_every_kind(folder, model, files, instrument, tmp_path):
 def test_nested_maps_give_a_nested_file(model, folder, files, sky, instrument, tmp_path):
     nested = sky.data[:, :, hp.nest2ring(16, np.arange(N_PIX))]
     paths = write_all(tmp_path, nested, instrument, ordering="NESTED")
-    wanted = classify(model, files, noise_scale=0.1).probability
+    wanted = classify(files, model=model, noise_scale=0.1).probability
     source = MapFiles.of(instrument, paths, noise_scale=0.1)
-    classify_files(folder, source, tmp_path / "found.fits")
+    classify(source, model=folder, out=tmp_path / "found.fits")
     found, header = hp.read_map(tmp_path / "found.fits", field=(0, 1, 2, 3), h=True)
     assert dict(header)["ORDERING"] == "NESTED"
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     np.testing.assert_allclose(
-        classify(model, paths, noise_scale=0.1).probability, wanted, atol=1e-5
+        classify(paths, model=model, noise_scale=0.1).probability, wanted, atol=1e-5
     )
-    fit_files(SETUP, source, tmp_path / "fit.fits")
+    fit(source, models=CURVATURE, out=tmp_path / "fit.fits")
     cmb = hp.read_map(tmp_path / "fit.fits", field=("CMB_Q", "CMB_U"))
     assert dict(hp.read_map(tmp_path / "fit.fits", h=True)[1])["ORDERING"] == "NESTED"
-    by_memory = fit_maps(instrument, SETUP.models, files, noise_scale=0.1)
+    by_memory = fit(files, instrument, models=CURVATURE, noise_scale=0.1)
     np.testing.assert_allclose(cmb, by_memory.cmb, rtol=1e-3, atol=1e-4)
     mixed = {**paths, "50": files["50"]}
-    classify_files(folder, MapFiles.of(instrument, mixed, noise_scale=0.1), tmp_path / "mixed.fits")
+    classify(
+        MapFiles.of(instrument, mixed, noise_scale=0.1), model=folder, out=tmp_path / "mixed.fits"
+    )
     found, header = hp.read_map(tmp_path / "mixed.fits", field=(0, 1, 2, 3), h=True)
     assert dict(header)["ORDERING"] == "RING"
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -173,9 +176,9 @@ def test_partial_sky(model, folder, files, sky, instrument, tmp_path, shuffled):
     first, second = (opened.maps[k].parts[0].index for k in (2, 9))
     assert first is second
     assert opened.bytes_loaded == 2000 * (4 + 8 * shuffled)
-    shares = classify_files(folder, source, tmp_path / "found.fits")
+    shares = classify(source, model=folder, out=tmp_path / "found.fits")
     found = np.array(hp.read_map(tmp_path / "found.fits", field=(0, 1, 2, 3)))
-    wanted = classify(model, files, noise_scale=0.1).probability
+    wanted = classify(files, model=model, noise_scale=0.1).probability
     np.testing.assert_allclose(found[:, pixels], wanted[:, pixels], atol=1e-5)
     assert (np.delete(found, pixels, axis=1) == hp.UNSEEN).all()
     assert shares.summary().startswith("2000 of 3072 pixels classified")
@@ -202,7 +205,7 @@ def assert_same_table(path, content):
 
 
 def test_workers_classify_alike(spread, folder, source, classified, tmp_path):
-    classify_files(folder, source, tmp_path / "found.fits", spread=spread)
+    classify(source, model=folder, out=tmp_path / "found.fits", pool=Pool(map=spread))
     assert_same_table(tmp_path / "found.fits", classified)
 
 
@@ -215,13 +218,13 @@ def lossy(spread, tmp_path):
 def test_a_worker_lost_in_classification_costs_time_only(
     lossy, folder, source, classified, tmp_path
 ):
-    classify_files(folder, source, tmp_path / "found.fits", spread=lossy)
+    classify(source, model=folder, out=tmp_path / "found.fits", pool=Pool(map=lossy))
     assert_same_table(tmp_path / "found.fits", classified)
     assert (tmp_path / "died").exists()
 
 
 def test_a_worker_lost_in_fits_costs_time_only(lossy, source, fitted, tmp_path):
-    fit_files(SETUP, source, tmp_path / "fit.fits", spread=lossy)
+    fit(source, models=CURVATURE, out=tmp_path / "fit.fits", pool=Pool(map=lossy))
     assert_same_table(tmp_path / "fit.fits", fitted)
     assert (tmp_path / "died").exists()
 
@@ -231,8 +234,8 @@ def test_a_worker_lost_in_fits_costs_time_only(lossy, source, fitted, tmp_path):
 
 def test_memory_that_cannot_hold(folder, source, tmp_path):
     for work in (
-        lambda: classify_files(folder, source, tmp_path / "o.fits", memory="300 MiB"),
-        lambda: fit_files(SETUP, source, tmp_path / "o.fits", memory="300 MiB"),
+        lambda: classify(source, model=folder, out=tmp_path / "o.fits", memory="300 MiB"),
+        lambda: fit(source, models=CURVATURE, out=tmp_path / "o.fits", memory="300 MiB"),
     ):
         with pytest.raises(MapError, match=r"expected memory of .* MiB or more, got 300\.00 MiB"):
             work()
@@ -241,10 +244,10 @@ def test_memory_that_cannot_hold(folder, source, tmp_path):
 
 def test_context_needs_more_memory(folder, source, tmp_path):
     bound = "516 MiB"
-    classify_files(folder, source, tmp_path / "o.fits", memory=bound)
+    classify(source, model=folder, out=tmp_path / "o.fits", memory=bound)
     with pytest.raises(MapError, match="or more, got 516"):
-        classify_files(
-            folder, source, tmp_path / "c.fits", memory=bound,
+        classify(source, model=
+            folder, out=tmp_path / "c.fits", memory=bound,
             context=ContextModel.untrained("potts", 0),
         )  # fmt: skip
 
@@ -257,7 +260,7 @@ def test_gzipped_maps_count(folder, files, instrument, tmp_path):
     with pytest.raises(
         MapError, match=r"of which 24\.00 kiB are gzipped maps .*or gunzip the maps"
     ):
-        classify_files(folder, source, tmp_path / "o.fits", memory="100 MB")
+        classify(source, model=folder, out=tmp_path / "o.fits", memory="100 MB")
 
 
 @pytest.mark.parametrize("text", ["much", "4 GiBs"])
@@ -273,7 +276,7 @@ def test_a_mistake_in_the_last_block_leaves_nothing(folder, files, instrument, t
     (tmp_path / "50.fits").write_bytes(content)
     source = MapFiles.of(instrument, files | {"50": tmp_path / "50.fits"}, noise_scale=0.1)
     with pytest.raises(MapError, match=r"NaN or Inf in 1 of 1024 .* RING pixel 3071"):
-        classify_files(folder, source, tmp_path / "o.fits")
+        classify(source, model=folder, out=tmp_path / "o.fits")
     assert [p.name for p in tmp_path.iterdir()] == ["50.fits"]
 
 
@@ -281,21 +284,21 @@ def test_nothing_observed(folder, instrument, tmp_path):
     paths = write_all(tmp_path, np.full((2, 17, N_PIX), np.nan, np.float32), instrument)
     source = MapFiles.of(instrument, paths, noise_scale=0.1)
     with pytest.raises(MapError, match="nothing can be classified"):
-        classify_files(folder, source, tmp_path / "o.fits")
+        classify(source, model=folder, out=tmp_path / "o.fits")
     with pytest.raises(MapError, match="no pixel is observed in"):
-        fit_files(SETUP, source, tmp_path / "o.fits")
+        fit(source, models=CURVATURE, out=tmp_path / "o.fits")
     assert not (tmp_path / "o.fits").exists()
 
 
 def test_a_file_that_was_replaced_is_read_anew(folder, files, sky, instrument, tmp_path):
     paths = write_all(tmp_path, sky.data, instrument)
-    classify_files(folder, MapFiles.of(instrument, paths, noise_scale=0.1), tmp_path / "a.fits")
+    classify(MapFiles.of(instrument, paths, noise_scale=0.1), model=folder, out=tmp_path / "a.fits")
     paths = write_all(tmp_path, 2 * sky.data, instrument, overwrite=True)
-    classify_files(folder, MapFiles.of(instrument, paths, noise_scale=0.1), tmp_path / "b.fits")
+    classify(MapFiles.of(instrument, paths, noise_scale=0.1), model=folder, out=tmp_path / "b.fits")
     assert (tmp_path / "a.fits").read_bytes() != (tmp_path / "b.fits").read_bytes()
 
 
 def test_maps_of_another_instrument(folder, files, instrument, tmp_path):
     fewer = {band: path for band, path in files.items() if band != "50"}
     with pytest.raises(InstrumentError, match="maps came for 16, and none for 50"):
-        classify_files(folder, MapFiles.of(instrument, fewer), tmp_path / "o.fits")
+        classify(MapFiles.of(instrument, fewer), model=folder, out=tmp_path / "o.fits")

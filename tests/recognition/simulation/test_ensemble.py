@@ -11,8 +11,8 @@ import xarray as xr
 import zarr
 
 from foreglow.errors import ForeglowError, InstrumentError, RunError, WriteError
-from foreglow.recognition.classify import classify_files
-from foreglow.recognition.fit_maps import FitSetup, fit_files
+from foreglow.recognition.classify import classify
+from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.observation.streaming import MapFiles
 from foreglow.recognition.simulation import ensemble as module
@@ -121,14 +121,14 @@ def test_a_chunk_a_band_where_skies_are_large(store, recipe, tmp_path, monkeypat
 
 def test_classify_and_fit_as_files(store, single, recipe, model, tmp_path):
     model.save(tmp_path / "model")
-    setup = FitSetup(PROBLEMS["curvature"])
+    setup = PROBLEMS["curvature"]
     sources = {
         "store": EnsembleSky.of(store, 2),
         "files": MapFiles.of(recipe.instrument, single, noise_scale=0.1),
     }
     for name, source in sources.items():
-        classify_files(tmp_path / "model", source, tmp_path / f"{name}.fits")
-        fit_files(setup, source, tmp_path / f"fit_{name}.fits")
+        classify(source, model=tmp_path / "model", out=tmp_path / f"{name}.fits")
+        fit(source, models=setup, out=tmp_path / f"fit_{name}.fits")
     for name in ("", "fit_"):
         one, other = (tmp_path / f"{name}{kind}.fits" for kind in sources)
         assert one.read_bytes() == other.read_bytes()
@@ -138,7 +138,7 @@ def test_noise_of_a_noiseless_store(recipe, tmp_path):
     path = tmp_path / "quiet.zarr"
     make_ensemble(path, replace(recipe, noise_scale=0.0), 1, 0)
     with pytest.raises(InstrumentError, match="noise above zero"):
-        fit_files(FitSetup(PROBLEMS["four"]), EnsembleSky.of(path, 0), tmp_path / "o.fits")
+        fit(EnsembleSky.of(path, 0), models=PROBLEMS["four"], out=tmp_path / "o.fits")
     _, sigma = EnsembleSky.of(path, 0, 0.5).open().read(np.arange(3))
     np.testing.assert_allclose(sigma[0], 0.5 * recipe.instrument.noise_rms(16), rtol=1e-6)
 
@@ -198,4 +198,4 @@ def test_a_model_of_other_bands(store, model, tmp_path):
     other = replace(model, instrument=replace(model.instrument, name="another"))
     other.save(tmp_path / "model")
     with pytest.raises(InstrumentError, match="trained for 'another', but the maps are of"):
-        classify_files(tmp_path / "model", EnsembleSky.of(store, 0), tmp_path / "o.fits")
+        classify(EnsembleSky.of(store, 0), model=tmp_path / "model", out=tmp_path / "o.fits")

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy import units as u
 
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps import healpix as hp
+from foreglow.maps.arrays import GivenArray
 from foreglow.maps.given import GivenFile
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.noise import NoiseMap, open_noise_map
@@ -16,7 +18,7 @@ from foreglow.maps.stored import check_same_sky
 from foreglow.recognition.observation.bands import by_band
 from foreglow.sky.instrument import Instrument
 
-Noise = Mapping[str, str | Path | u.Quantity]
+Noise = Mapping[Any, str | Path | u.Quantity | GivenArray]
 
 # astropy writes a Quantity of 36 uK_CMB arcmin as "36 arcmin uK_CMB"
 _NOISE_TEXT = re.compile(r"\s*([0-9.eE+-]+)\s*(?:(arcmin)\s+)?([A-Za-z/_]+)(?:\s+(arcmin))?\s*")
@@ -28,8 +30,10 @@ def validate_noise_scale(noise_scale: float) -> None:
         raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
 
 
-def noise_file(value: str | Path | u.Quantity) -> GivenFile | None:
-    """The file that was given as noise, and what was said of it; None if it is a number."""
+def noise_map(value: str | Path | u.Quantity | GivenArray) -> GivenFile | GivenArray | None:
+    """The file or array that was given as noise; None if it is a number."""
+    if isinstance(value, GivenArray):
+        return value
     if isinstance(value, u.Quantity):
         return None
     given = GivenFile.of(value)
@@ -38,7 +42,7 @@ def noise_file(value: str | Path | u.Quantity) -> GivenFile | None:
 
 def noise_of_bands(
     instrument: Instrument, noise: Noise, maps: Collection[str]
-) -> dict[int, str | Path | u.Quantity]:
+) -> dict[int, str | Path | u.Quantity | GivenArray]:
     """What came as noise, by the place of its band.
 
     Raises
@@ -84,7 +88,7 @@ def open_noise(
     result: list[NoiseMap | float] = []
     for k, name in enumerate(instrument.band):
         value = given.get(k)
-        file = None if value is None else noise_file(value)
+        file = None if value is None else noise_map(value)
         if value is None:
             result.append(float(table[k]))
         elif file is None:

@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from astropy import units as u
+
 from foreglow.errors import InstrumentError
+from foreglow.maps.arrays import GivenArray
 from foreglow.maps.conventions import warn_assumed
 from foreglow.maps.io import PolarisationMap, open_polarisation_map
 from foreglow.sky.instrument import Instrument
@@ -13,7 +16,7 @@ from foreglow.sky.instrument import Instrument
 _SAMPLE = 1 << 14  # pixels of a map that are looked at when it is opened
 
 
-def by_band(instrument: Instrument, values: Mapping[str, Any], what: str) -> dict[int, Any]:
+def by_band(instrument: Instrument, values: Mapping[Any, Any], what: str) -> dict[int, Any]:
     """What a user gave by the name or frequency of a band, by its place in the instrument.
 
     Raises
@@ -23,15 +26,20 @@ def by_band(instrument: Instrument, values: Mapping[str, Any], what: str) -> dic
     """
     placed = {}
     for band, value in values.items():
-        k = instrument.index(str(band))
+        k = instrument.index(_name_of(band))
         if k in placed:
             raise InstrumentError(f"band {instrument.band[k]} has two {what}s; give one.")
         placed[k] = value
     return placed
 
 
+def _name_of(band: Any) -> str:
+    """A band by its name or frequency in GHz, as text."""
+    return str(band.to_value("GHz") if isinstance(band, u.Quantity) else band)
+
+
 def open_bands(
-    instrument: Instrument, maps: Mapping[str, str | Path], unit: str | None = None
+    instrument: Instrument, maps: Mapping[Any, str | Path | GivenArray], unit: str | None = None
 ) -> dict[str, PolarisationMap]:
     """Open the maps of a user by the name of their band, in the order of the instrument.
 

@@ -92,7 +92,7 @@ def bring_to_one_resolution(
     Returns
     -------
     maps, noise : dict
-        To be given to `classify` or `fit_maps`: files, and for maps without noise its value.
+        To be given to `classify` or `fit`: files, and for maps without noise its value.
 
     Raises
     ------

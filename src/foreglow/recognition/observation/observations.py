@@ -5,12 +5,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from foreglow.errors import MapError
+from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
 from foreglow.maps.conventions import angle_to_galactic, turn
 from foreglow.maps.io import PolarisationMap
@@ -154,7 +155,7 @@ class Observation:
 
 def open_observation(
     instrument: Instrument,
-    maps: Mapping[str, str | Path],
+    maps: Mapping[Any, str | Path | GivenArray],
     noise: Noise | None = None,
     noise_scale: float = 1.0,
     unit: str | None = None,

@@ -18,7 +18,7 @@ from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.given import GivenFile
 from foreglow.maps.memory import format_bytes, parse_memory
 from foreglow.maps.write import Columns
-from foreglow.recognition.observation.band_noise import Noise, noise_file
+from foreglow.recognition.observation.band_noise import Noise, noise_map
 from foreglow.recognition.observation.observations import Observation, open_observation
 from foreglow.sky.instrument import Instrument
 
@@ -69,8 +69,8 @@ class MapFiles:
     ) -> "MapFiles":
         """From what a user gives; paths become absolute, as a worker may be elsewhere."""
         given = {band: GivenFile.of(path).absolute() for band, path in maps.items()}
-        found = {band: noise_file(value) for band, value in (noise or {}).items()}
-        there = {band: file.absolute() for band, file in found.items() if file is not None}
+        found = {band: noise_map(value) for band, value in (noise or {}).items()}
+        there = {b: file.absolute() for b, file in found.items() if isinstance(file, GivenFile)}
         files = tuple((band, str(file)) for band, file in given.items())
         said = tuple((band, str(there.get(band, value))) for band, value in (noise or {}).items())
         paths = [path for file in (*given.values(), *there.values()) for path in file.paths]
@@ -172,8 +172,8 @@ def with_progress(
             progress(done, n_pix)
 
 
-def counted(parts: Iterable[Any], shares: list[Any]) -> Iterator[Columns]:
-    """Columns of parts, whose `shares` are kept as they go by."""
+def counted(parts: Iterable[Any], counts: list[Any]) -> Iterator[Columns]:
+    """Columns of parts, whose `counts` are kept as they go by."""
     for part in parts:
-        shares.append(part.shares)
+        counts.append(part.counts)
         yield part.columns()

@@ -1,0 +1,132 @@
+"""Maps that a user has in memory, made to look like those of a file.
+
+An array becomes the table that a FITS file of it would hold, so that both are read by the same
+code, to the same bits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+
+from foreglow.errors import MapError, ShapeError
+from foreglow.maps import healpix as hp
+from foreglow.maps.conventions import warn_assumed
+from foreglow.maps.table import Table
+
+
+@dataclass(frozen=True, eq=False)
+class GivenArray:
+    """An array, and what a user says of its pixels.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it.
+    values : ndarray, masked array or Quantity, shape (row, n_pix) or (n_pix,)
+        NaN, `healpy.UNSEEN` or masked where not observed.
+    nest : bool
+        Whether its pixels are NESTED.
+    frame : str
+        "G", "C" or "E".
+    convention : str
+        "COSMO" or "IAU".
+    """
+
+    name: str
+    values: Any
+    nest: bool
+    frame: str
+    convention: str
+
+    def table(self, names: Sequence[str]) -> Table:
+        """The table of a file with these values, a column for each of the last rows.
+
+        Raises
+        ------
+        ShapeError
+            If the array is no map, or has fewer rows than names.
+        MapError
+            If it holds no numbers.
+        """
+        rows = self._rows(len(names))
+        code = "E" if rows.dtype.itemsize == 4 else "D"
+        stored = np.dtype([(name, f">f{rows.dtype.itemsize}") for name in names])
+        records = np.empty(rows.shape[1], stored)
+        for name, row in zip(names, rows, strict=True):
+            records[name] = row
+        unit = str(self.values.unit) if isinstance(self.values, u.Quantity) else None
+        columns = [fits.Column(name=name, format=code, unit=unit) for name in names]
+        header = fits.Header(
+            {
+                "NSIDE": hp.npix2nside(rows.shape[1]),
+                "ORDERING": "NESTED" if self.nest else "RING",
+                "COORDSYS": self.frame,
+                "POLCCONV": self.convention,
+                "INDXSCHM": "IMPLICIT",
+            }
+        )
+        table = records.view(np.uint8).reshape(len(records), -1)
+        return Table(Path(self.name), header, columns, table, None)
+
+    def _rows(self, n: int) -> np.ndarray:
+        """The last `n` rows as float32 or float64, UNSEEN where not observed."""
+        bare = self.values.value if isinstance(self.values, u.Quantity) else self.values
+        hidden = np.ma.getmaskarray(bare) if np.ma.isMaskedArray(bare) else None
+        values = np.atleast_2d(np.asarray(bare))
+        if values.dtype.kind not in "fiu":
+            raise MapError(
+                f"{self.name}: expected numbers, got {values.dtype}; give an array of float32 or "
+                "float64"
+            )
+        expected = "(2, n_pix) of Q and U or (3, n_pix) of I, Q and U" if n == 2 else "(n_pix,)"
+        if values.ndim != 2 or values.shape[0] not in ((2, 3) if n == 2 else (1,)):
+            raise ShapeError(
+                f"{self.name}: expected an array of shape {expected}, got {np.shape(bare)}; give "
+                "one map for each Stokes parameter, pixels last"
+            )
+        if not hp.isnpixok(values.shape[1]):
+            raise ShapeError(
+                f"{self.name}: expected 12 Nside^2 pixels, got {values.shape[1]}; fill a partial "
+                "map up with healpy.UNSEEN"
+            )
+        if self.nest and not hp.isnsideok(hp.npix2nside(values.shape[1]), nest=True):
+            raise ShapeError(
+                f"{self.name}: expected an Nside that is a power of two, as NESTED pixels have, "
+                f"got {hp.npix2nside(values.shape[1])}; leave nest=True out"
+            )
+        rows = values[-n:].astype(np.float32 if values.dtype == np.float32 else np.float64)
+        unknown = np.isnan(rows)
+        if hidden is not None:
+            unknown |= np.broadcast_to(np.atleast_2d(hidden), values.shape)[-n:]
+        rows[unknown] = hp.UNSEEN
+        return rows
+
+
+def given_array(
+    name: str, values: Any, nest: bool, frame: str | None, convention: str | None
+) -> GivenArray:
+    """An array with what was said of it; what was not is assumed aloud.
+
+    Warns
+    -----
+    MapWarning
+        If the frame (taken as Galactic) or the polarisation convention (taken as COSMO) was not
+        said.
+    """
+    silent = {"frame='G'": frame is None, "convention='COSMO'": convention is None}
+    if said := " and ".join(text for text, missing in silent.items() if missing):
+        warn_assumed(
+            f"an array states neither its frame nor its polarisation convention: taken as {said}; "
+            "say so to silence this"
+        )
+    return GivenArray(name, values, nest, frame or "G", convention or "COSMO")
+
+
+def is_array(value: Any) -> bool:
+    """Whether a user gave pixels, and not the name of a file or a single number."""
+    return isinstance(value, np.ndarray | list | tuple) and np.ndim(value) > 0

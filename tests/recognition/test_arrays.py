@@ -1,0 +1,208 @@
+"""Maps in memory: the same bits as from files, and nothing that matters is guessed."""
+
+import warnings
+from multiprocessing.pool import ThreadPool
+
+import astropy.units as u
+import healpy as hp
+import numpy as np
+import pysm3.units as pysm_units
+import pytest
+from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreglow.errors import ForeglowError, InstrumentError, MapError, RunError, ShapeError
+from foreglow.maps.conventions import MapWarning
+from foreglow.maps.write import write_maps, write_polarisation_map
+from foreglow.recognition.classify import classify
+from foreglow.recognition.fit_maps import fit
+from foreglow.recognition.models import PROBLEMS
+
+SAID = {"frame": "G", "convention": "COSMO"}
+BANDS = slice(0, 6)  # enough for the fits
+
+
+def bits(found):
+    return {name: np.asarray(values).tobytes() for name, (values, _) in found.columns().items()}
+
+
+def write_all(folder, maps, unit, nest=False, **options):
+    paths = {}
+    for k, (band, qu) in enumerate(maps.items()):
+        paths[band] = folder / f"{k}.fits"
+        bare = np.ma.filled(qu, hp.UNSEEN) if np.ma.isMaskedArray(qu) else np.asarray(qu)
+        bare = np.where(np.isnan(bare), hp.UNSEEN, bare).astype(bare.dtype)
+        if nest:
+            bare = np.stack([hp.reorder(row, r2n=True) for row in bare])
+        order = "NESTED" if nest else "RING"
+        write_polarisation_map(paths[band], bare, unit, ordering=order, **options)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def arrays(sky, instrument):
+    return {band: sky.data[:, k] for k, band in enumerate(instrument.band)}
+
+
+FORMS = {
+    "float32": lambda qu: qu,
+    "float64": lambda qu: qu.astype(np.float64),
+    "mK_RJ": lambda qu: u.Quantity(1e-3 * qu, pysm_units.mK_RJ),
+    "NaN": lambda qu: np.where(np.arange(3072) < 700, np.nan, qu),
+    "masked": lambda qu: np.ma.masked_array(qu, np.broadcast_to(np.arange(3072) > 2000, qu.shape)),
+    "UNSEEN": lambda qu: np.where(np.arange(3072) % 7 == 0, np.float32(hp.UNSEEN), qu),
+}
+
+
+@pytest.mark.parametrize("nest", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_bits_as_from_files(paper_model, arrays, tmp_path, form, nest):
+    maps = {band: FORMS[form](qu) for band, qu in arrays.items()}
+    unit = "mK_RJ" if form == "mK_RJ" else "uK_RJ"
+    bare = {b: qu.value if isinstance(qu, u.Quantity) else qu for b, qu in maps.items()}
+    paths = write_all(tmp_path, bare, unit, nest)
+    if nest:
+        maps = {
+            b: np.ma.masked_array([hp.reorder(np.ma.filled(r, hp.UNSEEN), r2n=True) for r in qu])
+            if np.ma.isMaskedArray(qu)
+            else np.stack([hp.reorder(np.asarray(r), r2n=True) for r in qu]) * (
+                qu.unit if isinstance(qu, u.Quantity) else 1
+            )
+            for b, qu in maps.items()
+        }  # fmt: skip
+    said = SAID if isinstance(next(iter(maps.values())), u.Quantity) else SAID | {"unit": unit}
+    from_files = classify(paths, model=paper_model, noise_scale=0.1)
+    from_arrays = classify(maps, model=paper_model, noise_scale=0.1, nest=nest, **said)
+    assert bits(from_arrays) == bits(from_files)
+    assert from_files.observed.any()
+
+
+@settings(max_examples=8)
+@given(st.sampled_from(["K_CMB", "uK_CMB", "mK_RJ", "MJy/sr"]), st.sampled_from("GCE"),
+       st.sampled_from(["COSMO", "IAU"]))  # fmt: skip
+def test_units_frames_and_conventions(
+    paper_model, sky, instrument, tmp_path_factory, unit, frame, convention
+):
+    factor = 1e-4 if unit in ("K_CMB", "mK_RJ", "MJy/sr") else 1.0
+    maps = {band: factor * sky.data[:, k] for k, band in enumerate(instrument.band)}
+    folder = tmp_path_factory.mktemp("maps")
+    paths = write_all(folder, maps, unit, frame=frame)
+    for path in paths.values():
+        fits.setval(path, "POLCCONV", value=convention, ext=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of levels: the numbers are those of another unit
+        one = classify(paths, model=paper_model)
+        other = classify(
+            maps, model=paper_model, unit=unit, frame=frame, convention=convention
+        )  # fmt: skip
+    assert bits(one) == bits(other)
+
+
+def test_one_array_of_all_bands_with_intensity(paper_model, arrays, instrument):
+    cube = np.stack([np.stack([np.full(3072, 9e9), *qu]) for qu in arrays.values()])
+    whole = classify(cube, model=paper_model, unit="uK_RJ", **SAID)
+    by_band = {f * u.GHz: arrays[b] for f, b in
+               zip(instrument.frequency_ghz, instrument.band, strict=True)}  # fmt: skip
+    assert bits(whole) == bits(classify(by_band, model=paper_model, unit="uK_RJ", **SAID))
+
+
+@pytest.mark.parametrize("power", [1, 2, -2])
+def test_noise_maps_in_memory(instrument, arrays, sky, tmp_path, power):
+    """What a Quantity of noise holds is known by its unit."""
+    maps = {band: arrays[band] for band in instrument.band[BANDS]}
+    rms = np.linspace(1.0, 2.0, 3072)
+    given = u.Quantity(rms**power, pysm_units.uK_RJ**power)
+    unit = {1: "uK_RJ", 2: "uK_RJ^2", -2: "uK_RJ^-2"}[power]
+    write_maps(tmp_path / "noise.fits", {"VALUES": (rms**power, unit)}, frame="G")
+    paths = write_all(tmp_path, maps, "uK_RJ")
+    options = {"models": PROBLEMS["curvature"], "noise_scale": 0.1}
+    a = fit(paths, instrument, noise={"11": tmp_path / "noise.fits"}, **options)
+    b = fit(maps, instrument, noise={11.0: given}, unit="uK_RJ", **SAID, **options)
+    assert bits(a) == bits(b)
+    both = np.stack([given.value, given.value]) * given.unit
+    c = fit(maps, instrument, noise={"11": both}, unit="uK_RJ", **SAID, **options)
+    assert bits(a) == bits(c)
+
+
+def test_a_file_out_and_a_pool(paper_model, arrays, tmp_path):
+    paths = write_all(tmp_path, arrays, "uK_RJ")
+    paper_model.save(tmp_path / "model")
+    found = classify(paths, model=paper_model, noise_scale=0.1)
+    found.to_fits(tmp_path / "a.fits")
+    with ThreadPool(2) as pool:
+        counts = classify(
+            paths, model=tmp_path / "model", noise_scale=0.1, out=tmp_path / "b.fits", pool=pool
+        )
+    classify(
+        arrays, model=paper_model, noise_scale=0.1, unit="uK_RJ", **SAID, out=tmp_path / "c.fits"
+    )
+    assert counts == found.counts
+    a, b, c = ((tmp_path / f"{name}.fits").read_bytes() for name in "abc")
+    assert a == b == c
+
+
+def test_what_arrays_cannot_say_is_said(paper_model, arrays):
+    with pytest.raises(MapError, match=r"map of 11: expected a unit .* pass unit="):
+        classify(arrays, model=paper_model, **SAID)
+    with pytest.warns(MapWarning, match="taken as frame='G' and convention='COSMO'"):
+        classify(arrays, model=paper_model, unit="uK_RJ")
+
+
+MISTAKES = {
+    "shape": (lambda a: a | {"11": a["11"].T}, {}, ShapeError, r"map of 11: .*\(2, n_pix\)"),
+    "pixels": (lambda a: a | {"11": a["11"][:, :99]}, {}, ShapeError, "Nside.2 pixels, got 99"),
+    "Nside": (
+        lambda a: a | {"11": a["11"][:, :768]}, {}, MapError, "one Nside and one frame for all",
+    ),
+    "truth": (lambda a: a | {"11": a["11"] > 0}, {}, MapError, "expected numbers, got bool"),
+    "bands": (lambda a: np.stack(list(a.values()))[:5], {}, InstrumentError, "an array of 5"),
+    "infinite": (
+        lambda a: a | {"11": np.where(a["11"] > 0, np.inf, a["11"])}, {}, MapError, "finite values",
+    ),
+    "kelvin": (
+        lambda a: {b: u.Quantity(qu, "K") for b, qu in a.items()}, {"unit": None}, MapError,
+        "one of K_CMB",
+    ),
+    "contradiction": (
+        lambda a: {b: u.Quantity(qu, pysm_units.uK_CMB) for b, qu in a.items()}, {}, MapError,
+        "expected the unit uK_RJ, as given",
+    ),
+    "noise": (lambda a: a, {"noise": {"11": np.ones(3072)}}, MapError, "noise as a Quantity"),
+    "few": (
+        lambda a: a, {"noise": {"11": np.ones(2) * pysm_units.uK_RJ}}, ShapeError, "pixels, got 2",
+    ),
+    "frame": (lambda a: a, {"frame": "X"}, MapError, "expected a frame G"),
+    "workers": (lambda a: a, {"workers": "local:2"}, RunError, "in files, which workers open"),
+    "pool": (lambda a: a, {"pool": 3}, RunError, "a pool with a method map"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_mistakes(paper_model, arrays, what):
+    change, options, error, message = MISTAKES[what]
+    options = SAID | {"unit": "uK_RJ"} | options
+    with pytest.raises(error, match=message):
+        classify(change(arrays), model=paper_model, **options)
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # healpy's, of matplotlib
+def test_results_are_shown(paper_model, instrument, arrays):
+    found = classify(arrays, model=paper_model, unit="uK_RJ", **SAID)
+    table = found.to_xarray()
+    assert table.sizes == {"pixel": 3072}
+    np.testing.assert_array_equal(table["CLASS"], found.best)
+    page = found._repr_html_()
+    assert all(f"<td>{name}</td>" in page for name in found.models)
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    for column in (None, found.models[0]):
+        assert found.plot(column).get_title() in ("CLASS", f"P_{found.models[0].upper()}")
+        plt.close("all")
+    with pytest.raises(ForeglowError, match="expected a column among P_POWER_LAW"):
+        found.plot("beta")
+    maps = {band: arrays[band] for band in instrument.band[BANDS]}
+    fitted = fit(maps, instrument, models="curvature", unit="uK_RJ", **SAID)
+    assert {"BETA_S", "P_VALUE"} <= set(fitted.to_xarray())
+    assert "none of these" in fitted._repr_html_()
