@@ -105,6 +105,7 @@ FORMS = {
     "mK": lambda tb: (tb.astype(float) * 1e3 * u.mK, {}),
     "UNSEEN": lambda tb: (unseen(tb).astype(np.float32), {"unit": u.K}),
     "UNSEEN in mK": lambda tb: (unseen(1e3 * tb.astype(float)) * u.mK, {}),
+    "of FITS": lambda tb: (tb.astype(">f4"), {"unit": "K", "mask": OPEN.astype(">f4")}),
     "masked array": lambda tb: (
         np.ma.array(np.nan_to_num(tb, nan=7.0), mask=np.isnan(tb)), {"unit": "K"},
     ),
@@ -222,6 +223,22 @@ WRONG = {
         "cube: expected an array (n_velocity, n_pix), got shape (3072, 10), which is the other way "
         "round; pass cube.T",
     ),
+    "transposed, of few channels": (
+        lambda tb: (np.ones((N_PIX, 12)) * u.K, {"velocity": np.arange(12) * u.km / u.s}),
+        ShapeError,
+        "cube: expected an array (n_velocity, n_pix), got shape (3072, 12), which is the other way "
+        "round; pass cube.T",
+    ),
+    "an odd Nside": (
+        lambda tb: (np.ones((10, 108)) * u.K, {}), MapError,
+        "cube: expected an Nside that is a power of two, got 3; cubes are NESTED inside, which has "
+        "no other",
+    ),
+    "larger pixels than the model's": (
+        lambda tb: (np.ones((10, 768)) * u.K, {}), MapError,
+        "expected a cube of Nside 16 or more, as the model was trained with, got Nside 8 of cube: "
+        "its pixels are wider than any that the model has seen; prepare it again at that Nside",
+    ),
     "one map": (
         lambda tb: (tb[0] * u.K, {}), ShapeError,
         "cube: expected an array (n_velocity, n_pix), got shape (3072,); give a spectrum for each "
@@ -240,6 +257,12 @@ WRONG = {
         lambda tb: (tb * u.K, {"velocity": None}), MapError,
         "velocity: expected the velocity of each channel, got none; pass a Quantity in km/s, from "
         "the local standard of rest (LSRK)",
+    ),
+    "a bare kelvin of dust": (
+        lambda tb: (tb * u.K, {"dust": np.arange(N_PIX) * u.uK}), MapError,
+        "dust: expected one of K_CMB, mK_CMB, uK_CMB, K_RJ, mK_RJ, uK_RJ, MJy/sr, got unit 'uK', "
+        "which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); pass dust_unit= (command "
+        "line: --unit)",
     ),
     "numbers of channels": (
         lambda tb: (tb * u.K, {"velocity": np.arange(10)}), MapError,
@@ -351,6 +374,11 @@ WRONG = {
         lambda tb: (dataset(tb, ordering="ring2"), {}), MapError,
         "cube: expected ordering RING or NESTED, got 'RING2'; correct it",
     ),
+    "xarray of another Nside": (
+        lambda tb: (dataset(tb, nside=32), {}), ShapeError,
+        "cube: expected the pixels of Nside 32, as its attribute nside states, got those of Nside "
+        "16; correct the attribute",
+    ),
     "xarray in another frame": (
         lambda tb: (dataset(tb, frame="C"), {"frame": None}), MapError,
         "frame: expected a cube in the Galactic frame (G), got C; rotate each channel, as with "
@@ -366,6 +394,11 @@ def test_mistakes(model, tb, kind):
     cube, said = make(tb)
     with pytest.raises(error, match=re.escape(message) + "$"):
         predict(cube, model, **said)
+
+
+def test_workers_that_are_none(model, tb):
+    with pytest.raises(ForeglowError, match=r"local:N \(processes here\) .*'2' came"):
+        predict(tb * u.K, model, workers=2)
 
 
 def test_nothing_is_said_of_a_file(files):

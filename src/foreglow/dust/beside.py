@@ -99,8 +99,7 @@ def _on_grid(name: str, given: Any, cube: HICube, nest: bool) -> NDArray[np.floa
         )
     mask = getattr(given, "mask", None)
     plain = np.asarray(getattr(given, "unmasked", np.ma.getdata(given)))
-    # in its own precision, as a file's is
-    values = plain.astype(plain.dtype if plain.dtype.kind == "f" else np.float64)
+    values = plain.astype(np.result_type(plain.dtype, np.float32))  # as precise as it is
     values[np.isclose(values, hp.UNSEEN, rtol=1e-4)] = np.nan
     if mask is not None:
         values[np.broadcast_to(mask, values.shape)] = np.nan

@@ -106,9 +106,11 @@ class Filtered:
             good = np.isfinite(self.smoothing.partial_sky(nothing, ring))
             wanted = wanted & good[hp.nest2ring(self.nside, np.arange(observed.size))]
         np.save(self.folder / "keep.npy", wanted)
-        for _ in spread(partial(_filter, self), range(len(self.groups))):
-            pass
-        _opened_filter.cache_clear()
+        try:
+            for _ in spread(partial(_filter, self), range(len(self.groups))):
+                pass
+        finally:
+            _opened_filter.cache_clear()
 
 
 def observed_sky(

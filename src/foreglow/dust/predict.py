@@ -284,11 +284,11 @@ def predict_dust(
 @contextlib.contextmanager
 def _open_pool(workers: str | Spread | None) -> Iterator[Spread]:
     """What maps work over workers: as it was given, or opened here."""
-    if workers is None or isinstance(workers, str):
-        with pools.open_workers(workers) as spread:
-            yield spread
-    else:
+    if callable(workers):
         yield workers
+    else:
+        with pools.open_workers(None if workers is None else str(workers)) as spread:
+            yield spread
 
 
 def _beside(out: str | Path | None) -> Path:

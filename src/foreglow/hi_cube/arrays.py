@@ -158,6 +158,12 @@ def _from_xarray(
     data = data.transpose("velocity", "pixel")
     kms = _kms(_coordinate(data) if velocity is None else velocity)
     _validate_shape(data.shape, kms.size)
+    nside = hp.npix2nside(data.shape[1])
+    if stated.get("nside", nside) != nside:
+        raise ShapeError(
+            f"cube: expected the pixels of Nside {stated['nside']}, as its attribute nside states, "
+            f"got those of Nside {nside}; correct the attribute"
+        )
     if "pixel" in data.coords:
         numbers = data["pixel"].to_numpy()
         if not (numbers == np.arange(len(numbers))).all():
@@ -232,8 +238,8 @@ def _kms(velocity: Any) -> NDArray[np.float64]:
         )
     kms = np.atleast_1d(np.asarray(velocity.to_value("km/s"), np.float64))
     steps = np.diff(kms)
-    rise = kms.ndim == 1 and np.isfinite(kms).all() and ((steps > 0).all() or (steps < 0).all())
-    if not (rise and kms.size):
+    good = kms.ndim == 1 and np.isfinite(kms).all() and ((steps > 0).all() or (steps < 0).all())
+    if not (good and kms.size):
         raise MapError(
             "velocity: expected one velocity a channel, ascending or descending, got "
             f"{np.array2string(kms, threshold=8, precision=6)} km/s; sort the channels"
@@ -257,7 +263,8 @@ def _coordinate(data: Any) -> u.Quantity | None:
 
 def _validate_shape(shape: tuple[int, ...], n_velocity: int) -> None:
     n_channel, n_pix = shape
-    if not hp.isnpixok(n_pix) and hp.isnpixok(n_channel):
+    other = hp.isnpixok(n_channel) and n_channel != n_velocity
+    if other and (n_pix == n_velocity or not hp.isnpixok(n_pix)):
         raise ShapeError(
             f"cube: expected an array {_AXES}, got shape {shape}, which is the other way round; "
             "pass cube.T"

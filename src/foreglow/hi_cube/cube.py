@@ -294,8 +294,8 @@ def validate_nside(where: str, nside: int) -> None:
     """Check that an Nside can be NESTED; `where` begins the message of the MapError."""
     if not hp.isnsideok(nside, nest=True):
         raise MapError(
-            f"{where}: expected an Nside that is a power of two, got {nside}; the cube is NESTED, "
-            "which has no other"
+            f"{where}: expected an Nside that is a power of two, got {nside}; cubes are "
+            "NESTED inside, which has no other"
         )
 
 
