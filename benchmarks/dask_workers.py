@@ -22,7 +22,7 @@ import torch
 from astropy.io import fits
 
 from foreglow.compute.workers import Spread, open_workers
-from foreglow.dust.predict import predict
+from foreglow.dust.predict import predict_dust
 from foreglow.dust.simulate import make_sky_files
 from foreglow.hi_cube.prepare import prepare
 from foreglow.reproduce.farsian2020.bench import Bench
@@ -85,9 +85,11 @@ def make_stages(folder: Path, nside: int) -> dict[str, Stage]:
         return np.array([np.nansum(channel, dtype=np.float64) for channel in made.channels()])
 
     def run_predict(spread: Spread) -> np.ndarray:
-        files = sky / "cube.zarr", folder / "dust.fits", sky / "mask.fits"
-        predict("mock-dust", *files, device="cpu", overwrite=True, spread=spread)
-        return hp.read_map(files[1])
+        found = predict_dust(
+            sky / "cube.zarr", mask=sky / "mask.fits", out=folder / "dust.fits",
+            device="cpu", overwrite=True, workers=spread,
+        )  # fmt: skip
+        return found.mean
 
     def run_fit(spread: Spread) -> np.ndarray:
         found = spread(partial(fit_sky, bench, "four", 1.0), range(SKIES))

@@ -39,6 +39,7 @@ WITH_WORKERS = (
     "tests/docs/test_code_blocks.py::test_page[docs/howto/dask.md]",
     "tests/docs/test_code_blocks.py::test_page[docs/howto/large.md]",
     "tests/dust/test_cleaning.py",
+    "tests/dust/test_predict_arrays.py::test_arrays_go_to_workers",
     "tests/dust/test_predict_parts.py",
     "tests/hi_cube/test_prepare_workers.py",
     "tests/real/test_hi_cube.py",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foreglow.dust.model import DustModel
-    from foreglow.dust.predict import predict as predict_dust
+    from foreglow.dust.predict import predict_dust
     from foreglow.errors import ForeglowError
     from foreglow.hi_cube.cube import open_cube
     from foreglow.hi_cube.prepare import prepare as prepare_cube
@@ -29,7 +29,7 @@ _HOMES = {
     "load_instrument": "sky.instrument:load_instrument",
     "load_templates": "sky.templates:load_templates",
     "open_cube": "hi_cube.cube:open_cube",
-    "predict_dust": "dust.predict:predict",
+    "predict_dust": "dust.predict:predict_dust",
     "prepare_cube": "hi_cube.prepare:prepare",
 }
 __all__ = [

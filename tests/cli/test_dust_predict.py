@@ -54,7 +54,7 @@ def test_a_map_comes_out(run, own, tmp_path):
     assert 0.6 < np.mean(mean != hp.UNSEEN) < 0.7
     code, _, err = run(*predict(own, tmp_path / "out.fits"))
     assert code == 2
-    assert "--overwrite to replace it" in err
+    assert "(command line: --out, --overwrite)" in err
     assert is_one_paragraph(err)
     again = predict(own, tmp_path / "out.fits", "--overwrite", "--dust", own / "dust.fits")
     assert run(*again)[0] == 0

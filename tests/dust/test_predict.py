@@ -12,7 +12,7 @@ from astropy.io import fits
 from foreglow.dust import stitch
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.model import DustModel
-from foreglow.dust.predict import measure, predict, predict_map
+from foreglow.dust.predict import measure, predict_dust, predict_map
 from foreglow.dust.stitch import Stitched, centres
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, to_card
 from foreglow.errors import MapError, ModelError
@@ -167,7 +167,8 @@ def files(tmp_path_factory):
 def run(files, tmp_path, model="model", cube="hi.zarr", mask="mask.fits", **options):
     paths = [p if p is None or isinstance(p, type(files)) else files / p for p in (cube, mask)]
     model = model if isinstance(model, type(files)) else files / model
-    return predict(model, paths[0], tmp_path / "dust.fits", paths[1], device="cpu", **options)
+    out = tmp_path / "dust.fits"
+    return predict_dust(paths[0], model=model, mask=paths[1], out=out, device="cpu", **options)
 
 
 def test_from_files_to_a_file(files, tmp_path):
@@ -224,7 +225,7 @@ def test_the_map_has_the_unit_of_the_target(files, tmp_path, unit, stated, given
     dust = np.where(OPEN, sum(channels()), np.nan).astype(np.float32)
     write_maps(tmp_path / "own.fits", {"OWN": (dust, stated)}, frame="G")
     options = {"model": tmp_path / "model", "dust": tmp_path / "own.fits"}
-    found = run(files, tmp_path, **options, unit=given)
+    found = run(files, tmp_path, **options, dust_unit=given)
     number = r"[\d.]+"
     text = rf"mean \|b\| 45 deg: dust {number}{re.escape(said)}: .*\), error {number}"
     assert re.search(text, found.summary())
@@ -327,7 +328,7 @@ class TestMistakes:
         with pytest.raises(
             MapError, match=r"expected the unit uK_RJ, as given .*, got .MJy/sr. in"
         ):
-            run(files, tmp_path, dust=tmp_path / "given.fits", unit="uK_RJ")
+            run(files, tmp_path, dust=tmp_path / "given.fits", dust_unit="uK_RJ")
 
     def test_dust_that_does_not_vary(self, files, tmp_path):
         write_maps(tmp_path / "given.fits", {"I_STOKES": (np.ones(N_PIX), "uK_RJ")}, frame="G")
@@ -336,7 +337,7 @@ class TestMistakes:
 
     def test_output_that_exists(self, files, tmp_path):
         (tmp_path / "dust.fits").touch()
-        with pytest.raises(MapError, match=r"exists; give another --out, or --overwrite"):
+        with pytest.raises(MapError, match=r"exists; give another out=, or overwrite=True"):
             run(files, tmp_path)
         assert (tmp_path / "dust.fits").stat().st_size == 0
 

@@ -13,7 +13,7 @@ from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, SkyPart, bytes_a_tile, tiles_around
 from foreglow.dust.model import DustModel
 from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
-from foreglow.dust.predict import predict, stitched_members
+from foreglow.dust.predict import predict_dust, stitched_members
 from foreglow.dust.stitch import centres
 from foreglow.errors import MapError
 from foreglow.hi_cube.cube import open_cube, write_cube
@@ -63,8 +63,8 @@ def files(tmp_path_factory):
 
 
 def run(files, out, **options):
-    paths = files / "model", files / "hi.zarr", out, files / "mask.fits"
-    return predict(*paths, device="cpu", **options)
+    given = {"model": files / "model", "mask": files / "mask.fits", "out": out}
+    return predict_dust(files / "hi.zarr", **given, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def test_the_plan_keeps_to_the_memory(files):
 def test_workers_predict_the_same(files, here, spread, tmp_path):
     seen = []
     out = tmp_path / "dust.fits"
-    found = run(files, out, spread=spread, progress=lambda *a: seen.append(a))
+    found = run(files, out, workers=spread, progress=lambda *a: seen.append(a))
     assert_same(found, here)
     assert seen == [(n, 192) for n in range(16, 193, 16)]
     assert list(tmp_path.iterdir()) == [out]
@@ -183,7 +183,7 @@ def test_a_lost_worker_costs_time_only(files, here, spread, tmp_path):
         if done == 64:
             os.kill(victim, signal.SIGKILL)
 
-    assert_same(run(files, tmp_path / "dust.fits", spread=spread, progress=lose), here)
+    assert_same(run(files, tmp_path / "dust.fits", workers=spread, progress=lose), here)
 
 
 def test_an_interrupted_run_leaves_nothing(files, tmp_path):

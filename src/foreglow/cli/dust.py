@@ -206,11 +206,22 @@ def dust_predict(
     overwrite: Overwrite = False,
 ) -> None:
     """A map of the dust and its error, DUST and DUST_STD in the unit of the model's target."""
-    from foreglow.compute.workers import open_workers
-    from foreglow.dust.predict import predict
+    from foreglow.dust.predict import predict_dust
 
-    with open_workers(dask) as spread, screen.progress("predict") as show:
-        found = predict(model, hi, out, mask, dust, unit, device, overwrite, show, memory, spread)
+    with screen.progress("predict") as show:
+        found = predict_dust(
+            hi,
+            model=model,
+            mask=mask,
+            dust=dust,
+            out=out,
+            dust_unit=unit,
+            device=device,
+            memory=memory,
+            workers=dask,
+            overwrite=overwrite,
+            progress=show,
+        )
     screen.say(found.summary())
     screen.say(f"written: {out}")
 

@@ -48,7 +48,8 @@ class Filtered:
     folder : Path
         With `keep.npy`, bool (n_pix,) NESTED: where they count; `observed.npy`, likewise, where
         not all of the sky has been observed; and a file for each group of channels.
-    cube : Path
+    cube : Path or HICube
+        Where it lies; in memory only where no other process filters.
     channels : tuple of int
         Of the cube.
     nside : int
@@ -59,7 +60,7 @@ class Filtered:
     """
 
     folder: Path
-    cube: Path
+    cube: Path | HICube
     channels: tuple[int, ...]
     nside: int
     cut: float
@@ -105,9 +106,11 @@ class Filtered:
             good = np.isfinite(self.smoothing.partial_sky(nothing, ring))
             wanted = wanted & good[hp.nest2ring(self.nside, np.arange(observed.size))]
         np.save(self.folder / "keep.npy", wanted)
-        for _ in spread(partial(_filter, self), range(len(self.groups))):
-            pass
-        _opened_filter.cache_clear()
+        try:
+            for _ in spread(partial(_filter, self), range(len(self.groups))):
+                pass
+        finally:
+            _opened_filter.cache_clear()
 
 
 def observed_sky(
@@ -140,7 +143,7 @@ def observed_sky(
     if wanted is None:
         warnings.warn(
             "no mask: dust is predicted wherever the cube has observed, the Galactic plane too, "
-            "where models are not trained; give --mask",
+            "where models are not trained; pass mask= (command line: --mask)",
             MapWarning,
             stacklevel=3,
         )
@@ -149,17 +152,30 @@ def observed_sky(
     everywhere = np.ones(n_pix, bool)
     chunk = cube.tb.chunks[0]
     parts = [channels[channels // chunk == k] for k in np.unique(channels // chunk)]
-    found = spread(partial(_observed, cube.path.absolute()), parts)
+    found = spread(partial(_observed, where_it_lies(cube)), parts)
     for part, bits in zip(parts, found, strict=True):
         for k, packed in zip(part, bits, strict=True):
             observed = np.unpackbits(packed, count=n_pix).view(bool)
+            if not observed.any():
+                raise _nothing(cube, int(k))
             wanted = observed if wanted is None else wanted
             everywhere &= observed
             if not observed[wanted].all():
                 raise _unobserved(cube, int(k), wanted, wanted & ~observed)
-    if wanted is None or not wanted.any():
-        raise MapError(f"{cube.path}: expected observed pixels, got none; prepare it again")
+    assert wanted is not None  # there is a channel
     return wanted, everywhere
+
+
+def where_it_lies(cube: HICube) -> Path | HICube:
+    """A cube's folder, wherever its reader works; a cube in memory itself."""
+    return cube if cube.path is None else cube.path.absolute()
+
+
+def _nothing(cube: HICube, k: int) -> MapError:
+    return MapError(
+        f"{cube.name}: expected observed pixels, got none in the channel at "
+        f"{cube.velocity_kms[k]:.4g} km/s; check what its source takes for unobserved"
+    )
 
 
 def _unobserved(
@@ -167,16 +183,20 @@ def _unobserved(
 ) -> MapError:
     first = hp.nest2ring(cube.nside, np.flatnonzero(missing)).min()
     return MapError(
-        f"{cube.path}: expected values wherever the mask is above zero, and in all "
+        f"{cube.name}: expected values wherever the mask is above zero, and in all "
         f"channels alike, got NaN in {missing.sum()} of {wanted.sum()} such pixels in the "
         f"channel at {cube.velocity_kms[k]:.4g} km/s, the first at RING pixel {first}; mask those "
         "pixels"
     )
 
 
-def _observed(cube: Path, channels: NDArray[np.integer]) -> NDArray[np.uint8]:
+def _opened(cube: Path | HICube) -> HICube:
+    return open_cube(cube) if isinstance(cube, Path) else cube
+
+
+def _observed(cube: Path | HICube, channels: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Where channels have observed, a bit a pixel, shape (channel, n_pix / 8), NESTED."""
-    tb = open_cube(cube).tb
+    tb = _opened(cube).tb
     step = max(tb.chunks[1], _STEP)  # a multiple of 8: pixels of a chunk are a power of two
     parts = []
     for first in range(0, tb.shape[1], step):
@@ -210,7 +230,7 @@ def _filter(job: Filtered, group: int) -> None:
         to_ring, to_nested = hp.ring2nest(job.nside, pixels), hp.nest2ring(job.nside, pixels)
         del pixels
         keep = job.keep
-        block = _rows(open_cube(job.cube).tb, job.groups[group], slice(None))
+        block = _rows(_opened(job.cube).tb, job.groups[group], slice(None))
         for values in block:
             (filtered,) = smoothing.stream([values[to_ring]], observed)
             values[:] = filtered[to_nested]

@@ -260,13 +260,13 @@ def _channels_between(gas: HICube, low_kms: float, high_kms: float) -> np.ndarra
     has = f"{velocity.size} channels from {velocity[0]:g} to {velocity[-1]:g} km/s"
     if chosen.size < LEAST_CHANNELS:
         raise MapError(
-            f"{gas.path}: expected {LEAST_CHANNELS} or more channels from {low_kms:g} to "
+            f"{gas.name}: expected {LEAST_CHANNELS} or more channels from {low_kms:g} to "
             f"{high_kms:g} km/s, got {chosen.size} of {has}; give another velocity range"
         )
     step = float(np.diff(velocity[chosen]).max())
     if velocity[0] > low_kms + step or velocity[-1] < high_kms - step:
         raise MapError(
-            f"{gas.path}: expected channels that reach from {low_kms:g} to {high_kms:g} km/s, got "
+            f"{gas.name}: expected channels that reach from {low_kms:g} to {high_kms:g} km/s, got "
             f"{has}; give a range within it, or prepare a wider cube"
         )
     return chosen
@@ -283,7 +283,7 @@ def read_on_grid(path: Path, stored: IntensityMap, gas: HICube) -> np.ndarray:
     if (stored.nside, stored.frame) != (gas.nside, "G"):
         raise MapError(
             f"{path}: expected a map of Nside {gas.nside} in the Galactic frame, as the cube "
-            f"{gas.path} is, got Nside {stored.nside}, frame {stored.frame}; bring it there "
+            f"{gas.name} is, got Nside {stored.nside}, frame {stored.frame}; bring it there "
             "(healpy.ud_grade, healpy.Rotator), or prepare the cube at its Nside"
         )
     return stored.read(np.arange(hp.nside2npix(gas.nside)))

@@ -1,105 +1,44 @@
-"""A map of the dust from a user's HI cube: mean and error in each pixel, from files to a file."""
+"""A map of the dust from a user's HI cube, file or array: mean and error in each pixel."""
 
+import contextlib
 import logging
+import tempfile
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
+from foreglow.compute import workers as pools
 from foreglow.compute.device import pick_device
 from foreglow.compute.workers import Spread
 from foreglow.dust import stitch as stitching
 from foreglow.dust import target as targets
+from foreglow.dust.beside import read_mask, read_target
 from foreglow.dust.cutouts import SkyCube
-from foreglow.dust.filtered import Filtered, observed_sky
-from foreglow.dust.inputs import read_on_grid
+from foreglow.dust.filtered import Filtered, observed_sky, where_it_lies
 from foreglow.dust.model import DustModel
-from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
+from foreglow.dust.parts import Job, Plan, blend, in_order, make_plan, weights_hash
+from foreglow.dust.results import DustMap
 from foreglow.dust.stitch import Stitched
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card
 from foreglow.errors import MapError
 from foreglow.files import scratch_directory
-from foreglow.hi_cube.cube import HICube, open_cube
+from foreglow.hi_cube.arrays import as_cube
+from foreglow.hi_cube.cube import HICube, write_cube
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Pointings
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
-from foreglow.maps.io import open_plain_map
 from foreglow.maps.memory import parse_memory
-from foreglow.maps.write import write_maps
 
 log = logging.getLogger("foreglow")
 
 _GIVEN = "the dust map given, over the footprint"
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class DustMap:
-    """Predicted dust.
-
-    Attributes
-    ----------
-    mean, std : ndarray of float32, shape (n_pix,)
-        RING, in `unit`; NaN outside the footprint. The error is that of the target map about the
-        prediction, what no gas tells of included; neighbouring pixels have theirs in common.
-    cover : ndarray of float32, shape (n_pix,)
-        Sum of the weights of the cutouts that speak of a pixel, see `Stitched`.
-    unit : str
-        Of the target that the model was trained to, or that it was calibrated to anew.
-    calibration : Calibration
-    sigma : str
-        What the error is.
-    n_member : int
-    model, cube : str
-        The model's hash and where the cube came from.
-    frame : str
-    """
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    cover: NDArray[np.float32]
-    unit: str
-    calibration: Calibration
-    sigma: str
-    n_member: int
-    model: str
-    cube: str
-    frame: str = "G"
-
-    def summary(self) -> str:
-        """A sentence: how much of the sky, how bright, how sure."""
-        seen = np.isfinite(self.mean)
-        low, middle, high = np.nanpercentile(self.mean, [16, 50, 84])
-        dust, error = (
-            targets.with_unit(f"{x:.4g}", self.unit) for x in (middle, np.nanmedian(self.std))
-        )
-        return (
-            f"{seen.sum()} of {seen.size} pixels predicted ({100 * seen.mean():.3g}% of the sky), "
-            f"mean |b| {targets.mean_latitude(np.flatnonzero(seen), seen.size):.0f} deg: dust "
-            f"{dust} (16-84%: {low:.4g} to {high:.4g}), error {error} (median)"
-        )
-
-    def write(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write one FITS table: DUST, DUST_STD and COVER, and how they were made."""
-        columns = {
-            "DUST": (self.mean, self.unit),
-            "DUST_STD": (self.std, self.unit),
-            "COVER": (self.cover, ""),
-        }
-        header = {
-            "SLOPE": self.calibration.slope,
-            "OFFSET": self.calibration.offset,
-            "CALIB_TO": self.calibration.to,
-            "SIGMA": self.sigma,
-            "NMEMBER": self.n_member,
-            "MODEL": self.model,
-            "HICUBE": self.cube,
-        }
-        write_maps(path, columns, frame=self.frame, header=header, overwrite=overwrite)
 
 
 def predict_map(
@@ -214,105 +153,175 @@ def measure(
     return calibration, ResidualLaw.fit(calibration(mean[known]), spread, target[known])
 
 
-def predict(
-    model: str | Path,
-    cube: str | Path,
-    out: str | Path,
-    mask: str | Path | None = None,
-    dust: str | Path | None = None,
-    unit: str | None = None,
+def predict_dust(
+    cube: Any,
+    *,
+    model: str | Path | DustModel = "mock-dust",
+    mask: Any = None,
+    dust: Any = None,
+    out: str | Path | None = None,
+    velocity: u.Quantity | None = None,
+    unit: str | u.UnitBase | None = None,
+    nest: bool | None = None,
+    frame: str | None = None,
+    dust_unit: str | None = None,
     device: str = "auto",
+    memory: str = "4 GiB",
+    workers: str | Spread | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    memory: str = "4 GiB",
-    spread: Spread = map,
 ) -> DustMap:
-    """Predict the dust of a cube on disk; the body of `foreglow dust predict`.
+    """Predict the dust, mean and error in each pixel, from the HI cube of a sky.
 
     Parameters
     ----------
-    model : path
-        Model directory of `foreglow dust train`.
-    cube : path
-        HI cube of `foreglow dust prepare`. Of its Nside the map will be.
-    out : path
-        FITS file to write, see `DustMap.write`.
-    mask : path, optional
-        FITS map: dust is predicted where it is above zero. By default wherever the cube has
-        observed, the Galactic plane too, where models are not trained.
-    dust : path, optional
-        FITS dust map in the model's unit: scale and error of the prediction are measured on it,
-        instead of taken from the model.
-    unit : str, optional
-        Of `dust`, if its header states none; any text, "1" for a number without unit.
+    cube : path, HICube, xarray.Dataset, xarray.DataArray or array_like
+        HI cube of `foreglow dust prepare`; xarray's `tb(velocity, pixel)`, with the attributes
+        ordering and frame; or an array (n_velocity, n_pix) of brightness temperature, also as a
+        Quantity or a masked array. NaN, UNSEEN or masked where not observed. Of its Nside the map
+        will be.
+    model : str, path or DustModel
+        A model that comes with foreglow, a directory of `foreglow dust train`, or one at hand.
+    mask : path or array_like, shape (n_pix,), optional
+        Dust is predicted where it is above zero. By default wherever the cube has observed, the
+        Galactic plane too, where models are not trained.
+    dust : path or array_like, shape (n_pix,), optional
+        Dust map in the model's unit: scale and error of the prediction are measured on it, instead
+        of taken from the model.
+    out : path, optional
+        FITS file to write the map to as well, see `DustMap.to_fits`.
+    velocity : Quantity [km/s], shape (n_velocity,), optional
+        Centres of the channels of an array, LSRK, radio convention, ascending or descending.
+    unit : str or Unit, optional
+        Of a cube that does not state it: K or mK.
+    nest : bool, optional
+        Ordering of arrays that do not state theirs, cube, mask and dust; RING by default, as in
+        healpy.
+    frame : str, optional
+        Of an array: "G", Galactic, the only one that is taken. Mask and dust have that of the cube.
+    dust_unit : str, optional
+        Of `dust`, if it states none; any text, "1" for a number without unit.
     device : str
+        "auto", "cpu" or "cuda".
+    memory : str
+        The process stays below it on the processor, beside the arrays that it was given, and so
+        does each worker. All filtered channels are kept where they fit, else what neighbouring
+        cutouts see.
+    workers : str or Spread, optional
+        Where channels are filtered and cutouts predicted: what
+        `foreglow.compute.workers.open_workers` takes, or yields.
     overwrite : bool
+        Replace `out`.
     progress : callable, optional
         Called with the centres of cutouts done and in all.
-    memory : str
-        The process stays below it on the processor, and so does each worker. All filtered channels
-        are kept where they fit, else what neighbouring cutouts see.
-    spread : Spread
-        Where channels are filtered and cutouts predicted, see
-        `foreglow.compute.workers.open_workers`. Filtered channels lie beside `out` as long as
-        the work takes, as large as the cube's.
 
     Returns
     -------
     DustMap
-        From workers the same but for the last digits, where threads share sums in another way.
+        RING. An array and a file of the same cube give the same bits; workers the same but for the
+        last digits, where threads share sums in another way.
 
     Raises
     ------
     MapError
-        If `out` cannot be written; the cube has larger pixels than the model was trained with, or
-        has not observed what the mask asks for; a map is of another Nside, frame or unit; or the
-        memory does not suffice.
+        If `out` cannot be written; the cube does not say what it must, holds what the line cannot
+        be, has larger pixels than the model was trained with, or has not observed what the mask
+        asks for; a map is of another Nside, frame or unit; or the memory does not suffice.
+    ShapeError
+        If arrays do not have the shapes above.
     ModelError
         If the model is none of dust, or the cube lacks its channels.
 
     Warns
     -----
     MapWarning
-        If there is no mask, or less sky than one cutout.
+        If there is no mask, less sky than one cutout, or an array whose frame is not stated.
+
+    Notes
+    -----
+    Filtered channels lie beside `out` as long as the work takes, as large as the cube's; without
+    `out`, in the folder of temporary files (TMPDIR), which workers must see.
     """
-    _validate_output(Path(out), overwrite)
+    _validate_output(out, overwrite)
     chosen = pick_device(device)
-    loaded = DustModel.load(model, chosen)
-    opened = open_cube(cube)
+    loaded = model if isinstance(model, DustModel) else DustModel.load(model, chosen)
+    opened = as_cube(cube, velocity, unit, nest, frame)
     _validate_nside(loaded, opened)
     channels = loaded.find_channels(opened.velocity_kms)
     where = in_order(stitching.centres())
     plan = make_plan(loaded, opened.nside, where, parse_memory(memory), chosen)
-    wanted = None if mask is None else _read_mask(Path(mask), opened)
-    target = None if dust is None else _read_target(Path(dust), unit, loaded, opened)
-    wanted, observed = observed_sky(opened, channels, wanted, spread)
-    _warn_of_small(observed, loaded)
-    with scratch_directory(Path(out).absolute()) as folder:  # workers may be elsewhere
-        sky = Filtered(
-            folder,
-            opened.path.absolute(),
-            tuple(channels.tolist()),
-            opened.nside,
-            *_low_pass(loaded),
-            plan.channels_at_a_time,
-        )
-        if target is not None:
-            known = np.isfinite(target)
-            target = next(sky.smoothing.stream([target], None if known.all() else known))
-        log.info("predict: filtering %d channels, %d at a time", channels.size, sky.at_a_time)
-        sky.write(wanted, observed, spread)
-        del wanted, observed
-        named = Path(model).absolute() if Path(model).exists() else model
-        job = Job(str(named), weights_hash(loaded), str(chosen), sky, plan.sky_bytes)
-        stitched = blend(job, where, plan.batch, progress, spread)
+    wanted = None if mask is None else read_mask(mask, opened, bool(nest))
+    target = None
+    if dust is not None:
+        target = read_target(dust, dust_unit, loaded, opened, bool(nest))
+    with _open_pool(workers) as spread:
+        # what lies in this process is looked at here
+        looking = map if opened.path is None else spread
+        wanted, observed = observed_sky(opened, channels, wanted, looking)
+        _warn_of_small(observed, loaded)
+        with scratch_directory(_beside(out)) as folder:  # workers may be elsewhere
+            sky = _to_filter(folder, opened, channels, loaded, plan, spread)
+            if target is not None:
+                known = np.isfinite(target)
+                target = next(sky.smoothing.stream([target], None if known.all() else known))
+            log.info("predict: filtering %d channels, %d at a time", channels.size, sky.at_a_time)
+            sky.write(wanted, observed, spread)
+            del wanted, observed
+            named = _model_in(folder, model)
+            job = Job(named, weights_hash(loaded), str(chosen), sky, plan.sky_bytes)
+            stitched = blend(job, where, plan.batch, progress, spread)
     calibration, law = from_card(loaded.card)
     if target is not None:
         calibration, law = measure(stitched, target, _GIVEN)
-        targets.question_slope(str(dust), calibration.slope)
+        named = str(dust) if isinstance(dust, str | Path) else "dust"
+        targets.question_slope(named, calibration.slope)
     found = from_stitched(loaded, stitched, calibration, law, opened.source)
-    found.write(out, overwrite)
+    if out is not None:
+        found.to_fits(out, overwrite)
     return found
+
+
+@contextlib.contextmanager
+def _open_pool(workers: str | Spread | None) -> Iterator[Spread]:
+    """What maps work over workers: as it was given, or opened here."""
+    if callable(workers):
+        yield workers
+    else:
+        with pools.open_workers(None if workers is None else str(workers)) as spread:
+            yield spread
+
+
+def _beside(out: str | Path | None) -> Path:
+    """A path beside which filtered channels lie."""
+    return Path(tempfile.gettempdir(), "foreglow-dust") if out is None else Path(out).absolute()
+
+
+def _to_filter(
+    folder: Path,
+    cube: HICube,
+    channels: NDArray[np.integer],
+    model: DustModel,
+    plan: Plan,
+    spread: Spread,
+) -> Filtered:
+    """Channels to be filtered in a folder; what workers cannot see is written there for them."""
+    which, source = channels.tolist(), where_it_lies(cube)
+    if cube.path is None and spread is not map:
+        source = folder / "cube.zarr"
+        maps = cube.channels(channels)
+        write_cube(source, cube.velocity_kms[channels], maps, cube.nside, None, cube.source)
+        which = range(len(which))
+    return Filtered(
+        folder, source, tuple(which), cube.nside, *_low_pass(model), plan.channels_at_a_time
+    )
+
+
+def _model_in(folder: Path, model: str | Path | DustModel) -> str:
+    """Where a model is loaded from, here and by workers: one at hand is saved in a folder."""
+    if isinstance(model, DustModel):
+        model.save(folder / "model")
+        return str(folder / "model")
+    return str(Path(model).absolute() if Path(model).exists() else model)
 
 
 def _low_pass(model: DustModel) -> tuple[float, int]:
@@ -327,19 +336,27 @@ def _sigma(law: ResidualLaw | None, n_member: int) -> str:
     return " and ".join(filter(None, [law_text, spread])) or "none: one network, no law"
 
 
-def _validate_output(out: Path, overwrite: bool) -> None:
+def _validate_output(out: str | Path | None, overwrite: bool) -> None:
     """Refuse what cannot be written before the work is done."""
+    if out is None:
+        return
+    out = Path(out)
     if not out.parent.is_dir():
-        raise MapError(f"{out}: its folder does not exist; make it, or give another --out.")
+        raise MapError(
+            f"{out}: its folder does not exist; make it, or give another out= (command line: --out)"
+        )
     if out.exists() and not overwrite:
-        raise MapError(f"{out} exists; give another --out, or --overwrite to replace it.")
+        raise MapError(
+            f"{out} exists; give another out=, or overwrite=True to replace it (command line: "
+            "--out, --overwrite)"
+        )
 
 
 def _validate_nside(model: DustModel, cube: HICube) -> None:
     if cube.nside < model.nside:
         raise MapError(
             f"expected a cube of Nside {model.nside} or more, as the model was trained with, got "
-            f"Nside {cube.nside} of {cube.path}: its pixels are wider than any that the model has "
+            f"Nside {cube.nside} of {cube.name}: its pixels are wider than any that the model has "
             "seen; prepare it again at that Nside"
         )
 
@@ -355,23 +372,3 @@ def _warn_of_small(observed: NDArray[np.bool_], model: DustModel) -> None:
             MapWarning,
             stacklevel=3,
         )
-
-
-def _read_mask(path: Path, cube: HICube) -> NDArray[np.bool_]:
-    values = read_on_grid(path, open_plain_map(path), cube)
-    wanted = np.nan_to_num(values) > 0
-    if not wanted.any():
-        raise MapError(f"{path}: expected a mask that is above zero somewhere, got none such pixel")
-    return wanted
-
-
-def _read_target(path: Path, unit: str | None, model: DustModel, cube: HICube) -> NDArray:
-    stored, found = targets.open_target(path, unit)
-    if not targets.same_unit(found, model.target_unit):
-        raise MapError(
-            f"expected a dust map in {model.target_unit}, as the model was trained with, got "
-            f"{found} of {path}; convert it, or leave --dust out for the model's own scale"
-        )
-    target = read_on_grid(path, stored, cube)
-    targets.validate_varies(path, target, found)
-    return target

@@ -19,6 +19,7 @@ from foreglow.maps.conventions import (
     UNITS,
     MapWarning,
     canonical_unit,
+    unit_agrees,
 )
 from foreglow.maps.io import IntensityMap, open_plain_map, validate_numbers, validate_unit
 
@@ -28,11 +29,15 @@ NO_UNIT = "1"
 _DIMENSIONLESS = ("1", "none", "dimensionless", "unitless")
 _LEAST_CORRELATION = 0.1  # of dust and gas by rank; on the sky it is .5 to .95
 _INVERTED = 0.75  # share of pairs with more gas where a mask keeps than where it leaves out
+_ANY_TEXT = (
+    "(command line: --unit), any text, such as mag or W/m2/sr; 1 for a number without a unit, "
+    "such as an optical depth"
+)
 _SAMPLE = 50_000  # pixels that tell it
 _FLAT = 1e-6  # of the values: float32 rounding
 
 
-def open_target(path: Path, unit: str | None) -> tuple[IntensityMap, str]:
+def open_target(path: Path, unit: str | None, argument: str = "unit") -> tuple[IntensityMap, str]:
     """Open a dust map, in any unit.
 
     Parameters
@@ -41,6 +46,8 @@ def open_target(path: Path, unit: str | None) -> tuple[IntensityMap, str]:
         FITS, of one column or `FILE[COLUMN]`.
     unit : str, optional
         Where its header states none: any text; "1" for a number without unit.
+    argument : str
+        What messages call `unit`.
 
     Returns
     -------
@@ -59,12 +66,36 @@ def open_target(path: Path, unit: str | None) -> tuple[IntensityMap, str]:
     if unit is None and not stated:
         raise MapError(
             f"{path}: expected a unit (TUNIT) for column {found.columns[0].name}, got none; pass "
-            "unit= (command line: --unit), any text, such as mag or W/m2/sr; 1 for a number "
-            "without a unit, such as an optical depth"
+            f"{argument}= {_ANY_TEXT}"
         )
     if unit is not None and not same_unit(stated, unit):
-        validate_unit(path, found.columns, _spelled(path, unit))
-    return found, _spelled(path, stated if unit is None else unit)
+        validate_unit(path, found.columns, _spelled(path, unit, argument))
+    return found, _spelled(path, stated if unit is None else unit, argument)
+
+
+def array_unit(stated: str, unit: str | None) -> str:
+    """The unit of a dust map in memory, as `open_target` finds that of a file.
+
+    Parameters
+    ----------
+    stated : str
+        Of a Quantity; "" for a plain array.
+    unit : str, optional
+        The argument `dust_unit`, where the array states none, or a kelvin that does not say which.
+
+    Raises
+    ------
+    MapError
+        If neither says it, or they disagree.
+    """
+    if unit is None and not stated:
+        raise MapError(f"dust: expected its unit, got a plain array; pass dust_unit= {_ANY_TEXT}")
+    if unit is not None and not (same_unit(stated, unit) or unit_agrees(stated, unit)):
+        raise MapError(
+            f"dust_unit: expected the unit of the dust map, {stated}, got {unit}; leave it out, or "
+            "convert the map"
+        )
+    return _spelled(Path("dust"), stated if unit is None else unit, "dust_unit")
 
 
 def same_unit(one: str, other: str) -> bool:
@@ -89,7 +120,7 @@ def with_unit(number: str, unit: str) -> str:
     return number if unit == NO_UNIT else f"{number} {unit}"
 
 
-def validate_varies(path: Path, values: NDArray, unit: str) -> None:
+def validate_varies(name: str | Path, values: NDArray, unit: str) -> None:
     """Check that a dust map varies where it counts; NaN where it does not.
 
     Raises
@@ -100,10 +131,13 @@ def validate_varies(path: Path, values: NDArray, unit: str) -> None:
     values = values[np.isfinite(values)]
     low, high = float(values.min(initial=np.inf)), float(values.max(initial=-np.inf))
     if values.size and high - low <= _FLAT * max(abs(low), abs(high)):
+        column = ""
+        if isinstance(name, Path):
+            column = f", and its column ({name.name}[COLUMN] names another)"
         raise MapError(
-            f"{path}: expected a dust map that varies over the sky, got "
+            f"{name}: expected a dust map that varies over the sky, got "
             f"{with_unit(f'{low:g}', unit)} in all {values.size} pixels that count; check that it "
-            f"is the dust, and its column ({path.name}[COLUMN] names another)"
+            f"is the dust{column}"
         )
 
 
@@ -206,14 +240,14 @@ def _some(values: NDArray) -> NDArray:
     return values[:: max(1, values.size // _SAMPLE)]
 
 
-def _spelled(path: Path, text: str) -> str:
+def _spelled(path: Path, text: str, argument: str = "unit") -> str:
     """The one spelling of a unit that foreglow knows; any other text as it stands."""
     text = text.strip()
     if text.lower() in ("", *_DIMENSIONLESS):
         return NO_UNIT
     kelvin = re.fullmatch(r"(?i)[muµμ]?K", text) is not None
     try:
-        return canonical_unit(str(path), text)
+        return canonical_unit(str(path), text, argument)
     except MapError:
         if kelvin:
             raise

@@ -107,6 +107,37 @@ def take_out_odd(
     return found
 
 
+def validate_brightness(where: str, values: NDArray[np.float32], named: str) -> None:
+    """Check that values are brightness temperatures of the line, or NaN.
+
+    Parameters
+    ----------
+    where : str
+        Begins the message.
+    values : ndarray of float32
+        K.
+    named : str
+        Which they are: "channel 3".
+
+    Raises
+    ------
+    MapError
+        If one is infinite, or beyond what the line can be.
+    """
+    if np.isinf(values).any():
+        raise MapError(
+            f"{where}: expected finite values or NaN (not observed), got Inf in {named}; set such "
+            "pixels to NaN"
+        )
+    odd = take_out_odd(values, values, PLACEHOLDERS)
+    if odd.count:
+        raise MapError(
+            f"{where}: expected brightness temperatures of the 21 cm line in K, within "
+            f"{LIMIT_K:g} K of zero, got {max(odd.values, key=abs):.6g} in {named}; set what was "
+            "not observed to NaN, or bring the maps to K"
+        )
+
+
 def _odd(
     values: NDArray[np.floating], stored: NDArray, placeholders: Sequence[float]
 ) -> NDArray[np.bool_] | None:

@@ -121,9 +121,9 @@ def kelvin_factor(path: Path, card: str, stated: str, unit: str | None) -> float
     MapError
         If neither is a temperature, or they disagree.
     """
-    found = _kelvin(stated)
+    found = kelvin_or_none(stated)
     if unit is not None:
-        given = _kelvin(unit)
+        given = kelvin_or_none(unit)
         if given is None:
             raise MapError(f"{path}: expected --unit K or mK, got {unit!r}; name one of them")
         if found not in (None, given):
@@ -141,7 +141,7 @@ def kelvin_factor(path: Path, card: str, stated: str, unit: str | None) -> float
     return found
 
 
-def _kelvin(text: str) -> float | None:
+def kelvin_or_none(text: str) -> float | None:
     """Factor to K of a unit, None if it is not a temperature."""
     text = re.sub(r"[\s_({]*T_?(B|MB|A\*?)[)}]*\s*$", "", text.strip(), flags=re.IGNORECASE)
     text = {"k": "K", "kelvin": "K", "mk": "mK"}.get(text.lower(), text) if text != "MK" else text

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.files import settle
-from foreglow.hi_cube.brightness import LIMIT_K, PLACEHOLDERS, take_out_odd
-from foreglow.hi_cube.resaved import Decoded, is_as_written, open_resaved
+from foreglow.hi_cube.brightness import validate_brightness
+from foreglow.hi_cube.resaved import is_as_written, open_resaved
 from foreglow.hi_cube.store import (
     FORMAT,
     VERSION,
@@ -41,7 +41,8 @@ class HICube:
 
     Attributes
     ----------
-    path : Path
+    path : Path or None
+        None for a cube in memory, see `foreglow.hi_cube.arrays`.
     nside : int
     velocity_kms : ndarray of float64, shape (n_channel,)
         Centres of the channels, LSRK, radio convention, ascending.
@@ -49,17 +50,22 @@ class HICube:
         FWHM, None where the source did not state it.
     source : str
         Where the cube is from.
-    observed_fraction : float
-        Of the sky, in the channel that covers least.
+    observed_fraction : float or None
+        Of the sky, in the channel that covers least; None where that was not counted.
     """
 
-    path: Path
+    path: Path | None
     nside: int
     velocity_kms: NDArray[np.float64]
     beam_arcmin: float | None
     source: str
-    observed_fraction: float
-    tb: zarr.Array | Decoded = field(repr=False)
+    observed_fraction: float | None
+    tb: Any = field(repr=False)  # zarr.Array, or as much of it as is used here
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its path, or the argument that it came as."""
+        return "cube" if self.path is None else str(self.path)
 
     @property
     def n_channel(self) -> int:
@@ -69,10 +75,11 @@ class HICube:
     def summary(self) -> str:
         """The cube in a line."""
         beam = "unknown" if self.beam_arcmin is None else f"{self.beam_arcmin:g} arcmin"
+        share = self.observed_fraction
+        sky = "" if share is None else f", {100 * share:.3g}% of the sky"
         return (
-            f"{self.path}: {self.n_channel} channels from {self.velocity_kms[0]:.2f} to "
-            f"{self.velocity_kms[-1]:.2f} km/s (LSRK), Nside {self.nside}, beam {beam}, "
-            f"{100 * self.observed_fraction:.3g}% of the sky"
+            f"{self.name}: {self.n_channel} channels from {self.velocity_kms[0]:.2f} to "
+            f"{self.velocity_kms[-1]:.2f} km/s (LSRK), Nside {self.nside}, beam {beam}{sky}"
         )
 
     def channel(self, k: int) -> NDArray[np.float32]:
@@ -108,7 +115,7 @@ class HICube:
             wanted = np.arange(self.n_channel)[which]
         except IndexError as error:
             raise MapError(
-                f"{self.path}: expected channels from 0 to {self.n_channel - 1}, got {which}; "
+                f"{self.name}: expected channels from 0 to {self.n_channel - 1}, got {which}; "
                 "name those that the cube has"
             ) from error
         return self._read(wanted)
@@ -121,7 +128,7 @@ class HICube:
         MapError
             If there is none.
         """
-        return velocity_slice(str(self.path), self.velocity_kms, low_kms, high_kms)
+        return velocity_slice(self.name, self.velocity_kms, low_kms, high_kms)
 
     def _read(self, wanted: NDArray[np.integer]) -> Iterator[NDArray[np.float32]]:
         nested = hp.ring2nest(self.nside, np.arange(hp.nside2npix(self.nside)))
@@ -287,8 +294,8 @@ def validate_nside(where: str, nside: int) -> None:
     """Check that an Nside can be NESTED; `where` begins the message of the MapError."""
     if not hp.isnsideok(nside, nest=True):
         raise MapError(
-            f"{where}: expected an Nside that is a power of two, got {nside}; the cube is NESTED, "
-            "which has no other"
+            f"{where}: expected an Nside that is a power of two, got {nside}; cubes are "
+            "NESTED inside, which has no other"
         )
 
 
@@ -299,19 +306,8 @@ def _validate_map(path: Path, k: int, values: NDArray, n_pix: int) -> NDArray[np
             f"{path}: expected maps of shape ({n_pix},), got {values.shape} for channel {k}; "
             "bring all channels to one Nside"
         )
-    if np.isinf(values).any():
-        raise MapError(
-            f"{path}: expected finite values or NaN (not observed), got Inf in channel {k}; set "
-            "such pixels to NaN"
-        )
     values = np.where(values == _UNSEEN, np.float32(np.nan), values)
-    odd = take_out_odd(values, values, PLACEHOLDERS)
-    if odd.count:
-        raise MapError(
-            f"{path}: expected brightness temperatures of the 21 cm line in K, within "
-            f"{LIMIT_K:g} K of zero, got {max(odd.values, key=abs):.6g} in channel {k}; set what "
-            "was not observed to NaN, or bring the maps to K"
-        )
+    validate_brightness(str(path), values, f"channel {k}")
     return values
 
 

@@ -92,17 +92,20 @@ def open_resaved(
     if not (np.diff(velocity) > 0).all():
         data = data.isel(velocity=np.argsort(velocity))
     if "pixel" in data.coords and not (data["pixel"].to_numpy() == np.arange(n_pix)).all():
-        data = data.isel(pixel=_in_order(path, data["pixel"].to_numpy()))
+        data = data.isel(pixel=pixels_in_order(str(path), data["pixel"].to_numpy()))
     chunks = (min(CHANNELS_A_CHUNK, len(velocity)), pixels_a_chunk(nside))
     return Decoded(data, (len(velocity), n_pix), chunks), np.sort(velocity), observed / n_pix
 
 
-def _in_order(path: Path, pixels: NDArray) -> NDArray[np.integer]:
-    """Places of the pixels 0, 1, 2, ... in a coordinate that has each of them."""
+def pixels_in_order(where: str, pixels: NDArray) -> NDArray[np.integer]:
+    """Places of the pixels 0, 1, 2, ... in a coordinate that has each of them.
+
+    `where` begins the message of the MapError that is raised if it has not.
+    """
     order = np.argsort(pixels)
     if not (pixels[order] == np.arange(len(pixels))).all():
         raise MapError(
-            f"{path}: expected each pixel number once in the coordinate pixel, got "
+            f"{where}: expected each pixel number once in the coordinate pixel, got "
             f"{pixels.min()} to {pixels.max()}; number them as NESTED pixels, or drop it"
         )
     return order

@@ -124,8 +124,10 @@ def canonical_frame(where: str, text: str) -> str:
     )
 
 
-def canonical_unit(where: str, text: str) -> str:
+def canonical_unit(where: str, text: str, argument: str = "unit") -> str:
     """One of `UNITS` from any spelling; `where` begins the message of the MapError.
+
+    `argument` is what the message calls the argument that states a unit.
 
     Examples
     --------
@@ -147,12 +149,14 @@ def canonical_unit(where: str, text: str) -> str:
     )
     expected = f"{where}: expected one of {', '.join(UNITS)}, got unit {text!r}"
     if kelvin is None:
-        advice = "convert the map" if _by_astropy(text) else "pass unit= (command line: --unit)"
+        advice = (
+            "convert the map" if _by_astropy(text) else f"pass {argument}= (command line: --unit)"
+        )
         raise MapError(f"{expected}; {advice}")
     if not kelvin["cmb"] and not kelvin["rj"]:
         raise MapError(
             f"{expected}, which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); "
-            "pass unit= (command line: --unit)"
+            f"pass {argument}= (command line: --unit)"
         )
     prefix = {"": "", "m": "m"}.get(kelvin["prefix"] or "", "u")
     return f"{prefix}K_{'CMB' if kelvin['cmb'] else 'RJ'}"

@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from foreglow.dust.inputs import DustSky
-from foreglow.dust.predict import DustMap
+from foreglow.dust.results import DustMap
 from foreglow.dust.target import NO_UNIT
 from foreglow.maps import healpix as hp
 from foreglow.report.page.skyview import MAX_NSIDE, Layer, LineSpectra, SkyView, averaged

@@ -18,7 +18,7 @@ from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.evaluate import Predictor, Scores, integrated_predictor, score
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.model import DustModel
-from foreglow.dust.predict import DustMap
+from foreglow.dust.results import DustMap
 from foreglow.dust.spectra import fundamental_bands
 from foreglow.dust.train import DustPlan, train
 from foreglow.errors import RunError

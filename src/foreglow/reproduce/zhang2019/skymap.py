@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.dust.model import DustModel
-from foreglow.dust.predict import DustMap, predict_map, stitched_members
+from foreglow.dust.predict import predict_map, stitched_members
+from foreglow.dust.results import DustMap
 from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import coverage
 from foreglow.maps.hemispheres import reached
@@ -34,7 +35,7 @@ def predicted_map(lab: Lab) -> Captions:
     dust = stitched_map(lab)
     path = lab.run.folder / "maps" / "dust.fits"
     path.parent.mkdir(exist_ok=True)
-    dust.write(path, overwrite=True)
+    dust.to_fits(path, overwrite=True)
     log.info("%s: %s", path, dust.summary())
     target = ring_map(lab, lab.sky.cube.target[:, 0])
     save_view(dust_view("9_dust", "Dust from hydrogen", _NOTE, dust, target, lab.sky), path.parent)

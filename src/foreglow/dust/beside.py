@@ -1,0 +1,106 @@
+"""What comes beside a cube, from files or arrays: a mask, and a dust map to calibrate to."""
+
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+from numpy.typing import NDArray
+
+from foreglow.dust import target as targets
+from foreglow.dust.inputs import read_on_grid
+from foreglow.dust.model import DustModel
+from foreglow.errors import MapError, ShapeError
+from foreglow.hi_cube.cube import HICube
+from foreglow.maps import healpix as hp
+from foreglow.maps.io import open_plain_map
+
+
+def read_mask(mask: Any, cube: HICube, nest: bool) -> NDArray[np.bool_]:
+    """Where a mask is above zero, RING.
+
+    Parameters
+    ----------
+    mask : path or array_like, shape (n_pix,)
+    cube : HICube
+        Of its Nside and frame.
+    nest : bool
+        An array is NESTED.
+
+    Raises
+    ------
+    MapError
+        If it is above zero nowhere, or a file that cannot be used.
+    ShapeError
+        If an array has other pixels than the cube.
+    """
+    if isinstance(mask, str | Path):
+        name, values = str(mask), read_on_grid(Path(mask), open_plain_map(mask), cube)
+    else:
+        name, values = "mask", _on_grid("mask", mask, cube, nest)
+    wanted = np.nan_to_num(values) > 0
+    if not wanted.any():
+        raise MapError(f"{name}: expected a mask that is above zero somewhere, got none such pixel")
+    return wanted
+
+
+def read_target(
+    dust: Any, unit: str | None, model: DustModel, cube: HICube, nest: bool
+) -> NDArray[np.floating]:
+    """A dust map in the unit of a model, RING; NaN where it holds nothing.
+
+    Parameters
+    ----------
+    dust : path or array_like, shape (n_pix,)
+    unit : str, optional
+        Where it states none.
+    model : DustModel
+    cube : HICube
+        Of its Nside and frame.
+    nest : bool
+        An array is NESTED.
+
+    Raises
+    ------
+    MapError
+        If it has another unit or none, does not vary, or is a file that cannot be used.
+    ShapeError
+        If an array has other pixels than the cube.
+    """
+    if isinstance(dust, str | Path):
+        stored, found = targets.open_target(Path(dust), unit, "dust_unit")
+        name, values = Path(dust), read_on_grid(Path(dust), stored, cube)
+    else:
+        stated = str(dust.unit) if isinstance(dust, u.Quantity) else ""
+        found = targets.array_unit(stated, unit)
+        plain = dust.value if isinstance(dust, u.Quantity) else dust
+        name, values = "dust", _on_grid("dust", plain, cube, nest)
+    if not targets.same_unit(found, model.target_unit):
+        raise MapError(
+            f"expected a dust map in {model.target_unit}, as the model was trained with, got "
+            f"{found} of {name}; convert it, or leave dust= out (command line: --dust) for the "
+            "model's own scale"
+        )
+    targets.validate_varies(name, values, found)
+    return values
+
+
+def _on_grid(name: str, given: Any, cube: HICube, nest: bool) -> NDArray[np.floating]:
+    """An array on the pixels of a cube, RING, NaN where it is masked or UNSEEN."""
+    given = np.asanyarray(given)
+    n_pix = hp.nside2npix(cube.nside)
+    if given.shape != (n_pix,):
+        got = f"shape {given.shape}"
+        if given.ndim == 1 and hp.isnpixok(given.size):
+            got = f"Nside {hp.npix2nside(given.size)}"
+        raise ShapeError(
+            f"{name}: expected a map of shape ({n_pix},), Nside {cube.nside} as the cube, got "
+            f"{got}; bring it there, as with healpy.ud_grade (of a mask of floats)"
+        )
+    mask = getattr(given, "mask", None)
+    plain = np.asarray(getattr(given, "unmasked", np.ma.getdata(given)))
+    values = plain.astype(np.result_type(plain.dtype, np.float32))  # as precise as it is
+    values[np.isclose(values, hp.UNSEEN, rtol=1e-4)] = np.nan
+    if mask is not None:
+        values[np.broadcast_to(mask, values.shape)] = np.nan
+    return values[hp.ring2nest(cube.nside, np.arange(n_pix))] if nest else values
