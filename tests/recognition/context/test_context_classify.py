@@ -154,7 +154,7 @@ def test_an_nside_that_is_no_power_of_two(model, context, instrument, tmp_path, 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(recogniser_module, "_BATCH", 1000)
+    monkeypatch.setattr("foreglow.recognition.network.recogniser._BATCH", 1000)
 
 
 def test_log_probabilities_of_pixels_are_those_of_evaluate(model, sky, small_batches):
