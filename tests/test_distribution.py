@@ -38,6 +38,8 @@ def test_the_wheel_holds_the_package_and_its_presets(built):
     assert ours == package_files()
     assert "foreglow/presets/farsian2020.toml" in ours
     assert "foreglow/presets/instruments/quijote+litebird.toml" in ours
+    assert "foreglow/report/page/templates/page.html.j2" in ours
+    assert "foreglow/report/page/style.css" in ours
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
 
 

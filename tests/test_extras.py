@@ -15,8 +15,6 @@ from words import is_one_paragraph
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 IMPORTED_AS = {"pillow": "PIL", "dask-jobqueue": "dask_jobqueue"}
-
-
 TAKES_EXTRAS = re.compile(r"foreglow\.(report|reproduce|demo|compute\.training|.*\btrain$)")
 
 
@@ -25,9 +23,7 @@ def hide(monkeypatch, *modules):
     for name in modules:
         monkeypatch.setitem(sys.modules, name, None)
     for name in list(sys.modules):
-        if re.match(
-            r"foreglow\.(report|reproduce|demo|compute\.training|\w+(\.context)?\.train\b)", name
-        ):
+        if TAKES_EXTRAS.match(name):
             monkeypatch.delitem(sys.modules, name)
 
 

@@ -33,7 +33,7 @@ class Extra:
 EXTRAS: Mapping[str, Extra] = {
     "simulate": Extra("simulated skies with a CMB", ("camb",)),
     "train": Extra("trainings", ("lightning", "camb")),
-    "report": Extra("figures and reports", ("matplotlib", "PIL")),
+    "report": Extra("figures and reports", ("jinja2", "matplotlib", "PIL")),
     "cluster": Extra("Dask's workers", ("dask", "distributed", "dask_jobqueue")),
     "pysm": Extra("skies of PySM3", ("pysm3",)),
     "cubes": Extra("HI cubes made from image cubes", ("reproject",)),

@@ -4,10 +4,12 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from foreglow.errors import RunError
 from foreglow.report.html import write_report
+from foreglow.report.page.skyview import Layer, LineSpectra, SkyView, save_view
 from foreglow.report.recognition import figures
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -197,6 +199,29 @@ def test_everything_is_escaped(tmp_path):
     page = read_page(write_run(tmp_path, metrics, config, ["fig"], captions))
     assert page.all("script") == []
     assert page.text.count(evil) > 22
+
+
+@pytest.mark.parametrize(
+    "end", ["</title>", "</h1>", '">', "'>", "</style>", "-->", "]]>", "</script>", "{{ 7 * 7 }}"]
+)
+def test_no_title_breaks_out(tmp_path, end):
+    """Whatever an element or an attribute ends with; the script of the sky stays the only one."""
+    evil = f"{end}<script>alert(1)</script><b onclick='alert(1)' x=\"{end}"
+    layers = (Layer(evil, evil, evil, np.arange(12.0), "linear"),)
+    spectra = LineSpectra(np.arange(2.0), np.ones((2, 12)))
+    save_view(SkyView("1", evil, evil, layers, spectra), tmp_path / "maps")
+    metrics = METRICS | {"experiment": evil, "records": [RECORD | {"problem": evil}]}
+    captions = {"fig": {"title": evil, "section": evil}}
+    page = read_page(write_run(tmp_path, metrics, names=["fig"], captions=captions))
+    kinds = [script.get("type") for script in page.all("script")]
+    assert kinds == ["application/json", "application/json", None]
+    assert page.all("b") == []
+    assert page.text.count(evil) > 6
+    assert page.all("img")[0]["alt"] == evil
+    assert page.all("option") == [{"value": "0"}]
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (data,) = re.findall(r'class="sky-data">(.*?)</script>', text)
+    assert json.loads(data)["title"] == evil
 
 
 def test_headings_go_down_one_level_at_a_time(tmp_path):

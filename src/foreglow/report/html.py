@@ -5,7 +5,6 @@ paper's tables beside ours, every record, the figures, and how to make it again.
 """
 
 import base64
-import html
 import json
 import re
 import struct
@@ -16,12 +15,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 
 from foreglow.errors import RunError
 from foreglow.files import write_text
 from foreglow.report.dust.sections import dust_sections
-from foreglow.report.page.page import PAGE, STYLE, plain_table, scrolling, section
+from foreglow.report.page.page import asset, render, render_table
 from foreglow.report.page.sky_section import script_policy, sky_section, viewer_style
 from foreglow.report.page.skyview import load_view, saved_views
 from foreglow.report.recognition.sections import recognition_sections
@@ -31,14 +31,6 @@ _EXPERIMENTS = {
     "farsian2020": "Foreground model recognition (Farsian, Krachmalnicoff & Baccigalupi 2020)",
     "zhang2019": "Dust from the HI velocity cube (Zhang, Chiang, Sheehy, Slosar & Wang 2019)",
 }
-_MOCK_NOTE = (
-    "The sky of this run is foreglow's mock Galaxy, a stand-in for real templates: "
-    "these numbers show the method at work, not the real sky."
-)
-_SMALL_NOTE = (
-    "Scale “{scale}” is smaller than the paper's; compare its numbers with the paper's accordingly."
-)
-
 _LARGE = 100_000  # bytes of a figure: larger ones are maps, a third of their size as WebP
 
 
@@ -69,35 +61,32 @@ def write_report(run_dir: Path) -> Path:
     records = metrics["records"]
     experiment = str(metrics.get("experiment") or "run")
     views = [load_view(path) for path in saved_views(run_dir / "maps")]
-    parts = {
-        "sky": sky_section(views),
-        "tables": recognition_sections(records) + dust_sections(records),
-        "figures": _figures_section(run_dir / "figures"),
-        "records": _records_section(records),
-        "making": _making_section(metrics, config, config_text),
-    }
-    page = PAGE.substitute(
-        title=html.escape(f"foreglow: {experiment}"),
-        style=STYLE + (viewer_style() if views else ""),
+    body = render(
+        "body",
+        sky=sky_section(views),
+        tables=recognition_sections(records) + dust_sections(records),
+        figures=_figures(run_dir / "figures"),
+        records=_records_table(records),
+        n_records=len(records),
+        command=_command(config),
+        times=_times_table(metrics),
+        config=config_text,
+    )
+    page = render(
+        "page",
+        title=f"foreglow: {experiment}",
+        subtitle=_EXPERIMENTS.get(experiment, experiment),
+        style=asset("style.css") + (viewer_style() if views else ""),
         policy=script_policy() if views else "",
-        subtitle=html.escape(_EXPERIMENTS.get(experiment, experiment)),
-        notes=_notes(metrics),
-        summary=_summary(metrics, config),
-        contents=_contents("".join(parts.values())),
-        **parts,
+        sky=metrics.get("sky"),
+        scale=metrics.get("scale"),
+        facts=_facts(metrics, config),
+        contents=re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body),
+        body=body,
     )
     report = run_dir / "report.html"
     write_text(report, page)
     return report
-
-
-def _contents(body: str) -> str:
-    """Links to the sections of the page, where there are several."""
-    found = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', body)
-    if len(found) < 3:
-        return ""
-    links = "".join(f'<li><a href="#{name}">{title}</a></li>\n' for name, title in found)
-    return f'<nav aria-label="Contents">\n<ul>\n{links}</ul>\n</nav>\n'
 
 
 def _read_text(path: Path) -> str:
@@ -139,17 +128,8 @@ def _read_config(path: Path, text: str) -> dict[str, Any]:
         ) from error
 
 
-def _notes(metrics: Mapping[str, Any]) -> str:
-    notes = []
-    if metrics.get("sky") == "mock":
-        notes.append(_MOCK_NOTE)
-    scale = metrics.get("scale")
-    if scale is not None and scale != "paper":
-        notes.append(_SMALL_NOTE.format(scale=scale))
-    return "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
-
-
-def _summary(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def _facts(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """What is known of the run, by name."""
     facts = {
         "Experiment": metrics.get("experiment"),
         "Scale": metrics.get("scale"),
@@ -160,7 +140,7 @@ def _summary(metrics: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "Revision": _find(config, "git_revision"),
         "Versions": _versions(config),
     }
-    return _definition_list(facts)
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
 def _find(config: Mapping[str, Any], key: str) -> Any:
@@ -194,28 +174,10 @@ def _duration(seconds: float | None) -> str | None:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _definition_list(facts: Mapping[str, Any]) -> str:
-    items = "".join(
-        f"<div><dt>{html.escape(name)}</dt>{_description(str(value))}</div>\n"
-        for name, value in facts.items()
-        if value not in (None, "")
-    )
-    return f"<dl>\n{items}</dl>\n"
-
-
-def _description(text: str) -> str:
-    wide = ' class="long"' if len(text) > 30 else ""
-    return f"<dd{wide}>{html.escape(text)}</dd>"
-
-
-def _records_section(records: Sequence[Mapping[str, Any]]) -> str:
-    if not records:
-        return ""
+def _records_table(records: Sequence[Mapping[str, Any]]) -> Markup:
     columns = list(dict.fromkeys(key for record in records for key in record))
     lines = [[_value(record.get(column)) for column in columns] for record in records]
-    table = scrolling(plain_table(columns, lines), "All records")
-    body = f"<details><summary>All of metrics.json ({len(records)})</summary>\n{table}</details>\n"
-    return section("records", "All records", body)
+    return render_table(columns, lines, row_headings=False)
 
 
 def _value(value: Any) -> str:
@@ -224,22 +186,19 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _figures_section(folder: Path) -> str:
+def _figures(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Figures by the section that their captions name, in the order to show."""
     captions = _read_captions(folder / "captions.json")
     found = {path.stem: path for path in sorted(folder.glob("*.png"), key=_natural_order)}
     ordered = [name for name in captions if name in found]
     ordered += [name for name in found if name not in captions]
     with ThreadPoolExecutor() as pool:
         figures = pool.map(lambda name: _figure(found[name], captions.get(name, {})), ordered)
-    sections: dict[str, list[str]] = {}
+    sections: dict[str, list[dict[str, Any]]] = {}
     for name, figure in zip(ordered, figures, strict=True):
         title = str(captions.get(name, {}).get("section", ""))
         sections.setdefault(title, []).append(figure)
-    body = "".join(
-        (f"<h3>{html.escape(name)}</h3>\n" if name else "") + "".join(figures)
-        for name, figures in sections.items()
-    )
-    return section("figures", "Figures", body) if body else ""
+    return sections
 
 
 def _read_captions(path: Path) -> dict[str, dict[str, Any]]:
@@ -258,19 +217,17 @@ def _natural_order(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _figure(path: Path, caption: Mapping[str, Any]) -> str:
-    title = str(caption.get("title") or path.stem.replace("_", " "))
-    text = str(caption.get("caption") or "")
+def _figure(path: Path, caption: Mapping[str, Any]) -> dict[str, Any]:
     data = path.read_bytes()
     kind, shown = _compact(data)
-    image = base64.b64encode(shown).decode("ascii")
-    alt = html.escape(f"{title}. {text}" if text else title)
-    words = f"<strong>{html.escape(title)}.</strong> {html.escape(text)}".strip()
-    return (
-        f'<figure id="figure-{html.escape(path.stem)}">\n'
-        f'<img src="data:image/{kind};base64,{image}" alt="{alt}"{_image_size(data)}>\n'
-        f"<figcaption>{words}</figcaption>\n</figure>\n"
-    )
+    return {
+        "name": path.stem,
+        "title": str(caption.get("title") or path.stem.replace("_", " ")),
+        "caption": str(caption.get("caption") or ""),
+        "kind": kind,
+        "base64": base64.b64encode(shown).decode("ascii"),
+        "size": _image_size(data),
+    }
 
 
 def _compact(png: bytes) -> tuple[str, bytes]:
@@ -287,29 +244,21 @@ def _compact(png: bytes) -> tuple[str, bytes]:
     return ("webp", webp.getvalue()) if smaller else ("png", png)
 
 
-def _image_size(png: bytes) -> str:
+def _image_size(png: bytes) -> tuple[int, int] | None:
     # a PNG begins with its signature and then the size; the page does not jump while it loads
     if len(png) < 24 or not png.startswith(b"\x89PNG\r\n\x1a\n"):
-        return ""
+        return None
     width, height = struct.unpack(">II", png[16:24])
-    return f' width="{width}" height="{height}"'
+    return width, height
 
 
-def _making_section(metrics: Mapping[str, Any], config: Mapping[str, Any], text: str) -> str:
-    parts = []
+def _command(config: Mapping[str, Any]) -> str:
     command = _find(config, "command")
-    if isinstance(command, list):
-        command = " ".join(map(str, command))
-    if command:
-        parts.append(f"<pre><code>{html.escape(str(command))}</code></pre>\n")
+    return " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
+
+
+def _times_table(metrics: Mapping[str, Any]) -> Markup:
     timings = metrics.get("timings_s")
-    if isinstance(timings, dict) and timings:
-        lines = [[str(name), _value(value)] for name, value in timings.items()]
-        table = scrolling(plain_table(["Step", "Time [s]"], lines), "Times")
-        parts.append(f"<h3>Times</h3>\n{table}")
-    if text:
-        parts.append(
-            "<h3>Configuration</h3>\n<details><summary>config.toml</summary>\n"
-            f"<pre><code>{html.escape(text)}</code></pre></details>\n"
-        )
-    return section("making", "How this was made", "".join(parts)) if parts else ""
+    found = timings if isinstance(timings, dict) else {}
+    lines = [[str(name), _value(value)] for name, value in found.items()]
+    return render_table(["Step", "Time [s]"], lines, row_headings=False)

@@ -4,14 +4,14 @@ Records of correlations have ``step`` ``models``, ``east_west``, ``lambda`` or `
 other steps have records of their own: ``ceiling``, ``unpredictable``, ``coverage``, ``cleaning``.
 """
 
-import html
 from collections.abc import Iterable, Sequence
 
+from markupsafe import Markup
 from rich.table import Table
 
 from foreglow.dust.target import NO_UNIT
 from foreglow.report.dust.style import model_name, model_place
-from foreglow.report.page.page import html_rows
+from foreglow.report.page.page import Cell, render_table
 from foreglow.report.page.tables import Record
 
 _SETS = {"train": "training region", "test": "test region"}
@@ -36,20 +36,18 @@ def correlation_rows(records: Iterable[Record], step: str) -> list[Record]:
     )
 
 
-def correlation_table(rows: Sequence[Record]) -> str:
-    """Correlations and wins as an HTML ``<table>``, everything escaped; empty for no rows."""
-    if not rows:
-        return ""
+def correlation_table(rows: Sequence[Record]) -> Markup:
+    """Correlations and wins as an HTML ``<table>``, empty for no rows."""
     body = [
         [
-            html.escape(_name(row)),
-            html.escape(_SETS.get(row.get("set", ""), str(row.get("set", "–")))),
+            _name(row),
+            _SETS.get(row.get("set", ""), str(row.get("set", "–"))),
             *(_with_error(row, f"r{scale}") for scale in _SCALES),
-            *(_html_wins(row, scale) for scale in _SCALES),
+            *(_wins(row, scale) or "–" for scale in _SCALES),
         ]
         for row in rows
     ]
-    return html_rows(["Model", "Set", *_WIN_HEADS], body)
+    return render_table(["Model", "Set", *_WIN_HEADS], body)
 
 
 def correlation_text(rows: Sequence[Record], title: str) -> Table:
@@ -59,81 +57,74 @@ def correlation_text(rows: Sequence[Record], title: str) -> Table:
     for head in _WIN_HEADS:
         table.add_column(head, justify="right")
     for row in rows:
-        cells = [_with_error(row, f"r{scale}", plain=True) for scale in _SCALES]
-        table.add_row(_name(row), *cells, *(_text_wins(row, scale) for scale in _SCALES))
+        cells = [str(_with_error(row, f"r{scale}")) for scale in _SCALES]
+        table.add_row(_name(row), *cells, *(_wins_text(row, scale) for scale in _SCALES))
     return table
 
 
-def unpredictable_table(records: Iterable[Record]) -> str:
+def unpredictable_table(records: Iterable[Record]) -> Markup:
     """What of the dust's variance no gas can tell, by scale; empty for no such records."""
-    rows = [r for r in records if r.get("step") == "unpredictable"]
-    if not rows:
-        return ""
     parts = ("unpredictable", "orientation", "radiation", "background", "noise")
     body = [
-        [f"{row['ell_low']} ≤ ℓ &lt; {row['ell_high']}", *(f"{row[p]:.1%}" for p in parts)]
-        for row in rows
+        [f"{row['ell_low']} ≤ ℓ < {row['ell_high']}", *(f"{row[p]:.1%}" for p in parts)]
+        for row in records
+        if row.get("step") == "unpredictable"
     ]
     head = (
         "Scale", "Unpredictable", "Orientation of grains", "Radiation field",
         "Infrared background", "Detector noise",
     )  # fmt: skip
-    return html_rows(head, body)
+    return render_table(head, body)
 
 
-def coverage_table(records: Iterable[Record]) -> str:
+def coverage_table(records: Iterable[Record]) -> Markup:
     """How often the dust lies within the error stated; empty for no such records."""
     rows = [r for r in records if r.get("step") == "coverage"]
-    if not rows:
-        return ""
     body = [
         [
-            html.escape(_SETS.get(row["set"], str(row["set"]))),
+            _SETS.get(row["set"], str(row["set"])),
             "all" if row["bin"] == 0 else f"{row['low']:.3g} to {row['high']:.3g}",
             f"{row['n']:,.0f}",
-            f"<strong>{row['within1']:.1%}</strong>",
-            f"<strong>{row['within2']:.1%}</strong>",
+            Cell(f"{row['within1']:.1%}"),
+            Cell(f"{row['within2']:.1%}"),
             f"{row['rms']:.3g}",
             f"{row['std']:.3g}",
             f"{row['bias']:+.2g}".translate(_TRANSLATE),
         ]
         for row in rows
     ]
-    stated = rows[0].get("unit", NO_UNIT)
+    stated = rows[0].get("unit", NO_UNIT) if rows else NO_UNIT
     unit = "" if stated == NO_UNIT else f" [{stated}]"
     head = (
         "Region", f"Prediction{unit}", "Pixels", "Within one error", "Within two errors",
         f"Rms missed{unit}", f"Error stated, rms{unit}", f"Mean missed{unit}",
     )  # fmt: skip
-    return html_rows(head, body)
+    return render_table(head, body)
 
 
-def cleaning_table(records: Iterable[Record]) -> str:
+def cleaning_table(records: Iterable[Record]) -> Markup:
     """Percent of the dust's power that each template leaves, by scale; empty for no records."""
     rows = [r for r in records if r.get("step") == "cleaning"]
-    if not rows:
-        return ""
     bins = sorted({(r["ell_low"], r["ell_high"]) for r in rows})
     cells = {(r["frequency_ghz"], r["model"], r["ell_low"]): r for r in rows}
     lines = sorted({key[:2] for key in cells}, key=lambda key: (key[0], model_place(key[1])))
     body = [
         [
             f"{frequency:g} GHz",
-            html.escape(model_name(model)),
+            model_name(model),
             *(_left(cells.get((frequency, model, low))) for low, _ in bins),
         ]
         for frequency, model in lines
     ]
     head = ["Band", "Template", *(f"{low} ≤ ℓ < {high} [%]" for low, high in bins)]
-    return html_rows(head, body)
+    return render_table(head, body)
 
 
-def _left(row: Record | None) -> str:
+def _left(row: Record | None) -> str | Cell:
     if row is None:
         return "–"
     scatter = row.get("share_std")
-    small = "" if scatter is None else f" <small>± {100 * scatter:.2g}</small>"
-    return f"<strong>{100 * row['share']:.3g}</strong>{small}"
+    return Cell(f"{100 * row['share']:.3g}", "" if scatter is None else f"± {100 * scatter:.2g}")
 
 
 def _name(row: Record) -> str:
@@ -143,27 +134,25 @@ def _name(row: Record) -> str:
     return name
 
 
-def _with_error(row: Record, key: str, plain: bool = False) -> str:
-    value, error = row[key], row.get(f"{key}_sem")
-    if plain:
-        return f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
-    small = "" if error is None else f" <small>± {error:.4f}</small>"
-    return f"<strong>{value:.4f}</strong>{small}"
+def _with_error(row: Record, key: str) -> Cell:
+    error = row.get(f"{key}_sem")
+    return Cell(f"{row[key]:.4f}", "" if error is None else f"± {error:.4f}")
 
 
-def _html_wins(row: Record, scale: str) -> str:
-    share = row.get(f"wins{scale}")
-    if share is None:
-        return "–"
+def _wins(row: Record, scale: str) -> Cell | None:
+    share, error = row.get(f"wins{scale}"), row.get(f"wins{scale}_sem")
     paper = row.get(f"paper_wins{scale}")
-    error = row.get(f"wins{scale}_sem")
-    text = f"<strong>{share:.1%}</strong>"
-    text += "" if error is None else f" <small>± {100 * error:.1f}</small>"
-    return text if paper is None else f"{text}<br><small>paper {paper:.1%}</small>"
-
-
-def _text_wins(row: Record, scale: str) -> str:
-    share, paper = row.get(f"wins{scale}"), row.get(f"paper_wins{scale}")
     if share is None:
+        return None
+    return Cell(
+        f"{share:.1%}",
+        "" if error is None else f"± {100 * error:.1f}",
+        "" if paper is None else f"paper {paper:.1%}",
+    )
+
+
+def _wins_text(row: Record, scale: str) -> str:
+    wins = _wins(row, scale)
+    if wins is None:
         return "–"
-    return f"{share:.1%}" + ("" if paper is None else f" (paper {paper:.1%})")
+    return f"{wins.value} ({wins.below})" if wins.below else wins.value

@@ -1,8 +1,10 @@
 """Table of what is left in the CMB by each choice of models, from the records of metrics.json."""
 
-import html
 from collections.abc import Iterable, Sequence
 
+from markupsafe import Markup
+
+from foreglow.report.page.page import Cell, render_table
 from foreglow.report.page.tables import PROBLEMS, Record, problem_place
 
 _HEAD = (
@@ -24,29 +26,23 @@ def cleaning_rows(records: Iterable[Record]) -> list[Record]:
     return sorted(mine, key=lambda r: (-float(r["noise_scale"]), problem_place(r["problem"])))
 
 
-def cleaning_table(rows: Sequence[Record]) -> str:
-    """Rows as an HTML ``<table>``, everything escaped; empty for no rows."""
-    if not rows:
-        return ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in _HEAD)
-    body = "".join(_line(row) for row in rows)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+def cleaning_table(rows: Sequence[Record]) -> Markup:
+    """Rows as an HTML ``<table>``, empty for no rows."""
+    return render_table(_HEAD, map(_line, rows))
 
 
-def _line(row: Record) -> str:
-    cells = [
-        html.escape(PROBLEMS.get(row["problem"], str(row["problem"]))),
-        html.escape(row["option"]),
+def _line(row: Record) -> list[str | Cell]:
+    return [
+        f"{row['noise_scale']:g}",
+        PROBLEMS.get(row["problem"], str(row["problem"])),
+        row["option"],
         _with_error(row, "rms", 1e3, 2),
         _with_error(row, "rms_over_truth", 1, 3),
         _with_error(row, "bb", 1e6, 3),
         _with_error(row, "bb_over_truth", 1, 2),
     ]
-    data = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr><th scope="row">{row["noise_scale"]:g}</th>{data}</tr>\n'
 
 
-def _with_error(row: Record, name: str, unit: float, digits: int) -> str:
+def _with_error(row: Record, name: str, unit: float, digits: int) -> Cell:
     value, error = row[name] * unit, row.get(f"{name}_sem")
-    text = f"<strong>{value:.{digits}f}</strong>"
-    return text if error is None else f"{text} <small>± {error * unit:.{digits}f}</small>"
+    return Cell(f"{value:.{digits}f}", "" if error is None else f"± {error * unit:.{digits}f}")

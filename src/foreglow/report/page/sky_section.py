@@ -1,4 +1,4 @@
-"""The interactive sky of a report: its HTML, its data, and the script that shows it.
+"""The interactive sky of a report: its data, and the script that shows it.
 
 The script is foreglow's own but for the plots of spectra, which uPlot draws (MIT licence, beside it
 in ``viewer/``). It is plain JavaScript in one element, so that the page can name its hash and run
@@ -7,19 +7,17 @@ nothing else.
 
 import base64
 import hashlib
-import html
-import json
 from collections.abc import Sequence
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
-from foreglow.report.page.page import section
+from foreglow.report.page.page import asset, render
 from foreglow.report.page.skyview import (
     FittedModel,
     Layer,
@@ -38,15 +36,9 @@ _KEYS = (
     "middle."
 )
 _BEST = "Most probable model"
-_HELP = (
-    "Click a pixel to see what was measured and found in it; drag to move, zoom with the buttons, "
-    "the wheel or two fingers. Keys, once the map has the focus: arrows, + and −, 0 for the whole "
-    "sky, Enter for the pixel in the middle. Hammer's projection, Galactic coordinates, longitude "
-    "to the left; pixels in RING ordering."
-)
 
 
-def sky_section(views: Sequence[SkyView]) -> str:
+def sky_section(views: Sequence[SkyView]) -> Markup:
     """The section of HTML with its data and script; empty without views.
 
     Parameters
@@ -55,40 +47,28 @@ def sky_section(views: Sequence[SkyView]) -> str:
         In the order to list; the first is shown.
     """
     if not views:
-        return ""
-    options = "".join(
-        f'<option value="{k}">{html.escape(v.title)}</option>' for k, v in enumerate(views)
-    )
+        return Markup()
     settings = {
         "palettes": _palettes(),
         "hidden": _rgb([to_rgb(NOT_OBSERVED)]),
         "keys": _KEYS,
     }
-    data = "".join(
-        f'<script type="application/json" class="sky-data">{_json(view_card(view))}</script>\n'
-        for view in views
-    )
-    body = (
-        f"<p>{html.escape(_HELP)}</p>\n<noscript><p>This part needs JavaScript.</p></noscript>\n"
-        f"{_FRAME.format(options=options)}"
-        f'<script type="application/json" id="sky-settings">{_json(settings)}</script>\n{data}'
-        f"<script>{viewer_script()}</script>\n"
-    )
-    return section("sky", "The sky, pixel by pixel", body)
+    cards = [view_card(view) for view in views]
+    return render("sky", settings=settings, cards=cards, script=viewer_script())
 
 
 @cache
 def viewer_script() -> str:
     """The one script of the page."""
-    body = "\n".join(_asset(name) for name in _SCRIPTS).replace("</script", "<\\/script")
-    licence = _asset("LICENSE.uPlot.txt")
+    body = "\n".join(asset(f"viewer/{name}") for name in _SCRIPTS).replace("</script", "<\\/script")
+    licence = asset("viewer/LICENSE.uPlot.txt")
     return f'/* uPlot:\n{licence} */\n(() => {{\n"use strict";\n{body}}})();'
 
 
 @cache
 def viewer_style() -> str:
     """The style sheet of the viewer."""
-    return "\n".join(_asset(name) for name in _STYLES)
+    return "\n".join(asset(f"viewer/{name}") for name in _STYLES)
 
 
 def script_policy() -> str:
@@ -276,41 +256,3 @@ def _palettes() -> dict[str, str]:
 def _rgb(colours: Any) -> str:
     levels = np.rint(255 * np.asarray(colours)).astype(np.uint8)
     return base64.b64encode(levels.tobytes()).decode()
-
-
-def _json(value: Any) -> str:
-    # inside a script element only "<" could end it
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _asset(name: str) -> str:
-    return (resources.files("foreglow.report.page") / "viewer" / name).read_text(encoding="utf-8")
-
-
-_FRAME = """<div class="sky" id="sky-viewer" hidden>
-<div class="sky-choice">
-<label>Sky <select id="sky-view" autocomplete="off">{options}</select></label>
-<label>Map <select id="sky-layer" autocomplete="off"></select></label>
-</div>
-<p class="sky-note" id="sky-note"></p>
-<div class="sky-body">
-<div>
-<canvas id="sky-canvas" tabindex="0" role="application" aria-describedby="sky-status"></canvas>
-<div id="sky-scale"></div>
-<p id="sky-status" role="status"></p>
-<div class="sky-tools">
-<button type="button" id="sky-out" aria-label="Zoom out">−</button>
-<button type="button" id="sky-in" aria-label="Zoom in">+</button>
-<button type="button" id="sky-home">Whole sky</button>
-<form id="sky-form">
-<label>Pixel <input type="number" id="sky-pixel" min="0" step="1"></label>
-<label>l [deg] <input type="number" id="sky-lon" step="any"></label>
-<label>b [deg] <input type="number" id="sky-lat" min="-90" max="90" step="any"></label>
-</form>
-</div>
-</div>
-<div id="sky-facts" aria-live="polite"></div>
-</div>
-<div class="sky-plots" id="sky-plots"></div>
-</div>
-"""

@@ -4,14 +4,14 @@ Table 2 is training and testing without noise, Table 3 testing with noise after 
 training (Farsian et al. 2020).
 """
 
-import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from markupsafe import Markup
 from rich.table import Table
 
-from foreglow.report.page.page import html_rows
+from foreglow.report.page.page import Cell, render_table
 
 Record = Mapping[str, Any]
 """One record of ``metrics.json``."""
@@ -208,69 +208,35 @@ def rich_table(rows: Sequence[AccuracyRow]) -> Table:
     -------
     rich.table.Table
     """
-    head, body = _text_cells(rows, _plain_score)
+    head, body = _cells(rows)
     table = Table(show_lines=True, title=_TITLES[rows[0].table] if rows else None)
     for index, name in enumerate(head):
         table.add_column(name, justify="left" if index < 2 else "right")
     for line in body:
-        table.add_row(*line)
+        table.add_row(*map(str, line))
     return table
 
 
-def markdown_table(rows: Sequence[AccuracyRow]) -> str:
-    """Rows of one table in Markdown.
+def html_table(rows: Sequence[AccuracyRow]) -> Markup:
+    """Rows of one table as an HTML ``<table>``, empty for no rows.
 
     Parameters
     ----------
     rows : sequence of AccuracyRow
-
-    Returns
-    -------
-    str
-        Ends with a newline; empty for no rows.
     """
-    head, body = _text_cells(rows, lambda score: _plain_score(score).replace("\n", "<br>"))
-    if not body:
-        return ""
-    rule = ["---" if index < 2 else "---:" for index in range(len(head))]
-    lines = [[cell.replace("|", r"\|") for cell in line] for line in (head, rule, *body)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return render_table(*_cells(rows))
 
 
-def html_table(rows: Sequence[AccuracyRow]) -> str:
-    """Rows of one table as an HTML ``<table>``, everything escaped.
-
-    Parameters
-    ----------
-    rows : sequence of AccuracyRow
-
-    Returns
-    -------
-    str
-        Empty for no rows.
-    """
-    head, body = _text_cells(rows, _html_score, html.escape)
-    if not body:
-        return ""
-    return html_rows(head, body)
-
-
-def method_table(rows: Sequence[MethodRow]) -> str:
-    """Rows of methods as an HTML ``<table>``, everything escaped; empty for no rows.
+def method_table(rows: Sequence[MethodRow]) -> Markup:
+    """Rows of methods as an HTML ``<table>``, empty for no rows.
 
     Parameters
     ----------
     rows : sequence of MethodRow
     """
-    if not rows:
-        return ""
     columns = {key: name for key, name in PROBLEMS.items() if any(key in r.scores for r in rows)}
-    body = [
-        [html.escape(row.name)]
-        + [_html_score(row.scores[key]) if key in row.scores else "–" for key in columns]
-        for row in rows
-    ]
-    return html_rows(["Method", *columns.values()], body)
+    body = [[row.name, *_in_columns(row.scores, columns)] for row in rows]
+    return render_table(["Method", *columns.values()], body)
 
 
 def _table_of(record: Record) -> Literal[2, 3] | None:
@@ -297,29 +263,32 @@ def _score(record: Record) -> Score:
     return Score(accuracy, error, record.get("paper"))
 
 
-def _text_cells(
-    rows: Sequence[AccuracyRow],
-    write: Callable[[Score], str],
-    escape: Callable[[str], str] = str,
-) -> tuple[list[str], list[list[str]]]:
+def _cells(rows: Sequence[AccuracyRow]) -> tuple[list[str], list[list[str | Cell]]]:
     columns = {
         key: name
         for key, name in (COLUMNS[rows[0].table] if rows else {}).items()
         if any(key in row.scores for row in rows)
     }
     body = [
-        [escape(PROBLEMS.get(row.problem, row.problem)), escape(_network_name(row))]
-        + [write(row.scores[key]) if key in row.scores else "–" for key in columns]
+        [
+            PROBLEMS.get(row.problem, row.problem),
+            _network_name(row),
+            *_in_columns(row.scores, columns),
+        ]
         for row in rows
     ]
     return ["Problem", "Network", *columns.values()], body
+
+
+def _in_columns(scores: Mapping[str, Score], columns: Iterable[str]) -> list[str | Cell]:
+    return [_percent(scores[key]) if key in scores else "–" for key in columns]
 
 
 def _network_name(row: AccuracyRow) -> str:
     return row.network if row.context == "pixel" else f"{row.network}, {row.context}"
 
 
-def _percent(score: Score) -> tuple[str, str, str]:
+def _percent(score: Score) -> Cell:
     """Accuracy, its error and the paper's figure with the difference, as text."""
     value = f"{100 * score.accuracy:.1f}%"
     error = ""
@@ -330,15 +299,4 @@ def _percent(score: Score) -> tuple[str, str, str]:
         difference = f"{100 * (score.accuracy - score.paper):+.1f}".replace("-", "−")
         # the paper gives whole percents; a decimal would claim more than it says
         beside = f"paper {100 * score.paper:.3g}% ({difference})"
-    return value, error, beside
-
-
-def _plain_score(score: Score) -> str:
-    value, error, beside = _percent(score)
-    return "\n".join(filter(None, (f"{value} {error}".strip(), beside)))
-
-
-def _html_score(score: Score) -> str:
-    value, error, beside = map(html.escape, _percent(score))
-    small = f" <small>{error}</small>" if error else ""
-    return f"<strong>{value}</strong>{small}" + (f"<br><small>{beside}</small>" if beside else "")
+    return Cell(value, error, beside)

@@ -1,14 +1,15 @@
 """What neighbours add: accuracy by layout as a table, and near a boundary as a figure."""
 
-import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from foreglow.report.page.page import Cell, render_table
 from foreglow.report.page.style import CLASS_HUES, MUTED, styled, validate_shape
 from foreglow.report.page.tables import PROBLEMS, Record, problem_place
 
@@ -71,39 +72,32 @@ def layout_rows(records: Iterable[Record]) -> list[LayoutRow]:
     return sorted(rows.values(), key=lambda row: (-row.noise_scale, problem_place(row.problem)))
 
 
-def layout_table(rows: Sequence[LayoutRow]) -> str:
-    """Rows as an HTML ``<table>``, everything escaped; empty for no rows."""
-    if not rows:
-        return ""
+def layout_table(rows: Sequence[LayoutRow]) -> Markup:
+    """Rows as an HTML ``<table>``, empty for no rows."""
     methods = [m for m in _METHODS if any(m in row.scores for row in rows)]
-    names = ["Noise", "Problem", "Regions", *(_METHODS[m] for m in methods), "Paper"]
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    body = "".join(_line(row, methods) for row in rows)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
+    head = ["Noise", "Problem", "Regions", *(_METHODS[m] for m in methods), "Paper"]
+    return render_table(head, [_line(row, methods) for row in rows])
 
 
-def _line(row: LayoutRow, methods: Sequence[str]) -> str:
-    cells = [f"<td>{_score(row.scores.get(method))}</td>" for method in methods]
-    paper = "–" if row.paper is None else f"{row.paper:.0%}"
-    problem, where = PROBLEMS.get(row.problem, row.problem), _LAYOUTS.get(row.layout, row.layout)
+def _line(row: LayoutRow, methods: Sequence[str]) -> list[str | Cell]:
+    where = _LAYOUTS.get(row.layout, row.layout)
     if row.layout.startswith("blobs:"):
         where = f"patches of {row.layout.removeprefix('blobs:')}°"
-    return (
-        f'<tr><th scope="row">{row.noise_scale:g}</th><td>{html.escape(problem)}</td>'
-        f"<td>{html.escape(where)}</td>{''.join(cells)}<td>{paper}</td></tr>\n"
+    return [
+        f"{row.noise_scale:g}",
+        PROBLEMS.get(row.problem, row.problem),
+        where,
+        *(_score(*row.scores[m]) if m in row.scores else "–" for m in methods),
+        "–" if row.paper is None else f"{row.paper:.0%}",
+    ]
+
+
+def _score(accuracy: float, error: float | None, ece: float | None) -> Cell:
+    return Cell(
+        f"{accuracy:.1%}",
+        "" if error is None else f"± {100 * error:.1f}",
+        "" if ece is None else f"calibration error {ece:.1%}",
     )
-
-
-def _score(score: tuple[float, float | None, float | None] | None) -> str:
-    if score is None:
-        return "–"
-    accuracy, error, ece = score
-    text = f"<strong>{accuracy:.1%}</strong>"
-    if error is not None:
-        text += f" <small>± {100 * error:.1f}</small>"
-    if ece is not None:
-        text += f"<br><small>calibration error {ece:.1%}</small>"
-    return text
 
 
 @styled

@@ -1,15 +1,18 @@
 """Table of skies outside the training law, from the flat records of ``metrics.json``."""
 
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from markupsafe import Markup
+
+from foreglow.report.page.page import Cell, render
 from foreglow.report.page.tables import PROBLEMS, Record, binomial_error, problem_place
 
 REFERENCE = "as trained"
 """What a record says of the law where the sky follows that of the training."""
 
+_COLUMNS = ("Accuracy", "Calibration error", "No fit is good")
 _LAWS = {
     REFERENCE: "nothing: the law of the training",
     "beta_scatter": "β_s scatters by {0} about −3 (trained: 0.2)",
@@ -89,32 +92,21 @@ def law_rows(records: Iterable[Record]) -> list[LawRow]:
     return sorted(rows.values(), key=lambda row: problem_place(row.problem))
 
 
-def law_table(rows: Sequence[LawRow]) -> str:
-    """Rows as an HTML ``<table>``, everything escaped; empty for no rows.
+def law_table(rows: Sequence[LawRow]) -> Markup:
+    """Rows as an HTML ``<table>``, empty for no rows.
 
     Parameters
     ----------
     rows : sequence of LawRow
     """
     if not rows:
-        return ""
+        return Markup()
     scales = sorted({scale for row in rows for scale in row.trials}, reverse=True)
-    groups = "".join(
-        f'<th scope="colgroup" colspan="3">Noise {scale:g} of the instrument\'s</th>'
-        for scale in scales
-    )
-    columns = ("Accuracy", "Calibration error", "No fit is good")
-    titles = "".join(f'<th scope="col">{name}</th>' for name in columns) * len(scales)
-    body = ""
-    for problem, group in groupby(rows, key=lambda row: row.problem):
-        width = 1 + len(columns) * len(scales)
-        name = html.escape(PROBLEMS.get(problem, problem))
-        body += f'<tr><th scope="rowgroup" colspan="{width}">{name}</th></tr>\n'
-        body += "".join(_line(row, scales) for row in group)
-    return (
-        f'<table>\n<thead><tr><th scope="col" rowspan="2">What differs</th>{groups}</tr>\n'
-        f"<tr>{titles}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n"
-    )
+    groups = {
+        PROBLEMS.get(problem, problem): [(law_in_words(r.law), _cells(r, scales)) for r in group]
+        for problem, group in groupby(rows, key=lambda row: row.problem)
+    }
+    return render("laws", scales=scales, columns=_COLUMNS, groups=groups)
 
 
 def law_in_words(law: str) -> str:
@@ -127,14 +119,13 @@ def law_in_words(law: str) -> str:
     return _LAWS[key].format(value.replace("-", "−")) if key in _LAWS else law
 
 
-def _line(row: LawRow, scales: Sequence[float]) -> str:
-    cells = []
+def _cells(row: LawRow, scales: Sequence[float]) -> list[str | Cell]:
+    cells: list[str | Cell] = []
     for scale in scales:
         trial = row.trials.get(scale)
         if trial is None:
-            cells += ["–"] * 3
+            cells += ["–"] * len(_COLUMNS)
             continue
-        score = f"<strong>{trial.accuracy:.1%}</strong> <small>± {100 * trial.error:.1f}</small>"
+        score = Cell(f"{trial.accuracy:.1%}", f"± {100 * trial.error:.1f}")
         cells += [score, f"{trial.ece:.1%}", f"{trial.none_fits:.1%}"]
-    data = "".join(f"<td>{cell}</td>" for cell in cells)
-    return f'<tr><td class="words">{html.escape(law_in_words(row.law))}</td>{data}</tr>\n'
+    return cells
