@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -130,24 +130,19 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         If workers are asked for maps or a model of this process alone.
     """
     recogniser, file = _chosen(model, device)
-    if not hasattr(maps, "open"):
-        maps = cast("Maps", maps)
-        source = source_of(
-            recogniser.instrument, maps, noise, noise_scale, unit, Pixels(nest, frame, convention)
-        )
-    else:
-        source = cast("Source", maps)
-    opened = open_source(source)
-    _validate_instrument(recogniser.instrument, opened)
-    if isinstance(context, str | Path):
-        context = ContextModel.load(context, next(recogniser.network.parameters()).device)
-    if context is not None:
-        validate_nside(opened.nside)
-    if out is not None:
-        validate_output(out, overwrite)
-        validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
-    blocks = opened.blocks(BLOCK)
     with map_over(workers, pool) as spread:
+        bands, pixels = recogniser.instrument, Pixels(nest, frame, convention)
+        source = source_of(bands, maps, noise, noise_scale, unit, pixels)
+        opened = open_source(source)
+        _validate_instrument(recogniser.instrument, opened)
+        if isinstance(context, str | Path):
+            context = ContextModel.load(context, next(recogniser.network.parameters()).device)
+        if context is not None:
+            validate_nside(opened.nside)
+        if out is not None:
+            validate_output(out, overwrite)
+            validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
+        blocks = opened.blocks(BLOCK)
         if spread is map:
             parts = _classify_here(recogniser, opened, blocks)
         else:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -20,7 +20,13 @@ from foreglow.recognition.fits.choice import CRITERIA, choose
 from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import MODELS, models_of
 from foreglow.recognition.observation.band_noise import Noise
-from foreglow.recognition.observation.given import Maps, Pixels, source_of, validate_for_workers
+from foreglow.recognition.observation.given import (
+    Maps,
+    Pixels,
+    is_source,
+    source_of,
+    validate_for_workers,
+)
 from foreglow.recognition.observation.levels import Levels, warn_of_levels
 from foreglow.recognition.observation.observations import Observation, validate_output
 from foreglow.recognition.observation.streaming import (
@@ -150,22 +156,17 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
-    if hasattr(maps, "open"):
-        source = cast("Source", maps)
-    else:
-        source = source_of(
-            _instrument(instrument), cast("Maps", maps), noise, noise_scale, unit,
-            Pixels(nest, frame, convention),
-        )  # fmt: skip
-    opened = open_source(source)
-    _validate_bands(setup, opened)
-    if out is not None:
-        validate_output(out, overwrite)
-        values = 2 * opened.instrument.n_band * BLOCK
-        of_fits = (_BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)) * values
-        validate_memory(memory, LIBRARIES + opened.bytes_loaded + of_fits, opened.bytes_loaded)
-    blocks = opened.blocks(BLOCK)
     with map_over(workers, pool) as spread:
+        bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
+        source = source_of(bands, maps, noise, noise_scale, unit, pixels)
+        opened = open_source(source)
+        _validate_bands(setup, opened)
+        if out is not None:
+            validate_output(out, overwrite)
+            values = 2 * opened.instrument.n_band * BLOCK
+            of_fits = (_BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)) * values
+            validate_memory(memory, LIBRARIES + opened.bytes_loaded + of_fits, opened.bytes_loaded)
+        blocks = opened.blocks(BLOCK)
         if spread is map:
             parts = map(partial(_fit_block, setup, opened), blocks)
         else:
@@ -183,13 +184,16 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         return FitCounts.of(counts)
 
 
-def _instrument(given: Instrument | str | Path | None) -> Instrument:
-    if given is None:
+def _instrument(given: Instrument | str | Path | None, maps: Maps | Source) -> Instrument | None:
+    """The instrument that was given; what is opened by itself brings its own."""
+    if isinstance(given, str | Path):
+        return load_instrument(given)
+    if given is None and not is_source(maps):
         raise InstrumentError(
             "expected the instrument of the maps, got none; give a preset such as 'wmap+planck', a "
             "TOML file or an Instrument."
         )
-    return given if isinstance(given, Instrument) else load_instrument(given)
+    return given
 
 
 def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> tuple[FittedSky, Levels]:

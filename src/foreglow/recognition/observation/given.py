@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from astropy import units as u
@@ -50,9 +50,14 @@ class OpenedMaps:
         return self.observation
 
 
+def is_source(maps: Maps | Source) -> TypeGuard[Source]:
+    """Whether something opens by itself, such as a sky of an ensemble."""
+    return hasattr(maps, "open")
+
+
 def source_of(
-    instrument: Instrument,
-    maps: Maps,
+    instrument: Instrument | None,
+    maps: Maps | Source,
     noise: Noise | u.Quantity | None,
     noise_scale: float,
     unit: str | None,
@@ -62,8 +67,9 @@ def source_of(
 
     Parameters
     ----------
-    instrument : Instrument
-    maps : mapping of band to path or array, or array
+    instrument : Instrument or None
+        None only for a `Source`.
+    maps : mapping of band to path or array, array, or Source
         For each band a FITS file, or an array, masked array or Quantity of shape (2, n_pix) or
         (3, n_pix); or one array of shape (n_band, 2 or 3, n_pix), in the order of the instrument.
     noise : mapping of band to path, Quantity or text, or Quantity, optional
@@ -82,6 +88,9 @@ def source_of(
     MapError
         If an array is no map.
     """
+    if is_source(maps):
+        return maps
+    assert instrument is not None
     given = _each(instrument, maps, pixels, "map")
     said = None if noise is None else _each(instrument, noise, pixels, "noise")
     if any(isinstance(one, GivenArray) for one in (*given.values(), *(said or {}).values())):
