@@ -17,7 +17,7 @@ from foreglow.cli.options import (
     Seed,
     one_of,
 )
-from foreglow.cli.training import Devices, NumNodes, Precision, Strategy, several_processes
+from foreglow.cli.training import Devices, NumNodes, Precision, several_processes
 
 REGIONS = one_of("north", "south", "east", "west")
 
@@ -167,7 +167,6 @@ def dust_train(
     device: Device = "auto",
     devices: Devices = 1,
     num_nodes: NumNodes = 1,
-    strategy: Strategy = "auto",
     precision: Precision = "tf32",
     resume: Resume = False,
 ) -> None:
@@ -179,7 +178,7 @@ def dust_train(
     plan = DustPlan(
         network, inputs, width, weight, epochs, steps, batch, learning_rate, members, precision
     )
-    with several_processes(devices, num_nodes, strategy, device) as processes:
+    with several_processes(devices, num_nodes, device) as processes:
         score = train_model(out, files, region, plan, seed, device, resume, processes)
         screen.say(f"model: {out} (r of validation cutouts {score:.4f})")
 

@@ -26,7 +26,7 @@ from foreglow.cli.options import (
     one_of,
 )
 from foreglow.cli.sky_maps import Ensemble, GivenSky, Maps, Memory, NoiseScale, Realisation
-from foreglow.cli.training import Devices, NumNodes, Precision, Strategy, several_processes
+from foreglow.cli.training import Devices, NumNodes, Precision, several_processes
 from foreglow.errors import ForeglowError
 
 PROBLEMS = one_of("curvature", "ame", "four")
@@ -122,14 +122,13 @@ def recognize_train(
     device: Device = "auto",
     devices: Devices = 1,
     num_nodes: NumNodes = 1,
-    strategy: Strategy = "auto",
     precision: Precision = "tf32",
     resume: Resume = False,
 ) -> None:
     """Train a network on vectors drawn fresh from the training law."""
     from foreglow.recognition.network.train import train_model
 
-    with several_processes(devices, num_nodes, strategy, device) as processes:
+    with several_processes(devices, num_nodes, device) as processes:
         accuracy = train_model(
             out, sky, models or problem, network, regime, noise_scale, epochs, steps, batch,
             instrument, seed, device, resume, processes, precision,

@@ -17,12 +17,6 @@ Devices = Annotated[
     typer.Option(help="Processes on each machine: one a GPU, or with a share of its cores.", min=1),
 ]
 NumNodes = Annotated[int, typer.Option(help="Machines, started by srun or torchrun.", min=1)]
-Strategy = Annotated[
-    str,
-    typer.Option(
-        help="Of several processes: ddp, which auto is too.", autocompletion=one_of("auto", "ddp")
-    ),
-]
 
 Precision = Annotated[
     str,
@@ -34,15 +28,16 @@ Precision = Annotated[
 
 
 @contextmanager
-def several_processes(
-    devices: int, num_nodes: int, strategy: str, device: str
-) -> Iterator["Processes"]:
+def several_processes(devices: int, num_nodes: int, device: str) -> Iterator["Processes"]:
     """The processes of a training, started if nobody did; all but the first print errors only."""
     from foreglow.compute.device import pick_device
-    from foreglow.compute.processes import Processes, join, start
+    from foreglow.compute.processes import Processes, join, must_be_started
 
-    asked, where = Processes(devices, num_nodes, strategy), pick_device(device)
-    start(asked, where)
+    asked, where = Processes(devices, num_nodes), pick_device(device)
+    if must_be_started(asked, where):
+        from foreglow.cli.launch import launch
+
+        launch(asked)
     quiet = screen.console.quiet
     with join(asked, where) as processes:
         screen.console.quiet = quiet or processes.rank > 0

@@ -1,15 +1,13 @@
 """Training by several processes, on one machine or on many: who is who, and what if one is lost.
 
-Lightning finds who started the processes (torchrun, srun) and torch.distributed connects them. If
-nobody did, `start` does, with the agent that is inside torchrun: it ends all when one is lost.
+Lightning finds who started the processes (torchrun, srun, `foreglow.cli.launch`) and
+torch.distributed connects them.
 """
 
 import contextlib
 import logging
+import multiprocessing
 import os
-import signal
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,18 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from foreglow.compute.cpu import available_cores
 from foreglow.errors import ForeglowError, RunError
 from foreglow.extras import require
 
 log = logging.getLogger("foreglow")
 
-STRATEGIES = ("auto", "ddp")
 _PATIENCE = timedelta(minutes=10)  # of a process for the others
 _HEAD_START_S = 5.0  # of a process that says what is wrong: once one has ended, all are ended
-_RESUME = (
-    "--resume goes on after the last finished epoch, with this number of processes or another."
-)
+RESUME = "--resume goes on after the last finished epoch, with this number of processes or another."
 
 _Result = TypeVar("_Result")
 
@@ -44,15 +38,12 @@ class Processes:
     devices : int
         Processes a node, one a GPU; on the CPU, with an equal share of its cores.
     num_nodes : int
-    strategy : str
-        "auto" or "ddp", which are the same: gradients are averaged after every step.
     rank : int
         The place of this process among all.
     """
 
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "auto"
     rank: int = 0
 
     @property
@@ -85,81 +76,26 @@ class Processes:
 ALONE = Processes()
 
 
-def start(processes: Processes, device: torch.device) -> None:
-    """Start this command line once a process, if nobody else did, and exit when they end.
-
-    For the command line only. It returns at once in a process that torchrun or srun has started,
-    or if one is enough.
+def must_be_started(processes: Processes, device: torch.device) -> bool:
+    """Say whether the processes, several on this machine, are still to be started.
 
     Raises
     ------
     RunError
-        If there are not as many devices, several machines were asked for, which something else
-        must start, or a process was lost.
-    SystemExit
-        Otherwise, with the code of the process that failed first, or 0.
+        If there are not as many devices, others were started than those asked for, or several
+        machines were asked for, which something else must start.
     """
     _validate(processes, device)
-    if processes.size == 1 or _environment(processes, device).creates_processes_externally:
-        return
+    if processes.size == 1:
+        return False
+    if _fabric(processes, device).strategy.cluster_environment.creates_processes_externally:
+        return False
     if processes.num_nodes > 1:
         raise RunError(
             f"--num-nodes {processes.num_nodes}: foreglow starts processes on its own machine "
             "only; start it on all of them by srun or torchrun, as docs/howto/slurm.md shows."
         )
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    threads = max(1, available_cores() // processes.devices)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    handler = signal.getsignal(signal.SIGINT)  # the agent has its own, and leaves it
-    try:
-        _run_agent(processes, "-P", "-m", "foreglow", *sys.argv[1:])
-    except ChildFailedError as error:
-        _explain(processes, {rank: f.exitcode for rank, f in error.failures.items()})
-    except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            signal.signal(signal.SIGINT, handler)
-            signal.raise_signal(signal.SIGINT)
-        raise SystemExit(128 + error.sigval) from None
-    raise SystemExit(0)
-
-
-def _run_agent(processes: Processes, *arguments: str) -> None:
-    """Python with these arguments, once a process; returns when all have ended well."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.disable(logging.ERROR)  # the agent's; its processes log for themselves
-    with tempfile.TemporaryDirectory(prefix="foreglow-") as folder:
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes.devices,
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-            run_id="foreglow",
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="127.0.0.1",
-            max_restarts=0,
-        )
-        elastic_launch(config, sys.executable)(*arguments)
-
-
-def _explain(processes: Processes, codes: dict[int, int]) -> None:
-    """What to say of processes that failed, by their exit codes; negative ones are signals."""
-    killed = {rank: -code for rank, code in codes.items() if code < 0}
-    # the agent ends by SIGTERM those that are left, once one has failed
-    first = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
-    said = [code for code in codes.values() if code > 0]
-    if said and not first:
-        raise SystemExit(said[0])
-    rank, number = next(iter((first or killed).items()))
-    hint = ", most often for want of memory" if number == signal.SIGKILL else ""
-    raise RunError(
-        f"rank {rank} of {processes.size} processes was ended by {signal.Signals(number).name}"
-        f"{hint}, and the training with it; {_RESUME}"
-    )
+    return True
 
 
 @contextlib.contextmanager
@@ -197,9 +133,11 @@ def join(processes: Processes, device: torch.device) -> Iterator[Processes]:
     except RuntimeError as error:
         if not _is_loss(error):
             raise
+        if multiprocessing.parent_process():  # it says which one was lost, and ends this one
+            time.sleep(_HEAD_START_S)
         raise RunError(
             f"rank {found.rank} of {found.size} processes lost another one, which has ended or "
-            f"cannot be reached ({_brief(error)}); {_RESUME}"
+            f"cannot be reached ({_brief(error)}); {RESUME}"
         ) from error
     finally:
         log.setLevel(level)
@@ -246,8 +184,6 @@ def trainer_options(processes: Processes, device: torch.device) -> dict[str, Any
 
 
 def _validate(processes: Processes, device: torch.device) -> None:
-    if processes.strategy not in STRATEGIES:
-        raise RunError(f"expected strategy auto or ddp, but {processes.strategy!r} came.")
     if min(processes.devices, processes.num_nodes) < 1:
         raise RunError(
             f"expected one device and one node or more, but --devices {processes.devices} "
@@ -283,11 +219,6 @@ def _fabric(processes: Processes, device: torch.device) -> Any:
         )
     except (RuntimeError, KeyError) as error:  # of SLURM's variables
         raise _misfit(processes, error) from error
-
-
-def _environment(processes: Processes, device: torch.device) -> Any:
-    """Lightning's description of what started this process."""
-    return _fabric(processes, device).strategy.cluster_environment
 
 
 def _connect(processes: Processes, device: torch.device) -> int:
