@@ -24,7 +24,7 @@ import torch
 
 from drawing import draw_small
 from foreglow.__main__ import main
-from foreglow.maps import prepare  # noqa: F401 - what a fork need not import again
+from foreglow.hi_cube import prepare  # noqa: F401 - what a fork need not import again
 from foreglow.reproduce.farsian2020 import lab as farsian2020
 from foreglow.reproduce.zhang2019 import lab as zhang2019
 from hi_cubes import hi4pi_header, smooth_data, write_fits
