@@ -1,4 +1,4 @@
-"""Errors of foreglow: each says what was expected, what came and what to do."""
+"""Errors of foreglow: each says what was expected, what it got and what to do."""
 
 
 class ForeglowError(Exception):

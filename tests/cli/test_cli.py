@@ -104,7 +104,7 @@ def test_no_command_shows_help(run):
     [
         (
             ["reproduce", "einstein1905"],
-            "expected the paper farsian2020 or zhang2019, but 'einstein1905' came",
+            "expected the paper farsian2020 or zhang2019, got 'einstein1905'",
         ),
         (["reproduce", "farsian2020", "--scale", "huge"], "expected scale smoke, laptop, paper"),
         (["reproduce", "farsian2020", "--scale", "smoke", "--device", "tpu"], "expected device"),
@@ -124,7 +124,7 @@ def test_no_command_shows_help(run):
         (["recognize", "train", "--sky", "nowhere"], "sky.toml does not exist"),
         (
             ["recognize", "context", "--network", "crf", "--model", "nowhere", "--seed", "1"],
-            "expected context unet or potts, but 'crf' came",
+            "expected context unet or potts, got 'crf'",
         ),
         (["recognize", "context", "--model", "nowhere", "--seed", "1"], "expected a model"),
         (["recognize", "context", "--model", "nowhere", "--device", "tpu"], "expected device"),
@@ -170,13 +170,13 @@ def test_usage(run, tmp_path, monkeypatch, arguments, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--maps", "11"], "expected --maps BAND=VALUE, but '11' came"),
+        (["--maps", "11"], "expected --maps BAND=VALUE, got '11'"),
         (["--maps", "=file.fits"], "expected --maps BAND=VALUE"),
         (["--maps", "11="], "expected --maps BAND=VALUE"),
         (["--maps", "11=other.fits"], "--maps names band 11 twice"),
         (["--maps", "11.0=other.fits"], "band 11 has two maps"),
-        (["--maps", "999=other.fits"], "but band '999' came"),
-        (["--noise", "11"], "expected --noise BAND=VALUE, but '11' came"),
+        (["--maps", "999=other.fits"], "got band '999'"),
+        (["--noise", "11"], "expected --noise BAND=VALUE, got '11'"),
         (["--noise", "11=loud"], "expected noise as an existing FITS file"),
         (["--noise", "11=-1 uK_CMB"], "noise must be a number >= 0"),
         (["--noise", "11=1 uK_CMB", "--noise", "11=2 uK_CMB"], "--noise names band 11 twice"),

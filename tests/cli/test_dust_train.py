@@ -68,9 +68,9 @@ def test_on_own_files(run, tmp_path, own):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "expected --sky mock, or both --cube and --dust, but none came"),
-        (("--sky", "mars"), "but --sky 'mars' came"),
-        (("--sky", "mock", "--unit", "K"), "but --unit came beside it"),
+        ((), "expected --sky mock, or both --cube and --dust, got none"),
+        (("--sky", "mars"), "got --sky 'mars'"),
+        (("--sky", "mock", "--unit", "K"), "got --unit beside it"),
         (("--cube", "hi.zarr", "--dust", "d.fits"), "expected an HI cube, got no such folder"),
         (("--sky", "mock", "--region", "up"), "expected region north, south, east, west"),
         (("--sky", "mock", "--network", "vnet"), "expected network unet or unet_zhang2019"),

@@ -134,7 +134,7 @@ def no_training(*_, **__):
     ("change", "message"),
     [
         (["--out", "there"], "there exists; give another --out, or remove it first"),
-        (["--network", "crf"], "expected context unet or potts, but 'crf' came"),
+        (["--network", "crf"], "expected context unet or potts, got 'crf'"),
         (["--sky", "nowhere"], "sky.toml does not exist"),
         (["--device", "tpu"], "expected device auto, cpu or cuda"),
         (["--model", "nowhere"], "that `foreglow recognize train --out` wrote"),
@@ -197,6 +197,6 @@ def test_maps_too_fine(run, model_folder, context_folder, maps, tmp_path, monkey
         *pairs(maps), "--out", out,
     )  # fmt: skip
     assert code == 2
-    assert "takes maps up to Nside 2, but Nside 4 came" in err
+    assert "takes maps up to Nside 2, got Nside 4" in err
     assert is_one_paragraph(err)
     assert not out.exists()

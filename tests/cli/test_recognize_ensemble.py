@@ -36,8 +36,8 @@ def test_simulate_classify_fit(run, make, model_folder, tmp_path):
     [
         (["simulate", "--resume"], "expected --resume and --dask with --realisations"),
         (["simulate", "--dask", "local:2"], "expected --resume and --dask with --realisations"),
-        (["fit"], "expected --maps BAND=FILE, once a band, or --ensemble STORE, but neither came"),
-        (["fit", "--maps", "11=a.fits", "--ensemble", "s.zarr"], "but both came"),
+        (["fit"], "expected --maps BAND=FILE, once a band, or --ensemble STORE, got neither"),
+        (["fit", "--maps", "11=a.fits", "--ensemble", "s.zarr"], "got both"),
         (["fit", "--ensemble", "s.zarr", "--unit", "uK_CMB"], "expected an ensemble alone"),
         (["fit", "--ensemble", "s.zarr"], "s.zarr: expected an ensemble of skies"),
         (["classify", "--model", "mock-four", "--ensemble", "s.zarr"], "an ensemble of skies"),

@@ -215,9 +215,9 @@ def test_shares_are_equal_and_whole():
 
 def test_batch_that_cannot_be_shared():
     Processes(3, 2).validate_batch(12)
-    with pytest.raises(RunError, match="6 processes can share evenly, but 16 came; use 12 or 18"):
+    with pytest.raises(RunError, match="6 processes can share evenly, got 16; use 12 or 18"):
         Processes(3, 2).validate_batch(16)
-    with pytest.raises(RunError, match="but 2 came; use 4"):
+    with pytest.raises(RunError, match="got 2; use 4"):
         Processes(4).validate_batch(2)
 
 

@@ -364,7 +364,7 @@ def test_the_card_says_how(templates, tmp_path):
 
 def test_devices():
     assert pick_device("cpu") == CPU
-    with pytest.raises(RunError, match="expected device auto, cpu or cuda, but 'tpu' came"):
+    with pytest.raises(RunError, match="expected device auto, cpu or cuda, got 'tpu'"):
         pick_device("tpu")
 
 

@@ -97,7 +97,7 @@ def test_absent_scheduler_is_told_when_there_is_work(monkeypatch):
 
 def test_workers_of_another_version_are_refused():
     client = SimpleNamespace(run=lambda *_: {"tcp://a": "0.0.1"})
-    with pytest.raises(RunError, match=r"but 0\.0\.1 came"):
+    with pytest.raises(RunError, match=r"got 0\.0\.1"):
         _validate_versions(client, "tcp://a")
 
 

@@ -204,10 +204,10 @@ def test_files_or_the_mock(files):
     assert SkyFiles(None, cube, dust, mask, *rest).load().source.endswith("mask.fits")
     assert SkyFiles("mock", None, None, None, *rest).load().source == "mock"
     for wrong, message in (
-        (("mock", cube, None, None), "expected --sky mock or files, but --cube came beside it"),
-        ((None, cube, None, None), "both --cube and --dust, but --cube came"),
-        ((None, None, None, None), "but none came"),
-        (("pysm", None, None, None), "but --sky 'pysm' came"),
+        (("mock", cube, None, None), "expected --sky mock or files, got --cube beside it"),
+        ((None, cube, None, None), "both --cube and --dust, got --cube"),
+        ((None, None, None, None), "got none"),
+        (("pysm", None, None, None), "got --sky 'pysm'"),
     ):
         with pytest.raises(SkyError, match=message):
             SkyFiles(*wrong, *rest)

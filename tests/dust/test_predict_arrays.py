@@ -397,7 +397,7 @@ def test_mistakes(model, tb, kind):
 
 
 def test_workers_that_are_none(model, tb):
-    with pytest.raises(ForeglowError, match=r"local:N \(processes here\) .*'2' came"):
+    with pytest.raises(ForeglowError, match=r"local:N \(processes here\) .*'2'"):
         predict(tb * u.K, model, workers=2)
 
 

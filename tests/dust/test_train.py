@@ -275,7 +275,7 @@ def test_interrupted_training_goes_on_with_its_own_settings_only(train_tiny, tmp
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"region": "up"}, RunError, "expected region north, south, east, west, but 'up' came"),
+        ({"region": "up"}, RunError, "expected region north, south, east, west, got 'up'"),
         ({"device": "tpu"}, RunError, "expected device"),
         ({"plan": replace(PLAN, network="cnn")}, ModelError, "expected network unet or"),
         ({"plan": replace(PLAN, inputs="all")}, ModelError, "expected inputs channels"),

@@ -393,7 +393,7 @@ def bad_maps(files, sky, folder, what):
 
 BAD_MAPS = {
     "missing band": "maps came for 15, and none for 50, 337. Give a map for every band",
-    "unknown band": "has bands 11, 13, 40.*but band '999' came",
+    "unknown band": "has bands 11, 13, 40.*got band '999'",
     "band twice": "band 50 has two maps; give one",
     "no maps": "expected a map for one band at least",
     "missing file": "nowhere.fits: no such file",
@@ -432,7 +432,7 @@ def test_bad_maps(model, files, sky, tmp_path, what):
 @pytest.mark.parametrize(
     ("noise", "message"),
     [
-        ({"50": "loud"}, "expected noise as an existing FITS file.*but 'loud' came"),
+        ({"50": "loud"}, "expected noise as an existing FITS file.*got 'loud'"),
         ({"50": "0.5"}, "expected noise as an existing FITS file"),
         ({"50": ""}, "expected"),
         ({"50": "1-2 uK_CMB"}, "expected noise as an existing FITS file"),
@@ -442,7 +442,7 @@ def test_bad_maps(model, files, sky, tmp_path, what):
         ({"50": "36 uK arcmin"}, "does not say thermodynamic"),
         ({"50": "36 furlong"}, "got unit 'furlong'"),
         ({"50": "0.5 arcmin"}, "got unit 'arcmin'"),
-        ({"51": "0.5 uK_CMB"}, "but band '51' came"),
+        ({"51": "0.5 uK_CMB"}, "got band '51'"),
         ({"50": "0.5 uK_CMB", "50 GHz": "0.5 uK_CMB"}, "band 50 has two noises; give one"),
         ({"50": "missing.fits"}, "expected noise as an existing FITS file"),
     ],
@@ -491,7 +491,7 @@ def test_model_of_another_instrument(instrument, files):
     )
     other = replace(other, frequency_ghz=(30.0, *instrument.frequency_ghz[1:]))
     model = Recogniser.untrained("foreglow", other, PROBLEMS["four"], 0)
-    with pytest.raises(ForeglowError, match=r"instrument 'other' has bands 30, 13.*'11' came"):
+    with pytest.raises(ForeglowError, match=r"instrument 'other' has bands 30, 13.*'11'"):
         classify(files, model=model)
 
 

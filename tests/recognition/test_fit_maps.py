@@ -206,12 +206,12 @@ def test_criterion_and_fixed_curvature(instrument, sky, files, criterion):
     ("options", "error", "message"),
     [
         ({"criterion": "dic"}, ModelError, "expected a criterion among chi2, aic, bic, evidence"),
-        ({"level": 0.0}, ModelError, "expected a p-value between 0 and 1 as level, but 0 came"),
-        ({"level": np.nan}, ModelError, "as level, but nan came"),
-        ({"curvature": 0.0}, ModelError, "other than 0, such as -0.052, but 0 came; leave it out"),
-        ({"curvature": np.inf}, ModelError, "other than 0, such as -0.052, but inf came"),
+        ({"level": 0.0}, ModelError, "expected a p-value between 0 and 1 as level, got 0"),
+        ({"level": np.nan}, ModelError, "as level, got nan"),
+        ({"curvature": 0.0}, ModelError, "other than 0, such as -0.052, got 0; leave it out"),
+        ({"curvature": np.inf}, ModelError, "other than 0, such as -0.052, got inf"),
         ({"noise_scale": 0.0}, InstrumentError, "above zero, but that of 11, 13, .*, 402 is 0; a"),
-        ({"noise_scale": -1.0}, InstrumentError, "expected noise_scale >= 0, but -1.0 came"),
+        ({"noise_scale": -1.0}, InstrumentError, "expected noise_scale >= 0, got -1.0"),
         ({"noise": {"50": "0 uK_CMB"}}, InstrumentError, "above zero, but that of 50 is 0; a fit"),
         ({"noise": {"50": "loud"}}, MapError, "expected noise as an existing FITS file"),
         ({"unit": "parsec"}, MapError, "got unit 'parsec'"),
@@ -234,7 +234,7 @@ def test_bad_input(instrument, files, options, error, message):
 )
 def test_too_few_bands(instrument, files, problem, curvature, needed):
     few = {band: files[band] for band in instrument.band[: needed - 1]}
-    message = f"expected maps of {needed} bands at least.* but {needed - 1} came \\(11, 13, 40"
+    message = f"expected maps of {needed} bands at least.* got {needed - 1} \\(11, 13, 40"
     with pytest.raises(InstrumentError, match=message):
         fit(few, instrument, models=PROBLEMS[problem], curvature=curvature)
     enough = {band: files[band] for band in instrument.band[:needed]}

@@ -478,6 +478,6 @@ def test_a_second_run_in_the_same_folder(smoke):
 
 
 def test_unknown_scale(tmp_path):
-    with pytest.raises(RunError, match="expected scale smoke, laptop, paper, but 'huge' came"):
+    with pytest.raises(RunError, match="expected scale smoke, laptop, paper, got 'huge'"):
         farsian2020.reproduce(tmp_path / "run", "huge")
     assert not (tmp_path / "run").exists()

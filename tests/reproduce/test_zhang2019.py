@@ -276,9 +276,9 @@ def test_the_paper_scale_is_the_paper():
 
 def test_unknown_paper_and_scale(tmp_path):
     assert PAPERS == ("farsian2020", "zhang2019")
-    with pytest.raises(RunError, match="expected the paper farsian2020 or zhang2019, but 'x' came"):
+    with pytest.raises(RunError, match="expected the paper farsian2020 or zhang2019, got 'x'"):
         reproduce("x", tmp_path, "smoke")
-    with pytest.raises(RunError, match="expected scale smoke, laptop, paper, but 'huge' came"):
+    with pytest.raises(RunError, match="expected scale smoke, laptop, paper, got 'huge'"):
         read_settings("huge")
 
 

@@ -167,7 +167,7 @@ def test_frequencies_in_another_unit(tmp_path, ghz):
     limit = "less than or equal to 3000" if ghz > 1 else "greater than or equal to 0.1"
     message = (
         f"{tmp_path}/sky.toml does not describe a sky: synchrotron.reference_frequency_ghz: Input "
-        f"should be {limit} (came: {ghz!r}). Expected tables [synchrotron], [thermal_dust] and "
+        f"should be {limit} (got {ghz!r}). Expected tables [synchrotron], [thermal_dust] and "
         "[ame], each with file, reference_frequency_ghz (in GHz) and unit."
     )
     with pytest.raises(SkyError, match=re.escape(message)):
@@ -319,11 +319,11 @@ def test_a_damaged_pysm_template(no_network, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("sky", "message"),
     [
-        ("pysm:s1,d1", "expected pysm:SYNCHROTRON,DUST,AME, .* but 'pysm:s1,d1' came"),
+        ("pysm:s1,d1", "expected pysm:SYNCHROTRON,DUST,AME, .* got 'pysm:s1,d1'"),
         ("pysm:s1,d1,a2,c1", "expected pysm:SYNCHROTRON,DUST,AME"),
         ("pysm:", "expected pysm:SYNCHROTRON,DUST,AME"),
-        ("pysm:s99,d1,a2", "a PySM3 preset of synchrotron, one of s0, s1, .* but 's99' came"),
-        ("pysm:d1,s1,a2", "a PySM3 preset of synchrotron, .* but 'd1' came"),
+        ("pysm:s99,d1,a2", "a PySM3 preset of synchrotron, one of s0, s1, .* got 's99'"),
+        ("pysm:d1,s1,a2", "a PySM3 preset of synchrotron, .* got 'd1'"),
     ],
 )
 def test_bad_pysm_skies(no_network, sky, message):

@@ -82,7 +82,7 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
     for text in texts:
         band, equals, value = text.partition("=")
         if not (equals and band and value):
-            raise ForeglowError(f"expected {option} BAND=VALUE, but {text!r} came.")
+            raise ForeglowError(f"expected {option} BAND=VALUE, got {text!r}.")
         if band in found:
             raise ForeglowError(f"{option} names band {band} twice; give it once.")
         found[band] = value

@@ -64,13 +64,13 @@ class GivenSky:
         """From the options, checked to go together."""
         if bool(maps) == bool(ensemble):
             raise ForeglowError(
-                "expected --maps BAND=FILE, once a band, or --ensemble STORE, but "
-                f"{'both came; leave one out' if maps else 'neither came; give one'}."
+                "expected --maps BAND=FILE, once a band, or --ensemble STORE, got "
+                f"{'both; leave one out' if maps else 'neither; give one'}."
             )
         if ensemble and (noise or unit or common_fwhm):
             raise ForeglowError(
-                "expected an ensemble alone, which states its noise and unit and has no beam, but "
-                "--noise, --unit or --common-fwhm came with it; leave them out."
+                "expected an ensemble alone, which states its noise and unit and has no beam, got "
+                "--noise, --unit or --common-fwhm with it; leave them out."
             )
         files, said = screen.pairs(maps or [], "--maps"), screen.pairs(noise or [], "--noise")
         return cls(files, said, noise_scale, unit, common_fwhm, ensemble, realisation)

@@ -21,7 +21,7 @@ def pick_device(name: str | torch.device) -> torch.device:
     if isinstance(name, torch.device):
         return name
     if name not in ("auto", "cpu", "cuda"):
-        raise RunError(f"expected device auto, cpu or cuda, but {name!r} came.")
+        raise RunError(f"expected device auto, cpu or cuda, got {name!r}.")
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError(
             "device cuda was asked for, but PyTorch sees no CUDA device here; use --device cpu, or "

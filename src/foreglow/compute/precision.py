@@ -20,7 +20,7 @@ _bf16: ContextVar[bool] = ContextVar("bf16", default=False)
 def validate_precision(precision: str) -> None:
     """Raise a RunError unless it is one of `PRECISIONS`."""
     if precision not in PRECISIONS:
-        raise RunError(f"expected precision {', '.join(PRECISIONS)}, but {precision!r} came.")
+        raise RunError(f"expected precision {', '.join(PRECISIONS)}, got {precision!r}.")
 
 
 @contextlib.contextmanager

@@ -68,8 +68,8 @@ class Processes:
             below = batch - batch % self.size
             near = " or ".join(str(n) for n in (below, below + self.size) if n)
             raise RunError(
-                f"expected a --batch that {self.size} processes can share evenly, but {batch} "
-                f"came; use {near}."
+                f"expected a --batch that {self.size} processes can share evenly, got {batch}; "
+                f"use {near}."
             )
 
 
@@ -186,8 +186,8 @@ def trainer_options(processes: Processes, device: torch.device) -> dict[str, Any
 def _validate(processes: Processes, device: torch.device) -> None:
     if min(processes.devices, processes.num_nodes) < 1:
         raise RunError(
-            f"expected one device and one node or more, but --devices {processes.devices} "
-            f"--num-nodes {processes.num_nodes} came."
+            f"expected one device and one node or more, got --devices {processes.devices} "
+            f"--num-nodes {processes.num_nodes}."
         )
     if device.type == "cuda" and processes.devices > torch.cuda.device_count():
         raise RunError(

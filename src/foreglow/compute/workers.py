@@ -146,8 +146,8 @@ def _validate_versions(client: Any, where: str) -> None:
         ) from error
     if others := found - {version("foreglow")}:
         raise RunError(
-            f"--dask {where}: expected workers with foreglow {version('foreglow')}, as here, but "
-            f"{', '.join(sorted(others))} came; install the same version on both."
+            f"--dask {where}: expected workers with foreglow {version('foreglow')}, as here, got "
+            f"{', '.join(sorted(others))}; install the same version on both."
         )
 
 
@@ -200,7 +200,7 @@ def _cluster(where: str) -> contextlib.AbstractContextManager[Any]:
         return _slurm(Path(rest), *_read_jobs(Path(rest)))
     raise RunError(
         "expected --dask tcp://HOST:PORT (a running scheduler), local:N (processes here) or "
-        f"slurm:FILE (a TOML file for SLURM), but {where!r} came."
+        f"slurm:FILE (a TOML file for SLURM), got {where!r}."
     )
 
 
@@ -231,7 +231,7 @@ def _read_jobs(file: Path) -> tuple[int, dict[str, Any]]:
         ) from error
     jobs = table.pop("jobs", None)
     if not isinstance(jobs, int) or jobs < 1:
-        raise RunError(f"{file}: expected jobs = a number >= 1, but {jobs!r} came.")
+        raise RunError(f"{file}: expected jobs = a number >= 1, got {jobs!r}.")
     return jobs, table
 
 

@@ -184,7 +184,7 @@ def evaluate_model(
         If the dust has another unit than the model's target, or the sky cannot be read.
     """
     if region not in REGIONS:
-        raise RunError(f"expected region {', '.join(REGIONS)}, but {region!r} came.")
+        raise RunError(f"expected region {', '.join(REGIONS)}, got {region!r}.")
     chosen = pick_device(device)
     loaded = DustModel.load(model, chosen)
     velocity = np.array(loaded.velocity_kms)

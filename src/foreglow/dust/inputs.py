@@ -100,16 +100,13 @@ class SkyFiles:
 
     def __post_init__(self) -> None:
         if self.sky not in (None, "mock"):
-            raise SkyError(
-                f"expected --sky mock, or --cube and --dust, but --sky {self.sky!r} came."
-            )
+            raise SkyError(f"expected --sky mock, or --cube and --dust, got --sky {self.sky!r}.")
         given = [f"--{n}" for n in ("cube", "dust", "mask", "unit") if getattr(self, n) is not None]
         if self.sky and given:
-            raise SkyError(f"expected --sky mock or files, but {', '.join(given)} came beside it.")
+            raise SkyError(f"expected --sky mock or files, got {', '.join(given)} beside it.")
         if not self.sky and (self.cube is None or self.dust is None):
             raise SkyError(
-                f"expected --sky mock, or both --cube and --dust, but {', '.join(given) or 'none'} "
-                "came."
+                f"expected --sky mock, or both --cube and --dust, got {', '.join(given) or 'none'}."
             )
 
     def load(self) -> DustSky:

@@ -254,9 +254,9 @@ def make_network(
         If a name is unknown, or the width or the number of channels is too small.
     """
     if network not in NETWORKS:
-        raise ModelError(f"expected network {' or '.join(NETWORKS)}, but {network!r} came.")
+        raise ModelError(f"expected network {' or '.join(NETWORKS)}, got {network!r}.")
     if inputs not in INPUTS:
-        raise ModelError(f"expected inputs {', '.join(INPUTS)}, but {inputs!r} came.")
+        raise ModelError(f"expected inputs {', '.join(INPUTS)}, got {inputs!r}.")
     if len(velocity_kms) < 2 or width < 1:
         raise ModelError(
             f"expected two or more channels and a width of 1 or more, got {len(velocity_kms)} "

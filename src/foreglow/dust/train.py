@@ -210,7 +210,7 @@ def train_model(
 
     def prepare() -> tuple[DustSky, Path]:
         if region not in REGIONS:
-            raise RunError(f"expected region {', '.join(REGIONS)}, but {region!r} came.")
+            raise RunError(f"expected region {', '.join(REGIONS)}, got {region!r}.")
         processes.validate_batch(plan.batch)
         validate_precision(plan.precision)
         make_network(plan.network, plan.inputs, (0.0, 1.0), 1)  # are there such?

@@ -242,7 +242,7 @@ def _validate_bands(setup: FitSetup, opened: Observation) -> None:
     given = [k for k, one in enumerate(opened.maps) if one is not None]
     if len(given) < needed:
         raise InstrumentError(
-            f"expected maps of {needed} bands at least, to fit these models, but {len(given)} came "
+            f"expected maps of {needed} bands at least, to fit these models, got {len(given)} "
             f"({', '.join(band[k] for k in given)}); give more bands, or fewer models."
         )
     silent = [
@@ -261,17 +261,15 @@ def _validate(
 ) -> None:
     curved = any(candidate(name).free.keys() >= {"curvature"} for name in models)
     if criterion not in CRITERIA:
-        raise ModelError(
-            f"expected a criterion among {', '.join(CRITERIA)}, but {criterion!r} came."
-        )
+        raise ModelError(f"expected a criterion among {', '.join(CRITERIA)}, got {criterion!r}.")
     if not 0 < level < 1:
-        raise ModelError(f"expected a p-value between 0 and 1 as level, but {level:g} came.")
+        raise ModelError(f"expected a p-value between 0 and 1 as level, got {level:g}.")
     if curvature is None:
         return
     if not (np.isfinite(curvature) and curvature != 0):
         raise ModelError(
-            f"expected a curvature other than 0, such as {MODELS['curved'].curvature}, but "
-            f"{curvature:g} came; leave it out to fit it."
+            f"expected a curvature other than 0, such as {MODELS['curved'].curvature}, got "
+            f"{curvature:g}; leave it out to fit it."
         )
     if not curved:
         raise ModelError(

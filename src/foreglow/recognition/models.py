@@ -34,7 +34,7 @@ class ForegroundModel:
 
     def __post_init__(self):
         if self.beta_d_scatter and self.two_temperatures:
-            raise ModelError("expected two temperatures or a varying beta_d, but both came.")
+            raise ModelError("expected two temperatures or a varying beta_d, got both.")
 
 
 # a candidate is one line here: training, test skies, fits, evidence and FITS columns follow
@@ -69,7 +69,7 @@ def models_of(problem: str) -> tuple[str, ...]:
     if len(names) < 2 or len(set(names)) < len(names) or not MODELS.keys() >= set(names):
         raise ForeglowError(
             f"expected problem {', '.join(PROBLEMS)}, or two or more of the models "
-            f"{', '.join(MODELS)}, separated by commas, but {problem!r} came."
+            f"{', '.join(MODELS)}, separated by commas, got {problem!r}."
         )
     return names
 

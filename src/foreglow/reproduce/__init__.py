@@ -60,5 +60,5 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 def _package(paper: str) -> Any:
     if paper not in PAPERS:
-        raise RunError(f"expected the paper {' or '.join(PAPERS)}, but {paper!r} came.")
+        raise RunError(f"expected the paper {' or '.join(PAPERS)}, got {paper!r}.")
     return import_module(f"foreglow.reproduce.{paper}")

@@ -80,8 +80,8 @@ def top_hat(low_ghz: float, high_ghz: float) -> Nodes:
     """
     if not 0 < low_ghz < high_ghz < np.inf:
         raise InstrumentError(
-            "expected edges of a band above 0 GHz, the lower first, but "
-            f"{low_ghz:g} and {high_ghz:g} GHz came."
+            "expected edges of a band above 0 GHz, the lower first, got "
+            f"{low_ghz:g} and {high_ghz:g} GHz."
         )
     x, w = np.polynomial.legendre.leggauss(2 * N_NODES)
     nu = 0.5 * (low_ghz + high_ghz + (high_ghz - low_ghz) * x)
@@ -108,8 +108,7 @@ def tabulated(frequency_ghz: ArrayLike, response: ArrayLike) -> Nodes:
     nu, gain = np.asarray(frequency_ghz, float), np.asarray(response, float)
     if nu.ndim != 1 or nu.shape != gain.shape or len(nu) < 2:
         raise InstrumentError(
-            f"expected two rows or more of frequency and response, but {nu.shape} and "
-            f"{gain.shape} came."
+            f"expected two rows or more of frequency and response, got {nu.shape} and {gain.shape}."
         )
     if not (np.isfinite(nu).all() and np.isfinite(gain).all() and (gain > 0).any()):
         raise InstrumentError("expected finite numbers, and a response above 0 somewhere.")
@@ -142,8 +141,8 @@ def read_table(path: Path) -> Nodes:
         ) from error
     if columns.size == 0 or columns.shape[1] < 2:
         raise InstrumentError(
-            f"{path}: expected two columns, frequency in GHz and response, but a table of shape "
-            f"{columns.shape} came."
+            f"{path}: expected two columns, frequency in GHz and response, got a table of shape "
+            f"{columns.shape}."
         )
     try:
         return tabulated(columns[:, 0], columns[:, 1])

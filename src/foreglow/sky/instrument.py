@@ -132,7 +132,7 @@ class Instrument:
         if len(found) != 1:
             raise InstrumentError(
                 f"instrument {self.name!r} has bands {', '.join(self.band)} (GHz: "
-                f"{', '.join(f'{f:g}' for f in self.frequency_ghz)}), but band {band!r} came; "
+                f"{', '.join(f'{f:g}' for f in self.frequency_ghz)}), got band {band!r}; "
                 "name the band as the instrument does, or give its frequency in GHz."
             )
         return int(found[0])
@@ -223,7 +223,7 @@ class InstrumentWarning(UserWarning):
 def wrong_fields(error: ValidationError) -> str:
     """The first few fields that a file got wrong, on one line."""
     return "; ".join(
-        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (came: {e['input']!r})"
+        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
         for e in error.errors()[:3]
     )
 

@@ -242,9 +242,7 @@ def _amplitude_factor(name: str, from_ghz: float) -> float:
 def _from_pysm(sky: str, nside: int) -> Templates:
     presets = sky.removeprefix("pysm:").split(",")
     if len(presets) != len(_COMPONENTS):
-        raise SkyError(
-            f"expected pysm:SYNCHROTRON,DUST,AME, such as pysm:s1,d1,a2, but {sky!r} came."
-        )
+        raise SkyError(f"expected pysm:SYNCHROTRON,DUST,AME, such as pysm:s1,d1,a2, got {sky!r}.")
     synchrotron, dust, ame = (
         _pysm_emission(name, preset.strip(), nside)
         for name, preset in zip(_COMPONENTS, presets, strict=True)
@@ -262,8 +260,8 @@ def _pysm_emission(name: str, preset: str, nside: int) -> np.ndarray:
     choice = [p for p in PRESET_MODELS if re.fullmatch(rf"{_PYSM_LETTER[name]}\d+", p)]
     if preset not in choice:
         raise SkyError(
-            f"expected a PySM3 preset of {name.replace('_', ' ')}, one of {', '.join(choice)}, but "
-            f"{preset!r} came."
+            f"expected a PySM3 preset of {name.replace('_', ' ')}, one of {', '.join(choice)}, got "
+            f"{preset!r}."
         )
     reference_ghz, _ = _TO_REFERENCE[name]
     try:

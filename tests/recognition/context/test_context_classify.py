@@ -133,7 +133,7 @@ def test_maps_too_fine_are_refused_before_they_are_read(
 ):
     monkeypatch.setattr(contexts, "MAX_NSIDE", 8)
     message = (
-        "takes maps up to Nside 8, but Nside 16 came; lower the Nside of the maps .*or classify "
+        "takes maps up to Nside 8, got Nside 16; lower the Nside of the maps .*or classify "
         "without context"
     )
     with pytest.raises(MapError, match=message):
@@ -145,7 +145,7 @@ def test_an_nside_that_is_no_power_of_two(model, context, instrument, tmp_path, 
     for band in instrument.band:
         files[band] = tmp_path / f"{band}.fits"
         write_polarisation_map(files[band], np.ones((2, 108)), "uK_RJ")
-    with pytest.raises(MapError, match="Nside that is a power of two, but 3 came"):
+    with pytest.raises(MapError, match="Nside that is a power of two, got 3"):
         classify(files, model=model, context=context)
 
 
@@ -211,5 +211,5 @@ def test_skies_too_fine_are_refused_before_they_are_made(model, context, monkeyp
 
     monkeypatch.setattr(contexts, "MAX_NSIDE", 8)
     monkeypatch.setattr(evaluation, "simulate_sky", make)
-    with pytest.raises(MapError, match="up to Nside 8, but Nside 16 came"):
+    with pytest.raises(MapError, match="up to Nside 8, got Nside 16"):
         accuracy_on_skies(model, "mock", None, "blobs", NSIDE, [1.0], 1, 0, context)

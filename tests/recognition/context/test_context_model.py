@@ -90,14 +90,14 @@ def test_shapes_are_refused(context, shape):
 
 
 def test_nsides_are_refused(context):
-    with pytest.raises(MapError, match="power of two, but 3 came"):
+    with pytest.raises(MapError, match="power of two, got 3"):
         context.log_probability(torch.zeros(2, 108))
-    with pytest.raises(MapError, match="up to Nside 256, but Nside 512 came; lower the Nside"):
+    with pytest.raises(MapError, match="up to Nside 256, got Nside 512; lower the Nside"):
         context.log_probability(torch.zeros(2, 1).expand(2, hp.nside2npix(512)))
 
 
 def test_unknown_network():
-    with pytest.raises(ModelError, match="expected context unet or potts, but 'crf' came"):
+    with pytest.raises(ModelError, match="expected context unet or potts, got 'crf'"):
         ContextModel.untrained("crf", 0)
 
 

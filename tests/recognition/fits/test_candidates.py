@@ -31,12 +31,12 @@ def test_models_by_problem_or_by_name():
     assert models_of("four") == PROBLEMS["four"]
     assert models_of("power_law, two_temperatures") == ("power_law", "two_temperatures")
     for wrong in ("power_law", "power_law,power_law", "power_law,bent", "five", ""):
-        with pytest.raises(ForeglowError, match=f"models power_law, .*, but '{wrong}' came"):
+        with pytest.raises(ForeglowError, match=f"models power_law, .*, got '{wrong}'"):
             models_of(wrong)
 
 
 def test_a_model_has_one_kind_of_dust():
-    with pytest.raises(ModelError, match="but both came"):
+    with pytest.raises(ModelError, match="got both"):
         ForegroundModel(beta_d_scatter=0.1, two_temperatures=True)
     assert dust_tests(PROBLEMS["four"]) == ()
     assert dust_tests(ALL) == ("beta", "two_temperatures")

@@ -103,7 +103,7 @@ def test_pixels_of_zeros_are_not_observed_with_a_word(instrument, files, sky, tm
     [
         ({"402": "1 uK_CMB"}, "noise came for 402, but no map; give both, or leave the noise out"),
         ({"50": "1 uK_CMB", "50.0": "1 uK_CMB"}, "band 50 has two noises; give one"),
-        ({"51": "1 uK_CMB"}, "has bands 11, 13, .* but band '51' came"),
+        ({"51": "1 uK_CMB"}, "has bands 11, 13, .* got band '51'"),
     ],
 )
 def test_noise_that_belongs_to_no_map(instrument, files, noise, message):
@@ -129,7 +129,7 @@ def test_a_band_twice(instrument, files):
 
 @pytest.mark.parametrize("scale", [-0.1, np.nan, np.inf])
 def test_bad_noise_scale(instrument, files, scale):
-    with pytest.raises(InstrumentError, match=f"expected noise_scale >= 0, but {scale} came"):
+    with pytest.raises(InstrumentError, match=f"expected noise_scale >= 0, got {scale}"):
         open_observation(instrument, files, noise_scale=scale)
 
 

@@ -243,7 +243,7 @@ def test_refuses_a_file_for_a_folder(tmp_path, sky, instrument):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"problem": "three"}, "expected problem curvature, ame, four, or .* but 'three' came"),
+        ({"problem": "three"}, "expected problem curvature, ame, four, or .* got 'three'"),
         ({"regions": "stripes"}, "expected a layout"),
         ({"regions": "halves"}, "holds 2 classes, got 4"),
         ({"regions": "single:4"}, "expected a class from 0 to 3"),

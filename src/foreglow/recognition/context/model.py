@@ -59,9 +59,7 @@ class ContextModel:
             If `kind` is not a network.
         """
         if kind not in CONTEXT_NETWORKS:
-            raise ModelError(
-                f"expected context {' or '.join(CONTEXT_NETWORKS)}, but {kind!r} came."
-            )
+            raise ModelError(f"expected context {' or '.join(CONTEXT_NETWORKS)}, got {kind!r}.")
         with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
             torch.manual_seed(seed)
             network = CONTEXT_NETWORKS[kind]()
@@ -152,7 +150,7 @@ def _validate(log_probability: Tensor) -> int:
     if len(shape) != 2 or shape[0] < 2 or not hp.isnpixok(shape[1]):
         raise ShapeError(
             f"expected log-probabilities of shape (n_class, 12 Nside^2) with two classes or more, "
-            f"but {shape} came."
+            f"got {shape}."
         )
     nside = hp.npix2nside(shape[1])
     validate_nside(nside)
@@ -168,10 +166,10 @@ def validate_nside(nside: int) -> None:
         If it is beyond `MAX_NSIDE` or no power of two.
     """
     if nside & (nside - 1):
-        raise MapError(f"expected an Nside that is a power of two, but {nside} came.")
+        raise MapError(f"expected an Nside that is a power of two, got {nside}.")
     if nside > MAX_NSIDE:
         raise MapError(
             f"spatial context holds the whole sky in memory, so it takes maps up to Nside "
-            f"{MAX_NSIDE}, but Nside {nside} came; lower the Nside of the maps (a pixel then also "
+            f"{MAX_NSIDE}, got Nside {nside}; lower the Nside of the maps (a pixel then also "
             "holds more signal), or classify without context."
         )

@@ -130,7 +130,7 @@ def log_evidence(
     if dust_tests(models):
         raise ModelError(
             "expected models with dust of one temperature and index, for which the evidence is "
-            f"exact, but {', '.join(models)} came; leave those of other dust out."
+            f"exact, got {', '.join(models)}; leave those of other dust out."
         )
     law = _Law.of(sigma, templates, instrument)
     blocks = []

@@ -129,7 +129,7 @@ def separate(
     chosen = [candidate(name, curvature, priors=True) for name in models]
     everywhere = models_everywhere(models)
     if twice := sorted(set(everywhere) & set(maps)):
-        raise ModelError(f"expected options with names of their own, but {twice} came twice.")
+        raise ModelError(f"expected options with names of their own, got {twice} twice.")
     weights = {name: _weights(name, values, len(models), sky) for name, values in maps.items()}
     fitted = {model: _clean(model, sky, instrument) for model in {*everywhere.values(), *chosen}}
     cleaned = {name: fitted[model] for name, model in everywhere.items()}
@@ -295,8 +295,8 @@ def _weights(name: str, values: NDArray, n_class: int, sky: SimulatedSky) -> NDA
         return values
     raise ShapeError(
         f"expected map {name!r} as whole numbers from 0 to {n_class - 1} of shape ({n_pix},), or "
-        f"probabilities of shape ({n_class}, {n_pix}) with sum 1, but {values.dtype} of shape "
-        f"{values.shape} came, or such numbers as name no model."
+        f"probabilities of shape ({n_class}, {n_pix}) with sum 1, got {values.dtype} of shape "
+        f"{values.shape}, or such numbers as name no model."
     )
 
 

@@ -119,7 +119,7 @@ class Choice:
             score = -0.5 * self.reduced_chi2 * self.dof.amax(1, keepdim=True)
         else:
             raise ModelError(
-                f"expected a criterion among {', '.join(CRITERIA)}, but {criterion!r} came."
+                f"expected a criterion among {', '.join(CRITERIA)}, got {criterion!r}."
             )
         return torch.log_softmax(torch.where(self.fitted[:, None], score, torch.nan), 1)
 

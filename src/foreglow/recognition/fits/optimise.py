@@ -116,12 +116,12 @@ def observed(data: Tensor, sigma: Tensor) -> Tensor:
 def _validate(n_band: int, data: Tensor, sigma: Tensor) -> None:
     if data.ndim != 3 or data.shape[1:] != (2, n_band):
         raise ShapeError(
-            f"expected data of shape (n, 2, {n_band}), but {tuple(data.shape)} came; "
+            f"expected data of shape (n, 2, {n_band}), got {tuple(data.shape)}; "
             "order it as pixel, Stokes Q and U, band."
         )
     if sigma.shape != (len(data), n_band):
         raise ShapeError(
-            f"expected sigma of shape ({len(data)}, {n_band}), but {tuple(sigma.shape)} came; "
+            f"expected sigma of shape ({len(data)}, {n_band}), got {tuple(sigma.shape)}; "
             "give the rms of every pixel and band."
         )
     if (sigma <= 0).any():

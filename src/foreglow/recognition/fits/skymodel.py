@@ -37,11 +37,11 @@ class Free:
     def __post_init__(self):
         if not self.low < self.start < self.high:
             raise ModelError(
-                f"expected a start between the bounds {self.low:g} and {self.high:g}, but "
-                f"{self.start:g} came."
+                f"expected a start between the bounds {self.low:g} and {self.high:g}, got "
+                f"{self.start:g}."
             )
         if self.prior is not None and not self.prior[1] > 0:
-            raise ModelError(f"expected a prior of rms > 0, but {self.prior[1]:g} came.")
+            raise ModelError(f"expected a prior of rms > 0, got {self.prior[1]:g}.")
 
 
 # Gaussian priors of the evidence: beta is that of the training law; C is that of Kogut 2012 with
@@ -148,7 +148,7 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
     Farsian et al. 2020, section 5.
     """
     if name not in MODELS:
-        raise ModelError(f"expected models among {', '.join(MODELS)}, but {name!r} came.")
+        raise ModelError(f"expected models among {', '.join(MODELS)}, got {name!r}.")
     model = MODELS[name]
     running = 0.0 if curvature is None else curvature
     if model.curvature and curvature is None:

@@ -185,8 +185,8 @@ def _validate(values: ArrayLike, label: ArrayLike) -> tuple[NDArray[np.float64],
     table, truth = np.asarray(values, float), np.asarray(label)
     if table.ndim != 2 or truth.shape != table.shape[1:] or table.size == 0:
         raise ShapeError(
-            f"expected values (n_class, n_pix) and labels (n_pix,), but {table.shape} and "
-            f"{truth.shape} came; put the classes first."
+            f"expected values (n_class, n_pix) and labels (n_pix,), got {table.shape} and "
+            f"{truth.shape}; put the classes first."
         )
     if not np.issubdtype(truth.dtype, np.integer) or truth.min() < 0 or truth.max() >= len(table):
         raise ShapeError(
@@ -194,7 +194,7 @@ def _validate(values: ArrayLike, label: ArrayLike) -> tuple[NDArray[np.float64],
         )
     if not np.isfinite(table).all():
         raise ShapeError(
-            "expected finite values, but NaN or infinite ones came; leave pixels out that were not "
+            "expected finite values, got NaN or infinite ones; leave pixels out that were not "
             "observed."
         )
     return table, truth.astype(np.int64)

@@ -67,7 +67,7 @@ class Recogniser:
             If `kind` is not a network.
         """
         if kind not in NETWORKS:
-            raise ModelError(f"expected network {' or '.join(NETWORKS)}, but {kind!r} came.")
+            raise ModelError(f"expected network {' or '.join(NETWORKS)}, got {kind!r}.")
         with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
             torch.manual_seed(seed)
             network = NETWORKS[kind](instrument, len(models), dust_tests(models))

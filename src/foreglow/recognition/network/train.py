@@ -208,7 +208,7 @@ def train_model(
 
     def prepare() -> tuple[Recogniser, Templates, TrainingPlan, Path]:
         if regime not in REGIMES:
-            raise RunError(f"expected regime {', '.join(REGIMES)}, but {regime!r} came.")
+            raise RunError(f"expected regime {', '.join(REGIMES)}, got {regime!r}.")
         processes.validate_batch(batch)
         validate_precision(precision)
         models = models_of(problem)

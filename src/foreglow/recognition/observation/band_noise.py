@@ -27,7 +27,7 @@ _NOISE_TEXT = re.compile(r"\s*([0-9.eE+-]+)\s*(?:(arcmin)\s+)?([A-Za-z/_]+)(?:\s
 def validate_noise_scale(noise_scale: float) -> None:
     """Raise an InstrumentError unless a factor on the noise is a number >= 0."""
     if not np.isfinite(noise_scale) or noise_scale < 0:
-        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
+        raise InstrumentError(f"expected noise_scale >= 0, got {noise_scale}.")
 
 
 def noise_map(value: str | Path | u.Quantity | GivenArray) -> GivenFile | GivenArray | None:
@@ -111,10 +111,10 @@ def _parse_noise(text: str, instrument: Instrument, band: int, nside: int) -> fl
         raise MapError(
             f"expected noise as an existing FITS file, perhaps with what it holds ('FILE[QQ,UU] as "
             f"variance in uK_CMB^2'), a sensitivity such as '36 uK_CMB arcmin' or an rms in a "
-            f"pixel such as '0.5 uK_CMB', but {text!r} came."
+            f"pixel such as '0.5 uK_CMB', got {text!r}."
         ) from None
     if not (np.isfinite(number) and number >= 0):
-        raise MapError(f"noise must be a number >= 0, but {text!r} came.")
+        raise MapError(f"noise must be a number >= 0, got {text!r}.")
     if match[2] or match[4]:
         number /= hp.nside2resol(nside, arcmin=True)
     return number * instrument.to_uk_rj_factor(match[3], band)

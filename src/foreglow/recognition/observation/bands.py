@@ -57,7 +57,7 @@ def open_bands(
     """
     paths = by_band(instrument, maps, "map")
     if not paths:
-        raise InstrumentError("expected a map for one band at least, but none came.")
+        raise InstrumentError("expected a map for one band at least, got none.")
     opened: dict[str, PolarisationMap] = {}
     for k, name in enumerate(instrument.band):
         if k in paths:

@@ -103,7 +103,7 @@ def bring_to_one_resolution(
     """
     validate_noise_scale(noise_scale)
     if not (np.isfinite(fwhm_arcmin) and fwhm_arcmin > 0):
-        raise MapError(f"expected a common FWHM above 0 arcmin, but {fwhm_arcmin} came.")
+        raise MapError(f"expected a common FWHM above 0 arcmin, got {fwhm_arcmin}.")
     opened = open_bands(instrument, maps, unit)
     noise_of_bands(instrument, noise or {}, opened)
     _validate_frames(opened)
@@ -112,7 +112,7 @@ def bring_to_one_resolution(
     if fwhm_arcmin < beams[widest]:
         raise MapError(
             f"expected a common FWHM of at least {beams[widest]:g} arcmin, the beam of band "
-            f"{widest}, but {fwhm_arcmin:g} came; a map cannot be made sharper than it is."
+            f"{widest}, got {fwhm_arcmin:g}; a map cannot be made sharper than it is."
         )
     aim = Resolution.of(fwhm_arcmin, min(one.nside for one in opened.values()))
     smooth: dict[str, Path] = {}
@@ -164,7 +164,7 @@ def _validate_frames(maps: Mapping[str, PolarisationMap]) -> None:
     if len({one.frame for one in maps.values()}) > 1:
         listing = "; ".join(f"{name}: {one.frame}" for name, one in maps.items())
         raise MapError(
-            f"expected one frame for all bands, but {listing} came; rotate the maps "
+            f"expected one frame for all bands, got {listing}; rotate the maps "
             "(healpy.Rotator.rotate_map_alms)."
         )
 

@@ -188,10 +188,10 @@ def draw_sky(
     Parameters and errors are those of `simulate_sky`.
     """
     if not np.isfinite(noise_scale) or noise_scale < 0:
-        raise InstrumentError(f"expected noise_scale >= 0, but {noise_scale} came.")
+        raise InstrumentError(f"expected noise_scale >= 0, got {noise_scale}.")
     n_pix = hp.nside2npix(templates.nside)
     if label.shape != (n_pix,):
-        raise ShapeError(f"expected label of shape ({n_pix},), but {label.shape} came.")
+        raise ShapeError(f"expected label of shape ({n_pix},), got {label.shape}.")
     beta = law.draw_beta(templates.nside, rng)
     cmb = cmb_map(templates.nside, rng)
     dust_beta, temperature = law.draw_dust(templates.nside, rng)

@@ -47,8 +47,8 @@ class NoiseLaw:
     def __post_init__(self):
         if not (0 < self.low <= self.high < math.inf or self.low == self.high == 0):
             raise ModelError(
-                "expected a range of noise above zero, or 0 and 0 for none, but "
-                f"{self.low:g} to {self.high:g} came."
+                "expected a range of noise above zero, or 0 and 0 for none, got "
+                f"{self.low:g} to {self.high:g}."
             )
 
     @classmethod

@@ -47,7 +47,7 @@ def read_settings(scale: str) -> dict[str, Any]:
         If there is no such scale.
     """
     if scale not in SCALES:
-        raise RunError(f"expected scale {', '.join(SCALES)}, but {scale!r} came.")
+        raise RunError(f"expected scale {', '.join(SCALES)}, got {scale!r}.")
     preset = resources.files("foreglow") / "presets" / "zhang2019.toml"
     return tomllib.loads(preset.read_text(encoding="utf-8"))[scale]
 
