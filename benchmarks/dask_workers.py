@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from astropy.io import fits
 
-from foreglow.compute.workers import Spread, open_workers
+from foreglow.compute.workers import MapFn, open_workers
 from foreglow.dust.predict import predict_dust
 from foreglow.dust.simulate import make_sky_files
 from foreglow.hi_cube.prepare import prepare
-from foreglow.reproduce.farsian2020.bench import Bench
 from foreglow.reproduce.farsian2020.fits import fit_sky
+from foreglow.reproduce.farsian2020.worker import WorkerContext
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import side_by_side
@@ -49,10 +49,10 @@ def workers() -> Iterator[dict]:
     AssertionError
         If both did not find the same.
     """
-    with tempfile.TemporaryDirectory() as folder, open_workers(f"local:{WORKERS}") as spread:
-        list(spread(abs, range(WORKERS)))  # else the first turn would start them
+    with tempfile.TemporaryDirectory() as folder, open_workers(f"local:{WORKERS}") as map_fn:
+        list(map_fn(abs, range(WORKERS)))  # else the first turn would start them
         for name, (n, unit, work) in make_stages(Path(folder), NSIDE).items():
-            ways = {"two workers": spread, "one process": map}
+            ways = {"two workers": map_fn, "one process": map}
             rates: dict[str, list[float]] = {way: [] for way in ways}
             for turn in range(REPEATS):
                 results = []
@@ -68,31 +68,31 @@ def workers() -> Iterator[dict]:
             yield from side_by_side(row, rates, ours="two workers")
 
 
-Stage = tuple[int, str, Callable[[Spread], np.ndarray]]
+Stage = tuple[int, str, Callable[[MapFn], np.ndarray]]
 
 
 def make_stages(folder: Path, nside: int) -> dict[str, Stage]:
-    """Size, unit of it, and what is done with a `spread`."""
+    """Size, unit of it, and what is done with a `map_fn`."""
     cube = write_survey(folder / "CAR.fits", nside)
     sky = folder / "sky"
     make_sky_files(sky, nside, -64.5, 17.0, 0)
-    bench = Bench(
+    bench = WorkerContext(
         load_templates("mock", 16), load_instrument("quijote+litebird"), 0, "cpu", folder / "none"
     )
 
-    def run_prepare(spread: Spread) -> np.ndarray:
-        made = prepare([cube], folder / "hi.zarr", nside=nside, spread=spread, overwrite=True)
+    def run_prepare(map_fn: MapFn) -> np.ndarray:
+        made = prepare([cube], folder / "hi.zarr", nside=nside, map_fn=map_fn, overwrite=True)
         return np.array([np.nansum(channel, dtype=np.float64) for channel in made.channels()])
 
-    def run_predict(spread: Spread) -> np.ndarray:
+    def run_predict(map_fn: MapFn) -> np.ndarray:
         found = predict_dust(
             sky / "cube.zarr", mask=sky / "mask.fits", out=folder / "dust.fits",
-            device="cpu", overwrite=True, workers=spread,
+            device="cpu", overwrite=True, workers=map_fn,
         )  # fmt: skip
         return found.mean
 
-    def run_fit(spread: Spread) -> np.ndarray:
-        found = spread(partial(fit_sky, bench, "four", 1.0), range(SKIES))
+    def run_fit(map_fn: MapFn) -> np.ndarray:
+        found = map_fn(partial(fit_sky, bench, "four", 1.0), range(SKIES))
         return np.array([float(choice.log_evidence.sum()) for _, choice, _ in found])
 
     return {

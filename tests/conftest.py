@@ -33,7 +33,7 @@ settings.load_profile("tests")
 os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
 
 
-# tests that take the fixture `spread`, which is to be made once
+# tests that take the fixture `map_fn`, which is to be made once
 WITH_WORKERS = (
     "tests/compute/test_workers.py",
     "tests/docs/test_code_blocks.py::test_page[docs/howto/dask.md]",
@@ -75,7 +75,7 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    taking = {i.nodeid for i in items if "spread" in i.fixturenames}
+    taking = {i.nodeid for i in items if "map_fn" in i.fixturenames}
     strays = {nodeid.partition("::")[0] for nodeid in taking if group_of(nodeid) != "workers"}
     if strays:
         raise pytest.UsageError(f"name {sorted(strays)} in WITH_WORKERS of tests/conftest.py")
@@ -98,13 +98,13 @@ def foreglow_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def workers():
     """Two workers of Dask, the same for all tests, with one thread each."""
-    with forked.dask_workers(), open_workers("local:2") as spread:
-        assert list(spread(abs, [-1])) == [1]  # begun now, where nothing is patched
-        yield spread
+    with forked.dask_workers(), open_workers("local:2") as map_fn:
+        assert list(map_fn(abs, [-1])) == [1]  # begun now, where nothing is patched
+        yield map_fn
 
 
 @pytest.fixture
-def spread(workers):
+def map_fn(workers):
     """Both of them, also if the last test killed one."""
     forked.wait_for_dask_workers()
     return workers

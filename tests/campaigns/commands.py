@@ -25,8 +25,8 @@ import torch
 from drawing import draw_small
 from foreglow.__main__ import main
 from foreglow.hi_cube import prepare  # noqa: F401 - what a fork need not import again
-from foreglow.reproduce.farsian2020 import lab as farsian2020
-from foreglow.reproduce.zhang2019 import lab as zhang2019
+from foreglow.reproduce.farsian2020 import experiment as farsian2020
+from foreglow.reproduce.zhang2019 import experiment as zhang2019
 from hi_cubes import hi4pi_header, smooth_data, write_fits
 from reproduce import test_farsian2020_resumed, test_zhang2019
 

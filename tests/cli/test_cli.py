@@ -64,7 +64,7 @@ def test_help(run, command, flag):
             [
                 "default: conditioned",
                 "default: 4096",
-                "foreglow, foreglow_memory or farsian2020",
+                "foreglow, foreglow_template or farsian2020",
                 "curvature, ame",
             ],
         ),

@@ -23,7 +23,7 @@ WINS = {f"{kind}wins{s}": 0.76 for kind in ("", "spectrum_") for s in ("50", "15
 DUST = {"model": "unet_zhang2019", "n": 1000, **SCORES, **WINS}
 DUST |= {f"{key}_sem": 0.01 for key in [*SCORES, *WINS]}
 SKY = {
-    "problem": "four", "network": "foreglow_memory", "training": "noiseless", "noise": "table1",
+    "problem": "four", "network": "foreglow_template", "training": "noiseless", "noise": "table1",
     "noise_scale": 1.0, "method": "network", "set": "test", "n_pixels": 3072, "accuracy": 0.5,
     "paper": 0.68,
 }  # fmt: skip
@@ -43,7 +43,7 @@ def printed(monkeypatch, capsys, table, width=80):
     [
         (score_table([DUST], "a model"), "unet_zhang2019"),
         (correlation_text([DUST], "a model"), model_name("unet_zhang2019")),
-        (rich_table(accuracy_rows([SKY], 3)), "foreglow_memory"),
+        (rich_table(accuracy_rows([SKY], 3)), "foreglow_template"),
     ],
     ids=["dust evaluate", "reproduce zhang2019", "reproduce farsian2020"],
 )

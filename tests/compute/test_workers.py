@@ -15,31 +15,31 @@ from pieces import die, die_once, refuse, square, where_done
 
 
 def test_no_cluster_is_map():
-    with open_workers(None) as spread:
-        assert spread is map
+    with open_workers(None) as map_fn:
+        assert map_fn is map
 
 
-def test_results_are_those_of_map_in_order(spread):
-    for mine, plain in zip(spread(square, range(20)), map(square, range(20)), strict=True):
+def test_results_are_those_of_map_in_order(map_fn):
+    for mine, plain in zip(map_fn(square, range(20)), map(square, range(20)), strict=True):
         np.testing.assert_array_equal(mine, plain)
-    assert list(spread(square, [])) == []
+    assert list(map_fn(square, [])) == []
 
 
-def test_work_is_done_elsewhere(spread):
-    pids = set(spread(where_done, range(20)))
+def test_work_is_done_elsewhere(map_fn):
+    pids = set(map_fn(where_done, range(20)))
     assert os.getpid() not in pids
     assert len(pids) == 2
 
 
-def test_errors_of_the_work_come_back(spread):
+def test_errors_of_the_work_come_back(map_fn):
     with pytest.raises(MapError, match="a better map"):
-        list(spread(refuse, range(8)))
+        list(map_fn(refuse, range(8)))
 
 
-def test_no_more_is_begun_than_the_workers_have_in_hand(spread):
+def test_no_more_is_begun_than_the_workers_have_in_hand(map_fn):
     """Who takes results slowly is not flooded: two pieces a worker, and one for each taken."""
     begun = []
-    results = spread(square, (begun.append(n) or n for n in range(50)))
+    results = map_fn(square, (begun.append(n) or n for n in range(50)))
     for taken in range(3):
         next(results)
         assert len(begun) <= 4 + taken
@@ -49,13 +49,13 @@ def test_no_more_is_begun_than_the_workers_have_in_hand(spread):
 @pytest.mark.slow
 def test_workers_that_begin_as_a_user_s_do():
     """Without the server that the other tests fork theirs from."""
-    with open_workers("local:1") as spread:
-        assert list(spread(math.isqrt, range(5))) == [0, 1, 1, 1, 2]
+    with open_workers("local:1") as map_fn:
+        assert list(map_fn(math.isqrt, range(5))) == [0, 1, 1, 1, 2]
 
 
-def test_lost_worker_costs_time_only(spread, tmp_path):
+def test_lost_worker_costs_time_only(map_fn, tmp_path):
     jobs = [(n, str(tmp_path)) for n in range(10)]
-    assert list(spread(die_once, jobs)) == list(range(10))
+    assert list(map_fn(die_once, jobs)) == list(range(10))
     assert (tmp_path / "died").exists()
 
 
@@ -74,10 +74,10 @@ def test_work_that_kills_every_worker_is_given_up():
 @pytest.mark.slow
 def test_work_that_does_kill_every_worker():
     with (
-        open_workers("local:2") as spread,
+        open_workers("local:2") as map_fn,
         pytest.raises(RunError, match="one worker after another"),
     ):
-        list(spread(die, [0]))
+        list(map_fn(die, [0]))
 
 
 @pytest.mark.parametrize("where", ["", "local", "local:0", "local:two", "8786", "slurm:", "tcp:x"])
@@ -89,10 +89,10 @@ def test_unknown_places_are_refused(where):
 def test_absent_scheduler_is_told_when_there_is_work(monkeypatch):
     monkeypatch.setattr("foreglow.compute.workers._PATIENCE", "1s")
     with (
-        open_workers("tcp://127.0.0.1:1") as spread,
+        open_workers("tcp://127.0.0.1:1") as map_fn,
         pytest.raises(RunError, match="no Dask scheduler answers"),
     ):
-        list(spread(abs, [1]))
+        list(map_fn(abs, [1]))
 
 
 def test_workers_of_another_version_are_refused():
@@ -136,6 +136,6 @@ def test_slurm_jobs_are_submitted(tmp_path, monkeypatch):
         "jobs = 1\nqueue = 'short'\ncores = 1\nmemory = '1 GB'\nwalltime = '00:10:00'\n"
         "interface = 'lo'\n"
     )
-    with open_workers(f"slurm:{file}") as spread:
-        assert list(spread(math.isqrt, range(5))) == [0, 1, 1, 1, 2]
+    with open_workers(f"slurm:{file}") as map_fn:
+        assert list(map_fn(math.isqrt, range(5))) == [0, 1, 1, 1, 2]
     assert "#SBATCH -p short" in (tmp_path / "job.sh").read_text()

@@ -100,7 +100,7 @@ def same_workers(monkeypatch, request):
 
     @contextmanager
     def open_workers(where):
-        yield map if where is None else request.getfixturevalue("spread")
+        yield map if where is None else request.getfixturevalue("map_fn")
 
     monkeypatch.setattr("foreglow.compute.workers.open_workers", open_workers)
 

@@ -163,10 +163,10 @@ class TestBadInput:
             unseen_weight(seen, NORTH, Grid())
 
 
-def test_workers_clean_the_same(result, spread, tmp_path):
+def test_workers_clean_the_same(result, map_fn, tmp_path):
     found = clean(
         DUST, {"half": DUST + OTHER}, WEIGHT, WINDOW, 217.0, ell_edges=EDGES, realisations=12,
-        spread=spread, shared=tmp_path,
+        map_fn=map_fn, shared=tmp_path,
     )  # fmt: skip
     np.testing.assert_allclose(found.amplitude["half"], result.amplitude["half"], rtol=1e-9)
     np.testing.assert_allclose(found.residual["half"], result.residual["half"], rtol=1e-9)

@@ -169,8 +169,8 @@ def test_a_dust_map_to_calibrate_to(files, tb, from_file):
     assert expected.calibration.to.startswith("the dust map given")
 
 
-def test_arrays_go_to_workers(files, tb, from_file, spread):
-    found = predict(tb[::-1] * u.K, files / "model", velocity=VELOCITY[::-1], workers=spread)
+def test_arrays_go_to_workers(files, tb, from_file, map_fn):
+    found = predict(tb[::-1] * u.K, files / "model", velocity=VELOCITY[::-1], workers=map_fn)
     np.testing.assert_allclose(found.mean[OPEN], from_file.mean[OPEN], rtol=1e-3)
 
 

@@ -75,8 +75,8 @@ def fine_templates():
 
 @pytest.fixture(scope="session")
 def memory_model(tmp_path_factory, instrument, fine_templates):
-    """A `foreglow_memory` model of four classes after some steps of training."""
-    recogniser = Recogniser.untrained("foreglow_memory", instrument, PROBLEMS["four"], 0)
+    """A `foreglow_template` model of four classes after some steps of training."""
+    recogniser = Recogniser.untrained("foreglow_template", instrument, PROBLEMS["four"], 0)
     plan = TrainingPlan("many_noise", 1, 6, 256, fixed_set=False, learning_rate=2e-3)
     folder = tmp_path_factory.mktemp("memory")
     with pytest.MonkeyPatch.context() as patch:

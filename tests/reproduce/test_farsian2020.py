@@ -22,7 +22,7 @@ from foreglow.report.page.skyview import load_view, saved_views
 from foreglow.report.recognition import figures
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
-from foreglow.reproduce.farsian2020 import lab as labs
+from foreglow.reproduce.farsian2020 import experiment as labs
 from foreglow.runs import Run
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
@@ -165,7 +165,7 @@ def test_ceilings(records, problem):
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_network_with_memory_beside_the_ceiling(records, problem):
     """On the vectors of the ceiling, at the noise it was trained for, and nowhere else."""
-    found = [r for r in records if r.get("network") == "foreglow_memory"]
+    found = [r for r in records if r.get("network") == "foreglow_template"]
     assert {(r["problem"], r["noise_scale"]) for r in found} == {(p, 1.0) for p in PROBLEMS}
     mine = only(found, problem=problem)
     best = only(records, problem=problem, method="ceiling", noise_scale=1.0)
@@ -449,7 +449,7 @@ def test_one_context_is_missing(smoke, tmp_path, monkeypatch):
     templates = load_templates("mock", settings["template_nside"])
     instrument, cpu = load_instrument("quijote+litebird"), torch.device("cpu")
     found = contexts.trained_contexts(
-        labs.Lab(run, settings, templates, instrument, 0, cpu, resume=True)
+        labs.Experiment(run, settings, templates, instrument, 0, cpu, resume=True)
     )
     assert set(found) == {"unet", "potts"}
     assert set(run.timings_s) == {"train context_potts"}

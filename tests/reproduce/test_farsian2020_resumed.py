@@ -12,7 +12,7 @@ from foreglow.recognition.network import train as training
 from foreglow.report.recognition import skymaps
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
-from foreglow.reproduce.farsian2020 import lab as labs
+from foreglow.reproduce.farsian2020 import experiment as labs
 from forked import run_script
 
 REGIMES = ("noiseless", "one_noise", "many_noise")
@@ -44,7 +44,7 @@ TINY = {
     "separation_skies": 3,
     "farsian2020": {r: _PLAN | {"fixed_set": True} for r in REGIMES},
     "foreglow": {r: _PLAN | {"fixed_set": False} for r in (*REGIMES, "conditioned")},
-    "foreglow_memory": {"many_noise": _PLAN | {"fixed_set": False}},
+    "foreglow_template": {"many_noise": _PLAN | {"fixed_set": False}},
 }
 
 
@@ -129,7 +129,7 @@ def test_killed_and_resumed(whole, tmp_path, caplog):
     assert (killed / "report.html").is_file()
 
 
-def test_workers_find_the_same(whole, spread, tmp_path, monkeypatch):
+def test_workers_find_the_same(whole, map_fn, tmp_path, monkeypatch):
     """Judged again by two workers, from the models that are there: the same, to the last digit."""
 
     def no_training(*_, **__):
@@ -142,6 +142,6 @@ def test_workers_find_the_same(whole, spread, tmp_path, monkeypatch):
     (there / "metrics.json").unlink()
     models = weights_of(there)
     monkeypatch.chdir(tmp_path)  # workers are elsewhere: names must be told in full
-    reproduce(Path("there"), resume=True, spread=spread)
+    reproduce(Path("there"), resume=True, map_fn=map_fn)
     assert farsian2020.read_records(there) == farsian2020.read_records(whole)
     assert weights_of(there) == models

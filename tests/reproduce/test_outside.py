@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from foreglow.recognition.simulation.skies import PAPER_LAW
-from foreglow.reproduce.farsian2020.lab import SCALES, Lab, read_settings
+from foreglow.reproduce.farsian2020.experiment import SCALES, Experiment, read_settings
 from foreglow.reproduce.farsian2020.outside import AS_TRAINED, Case, cases, skies_of
 from foreglow.runs import Run
 from foreglow.sky.instrument import load_instrument
@@ -15,11 +15,13 @@ CHANGES = {"beta_scatter": [0.05, 0.4], "noise": [1.1], "curvature": [0.0], "ame
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def experiment(tmp_path_factory):
     settings = {"test_nside": 8, "test_skies": 3, "outside": {"skies": 1}}
     run = Run(tmp_path_factory.mktemp("run"), {})
     instrument = load_instrument("quijote+litebird")
-    return Lab(run, settings, load_templates("mock", 16), instrument, 0, torch.device("cpu"), False)
+    return Experiment(
+        run, settings, load_templates("mock", 16), instrument, 0, torch.device("cpu"), False
+    )
 
 
 def test_cases_begin_with_the_law_of_training():
@@ -55,11 +57,11 @@ def test_presets_name_laws_that_exist(scale):
     assert len(list(cases(settings["outside"]["changes"], settings["problems"]))) >= 5
 
 
-def test_noise_is_stated_as_it_is_not(lab):
-    (true,) = skies_of(lab, Case(AS_TRAINED, "four"), 1.0)
-    (louder,) = skies_of(lab, Case("noise=1.1", "four", noise=1.1), 1.0)
+def test_noise_is_stated_as_it_is_not(experiment):
+    (true,) = skies_of(experiment, Case(AS_TRAINED, "four"), 1.0)
+    (louder,) = skies_of(experiment, Case("noise=1.1", "four", noise=1.1), 1.0)
     np.testing.assert_allclose(louder.sigma, true.sigma, rtol=1e-12)
-    noiseless = lab.skies("four", 0.0, number=1)[0].data
+    noiseless = experiment.skies("four", 0.0, number=1)[0].data
     ratio = (louder.data - noiseless).std((0, 2)) / (true.data - noiseless).std((0, 2))
     np.testing.assert_allclose(ratio, 1.1, rtol=1e-3)
 
@@ -67,12 +69,12 @@ def test_noise_is_stated_as_it_is_not(lab):
 @pytest.mark.parametrize(
     ("change", "problem"), [({"curvature": [0.0]}, "curvature"), ({"ame_fraction": [0.0]}, "ame")]
 )
-def test_two_models_that_are_one(lab, change, problem):
+def test_two_models_that_are_one(experiment, change, problem):
     """With C = 0, or no AME, all is a power law, and that is what counts as right."""
     case = list(cases(change, [problem]))[1]
-    (sky,) = skies_of(lab, case, 0.0)
+    (sky,) = skies_of(experiment, case, 0.0)
     assert case.one_model
     assert (sky.label == 0).all()
-    both = lab.skies(problem, 0.0, case.law, number=1)[0]
+    both = experiment.skies(problem, 0.0, case.law, number=1)[0]
     assert set(both.label) == {0, 1}
     np.testing.assert_array_equal(both.data, sky.data)

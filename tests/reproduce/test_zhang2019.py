@@ -18,8 +18,8 @@ from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.report.page.skyview import averaged, load_view, saved_views
 from foreglow.reproduce import PAPERS, printed_tables, read_records, reproduce, zhang2019
-from foreglow.reproduce.zhang2019 import lab as labs
-from foreglow.reproduce.zhang2019.lab import read_settings
+from foreglow.reproduce.zhang2019 import experiment as labs
+from foreglow.reproduce.zhang2019.experiment import read_settings
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.source import open_source, paper_channels
 from foreglow.sky.gas import mock_gas

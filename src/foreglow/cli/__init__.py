@@ -124,8 +124,8 @@ def reproduce(
     from foreglow.compute.workers import open_workers
 
     folder = out or Path("runs") / f"{paper}-{scale}"
-    with open_workers(dask) as spread:
-        report = papers.reproduce(paper, folder, scale, sky, seed, device, resume, spread)
+    with open_workers(dask) as map_fn:
+        report = papers.reproduce(paper, folder, scale, sky, seed, device, resume, map_fn)
     screen.show(papers.printed_tables(paper, folder), papers.read_records(folder), as_json)
     screen.say(f"report: {report}")
 

@@ -102,7 +102,7 @@ def dust_prepare(
     from foreglow.compute.workers import open_workers
     from foreglow.hi_cube.prepare import prepare
 
-    with open_workers(dask) as spread, screen.progress("prepare") as show:
+    with open_workers(dask) as map_fn, screen.progress("prepare") as show:
         made = prepare(
             cube,
             out,
@@ -116,7 +116,7 @@ def dust_prepare(
             resume=resume,
             overwrite=overwrite,
             progress=show,
-            spread=spread,
+            map_fn=map_fn,
         )
     screen.say(made.summary())
 

@@ -88,9 +88,9 @@ def recognize_simulate(
         sky, models_of(models or problem), regions, blob_deg, nside, noise_scale,
         load_instrument(instrument),
     )  # fmt: skip
-    with open_workers(dask) as spread, screen.progress("simulate") as show:
+    with open_workers(dask) as map_fn, screen.progress("simulate") as show:
         made = make_ensemble(
-            out, recipe, realisations, seed, resume=resume, spread=spread, progress=show
+            out, recipe, realisations, seed, resume=resume, map_fn=map_fn, progress=show
         )
     screen.say(f"{realisations} skies in {out}, {made} of them made now")
 
@@ -104,7 +104,7 @@ def recognize_train(
     ] = "four",
     models: Models = None,
     network: Annotated[
-        str, typer.Option(help="foreglow, foreglow_memory or farsian2020.")
+        str, typer.Option(help="foreglow, foreglow_template or farsian2020.")
     ] = "foreglow",
     regime: Annotated[
         str, typer.Option(help="conditioned (any noise), noiseless, one_noise or many_noise.")

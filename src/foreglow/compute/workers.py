@@ -1,6 +1,6 @@
 """Pieces of work given to Dask's workers: here, on other machines, or as jobs of SLURM.
 
-What is map-shaped in foreglow is written as `spread(work, items)`: by default Python's own `map`,
+What is map-shaped in foreglow is written as `map_fn(work, items)`: by default Python's own `map`,
 with a cluster the same results in the same order, from its workers. A piece of work is told where
 its input lies and reads it itself, so it must see the same files; its result, no more than a block
 of a map, comes straight from the worker. A piece whose worker is lost is done again by another.
@@ -29,7 +29,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class Spread(Protocol):
+class MapFn(Protocol):
     """A `map` of one iterable: results in the order of the items."""
 
     def __call__(
@@ -40,8 +40,8 @@ class Spread(Protocol):
 
 
 @contextlib.contextmanager
-def open_workers(where: str | None) -> Iterator[Spread]:
-    """Workers for `spread(work, items)`, from its first use for as long as the context lasts.
+def open_workers(where: str | None) -> Iterator[MapFn]:
+    """Workers for `map_fn(work, items)`, from its first use for as long as the context lasts.
 
     Parameters
     ----------
@@ -53,14 +53,14 @@ def open_workers(where: str | None) -> Iterator[Spread]:
 
     Yields
     ------
-    Spread
+    MapFn
         `work` must be importable by the workers (a function of a module, or a `partial` of one)
         and must depend on its item alone; it may be done twice.
 
     Raises
     ------
     RunError
-        If `where` is none of these; from `spread`, if the cluster cannot be reached or started, or
+        If `where` is none of these; from `map_fn`, if the cluster cannot be reached or started, or
         is lost.
     """
     if where is None:
@@ -71,20 +71,20 @@ def open_workers(where: str | None) -> Iterator[Spread]:
     with contextlib.ExitStack() as stack:
 
         @cache
-        def started() -> Spread:
+        def started() -> MapFn:
             address = stack.enter_context(cluster)
             client = stack.enter_context(_connect(address, where))
             return _spread_over(client, where)
 
-        def spread(work: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+        def map_fn(work: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
             # not before there is work: whoever gave a wrong argument need not wait for workers
             yield from started()(work, items)
 
-        yield spread
+        yield map_fn
 
 
 @contextlib.contextmanager
-def map_over(workers: str | None, pool: Any = None) -> Iterator[Spread]:
+def map_over(workers: str | None, pool: Any = None) -> Iterator[MapFn]:
     """A `map` over the workers or the pool that a user gave, or Python's own.
 
     Parameters
@@ -100,8 +100,8 @@ def map_over(workers: str | None, pool: Any = None) -> Iterator[Spread]:
         If both were given, or `pool` has no `map`; else as `open_workers`.
     """
     if pool is None:
-        with open_workers(workers) as spread:
-            yield spread
+        with open_workers(workers) as map_fn:
+            yield map_fn
         return
     if workers is not None:
         raise RunError("expected workers= or pool=, got both; leave one out.")
@@ -151,11 +151,11 @@ def _validate_versions(client: Any, where: str) -> None:
         )
 
 
-def _spread_over(client: Any, where: str) -> Spread:
+def _spread_over(client: Any, where: str) -> MapFn:
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
 
-    def spread(work: Callable[[_Item], _Result], items: Iterable[_Item], /) -> Iterator[_Result]:
+    def map_fn(work: Callable[[_Item], _Result], items: Iterable[_Item], /) -> Iterator[_Result]:
         waiting: deque[Any] = deque()
         left = iter(items)
         try:
@@ -182,7 +182,7 @@ def _spread_over(client: Any, where: str) -> Spread:
         finally:
             client.cancel(list(waiting))
 
-    return spread
+    return map_fn
 
 
 def _n_threads(client: Any) -> int:

@@ -6,7 +6,7 @@ import torch
 from rich.table import Table
 
 from foreglow.report.dust.tables import correlation_rows, correlation_text
-from foreglow.reproduce.zhang2019.lab import Captions, Lab, on_device
+from foreglow.reproduce.zhang2019.experiment import Captions, Experiment, on_device
 from foreglow.reproduce.zhang2019.models import compare_models
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
@@ -48,10 +48,10 @@ def predict_dust(run: Run, seed: int, device: torch.device) -> Captions:
     with run.stage("the mock Galaxy's gas"):
         source = open_source("mock", _SETTINGS["nside"], seed)
         sky = on_device(source.sky(LOW_KMS, HIGH_KMS), device)
-    lab = Lab(run, _SETTINGS, source, sky, seed, device, resume=False)
+    experiment = Experiment(run, _SETTINGS, source, sky, seed, device, resume=False)
     captions: Captions = {}
     for step in (what_the_sky_holds, compare_models, predicted_map):
-        captions |= step(lab)
+        captions |= step(experiment)
     return captions
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.errors import MapError, ShapeError
 from foreglow.files import scratch_directory
 from foreglow.maps import healpix as hp
@@ -121,7 +121,7 @@ def clean(
     realisations: int = 20,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    spread: Spread = map,
+    map_fn: MapFn = map,
     shared: Path | None = None,
 ) -> CleaningResult:
     """Fit each template to simulated skies of one band, and measure the dust that is left.
@@ -147,7 +147,7 @@ def clean(
     seed : int
     progress : callable, optional
         Called with the realisations done and in all.
-    spread : Spread
+    map_fn : MapFn
         Where realisations are made, see `foreglow.compute.workers.open_workers`.
     shared : Path, optional
         Folder that workers see: `weight` is there for them as long as the work takes. By default
@@ -188,7 +188,7 @@ def clean(
         np.save(folder / "weight.npy", weight)
         path, keys = folder.absolute() / "weight.npy", (seed, round(frequency_ghz))
         work = partial(_realisation, path, window, noise, l_max, keys)
-        for number, other in enumerate(spread(work, range(realisations))):
+        for number, other in enumerate(map_fn(work, range(realisations))):
             for name, mine in alm.items():
                 cross = common[name] + power(mine, other)
                 amplitude[name].append(float(certainty @ cross / (certainty @ auto[name])))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.dust.cutouts import SkyCube
 from foreglow.errors import MapError
 from foreglow.files import new_file
@@ -88,7 +88,7 @@ class Filtered:
         return self.folder / f"channels_{group}.f4"
 
     def write(
-        self, wanted: NDArray[np.bool_], observed: NDArray[np.bool_], spread: Spread = map
+        self, wanted: NDArray[np.bool_], observed: NDArray[np.bool_], map_fn: MapFn = map
     ) -> None:
         """Filter all channels, a group a piece of work.
 
@@ -97,7 +97,7 @@ class Filtered:
         wanted, observed : ndarray of bool, shape (n_pix,)
             NESTED: where they are to count, and where all have observed. They count less far
             where too little around a pixel is observed to filter it.
-        spread : Spread
+        map_fn : MapFn
         """
         if not observed.all():
             np.save(self.folder / "observed.npy", observed)
@@ -107,7 +107,7 @@ class Filtered:
             wanted = wanted & good[hp.nest2ring(self.nside, np.arange(observed.size))]
         np.save(self.folder / "keep.npy", wanted)
         try:
-            for _ in spread(partial(_filter, self), range(len(self.groups))):
+            for _ in map_fn(partial(_filter, self), range(len(self.groups))):
                 pass
         finally:
             _opened_filter.cache_clear()
@@ -117,7 +117,7 @@ def observed_sky(
     cube: HICube,
     channels: NDArray[np.integer],
     wanted: NDArray[np.bool_] | None,
-    spread: Spread = map,
+    map_fn: MapFn = map,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Where to predict, and where all channels have observed.
 
@@ -127,7 +127,7 @@ def observed_sky(
     channels : ndarray of int
     wanted : ndarray of bool, shape (n_pix,), or None
         RING; by default where the first channel has observed.
-    spread : Spread
+    map_fn : MapFn
 
     Returns
     -------
@@ -152,7 +152,7 @@ def observed_sky(
     everywhere = np.ones(n_pix, bool)
     chunk = cube.tb.chunks[0]
     parts = [channels[channels // chunk == k] for k in np.unique(channels // chunk)]
-    found = spread(partial(_observed, where_it_lies(cube)), parts)
+    found = map_fn(partial(_observed, where_it_lies(cube)), parts)
     for part, bits in zip(parts, found, strict=True):
         for k, packed in zip(part, bits, strict=True):
             observed = np.unpackbits(packed, count=n_pix).view(bool)

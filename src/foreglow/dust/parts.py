@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.filtered import (
     MAPS_TO_FILTER,
@@ -138,7 +138,7 @@ def blend(
     where: Pointings,
     batch: int,
     progress: Callable[[int, int], None] | None = None,
-    spread: Spread = map,
+    map_fn: MapFn = map,
 ) -> Stitched:
     """Blend a model's predictions of cutouts, a batch of them a piece of work.
 
@@ -150,12 +150,12 @@ def blend(
     batch : int
     progress : callable, optional
         Called with centres done and in all.
-    spread : Spread
+    map_fn : MapFn
         Workers send the sums over their cutouts; they are added here, in order.
     """
     sums = Sums(job.sky.keep)
     try:
-        parts = spread(partial(_predict_part, job), _batches(where, batch))
+        parts = map_fn(partial(_predict_part, job), _batches(where, batch))
         for number, part in enumerate(parts, start=1):
             sums.add_part(part)
             if progress is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from foreglow.compute import workers as pools
 from foreglow.compute.device import pick_device
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.dust import stitch as stitching
 from foreglow.dust import target as targets
 from foreglow.dust.beside import read_mask, read_target
@@ -92,8 +92,8 @@ def from_stitched(
     """The map of members that are blended already, calibrated and with its error."""
     calibration = calibration or Calibration()
     mean = calibration(stitched.mean)
-    spread = abs(calibration.slope) * stitched.spread
-    std = spread if law is None else law.std(mean, spread)
+    map_fn = abs(calibration.slope) * stitched.map_fn
+    std = map_fn if law is None else law.std(mean, map_fn)
     return DustMap(
         mean.astype(np.float32),
         std.astype(np.float32),
@@ -149,8 +149,8 @@ def measure(
     if stranger is not None and (stranger >= 0).any():
         mean = np.take_along_axis(stitched.members, np.maximum(stranger, 0)[None], 0)[0]
         known &= stranger >= 0
-    spread = abs(calibration.slope) * stitched.spread[known]
-    return calibration, ResidualLaw.fit(calibration(mean[known]), spread, target[known])
+    map_fn = abs(calibration.slope) * stitched.map_fn[known]
+    return calibration, ResidualLaw.fit(calibration(mean[known]), map_fn, target[known])
 
 
 def predict_dust(
@@ -167,7 +167,7 @@ def predict_dust(
     dust_unit: str | None = None,
     device: str = "auto",
     memory: str = "4 GiB",
-    workers: str | Spread | None = None,
+    workers: str | MapFn | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> DustMap:
@@ -207,7 +207,7 @@ def predict_dust(
         The process stays below it on the processor, beside the arrays that it was given, and so
         does each worker. All filtered channels are kept where they fit, else what neighbouring
         cutouts see.
-    workers : str or Spread, optional
+    workers : str or MapFn, optional
         Where channels are filtered and cutouts predicted: what
         `foreglow.compute.workers.open_workers` takes, or yields.
     overwrite : bool
@@ -254,22 +254,22 @@ def predict_dust(
     target = None
     if dust is not None:
         target = read_target(dust, dust_unit, loaded, opened, bool(nest))
-    with _open_pool(workers) as spread:
+    with _open_pool(workers) as map_fn:
         # what lies in this process is looked at here
-        looking = map if opened.path is None else spread
+        looking = map if opened.path is None else map_fn
         wanted, observed = observed_sky(opened, channels, wanted, looking)
         _warn_of_small(observed, loaded)
         with scratch_directory(_beside(out)) as folder:  # workers may be elsewhere
-            sky = _to_filter(folder, opened, channels, loaded, plan, spread)
+            sky = _to_filter(folder, opened, channels, loaded, plan, map_fn)
             if target is not None:
                 known = np.isfinite(target)
                 target = next(sky.smoothing.stream([target], None if known.all() else known))
             log.info("predict: filtering %d channels, %d at a time", channels.size, sky.at_a_time)
-            sky.write(wanted, observed, spread)
+            sky.write(wanted, observed, map_fn)
             del wanted, observed
             named = _model_in(folder, model)
             job = Job(named, weights_hash(loaded), str(chosen), sky, plan.sky_bytes)
-            stitched = blend(job, where, plan.batch, progress, spread)
+            stitched = blend(job, where, plan.batch, progress, map_fn)
     calibration, law = from_card(loaded.card)
     if target is not None:
         calibration, law = measure(stitched, target, _GIVEN)
@@ -282,13 +282,13 @@ def predict_dust(
 
 
 @contextlib.contextmanager
-def _open_pool(workers: str | Spread | None) -> Iterator[Spread]:
+def _open_pool(workers: str | MapFn | None) -> Iterator[MapFn]:
     """What maps work over workers: as it was given, or opened here."""
     if callable(workers):
         yield workers
     else:
-        with pools.open_workers(None if workers is None else str(workers)) as spread:
-            yield spread
+        with pools.open_workers(None if workers is None else str(workers)) as map_fn:
+            yield map_fn
 
 
 def _beside(out: str | Path | None) -> Path:
@@ -302,11 +302,11 @@ def _to_filter(
     channels: NDArray[np.integer],
     model: DustModel,
     plan: Plan,
-    spread: Spread,
+    map_fn: MapFn,
 ) -> Filtered:
     """Channels to be filtered in a folder; what workers cannot see is written there for them."""
     which, source = channels.tolist(), where_it_lies(cube)
-    if cube.path is None and spread is not map:
+    if cube.path is None and map_fn is not map:
         source = folder / "cube.zarr"
         maps = cube.channels(channels)
         write_cube(source, cube.velocity_kms[channels], maps, cube.nside, None, cube.source)
@@ -331,9 +331,9 @@ def _low_pass(model: DustModel) -> tuple[float, int]:
 
 
 def _sigma(law: ResidualLaw | None, n_member: int) -> str:
-    spread = f"spread of {n_member}" if n_member > 1 else ""
+    members = f"spread of {n_member}" if n_member > 1 else ""
     law_text = "residual rms by brightness" if law is not None else ""
-    return " and ".join(filter(None, [law_text, spread])) or "none: one network, no law"
+    return " and ".join(filter(None, [law_text, members])) or "none: one network, no law"
 
 
 def _validate_output(out: str | Path | None, overwrite: bool) -> None:

@@ -90,17 +90,17 @@ class ResidualLaw:
         beyond = np.maximum(predicted / middle[-1], 1) if middle[-1] > 0 else 1.0
         return np.interp(predicted, middle, self.rms) * beyond
 
-    def std(self, predicted: NDArray, spread: NDArray) -> NDArray:
+    def std(self, predicted: NDArray, map_fn: NDArray) -> NDArray:
         """Total error: this law and the ensemble's spread in quadrature."""
-        return np.hypot(self(predicted), spread)
+        return np.hypot(self(predicted), map_fn)
 
     @classmethod
-    def fit(cls, predicted: NDArray, spread: NDArray, target: NDArray) -> "ResidualLaw":
+    def fit(cls, predicted: NDArray, map_fn: NDArray, target: NDArray) -> "ResidualLaw":
         """Measure the law where the target is known.
 
         Parameters
         ----------
-        predicted, spread : ndarray, shape (n,)
+        predicted, map_fn : ndarray, shape (n,)
             Calibrated mean of the ensemble, and the standard deviation of its members.
         target : ndarray, shape (n,)
 
@@ -116,7 +116,7 @@ class ResidualLaw:
         edges = np.maximum.accumulate(edges)
         place = np.searchsorted(edges[1:-1], predicted, side="right")
         # the spread is added again for each pixel
-        excess = (target - predicted).astype(np.float64) ** 2 - spread.astype(np.float64) ** 2
+        excess = (target - predicted).astype(np.float64) ** 2 - map_fn.astype(np.float64) ** 2
         count = np.bincount(place, minlength=len(edges) - 1)
         mean = np.bincount(place, excess, minlength=len(edges) - 1) / np.maximum(count, 1)
         return cls(tuple(map(float, edges)), tuple(np.sqrt(np.maximum(mean, 0)).tolist()))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.errors import MapError
 from foreglow.files import settle
 from foreglow.hi_cube.cube import HICube, open_cube
@@ -62,7 +62,7 @@ def prepare(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
-    spread: Spread = map,
+    map_fn: MapFn = map,
 ) -> HICube:
     """Make an HI cube from FITS: image cubes (one or tiles), or HEALPix maps.
 
@@ -100,7 +100,7 @@ def prepare(
         Replace a cube at `out`.
     progress : callable, optional
         Called with channels done and in all.
-    spread : Spread, optional
+    map_fn : MapFn, optional
         Where the chunks of channels are done, see `foreglow.compute.workers.open_workers`. Workers
         read the files and write the cube themselves; it is the same to the byte.
 
@@ -158,7 +158,7 @@ def prepare(
             attributes = _attributes(paths, source, settings)
             store = begin_cube(out, source.velocity_kms, source.nside, attributes, settings, chunk)
         _validate_memory(source, recipe.memory, store.chunk)
-        _fill(store, source, partial(_make_chunk, recipe, out.absolute()), progress, spread)
+        _fill(store, source, partial(_make_chunk, recipe, out.absolute()), progress, map_fn)
     finally:
         source.close()
         open_source.cache_clear()
@@ -172,14 +172,14 @@ def _fill(
     source: Source,
     make: Callable[[int], list[int]],
     progress: Progress,
-    spread: Spread,
+    map_fn: MapFn,
 ) -> None:
     """Channels that the store lacks, a chunk at a time."""
     total = len(source.velocity_kms)
     log.info("prepare: %d channels, %d at a time, Nside %d", total, store.chunk, source.nside)
     if store.done:
         log.info("prepare: going on at channel %d of %d", store.done, total)
-    for observed in spread(make, range(store.done, total, store.chunk)):
+    for observed in map_fn(make, range(store.done, total, store.chunk)):
         before = store.done
         store.note(observed)
         progress(store.done, total)

@@ -188,8 +188,8 @@ def _polar_lines(quarter: Tensor, polar_radius: Tensor, nside: int) -> tuple[Ten
 
 
 def _interleave(ix: Tensor, iy: Tensor, face: Tensor, nside: int) -> Tensor:
-    spread = _spread_bits(nside, ix.device)
-    return face * nside**2 + spread[ix] + 2 * spread[iy]
+    map_fn = _spread_bits(nside, ix.device)
+    return face * nside**2 + map_fn[ix] + 2 * map_fn[iy]
 
 
 @cache

@@ -130,7 +130,7 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         If workers are asked for maps or a model of this process alone.
     """
     recogniser, file = _chosen(model, device)
-    with map_over(workers, pool) as spread:
+    with map_over(workers, pool) as map_fn:
         bands, pixels = recogniser.instrument, Pixels(nest, frame, convention)
         source = source_of(bands, maps, noise, noise_scale, unit, pixels)
         opened = open_source(source)
@@ -143,11 +143,11 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
             validate_output(out, overwrite)
             validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
         blocks = opened.blocks(BLOCK)
-        if spread is map:
+        if map_fn is map:
             parts = _classify_here(recogniser, opened, blocks)
         else:
             validate_for_workers(source)
-            parts = spread(partial(_classify_elsewhere, _required(file), source), blocks)
+            parts = map_fn(partial(_classify_elsewhere, _required(file), source), blocks)
         found = _watched(recogniser, parts, blocks, progress)
         if out is None or context is not None:
             whole = gather(found, blocks)

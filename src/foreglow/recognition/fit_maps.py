@@ -156,7 +156,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
-    with map_over(workers, pool) as spread:
+    with map_over(workers, pool) as map_fn:
         bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
         source = source_of(bands, maps, noise, noise_scale, unit, pixels)
         opened = open_source(source)
@@ -167,11 +167,11 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
             of_fits = (_BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)) * values
             validate_memory(memory, LIBRARIES + opened.bytes_loaded + of_fits, opened.bytes_loaded)
         blocks = opened.blocks(BLOCK)
-        if spread is map:
+        if map_fn is map:
             parts = map(partial(_fit_block, setup, opened), blocks)
         else:
             validate_for_workers(source)
-            parts = spread(partial(_fit_elsewhere, setup, source), blocks)
+            parts = map_fn(partial(_fit_elsewhere, setup, source), blocks)
         found = _watched(setup, opened.instrument, parts, blocks, progress)
         if out is None:
             return gather(found, blocks)

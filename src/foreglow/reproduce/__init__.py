@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.errors import RunError
 from foreglow.extras import require
 
@@ -24,7 +24,7 @@ def reproduce(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
-    spread: Spread = map,
+    map_fn: MapFn = map,
 ) -> Path:
     """Reproduce a paper; see the function of that name in its package.
 
@@ -32,7 +32,7 @@ def reproduce(
     ----------
     paper : str
         One of `PAPERS`.
-    out, scale, sky, seed, device, resume, spread
+    out, scale, sky, seed, device, resume, map_fn
         As there.
 
     Returns
@@ -45,7 +45,7 @@ def reproduce(
     RunError
         If the paper is unknown.
     """
-    return _package(paper).reproduce(out, scale, sky, seed, device, resume, spread)
+    return _package(paper).reproduce(out, scale, sky, seed, device, resume, map_fn)
 
 
 def printed_tables(paper: str, folder: Path) -> list[Table]:

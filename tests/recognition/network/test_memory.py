@@ -11,7 +11,7 @@ from scipy.stats import norm
 from foreglow.errors import SkyError
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network import features as module
-from foreglow.recognition.network.features import CleanedLogFeatures, SkyMemory
+from foreglow.recognition.network.features import CleanedLogFeatures, TemplatePrior
 from foreglow.recognition.network.networks import foreglow_with_memory
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky import seds
@@ -30,7 +30,7 @@ def some_templates(amplitude, ame):
 
 
 def remembered(templates):
-    memory = SkyMemory(len(templates.ame))
+    memory = TemplatePrior(len(templates.ame))
     memory.remember(templates)
     return memory
 
@@ -109,7 +109,7 @@ def test_agrees_with_a_kernel_average_in_float64(templates, amplitude):
     )
     ame = FRACTION * templates.ame.astype(float)
     wanted = weight @ ame
-    spread = np.sqrt((weight * (ame - wanted[:, None]) ** 2).sum(1))
+    map_fn = np.sqrt((weight * (ame - wanted[:, None]) ** 2).sum(1))
     found, features = ask(remembered(templates), amplitude)
     assert wanted.std() > 0.1 * wanted.mean()  # else agreement would mean nothing
     # results are float32, rounded to 6e-8 of their size; the float64 before them loses less than
@@ -117,7 +117,7 @@ def test_agrees_with_a_kernel_average_in_float64(templates, amplitude):
     # AME, and the logarithm divides that by 1e-2
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     np.testing.assert_allclose(features[:, 0], weight @ np.log(ame), atol=1e-5)
-    np.testing.assert_allclose(features[:, 1], np.log(spread / wanted + 1e-2), atol=1e-5)
+    np.testing.assert_allclose(features[:, 1], np.log(map_fn / wanted + 1e-2), atol=1e-5)
 
 
 def test_what_no_template_has_does_not_drown_what_tells_them_apart():
@@ -244,6 +244,6 @@ def test_the_statistics_are_those_of_a_filled_memory(memory_model):
 def test_the_memory_is_saved(memory_model, tmp_path):
     memory_model.save(tmp_path / "model")
     loaded = type(memory_model).load(tmp_path / "model")
-    assert loaded.kind == "foreglow_memory"
+    assert loaded.kind == "foreglow_template"
     for name, values in memory_model.network.memory.state_dict().items():
         assert torch.equal(loaded.network.memory.state_dict()[name], values), name

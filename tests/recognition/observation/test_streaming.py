@@ -204,15 +204,15 @@ def assert_same_table(path, content):
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_workers_classify_alike(spread, folder, source, classified, tmp_path):
-    classify(source, model=folder, out=tmp_path / "found.fits", pool=Pool(map=spread))
+def test_workers_classify_alike(map_fn, folder, source, classified, tmp_path):
+    classify(source, model=folder, out=tmp_path / "found.fits", pool=Pool(map=map_fn))
     assert_same_table(tmp_path / "found.fits", classified)
 
 
 @pytest.fixture
-def lossy(spread, tmp_path):
+def lossy(map_fn, tmp_path):
     """Two workers, of which one is killed at the second block."""
-    return lambda work, items: spread(partial(die_first, work, str(tmp_path)), items)
+    return lambda work, items: map_fn(partial(die_first, work, str(tmp_path)), items)
 
 
 def test_a_worker_lost_in_classification_costs_time_only(

@@ -95,11 +95,11 @@ def test_an_interrupted_run_goes_on(store, recipe, tmp_path):
     assert make_ensemble(path, recipe, 3, 5, resume=True) == 0
 
 
-def test_workers_make_the_same_store(store, recipe, spread, tmp_path):
+def test_workers_make_the_same_store(store, recipe, map_fn, tmp_path):
     """Also if one of them is lost."""
     make_ensemble(
         tmp_path / "skies.zarr", recipe, 3, 5,
-        spread=lambda work, items: spread(partial(die_first, work, str(tmp_path)), items),
+        map_fn=lambda work, items: map_fn(partial(die_first, work, str(tmp_path)), items),
     )  # fmt: skip
     assert (tmp_path / "died").exists()
     assert content(tmp_path / "skies.zarr") == content(store)

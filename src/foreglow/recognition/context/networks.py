@@ -147,10 +147,10 @@ class PottsField(nn.Module):
             pull = torch.zeros_like(lean)
             for level in range(n_level):
                 mean = nn.functional.avg_pool2d(with_borders(lean), 3, stride=1)
-                spread = without_borders(mean)
+                map_fn = without_borders(mean)
                 for _ in range(level):
-                    spread = double(spread)
-                pull = pull + self.coupling[level] * spread
+                    map_fn = double(map_fn)
+                pull = pull + self.coupling[level] * map_fn
                 lean = halve(lean) if level < n_level - 1 else lean.mean(1, keepdim=True)
             pull = pull + self.coupling[-1] * lean
             logits = ratio + pull.view(n, n_class, n_pix)

@@ -254,11 +254,11 @@ def _beta_posterior(
         gradient = (tilt * residual).sum((1, 2)) + precision * (BETA_MEAN - beta)
         information = (tilt**2).sum((1, 2)) + precision
         if ame is not None:  # eliminate its amplitude, which has a Gaussian prior
-            mean, spread = ame
+            mean, map_fn = ame
             shape = free(bump)
-            power_a = (shape**2).sum((1, 2)) + spread**-2
+            power_a = (shape**2).sum((1, 2)) + map_fn**-2
             cross = (tilt * shape).sum((1, 2))
-            score = (shape * residual).sum((1, 2)) + mean / spread**2
+            score = (shape * residual).sum((1, 2)) + mean / map_fn**2
             gradient = gradient - cross / power_a * score
             information = information - cross**2 / power_a
         beta = (beta + (gradient / information).clamp(-0.3, 0.3)).clamp(

@@ -177,14 +177,14 @@ def _fit_chunk(
     for part in torch.arange(len(enough), device=weight.device).split(batch // 8):
         end, columns = best.take(part), slice(int(part[0]), int(part[-1]) + 1)
         covariance = invert(end.fisher)
-        amplitudes, spread, chi2 = _amplitudes(
+        amplitudes, map_fn, chi2 = _amplitudes(
             model, bands, weight[:, columns], whitened[..., columns], end.parameters, covariance
         )
         index = offset + enough[part]
         result.parameters[index] = end.parameters.T
         result.covariance[index] = covariance.movedim(-1, 0)
         result.amplitudes[index] = amplitudes.permute(2, 1, 0)
-        result.amplitude_covariance[index] = spread.movedim(-1, 0)
+        result.amplitude_covariance[index] = map_fn.movedim(-1, 0)
         result.chi2[index] = chi2
         result.converged[index] = end.converged
 
@@ -216,8 +216,8 @@ def _amplitudes(
     shift = bending[:, None] * generalised(slopes.transpose(0, 1))  # (2, component, param, n)
     shift = shift.flatten(0, 1)
     along = (shift[:, :, None] * covariance).sum(1)  # (2 component, param, n)
-    spread = (along[:, None] * shift).sum(2)
+    map_fn = (along[:, None] * shift).sum(2)
     m = len(inverse)
-    spread[:m, :m] += inverse
-    spread[m:, m:] += inverse
-    return amplitudes, spread, residual.square().sum((0, 1))
+    map_fn[:m, :m] += inverse
+    map_fn[m:, m:] += inverse
+    return amplitudes, map_fn, residual.square().sum((0, 1))

@@ -316,7 +316,7 @@ def _complement(columns: Tensor) -> Tensor:
     return basis[:, columns.shape[1] :]
 
 
-class SkyMemory(nn.Module):
+class TemplatePrior(nn.Module):
     """The AME to expect of a pixel, from the pixels of the training sky that look like it.
 
     A kernel average over template pixels, as wide as the training law scatters their amplitudes:
@@ -364,8 +364,8 @@ class SkyMemory(nn.Module):
             weight = torch.softmax(torch.addmm(self.constant, block, self.quadratic), 1)
             averages.append(weight @ self.ame)
         mean, square, log_mean = torch.cat(averages).unbind(1)
-        spread = (square - mean**2).clamp_min(0).sqrt()
-        features = torch.stack([log_mean, torch.log(spread / mean + 1e-2)], 1)
+        map_fn = (square - mean**2).clamp_min(0).sqrt()
+        features = torch.stack([log_mean, torch.log(map_fn / mean + 1e-2)], 1)
         return mean.float(), features.float()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from foreglow.compute.precision import layers
 from foreglow.maps import healpix as hp
-from foreglow.recognition.network.features import CleanedLogFeatures, SkyMemory
+from foreglow.recognition.network.features import CleanedLogFeatures, TemplatePrior
 from foreglow.sky.instrument import Instrument
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ForeglowNetwork(nn.Module):
     n_class : int
     dust_tests : tuple of str
         As `CleanedLogFeatures` takes them.
-    memory : SkyMemory, optional
+    memory : TemplatePrior, optional
         Then turning Q and U changes the answer: a direction of polarisation says where on the
         training sky a pixel may lie, and so how much AME to expect. Call `remember` first.
     """
@@ -90,7 +90,7 @@ class ForeglowNetwork(nn.Module):
         instrument: Instrument,
         n_class: int,
         dust_tests: tuple[str, ...] = (),
-        memory: SkyMemory | None = None,
+        memory: TemplatePrior | None = None,
     ):
         super().__init__()
         self.features = CleanedLogFeatures(instrument, dust_tests)
@@ -129,9 +129,9 @@ class ForeglowNetwork(nn.Module):
         A feature that does not vary there (the depth of noiseless vectors) is ignored from then on.
         """
         features = self._look(data, sigma)
-        spread = features.std(0)
+        map_fn = features.std(0)
         self.mean.copy_(features.mean(0))
-        self.scale.copy_(torch.where(spread > 1e-3, spread, torch.inf))
+        self.scale.copy_(torch.where(map_fn > 1e-3, map_fn, torch.inf))
 
     def _look(self, data: Tensor, sigma: Tensor) -> Tensor:
         """What it sees of vectors, shape (n, n_feature)."""
@@ -178,12 +178,12 @@ def foreglow_with_memory(
     instrument: Instrument, n_class: int, dust_tests: tuple[str, ...] = ()
 ) -> ForeglowNetwork:
     """`foreglow` for maps of the very sky of the templates."""
-    memory = SkyMemory(hp.nside2npix(MEMORY_NSIDE))
+    memory = TemplatePrior(hp.nside2npix(MEMORY_NSIDE))
     return ForeglowNetwork(instrument, n_class, dust_tests, memory)
 
 
 NETWORKS = {
     "farsian2020": FarsianNetwork,
     "foreglow": ForeglowNetwork,
-    "foreglow_memory": foreglow_with_memory,
+    "foreglow_template": foreglow_with_memory,
 }

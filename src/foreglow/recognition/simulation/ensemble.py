@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.errors import RunError
 from foreglow.files import new_directory, remove_half_written
 from foreglow.maps import healpix as hp
@@ -42,7 +42,7 @@ def make_ensemble(
     seed: int,
     *,
     resume: bool = False,
-    spread: Spread = map,
+    map_fn: MapFn = map,
     progress: Progress | None = None,
 ) -> int:
     """Simulate many skies into one store: `qu`, `label` and `seed`, a realisation a row.
@@ -60,7 +60,7 @@ def make_ensemble(
         That of the first.
     resume : bool
         Go on with an interrupted run: realisations that are there are kept.
-    spread : callable
+    map_fn : callable
         `map`, or that of `open_workers`: workers write into the store, which they must see.
     progress : callable, optional
         Called with realisations done and in all.
@@ -87,7 +87,7 @@ def make_ensemble(
         _begin(path, recipe, n, settings)
     missing = np.flatnonzero(_seeds(path) == _ABSENT).tolist()
     work = partial(_make_realisation, str(path.absolute()), recipe, templates, seed)
-    for done, _ in enumerate(spread(work, missing), n - len(missing) + 1):
+    for done, _ in enumerate(map_fn(work, missing), n - len(missing) + 1):
         if progress is not None:
             progress(done, n)
     remove_half_written(path)

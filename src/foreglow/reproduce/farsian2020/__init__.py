@@ -1,8 +1,8 @@
 """Every table and figure of Farsian et al. 2020, and what they leave open.
 
 `sky`, `networks`, `noise`, `fits`, `context`, `separation` and `outside` hold a step each: a
-function of the `Lab` that adds its records to the run and returns the captions of its figures, run
-in the order of `STEPS`.
+function of the `Experiment` that adds its records to the run and returns the captions of its
+figures, run in the order of `STEPS`.
 """
 
 import json
@@ -13,15 +13,15 @@ from typing import Any
 from rich.table import Table
 
 from foreglow.compute.device import pick_device
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.files import write_text
 from foreglow.report.html import write_report
 from foreglow.report.page.tables import accuracy_rows, rich_table
 from foreglow.reproduce import read_records
-from foreglow.reproduce.farsian2020 import lab as labs
+from foreglow.reproduce.farsian2020 import experiment as labs
 from foreglow.reproduce.farsian2020.context import spatial_context
+from foreglow.reproduce.farsian2020.experiment import SCALES, Captions, Experiment
 from foreglow.reproduce.farsian2020.fits import choose_by_fits
-from foreglow.reproduce.farsian2020.lab import SCALES, Captions, Lab
 from foreglow.reproduce.farsian2020.networks import NETWORKS, train_and_test
 from foreglow.reproduce.farsian2020.noise import noise_curve
 from foreglow.reproduce.farsian2020.outside import outside_the_law
@@ -43,7 +43,7 @@ __all__ = [
     "reproduce",
 ]
 
-STEPS: tuple[Callable[[Lab], Captions], ...] = (
+STEPS: tuple[Callable[[Experiment], Captions], ...] = (
     components,
     train_and_test,
     noise_curve,
@@ -62,7 +62,7 @@ def reproduce(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
-    spread: Spread = map,
+    map_fn: MapFn = map,
 ) -> Path:
     """Train both networks on the three problems and write tables, figures and the report.
 
@@ -79,7 +79,7 @@ def reproduce(
         `auto`, `cpu` or `cuda`.
     resume : bool
         Go on with an interrupted run; what it had finished is kept.
-    spread : Spread
+    map_fn : MapFn
         Where the loops over realisations are done, see `foreglow.compute.workers.open_workers`;
         workers must see `out`.
 
@@ -97,10 +97,12 @@ def reproduce(
         "device": str(chosen), "settings": settings,
     }  # fmt: skip
     with open_run(out, config, resume) as run:
-        lab = Lab(run, settings, templates, instrument, seed, chosen, resume, spread=spread)
+        experiment = Experiment(
+            run, settings, templates, instrument, seed, chosen, resume, map_fn=map_fn
+        )
         captions: Captions = {}
         for step in STEPS:
-            captions |= step(lab)
+            captions |= step(experiment)
         write_text(run.figures / "captions.json", json.dumps(captions, indent=1))
         run.save_metrics()
         return write_report(run.folder)

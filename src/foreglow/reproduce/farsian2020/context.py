@@ -26,9 +26,9 @@ from foreglow.recognition.network.calibration import (
 )
 from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.report.recognition import curves, neighbours, skymaps
-from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
-from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined, log
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment, joined, log
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISY
+from foreglow.reproduce.farsian2020.worker import REGIONS, WorkerContext
 from foreglow.reproduce.progress import told
 
 _SECTION = "Neighbours"
@@ -50,60 +50,63 @@ class _Trial:
     evaluations: dict[str, Evaluation]
 
 
-def spatial_context(lab: Lab) -> Captions:
+def spatial_context(experiment: Experiment) -> Captions:
     """Accuracy with neighbours by layout, its calibration, and how far boundaries can be placed."""
-    lab.trained("four", "foreglow", "conditioned")
-    trained_contexts(lab)
+    experiment.trained("four", "foreglow", "conditioned")
+    trained_contexts(experiment)
     captions: Captions = {}
     regular, patches = {}, {}
-    with lab.run.stage("neighbours"):
-        for problem in lab.settings["problems"]:
-            for kind in (_REGULAR, *lab.settings["context_layouts"]):
-                for scale in lab.settings["context_noise_scales"]:
-                    trial = _try(lab, problem, kind, scale)
-                    _record(lab, trial, problem, kind, scale)
+    with experiment.run.stage("neighbours"):
+        for problem in experiment.settings["problems"]:
+            for kind in (_REGULAR, *experiment.settings["context_layouts"]):
+                for scale in experiment.settings["context_noise_scales"]:
+                    trial = _try(experiment, problem, kind, scale)
+                    _record(experiment, trial, problem, kind, scale)
                     if scale == 1 and kind in (_REGULAR, _PATCHES):
                         (regular if kind == _REGULAR else patches)[problem] = trial
     for problem, trial in regular.items():
-        captions |= _maps(lab, problem, trial)
+        captions |= _maps(experiment, problem, trial)
     if regular:
-        captions |= _boundary_figure(lab, regular)
+        captions |= _boundary_figure(experiment, regular)
     if patches:
-        captions |= _trust_figures(lab, patches)
+        captions |= _trust_figures(experiment, patches)
     return captions
 
 
-def trained_contexts(lab: Lab) -> dict[str, ContextModel]:
+def trained_contexts(experiment: Experiment) -> dict[str, ContextModel]:
     """Train each kind of context on the conditioned network, or load what was trained before."""
-    settings = lab.settings["context"]
+    settings = experiment.settings["context"]
     contexts: dict[str, ContextModel] = {}
     ensemble = None
     for kind in CONTEXT_NETWORKS:
-        folder = lab.run.models / f"context_{kind}"
+        folder = experiment.run.models / f"context_{kind}"
         if (folder / "model.toml").is_file():
-            contexts[kind] = ContextModel.load(folder, lab.device)
+            contexts[kind] = ContextModel.load(folder, experiment.device)
             continue
-        with lab.run.stage(f"train context_{kind}"):
+        with experiment.run.stage(f"train context_{kind}"):
             if ensemble is None:
-                pixel, _ = lab.trained("four", "foreglow", "conditioned")
+                pixel, _ = experiment.trained("four", "foreglow", "conditioned")
                 ensemble = pixel_ensemble(
-                    pixel, lab.templates, lab.seed, settings["realisations"],
+                    pixel, experiment.templates, experiment.seed, settings["realisations"],
                     settings["noise_range"],
                 )  # fmt: skip
-            contexts[kind] = ContextModel.untrained(kind, lab.seed)
+            contexts[kind] = ContextModel.untrained(kind, experiment.seed)
             train_context(
                 contexts[kind], ensemble, ContextPlan(**settings[kind]),
-                lab.run.folder / "training" / folder.name, lab.seed, lab.device, lab.resume,
+                experiment.run.folder / "training" / folder.name, experiment.seed,
+                experiment.device, experiment.resume,
             )  # fmt: skip
         contexts[kind].save(folder)
     return contexts
 
 
-def _try(lab: Lab, problem: str, kind: str, noise_scale: float) -> _Trial:
+def _try(experiment: Experiment, problem: str, kind: str, noise_scale: float) -> _Trial:
     """Recognise skies of one layout by each method; of regular ones by the oracles, too."""
     # calibration is measured on patches: it takes more skies than an accuracy
-    skies = lab.settings["patch_skies" if kind == _PATCHES else "context_skies"]
-    found = lab.spread(partial(_try_sky, lab.bench, problem, kind, noise_scale), range(skies))
+    skies = experiment.settings["patch_skies" if kind == _PATCHES else "context_skies"]
+    found = experiment.map_fn(
+        partial(_try_sky, experiment.worker, problem, kind, noise_scale), range(skies)
+    )
     labels: list[NDArray[np.int64]] = []
     said: dict[str, list[Evaluation]] = {}
     right: dict[str, list[NDArray[np.bool_]]] = {}
@@ -121,17 +124,17 @@ def _try(lab: Lab, problem: str, kind: str, noise_scale: float) -> _Trial:
 
 
 def _try_sky(
-    bench: Bench, problem: str, kind: str, noise_scale: float, number: int
+    worker: WorkerContext, problem: str, kind: str, noise_scale: float, number: int
 ) -> tuple[NDArray[np.int64], dict[str, Evaluation], dict[str, NDArray[np.bool_]]]:
     """The true models of a sky, what each method said of it, and where each was right."""
-    models, nside = PROBLEMS[problem], bench.templates.nside
-    rng = np.random.default_rng([bench.seed, 12, number])
+    models, nside = PROBLEMS[problem], worker.templates.nside
+    rng = np.random.default_rng([worker.seed, 12, number])
     label = _label(kind, problem, nside, number, rng)
-    sky = simulate_sky(bench.templates, bench.instrument, models, label, noise_scale, rng)
-    alone = evaluate(bench.recogniser("four_foreglow_conditioned"), sky, models)
+    sky = simulate_sky(worker.templates, worker.instrument, models, label, noise_scale, rng)
+    alone = evaluate(worker.recogniser("four_foreglow_conditioned"), sky, models)
     said = {_PIXEL: alone}
     for name in CONTEXT_NETWORKS:
-        said[name] = alone.with_neighbours(bench.context(f"context_{name}"))
+        said[name] = alone.with_neighbours(worker.context(f"context_{name}"))
     right = {name: found.predicted == label for name, found in said.items()}
     if kind == _REGULAR:
         with np.errstate(divide="ignore"):
@@ -161,12 +164,14 @@ def _label(
     return label
 
 
-def _record(lab: Lab, trial: _Trial, problem: str, kind: str, noise_scale: float) -> None:
+def _record(
+    experiment: Experiment, trial: _Trial, problem: str, kind: str, noise_scale: float
+) -> None:
     where = REGIONS[problem] if kind == _REGULAR else kind
     fields: dict[str, Any] = {
         "problem": problem, "network": "foreglow", "training": "conditioned", "noise": "table1",
         "noise_scale": noise_scale, "set": "test", "class": None, "layout": where,
-        "nside": lab.settings["test_nside"], "n_pixels": trial.label.size,
+        "nside": experiment.settings["test_nside"], "n_pixels": trial.label.size,
     }  # fmt: skip
     target = PAPER_NOISY[problem]["many_noise"] if kind == _REGULAR and noise_scale == 1 else None
     for name, right in trial.right.items():
@@ -174,7 +179,7 @@ def _record(lab: Lab, trial: _Trial, problem: str, kind: str, noise_scale: float
         error = float(by_sky.std(ddof=1) / np.sqrt(len(by_sky))) if len(by_sky) > 1 else None
         found = trial.evaluations.get(name)
         ece = expected_calibration_error(found.probability, found.label) if found else None
-        lab.run.records.append(
+        experiment.run.records.append(
             {
                 **fields, "method": name if name in _ORACLES else "network",
                 "context": "pixel" if name == _PIXEL else "spatial",
@@ -188,11 +193,11 @@ def _record(lab: Lab, trial: _Trial, problem: str, kind: str, noise_scale: float
         )  # fmt: skip
 
 
-def _maps(lab: Lab, problem: str, trial: _Trial) -> Captions:
+def _maps(experiment: Experiment, problem: str, trial: _Trial) -> Captions:
     n_pix = trial.label.shape[1]
     before, after = (trial.evaluations[name].probability[:, :n_pix] for name in (_PIXEL, "unet"))
     share = {name: trial.right[name][0].mean() for name in (_PIXEL, "unet")}
-    return lab.draw(
+    return experiment.draw(
         skymaps.recognition_maps_before_after(
             before, after, trial.label[0], PROBLEMS[problem], f"{problem}, Table 1 noise",
             row_titles=("Pixel by pixel", "With neighbours"),
@@ -206,7 +211,7 @@ def _maps(lab: Lab, problem: str, trial: _Trial) -> Captions:
     )  # fmt: skip
 
 
-def _boundary_figure(lab: Lab, regular: dict[str, _Trial]) -> Captions:
+def _boundary_figure(experiment: Experiment, regular: dict[str, _Trial]) -> Captions:
     names = {
         _PIXEL: "one pixel", "potts": "Potts field", "unet": "U-Net",
         "oracle_rings": "oracle, ring by ring", "oracle_meridian": "oracle, meridian",
@@ -218,7 +223,7 @@ def _boundary_figure(lab: Lab, regular: dict[str, _Trial]) -> Captions:
             distance,
             {names[name]: right.ravel() for name, right in trial.right.items()},
         )
-    return lab.draw(
+    return experiment.draw(
         neighbours.accuracy_by_distance(panels, "Table 1 noise, regular regions"),
         "context_boundary",
         _SECTION,
@@ -231,7 +236,7 @@ def _boundary_figure(lab: Lab, regular: dict[str, _Trial]) -> Captions:
     )
 
 
-def _trust_figures(lab: Lab, patches: dict[str, _Trial]) -> Captions:
+def _trust_figures(experiment: Experiment, patches: dict[str, _Trial]) -> Captions:
     said = {
         f"{problem}, {'with neighbours' if name == 'unet' else name}": trial.evaluations[name]
         for problem, trial in patches.items()
@@ -239,7 +244,7 @@ def _trust_figures(lab: Lab, patches: dict[str, _Trial]) -> Captions:
     }
     bins = {name: reliability(e.probability, e.label) for name, e in said.items()}
     kept = {name: accuracy_against_coverage(e.probability, e.label) for name, e in said.items()}
-    return lab.draw(
+    return experiment.draw(
         curves.reliability_diagram(bins, "Table 1 noise, random patches"),
         "reliability",
         "Calibration",
@@ -248,7 +253,7 @@ def _trust_figures(lab: Lab, patches: dict[str, _Trial]) -> Captions:
         "many pixels were so sure. Other skies and other patches than in training, of the same "
         "law of patches; on regions of another kind see the table: straight boundaries make the "
         "neighbours more often right than they dare to say.",
-    ) | lab.draw(
+    ) | experiment.draw(
         curves.coverage_curve(kept, "Table 1 noise, random patches"),
         "coverage",
         "Calibration",

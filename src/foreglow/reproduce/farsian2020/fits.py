@@ -12,10 +12,10 @@ from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.simulation.skies import SimulatedSky
 from foreglow.report.page.tables import binomial_error
 from foreglow.report.recognition import figures, skymaps
-from foreglow.reproduce.farsian2020.bench import Bench
-from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment, joined
 from foreglow.reproduce.farsian2020.paper import PAPER_FITS
 from foreglow.reproduce.farsian2020.views import keep_view
+from foreglow.reproduce.farsian2020.worker import WorkerContext
 from foreglow.reproduce.progress import told
 from foreglow.sky import seds
 
@@ -55,34 +55,36 @@ class _Fitted:
     dof: np.ndarray
 
 
-def choose_by_fits(lab: Lab) -> Captions:
+def choose_by_fits(experiment: Experiment) -> Captions:
     """Accuracy of a choice by fits at Table 1 noise and below, and Figures 9 and 10."""
     captions: Captions = {}
     found: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    with lab.run.stage("fits"):
-        for problem in lab.settings["problems"]:
+    with experiment.run.stage("fits"):
+        for problem in experiment.settings["problems"]:
             curves = found.setdefault(problem, {})
-            for scale in lab.settings["fit_noise_scales"]:
-                fitted = _fit_skies(lab, problem, scale)
+            for scale in experiment.settings["fit_noise_scales"]:
+                fitted = _fit_skies(experiment, problem, scale)
                 for method, evaluations in fitted.evaluations.items():
-                    _record(lab, problem, scale, method, evaluations)
+                    _record(experiment, problem, scale, method, evaluations)
                     summary = summarise(evaluations, scale)
                     point = (scale, summary.accuracy, summary.error)
                     curves.setdefault(method, []).append(point)
                 if problem == "curvature" and scale == 1.0:
-                    captions |= _figures_9_and_10(lab, fitted)
-    return captions | _curves_figure(lab, found)
+                    captions |= _figures_9_and_10(experiment, fitted)
+    return captions | _curves_figure(experiment, found)
 
 
-def _fit_skies(lab: Lab, problem: str, noise_scale: float) -> _Fitted:
+def _fit_skies(experiment: Experiment, problem: str, noise_scale: float) -> _Fitted:
     models = PROBLEMS[problem]
     evaluations: dict[str, list[Evaluation]] = {}
     chi2, dof = [], np.empty(0)
-    number = lab.settings["fit_skies"]
-    found = lab.spread(partial(fit_sky, lab.bench, problem, noise_scale), range(number))
+    number = experiment.settings["fit_skies"]
+    found = experiment.map_fn(
+        partial(fit_sky, experiment.worker, problem, noise_scale), range(number)
+    )
     for k, (sky, choice, known) in enumerate(told(found, number, f"fits, {problem}")):
         if k == 0 and noise_scale == 1.0:
-            keep_view(lab, problem, sky, choice)
+            keep_view(experiment, problem, sky, choice)
         chosen = {name: (choice, name) for name in CRITERIA}
         if known is not None:
             chosen |= {f"{name}_known_c": (known, name) for name in _KNOWN_C}
@@ -95,33 +97,37 @@ def _fit_skies(lab: Lab, problem: str, noise_scale: float) -> _Fitted:
 
 
 def fit_sky(
-    bench: Bench, problem: str, noise_scale: float, number: int
+    worker: WorkerContext, problem: str, noise_scale: float, number: int
 ) -> tuple[SimulatedSky, Choice, Choice | None]:
     """A test sky, its fits, and those that are told the C of curved models, if there are any."""
-    models, device = PROBLEMS[problem], torch.device(bench.device)
-    sky = bench.sky(problem, noise_scale, number)
-    choice = choose_on_sky(sky, bench.instrument, models, device=device)
+    models, device = PROBLEMS[problem], torch.device(worker.device)
+    sky = worker.sky(problem, noise_scale, number)
+    choice = choose_on_sky(sky, worker.instrument, models, device=device)
     if not any(name.startswith("curved") for name in models):
         return sky, choice, None
-    return sky, choice, choose_on_sky(sky, bench.instrument, models, seds.KOGUT_CURVATURE, device)
+    return sky, choice, choose_on_sky(sky, worker.instrument, models, seds.KOGUT_CURVATURE, device)
 
 
 def _record(
-    lab: Lab, problem: str, noise_scale: float, method: str, evaluations: list[Evaluation]
+    experiment: Experiment,
+    problem: str,
+    noise_scale: float,
+    method: str,
+    evaluations: list[Evaluation],
 ) -> None:
     known = PAPER_FITS.get((problem, method)) if noise_scale == 1.0 else None
-    lab.record(
+    experiment.record(
         evaluations, noise_scale, problem=problem, network=None, training=None, method=method,
         paper=known,
     )  # fmt: skip
 
 
-def _figures_9_and_10(lab: Lab, fitted: _Fitted) -> Captions:
+def _figures_9_and_10(experiment: Experiment, fitted: _Fitted) -> Captions:
     tested = fitted.evaluations["chi2"]
     first = tested[0]
     names = [f"{name.replace('_', ' ')} fit" for name in first.models]
     power_law, curved = fitted.reduced_chi2[:, : len(first.label)]
-    nine = lab.draw(
+    nine = experiment.draw(
         skymaps.goodness_of_fit(
             fitted.reduced_chi2, fitted.dof, names, first.predicted == first.label,
             "curvature, Table 1 noise",
@@ -131,7 +137,7 @@ def _figures_9_and_10(lab: Lab, fitted: _Fitted) -> Captions:
         "Figure 9: reduced chi-square, and the choice by it",
         _FIGURE_9.format(here=first.accuracy, all=joined(tested).accuracy),
     )  # fmt: skip
-    return nine | lab.draw(
+    return nine | experiment.draw(
         skymaps.sky_map(
             curved - power_law,
             "curvature, Table 1 noise",
@@ -147,16 +153,16 @@ def _figures_9_and_10(lab: Lab, fitted: _Fitted) -> Captions:
 
 
 def _curves_figure(
-    lab: Lab, found: dict[str, dict[str, list[tuple[float, float, float]]]]
+    experiment: Experiment, found: dict[str, dict[str, list[tuple[float, float, float]]]]
 ) -> Captions:
     """Accuracy of every criterion against noise, beside the network and the ceiling."""
     panels = {}
     for problem, curves in found.items():
         lines = {name: points for name, points in curves.items() if name in CRITERIA}
-        lines |= {"network": _recorded(lab, problem, "network")}
-        lines |= {"ceiling": _recorded(lab, problem, "ceiling")}
+        lines |= {"network": _recorded(experiment, problem, "network")}
+        lines |= {"ceiling": _recorded(experiment, problem, "ceiling")}
         panels[problem] = {name: np.array(points).T for name, points in lines.items() if points}
-    return lab.draw(
+    return experiment.draw(
         figures.criteria_curves(panels),
         "fits_criteria",
         _SECTION,
@@ -165,13 +171,15 @@ def _curves_figure(
     )
 
 
-def _recorded(lab: Lab, problem: str, method: str) -> list[tuple[float, float, float]]:
+def _recorded(
+    experiment: Experiment, problem: str, method: str
+) -> list[tuple[float, float, float]]:
     """Noise scale, accuracy and error that the steps before recorded, in order of noise."""
-    lowest = min(lab.settings["fit_noise_scales"])
+    lowest = min(experiment.settings["fit_noise_scales"])
     wanted = {"problem": problem, "method": method, "context": "pixel", "set": "test"}
     found = [
         r
-        for r in lab.run.records
+        for r in experiment.run.records
         if wanted.items() <= r.items()
         and r["class"] is None
         and r["training"] in ("conditioned", None)

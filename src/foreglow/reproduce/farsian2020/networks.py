@@ -7,44 +7,44 @@ from foreglow.recognition.evaluation.evaluate import Evaluation
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.report.recognition import figures, skymaps
 from foreglow.reproduce.farsian2020 import paper
-from foreglow.reproduce.farsian2020.lab import Captions, Lab
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 
 NETWORKS = ("farsian2020", "foreglow")
 
 
-def train_and_test(lab: Lab) -> Captions:
+def train_and_test(experiment: Experiment) -> Captions:
     """Train and test every network on every problem."""
     captions: Captions = {}
-    for problem in lab.settings["problems"]:
+    for problem in experiment.settings["problems"]:
         for network in NETWORKS:
-            captions |= _one_network(lab, problem, network)
+            captions |= _one_network(experiment, problem, network)
     return captions
 
 
-def _one_network(lab: Lab, problem: str, network: str) -> Captions:
+def _one_network(experiment: Experiment, problem: str, network: str) -> Captions:
     """Tables 2 and 3 for one network and problem, and its figures."""
     known = paper.PAPER_NOISELESS[problem]
     common = {"problem": problem, "network": network}
-    model, history = lab.trained(problem, network, "noiseless")
-    lab.run.records += _history_records(lab, model, history, known["train"], **common)
-    clean = lab.test(model, problem, 0.0)
-    lab.record(clean, 0.0, training="noiseless", paper=known["test"], **common)
+    model, history = experiment.trained(problem, network, "noiseless")
+    experiment.run.records += _history_records(experiment, model, history, known["train"], **common)
+    clean = experiment.test(model, problem, 0.0)
+    experiment.record(clean, 0.0, training="noiseless", paper=known["test"], **common)
     noisy: dict[str, list[Evaluation]] = {}
     for regime in ("noiseless", "one_noise", "many_noise"):
         if regime != "noiseless":
-            model, _ = lab.trained(problem, network, regime)
-        noisy[regime] = lab.test(model, problem, 1.0)
+            model, _ = experiment.trained(problem, network, regime)
+        noisy[regime] = experiment.test(model, problem, 1.0)
         known = paper.PAPER_NOISY[problem][regime]
-        lab.record(noisy[regime], 1.0, training=regime, paper=known, **common)
+        experiment.record(noisy[regime], 1.0, training=regime, paper=known, **common)
     return (
-        _history_figure(lab, problem, network, history)
-        | _clean_figure(lab, problem, network, clean[0])
-        | _noise_figure(lab, problem, network, noisy["noiseless"][0], noisy["many_noise"][0])
+        _history_figure(experiment, problem, network, history)
+        | _clean_figure(experiment, problem, network, clean[0])
+        | _noise_figure(experiment, problem, network, noisy["noiseless"][0], noisy["many_noise"][0])
     )
 
 
 def _history_records(
-    lab: Lab, model: Recogniser, history: History, known: float, **fields: Any
+    experiment: Experiment, model: Recogniser, history: History, known: float, **fields: Any
 ) -> list[dict[str, Any]]:
     """Accuracy on training and validation sets at the last epoch."""
     training = model.card["training"]
@@ -55,7 +55,7 @@ def _history_records(
                 **fields,
                 "training": "noiseless", "noise": "none", "noise_scale": 0.0,
                 "context": "pixel", "method": "network", "set": name, "class": None,
-                "nside": lab.templates.nside,
+                "nside": experiment.templates.nside,
                 "n_pixels": n * training["batch"] if n else None,
                 "accuracy": history[f"{name}_accuracy"][-1],
                 "paper": value,
@@ -64,11 +64,13 @@ def _history_records(
     return records
 
 
-def _history_figure(lab: Lab, problem: str, network: str, history: History) -> Captions:
+def _history_figure(
+    experiment: Experiment, problem: str, network: str, history: History
+) -> Captions:
     number = paper.HISTORY_FIGURE[problem]
     what = f"{problem}, {network}"
     known = paper.PAPER_NOISELESS[problem]["train"]
-    return lab.draw(
+    return experiment.draw(
         figures.training_history(history, f"{what}, noiseless", known),
         f"history_{network}_{problem}",
         _section(network),
@@ -77,9 +79,11 @@ def _history_figure(lab: Lab, problem: str, network: str, history: History) -> C
     )
 
 
-def _clean_figure(lab: Lab, problem: str, network: str, clean: Evaluation) -> Captions:
+def _clean_figure(
+    experiment: Experiment, problem: str, network: str, clean: Evaluation
+) -> Captions:
     what = f"{problem}, {network}"
-    return lab.draw(
+    return experiment.draw(
         skymaps.recognition_map(clean.probability, clean.label, clean.models, f"{what}, noiseless"),
         f"map_{network}_{problem}",
         _section(network),
@@ -90,11 +94,11 @@ def _clean_figure(lab: Lab, problem: str, network: str, clean: Evaluation) -> Ca
 
 
 def _noise_figure(
-    lab: Lab, problem: str, network: str, before: Evaluation, after: Evaluation
+    experiment: Experiment, problem: str, network: str, before: Evaluation, after: Evaluation
 ) -> Captions:
     what = f"{problem}, {network}"
     title = f"before and after training with noise, {what}"
-    return lab.draw(
+    return experiment.draw(
         skymaps.recognition_maps_before_after(
             before.probability, after.probability, after.label, after.models,
             f"{what}, Table 1 noise",

@@ -13,30 +13,32 @@ from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.report.recognition import figures
 from foreglow.reproduce.farsian2020 import paper
-from foreglow.reproduce.farsian2020.bench import Bench
-from foreglow.reproduce.farsian2020.lab import Captions, Lab
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
+from foreglow.reproduce.farsian2020.worker import WorkerContext
 
 log = logging.getLogger("foreglow")
 
 # networks beside the ceiling, by their training
-_TRAINED = {"conditioned": "foreglow", "many_noise": "foreglow_memory"}
+_TRAINED = {"conditioned": "foreglow", "many_noise": "foreglow_template"}
 
 
-def noise_curve(lab: Lab) -> Captions:
+def noise_curve(experiment: Experiment) -> Captions:
     """Accuracy against noise of one conditioned model, and of dedicated ones beside it."""
-    model, _ = lab.trained("four", "foreglow", "conditioned")
-    curves = {problem: _curve(lab, model, problem) for problem in lab.settings["problems"]}
-    for scale in lab.settings["dedicated_noise_scales"]:
-        dedicated, _ = lab.trained("four", "foreglow", "many_noise", noise_scale=scale)
-        lab.record(
-            lab.test(dedicated, "four", scale), scale, problem="four", network="foreglow",
+    model, _ = experiment.trained("four", "foreglow", "conditioned")
+    curves = {
+        problem: _curve(experiment, model, problem) for problem in experiment.settings["problems"]
+    }
+    for scale in experiment.settings["dedicated_noise_scales"]:
+        dedicated, _ = experiment.trained("four", "foreglow", "many_noise", noise_scale=scale)
+        experiment.record(
+            experiment.test(dedicated, "four", scale), scale, problem="four", network="foreglow",
             training="many_noise", paper=None,
         )  # fmt: skip
-    lab.trained("four", "foreglow_memory", "many_noise", noise_scale=1.0)
-    with lab.run.stage("ceilings"):
-        ceilings = _ceilings(lab)
+    experiment.trained("four", "foreglow_template", "many_noise", noise_scale=1.0)
+    with experiment.run.stage("ceilings"):
+        ceilings = _ceilings(experiment)
     known = {problem: paper.PAPER_NOISY[problem]["many_noise"] for problem in curves}
-    return lab.draw(
+    return experiment.draw(
         figures.noise_curve(curves, known, chance=(0.5, 0.25), ceiling=ceilings),
         "noise_curve",
         "Noise",
@@ -47,13 +49,15 @@ def noise_curve(lab: Lab) -> Captions:
     )
 
 
-def _curve(lab: Lab, model: Recogniser, problem: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _curve(
+    experiment: Experiment, model: Recogniser, problem: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Noise scales, accuracies and errors of the conditioned model."""
-    scales = lab.settings["noise_scales"]
+    scales = experiment.settings["noise_scales"]
     points = []
     for scale in scales:
-        tested = lab.test(model, problem, scale)
-        lab.record(
+        tested = experiment.test(model, problem, scale)
+        experiment.record(
             tested, scale, problem=problem, network="foreglow", training="conditioned", paper=None
         )
         summary = summarise(tested, scale)
@@ -62,18 +66,18 @@ def _curve(lab: Lab, model: Recogniser, problem: str) -> tuple[np.ndarray, np.nd
     return np.array(scales), accuracy, error
 
 
-def _ceilings(lab: Lab) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _ceilings(experiment: Experiment) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The best accuracy of any per-pixel classifier, and the networks' on the same vectors.
 
     One set of vectors of four models serves all problems: a problem sees those of its models.
     """
-    points: dict[str, list[tuple[float, float]]] = {p: [] for p in lab.settings["problems"]}
-    scales = lab.settings["ceiling_noise_scales"]
-    work = partial(_score_vectors, lab.bench, lab.settings["ceiling_vectors"])
-    for scale, (scores, label) in zip(scales, lab.spread(work, scales), strict=True):
+    points: dict[str, list[tuple[float, float]]] = {p: [] for p in experiment.settings["problems"]}
+    scales = experiment.settings["ceiling_noise_scales"]
+    work = partial(_score_vectors, experiment.worker, experiment.settings["ceiling_vectors"])
+    for scale, (scores, label) in zip(scales, experiment.map_fn(work, scales), strict=True):
         for problem, found in points.items():
             accuracy, n_mine = _accuracies(scores, label, problem)
-            lab.run.records += _ceiling_records(lab, problem, scale, accuracy, n_mine)
+            experiment.run.records += _ceiling_records(experiment, problem, scale, accuracy, n_mine)
             log.info(
                 "%s, noise scale %g, the same vectors: %s", problem, scale,
                 ", ".join(f"{name} {value:.4f}" for name, value in accuracy.items()),
@@ -83,19 +87,25 @@ def _ceilings(lab: Lab) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _score_vectors(
-    bench: Bench, number: int, noise_scale: float
+    worker: WorkerContext, number: int, noise_scale: float
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What the evidence and the networks say of vectors at one noise, and their true models."""
     four = PROBLEMS["four"]
-    vectors = draw_vectors(bench.templates, bench.instrument, four, noise_scale, number, bench.seed)
-    evidence = log_evidence(vectors.data, vectors.sigma[0], bench.templates, bench.instrument, four)
+    vectors = draw_vectors(
+        worker.templates, worker.instrument, four, noise_scale, number, worker.seed
+    )
+    evidence = log_evidence(
+        vectors.data, vectors.sigma[0], worker.templates, worker.instrument, four
+    )
     scores = {"ceiling": evidence.numpy()}
     models = {"conditioned": "four_foreglow_conditioned"}
     if noise_scale == 1:  # the noise it was trained for
-        models["many_noise"] = "four_foreglow_memory_many_noise_1"
+        models["many_noise"] = "four_foreglow_template_many_noise_1"
     for name, folder in models.items():
-        model = bench.recogniser(folder)
-        said = model.log_probability(vectors.data.to(bench.device), vectors.sigma.to(bench.device))
+        model = worker.recogniser(folder)
+        said = model.log_probability(
+            vectors.data.to(worker.device), vectors.sigma.to(worker.device)
+        )
         scores[name] = said.cpu().numpy()
     return scores, vectors.label.numpy()
 
@@ -115,7 +125,7 @@ def _accuracies(
 
 
 def _ceiling_records(
-    lab: Lab, problem: str, scale: float, accuracy: dict[str, float], n: int
+    experiment: Experiment, problem: str, scale: float, accuracy: dict[str, float], n: int
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -123,7 +133,8 @@ def _ceiling_records(
             "training": name if name in _TRAINED else None, "noise_scale": scale,
             "context": "pixel", "class": None, "method": "network" if name in _TRAINED else name,
             "set": "validation" if name in _TRAINED else "test",
-            "nside": lab.settings["test_nside"], "n_pixels": n, "accuracy": value, "paper": None,
+            "nside": experiment.settings["test_nside"], "n_pixels": n, "accuracy": value,
+            "paper": None,
         }
         for name, value in accuracy.items()
     ]  # fmt: skip

@@ -17,8 +17,8 @@ from foreglow.recognition.evaluation.evaluate import Evaluation, choose_on_sky, 
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.calibration import expected_calibration_error
 from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw
-from foreglow.reproduce.farsian2020.bench import Bench
-from foreglow.reproduce.farsian2020.lab import Captions, Lab, joined
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment, joined
+from foreglow.reproduce.farsian2020.worker import WorkerContext
 from foreglow.sky import seds
 
 log = logging.getLogger("foreglow")
@@ -81,25 +81,27 @@ def cases(changes: dict[str, list[float]], problems: list[str]) -> Iterator[Case
                 yield Case(name, problem, SkyLaw(**{key: value}))
 
 
-def outside_the_law(lab: Lab) -> Captions:
+def outside_the_law(experiment: Experiment) -> Captions:
     """Record accuracy, calibration and alarms of the conditioned network in every case."""
-    lab.trained("four", "foreglow", "conditioned")
-    settings = lab.settings["outside"]
-    with lab.run.stage("outside the law"):
-        for case in cases(settings["changes"], lab.settings["problems"]):
+    experiment.trained("four", "foreglow", "conditioned")
+    settings = experiment.settings["outside"]
+    with experiment.run.stage("outside the law"):
+        for case in cases(settings["changes"], experiment.settings["problems"]):
             for noise_scale in settings["noise_scales"]:
-                lab.run.records.append(_try(lab, case, noise_scale))
+                experiment.run.records.append(_try(experiment, case, noise_scale))
     return {}  # a table of the report, made from the records
 
 
-def _try(lab: Lab, case: Case, noise_scale: float) -> dict[str, Any]:
-    number = lab.settings["outside"]["skies"]
-    found = list(lab.spread(partial(_try_sky, lab.bench, case, noise_scale), range(number)))
+def _try(experiment: Experiment, case: Case, noise_scale: float) -> dict[str, Any]:
+    number = experiment.settings["outside"]["skies"]
+    found = list(
+        experiment.map_fn(partial(_try_sky, experiment.worker, case, noise_scale), range(number))
+    )
     tested = joined([evaluation for evaluation, _ in found])
     record = {
         "problem": case.problem, "network": "foreglow", "training": "conditioned",
         "noise": "table1", "noise_scale": noise_scale, "context": "pixel", "method": "network",
-        "set": "outside", "class": None, "nside": lab.settings["test_nside"],
+        "set": "outside", "class": None, "nside": experiment.settings["test_nside"],
         "n_pixels": len(tested.label), "accuracy": tested.accuracy, "paper": None,
         "law": case.name,
         "ece": expected_calibration_error(tested.probability, tested.label),
@@ -113,24 +115,28 @@ def _try(lab: Lab, case: Case, noise_scale: float) -> dict[str, Any]:
     return record
 
 
-def skies_of(lab: Lab, case: Case, noise_scale: float) -> list[SimulatedSky]:
+def skies_of(experiment: Experiment, case: Case, noise_scale: float) -> list[SimulatedSky]:
     """The skies of a case, with the noise that is stated of them and the truth that counts."""
-    bench = lab.bench
-    return [_sky(bench, case, noise_scale, k) for k in range(lab.settings["outside"]["skies"])]
+    worker = experiment.worker
+    return [
+        _sky(worker, case, noise_scale, k) for k in range(experiment.settings["outside"]["skies"])
+    ]
 
 
-def _sky(bench: Bench, case: Case, noise_scale: float, number: int) -> SimulatedSky:
-    sky = bench.sky(case.problem, noise_scale * case.noise, number, case.law)
+def _sky(worker: WorkerContext, case: Case, noise_scale: float, number: int) -> SimulatedSky:
+    sky = worker.sky(case.problem, noise_scale * case.noise, number, case.law)
     label = np.zeros_like(sky.label) if case.one_model else sky.label
     return replace(sky, sigma=sky.sigma / case.noise, label=label)
 
 
-def _try_sky(bench: Bench, case: Case, noise_scale: float, number: int) -> tuple[Evaluation, float]:
+def _try_sky(
+    worker: WorkerContext, case: Case, noise_scale: float, number: int
+) -> tuple[Evaluation, float]:
     """What the network says of a sky, and in how much of it no model fits."""
-    models, sky = PROBLEMS[case.problem], _sky(bench, case, noise_scale, number)
+    models, sky = PROBLEMS[case.problem], _sky(worker, case, noise_scale, number)
     # the fits of what the network knows: C as in its training
     choice = choose_on_sky(
-        sky, bench.instrument, models, seds.KOGUT_CURVATURE, torch.device(bench.device)
+        sky, worker.instrument, models, seds.KOGUT_CURVATURE, torch.device(worker.device)
     )
-    evaluation = evaluate(bench.recogniser("four_foreglow_conditioned"), sky, models)
+    evaluation = evaluate(worker.recogniser("four_foreglow_conditioned"), sky, models)
     return evaluation, choice.none_fits().double().mean().item()

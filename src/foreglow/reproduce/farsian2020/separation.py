@@ -16,64 +16,70 @@ from foreglow.recognition.evaluation.separation import (
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.report.recognition import curves
-from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
 from foreglow.reproduce.farsian2020.context import trained_contexts
-from foreglow.reproduce.farsian2020.lab import Captions, Lab
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
+from foreglow.reproduce.farsian2020.worker import REGIONS, WorkerContext
 from foreglow.reproduce.progress import told
 from foreglow.sky.cmb import cmb_spectra
 
 _SECTION = "Component separation"
 
 
-def component_separation(lab: Lab) -> Captions:
+def component_separation(experiment: Experiment) -> Captions:
     """Residual CMB by choice of models, over many skies, at each noise."""
     captions: Captions = {}
-    lab.trained("four", "foreglow", "conditioned")
-    trained_contexts(lab)
-    with lab.run.stage("component separation"):
-        for problem in lab.settings["separation_problems"]:
-            for scale in lab.settings["separation_noise_scales"]:
-                residuals = _residuals(lab, problem, scale)
-                lab.run.records += [
+    experiment.trained("four", "foreglow", "conditioned")
+    trained_contexts(experiment)
+    with experiment.run.stage("component separation"):
+        for problem in experiment.settings["separation_problems"]:
+            for scale in experiment.settings["separation_noise_scales"]:
+                residuals = _residuals(experiment, problem, scale)
+                experiment.run.records += [
                     {
                         "problem": problem, "noise_scale": scale, "method": "separation",
-                        "nside": lab.settings["test_nside"], **record,
+                        "nside": experiment.settings["test_nside"], **record,
                     }
                     for record in summarise_residuals(residuals)
                 ]  # fmt: skip
-                captions |= _figure(lab, problem, scale, residuals)
+                captions |= _figure(experiment, problem, scale, residuals)
     return captions
 
 
-def _residuals(lab: Lab, problem: str, noise_scale: float) -> list[Residuals]:
-    number = lab.settings["separation_skies"]
-    found = lab.spread(partial(_separate, lab.bench, problem, noise_scale), range(number))
+def _residuals(experiment: Experiment, problem: str, noise_scale: float) -> list[Residuals]:
+    number = experiment.settings["separation_skies"]
+    found = experiment.map_fn(
+        partial(_separate, experiment.worker, problem, noise_scale), range(number)
+    )
     what = f"component separation, {problem}, noise scale {noise_scale:g}"
     return join_residuals(told(found, number, what))
 
 
-def _separate(bench: Bench, problem: str, noise_scale: float, number: int) -> list[Residuals]:
+def _separate(
+    worker: WorkerContext, problem: str, noise_scale: float, number: int
+) -> list[Residuals]:
     """Clean a sky of its own CMB, beta_s and noise."""
-    models, nside = PROBLEMS[problem], bench.templates.nside
-    rng = np.random.default_rng([bench.seed, 13, number])
+    models, nside = PROBLEMS[problem], worker.templates.nside
+    rng = np.random.default_rng([worker.seed, 13, number])
     turned = (layout(REGIONS[problem], nside, len(models)) + number) % len(models)
-    sky = simulate_sky(bench.templates, bench.instrument, models, turned, noise_scale, rng)
-    alone = evaluate(bench.recogniser("four_foreglow_conditioned"), sky, models)
-    together = alone.with_neighbours(bench.context("context_unet"))
+    sky = simulate_sky(worker.templates, worker.instrument, models, turned, noise_scale, rng)
+    alone = evaluate(worker.recogniser("four_foreglow_conditioned"), sky, models)
+    together = alone.with_neighbours(worker.context("context_unet"))
     maps = {
         "recognised, one pixel": alone.predicted,
         "recognised, with neighbours": together.predicted,
         "averaged, with neighbours": together.probability,
     }
-    return residuals_of_sky(sky, bench.instrument, models, maps)
+    return residuals_of_sky(sky, worker.instrument, models, maps)
 
 
-def _figure(lab: Lab, problem: str, noise_scale: float, residuals: list[Residuals]) -> Captions:
+def _figure(
+    experiment: Experiment, problem: str, noise_scale: float, residuals: list[Residuals]
+) -> Captions:
     cut = next(r.region for r in residuals if r.region != FULL_SKY)
     shown = {r.option: r.bb for r in residuals if r.region == cut}
     n_ell = residuals[0].bb.shape[1]
-    n = lab.settings["separation_skies"]
-    return lab.draw(
+    n = experiment.settings["separation_skies"]
+    return experiment.draw(
         curves.residual_spectra(
             shown, f"{problem}, noise scale {noise_scale:g}, {cut}", cmb_spectra(n_ell - 1)[2]
         ),
@@ -81,7 +87,8 @@ def _figure(lab: Lab, problem: str, noise_scale: float, residuals: list[Residual
         _SECTION,
         f"What is left in the CMB: {problem}, noise scale {noise_scale:g}",
         f"B modes of the cleaned CMB less the true one, foregrounds and noise together, mean over "
-        f"{n} skies with its error. Pixels of Nside {lab.settings['test_nside']} carry multipoles "
-        f"up to {n_ell - 1}. All fits have the same prior on the synchrotron index. Averaged: the "
+        f"{n} skies with its error. Pixels of Nside {experiment.settings['test_nside']} carry "
+        f"multipoles up to {n_ell - 1}. All fits have the same prior on the synchrotron index. "
+        f"Averaged: the "
         f"CMB of every model, weighted by its probability.",
     )

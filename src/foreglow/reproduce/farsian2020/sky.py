@@ -5,23 +5,23 @@ import numpy as np
 from foreglow.maps import healpix as hp
 from foreglow.recognition.simulation.skies import component_maps
 from foreglow.report.recognition import figures
-from foreglow.reproduce.farsian2020.lab import Captions, Lab
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 
 SMOOTHING_DEG = 10.0
 
 
-def components(lab: Lab) -> Captions:
+def components(experiment: Experiment) -> Captions:
     """Figure 1: rms of P by component at Nside 16, smoothed to 10 degrees."""
-    nside = lab.settings["test_nside"]
-    rng = np.random.default_rng([lab.seed, 6])
-    parts = component_maps(lab.templates.degraded(nside), lab.instrument, rng)
+    nside = experiment.settings["test_nside"]
+    rng = np.random.default_rng([experiment.seed, 6])
+    parts = component_maps(experiment.templates.degraded(nside), experiment.instrument, rng)
     rms = {
         name: np.array([_smoothed_rms(qu) for qu in maps])  # maps (n_band, 2, n_pix)
         for name, maps in parts.items()
     }
-    rms["noise"] = np.sqrt(2) * lab.instrument.noise_rms(nside)
-    return lab.draw(
-        figures.component_rms(lab.instrument.frequency_ghz, rms),
+    rms["noise"] = np.sqrt(2) * experiment.instrument.noise_rms(nside)
+    return experiment.draw(
+        figures.component_rms(experiment.instrument.frequency_ghz, rms),
         "component_rms",
         "The sky",
         "Figure 1: the components",

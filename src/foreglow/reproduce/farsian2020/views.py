@@ -7,7 +7,7 @@ from foreglow.recognition.simulation.skies import SimulatedSky
 from foreglow.report.page import tables
 from foreglow.report.page.skyview import save_view
 from foreglow.report.recognition.view import recognition_view
-from foreglow.reproduce.farsian2020.lab import REGIONS, Lab
+from foreglow.reproduce.farsian2020.experiment import REGIONS, Experiment
 
 _NOTE = (
     "The first test sky with the noise of Table 1, models in {regions}. Networks farsian2020 and "
@@ -16,12 +16,12 @@ _NOTE = (
 )
 
 
-def keep_view(lab: Lab, problem: str, sky: SimulatedSky, choice: Choice) -> None:
+def keep_view(experiment: Experiment, problem: str, sky: SimulatedSky, choice: Choice) -> None:
     """Keep a test sky with all that was said of it.
 
     Parameters
     ----------
-    lab : Lab
+    experiment : Experiment
     problem : str
     sky : SimulatedSky
         With Table 1 noise.
@@ -30,19 +30,22 @@ def keep_view(lab: Lab, problem: str, sky: SimulatedSky, choice: Choice) -> None
     """
     models = PROBLEMS[problem]
     trained = {
-        name: lab.trained(problem, name, "many_noise")[0] for name in ("farsian2020", "foreglow")
+        name: experiment.trained(problem, name, "many_noise")[0]
+        for name in ("farsian2020", "foreglow")
     }
-    trained["foreglow, over noise scales"], _ = lab.trained("four", "foreglow", "conditioned")
+    trained["foreglow, over noise scales"], _ = experiment.trained(
+        "four", "foreglow", "conditioned"
+    )
     chances = {name: evaluate(model, sky, models).probability for name, model in trained.items()}
-    place = lab.settings["problems"].index(problem) + 1
+    place = experiment.settings["problems"].index(problem) + 1
     view = recognition_view(
         f"{place}_{problem}",
         f"{problem}: {tables.PROBLEMS[problem]}",
         _NOTE.format(regions=REGIONS[problem]),
         sky,
-        lab.instrument,
+        experiment.instrument,
         models,
         chances,
         choice,
     )
-    save_view(view, lab.run.folder / "maps")
+    save_view(view, experiment.run.folder / "maps")

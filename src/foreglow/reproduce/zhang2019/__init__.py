@@ -1,8 +1,8 @@
 """Every figure of Zhang et al. 2019, its ablations, and what its dust is good for.
 
 `sky`, `models`, `weights`, `east_west`, `ablations`, `skymap` and `cleaning` hold a step each: a
-function of the `Lab` that adds its records to the run and returns the captions of its figures, run
-in the order of `STEPS`.
+function of the `Experiment` that adds its records to the run and returns the captions of its
+figures, run in the order of `STEPS`.
 """
 
 import json
@@ -13,15 +13,15 @@ from typing import Any
 from rich.table import Table
 
 from foreglow.compute.device import pick_device
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.files import write_text
 from foreglow.report.dust.tables import correlation_rows, correlation_text
 from foreglow.report.html import write_report
-from foreglow.reproduce.zhang2019 import lab as labs
+from foreglow.reproduce.zhang2019 import experiment as labs
 from foreglow.reproduce.zhang2019.ablations import ablations
 from foreglow.reproduce.zhang2019.cleaning import template_cleaning
 from foreglow.reproduce.zhang2019.east_west import east_and_west
-from foreglow.reproduce.zhang2019.lab import SCALES, Captions, Lab
+from foreglow.reproduce.zhang2019.experiment import SCALES, Captions, Experiment
 from foreglow.reproduce.zhang2019.models import compare_models
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS, WINS
 from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
@@ -32,7 +32,7 @@ from foreglow.runs import open_run
 
 __all__ = ["SCALES", "STEPS", "WINS", "printed_tables", "reproduce"]
 
-STEPS: tuple[Callable[[Lab], Captions], ...] = (
+STEPS: tuple[Callable[[Experiment], Captions], ...] = (
     what_the_sky_holds,
     compare_models,
     predicted_map,
@@ -51,7 +51,7 @@ def reproduce(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
-    spread: Spread = map,
+    map_fn: MapFn = map,
 ) -> Path:
     """Train all models, and write records, figures, the map and the report.
 
@@ -68,7 +68,7 @@ def reproduce(
         `auto`, `cpu` or `cuda`.
     resume : bool
         Go on with an interrupted run; models that it had trained are loaded.
-    spread : Spread
+    map_fn : MapFn
         Where the loops over realisations are done, see `foreglow.compute.workers.open_workers`;
         workers must see `out`.
 
@@ -87,10 +87,12 @@ def reproduce(
     with open_run(out, config, resume) as run:
         with run.stage("the sky"):
             dust_sky = labs.on_device(source.sky(LOW_KMS, HIGH_KMS), chosen)
-        lab = Lab(run, settings, source, dust_sky, seed, chosen, resume, spread=spread)
+        experiment = Experiment(
+            run, settings, source, dust_sky, seed, chosen, resume, map_fn=map_fn
+        )
         captions: Captions = {}
         for step in STEPS:
-            captions |= step(lab)
+            captions |= step(experiment)
         write_text(run.figures / "captions.json", json.dumps(captions, indent=1))
         run.save_metrics()
         return write_report(run.folder)

@@ -3,30 +3,31 @@
 from foreglow.dust.baselines import integrated
 from foreglow.dust.evaluate import Scores
 from foreglow.report.dust import curves as dust_curves
-from foreglow.reproduce.zhang2019.lab import Captions, Lab, log, on_device
+from foreglow.reproduce.zhang2019.experiment import Captions, Experiment, log, on_device
 from foreglow.reproduce.zhang2019.paper import WEIGHT
 from foreglow.reproduce.zhang2019.weights import trained_with_weight
 
 _SPLIT, _STEP = "north_south", "ablations"
 
 
-def ablations(lab: Lab) -> Captions:
+def ablations(experiment: Experiment) -> Captions:
     """The same network on other inputs, on the test region."""
-    baselines = lab.baselines(_SPLIT, "test")
+    baselines = experiment.baselines(_SPLIT, "test")
     scores = {name: baselines[name] for name in ("integrated", "linear_scale_dependent")}
-    scores["unet_single"] = trained_with_weight(lab, WEIGHT)
+    scores["unet_single"] = trained_with_weight(experiment, WEIGHT)
     for inputs in ("moments", "integrated"):
         name = f"unet_{inputs}"
-        model = lab.trained(name, lab.plan("variants", inputs=inputs))
-        scores[name] = lab.network_scores(name, model)
-    scores |= _wide(lab)
+        model = experiment.trained(name, experiment.plan("variants", inputs=inputs))
+        scores[name] = experiment.network_scores(name, model)
+    scores |= _wide(experiment)
     for name, found in scores.items():
         weight = WEIGHT if name.startswith("unet") else None
-        lab.record(found, _STEP, weight=weight, model=name)
-    kms = lab.settings["wide_kms"]
-    return lab.draw(
+        experiment.record(found, _STEP, weight=weight, model=name)
+    kms = experiment.settings["wide_kms"]
+    return experiment.draw(
         dust_curves.correlation_by_ell(
-            lab.ell, {"Test region (south)": {n: lab.curve(s) for n, s in scores.items()}}
+            experiment.ell,
+            {"Test region (south)": {n: experiment.curve(s) for n, s in scores.items()}},
         ),
         "correlation_ablations",
         "Variants",
@@ -37,15 +38,15 @@ def ablations(lab: Lab) -> Captions:
     )
 
 
-def _wide(lab: Lab) -> dict[str, Scores]:
+def _wide(experiment: Experiment) -> dict[str, Scores]:
     """Network and integrated map with the channels of a wider range."""
-    kms = lab.settings["wide_kms"]
-    if not lab.source.reaches(-kms, kms):
+    kms = experiment.settings["wide_kms"]
+    if not experiment.source.reaches(-kms, kms):
         log.info("the cube does not reach %g km/s: no wider range is tried", kms)
         return {}
-    with lab.run.stage("a wider range of velocities"):
-        sky = on_device(lab.source.sky(-kms, kms), lab.device)
-        model = lab.trained("unet_wide", lab.plan("variants"), sky=sky)
-        network = lab.network_scores("unet_wide", model, sky=sky)
+    with experiment.run.stage("a wider range of velocities"):
+        sky = on_device(experiment.source.sky(-kms, kms), experiment.device)
+        model = experiment.trained("unet_wide", experiment.plan("variants"), sky=sky)
+        network = experiment.network_scores("unet_wide", model, sky=sky)
         total = {"integrated_wide": lambda cutouts: integrated(cutouts.inputs)}
-        return lab.score(total, _SPLIT, "test", sky) | {"unet_wide": network}
+        return experiment.score(total, _SPLIT, "test", sky) | {"unet_wide": network}

@@ -1,26 +1,26 @@
 """Figure 7: trained in the east, tested in the west."""
 
 from foreglow.report.dust import curves as dust_curves
-from foreglow.reproduce.zhang2019.lab import SETS, Captions, Lab
+from foreglow.reproduce.zhang2019.experiment import SETS, Captions, Experiment
 
 SPLIT = "east_west"
 _TITLES = {"train": "Training region (east)", "test": "Test region (west)"}
 
 
-def east_and_west(lab: Lab) -> Captions:
+def east_and_west(experiment: Experiment) -> Captions:
     """The models on the other division of the sky."""
-    plan = lab.plan("variants")
-    model = lab.trained("east_west", plan, SPLIT)
+    plan = experiment.plan("variants")
+    model = experiment.trained("east_west", plan, SPLIT)
     panels = {}
     for which in SETS:
-        scores = {**lab.baselines(SPLIT, which)}
-        scores["unet_single"] = lab.network_scores("unet_single", model, SPLIT, which)
+        scores = {**experiment.baselines(SPLIT, which)}
+        scores["unet_single"] = experiment.network_scores("unet_single", model, SPLIT, which)
         for name, found in scores.items():
             weight = plan.weight if name == "unet_single" else None
-            lab.record(found, "east_west", SPLIT, which, weight)
-        panels[_TITLES[which]] = {name: lab.curve(found) for name, found in scores.items()}
-    return lab.draw(
-        dust_curves.correlation_by_ell(lab.ell, panels),
+            experiment.record(found, "east_west", SPLIT, which, weight)
+        panels[_TITLES[which]] = {name: experiment.curve(found) for name, found in scores.items()}
+    return experiment.draw(
+        dust_curves.correlation_by_ell(experiment.ell, panels),
         "correlation_east_west",
         "Variants",
         "Figure 7: correlation by scale, trained in the east, tested in the west",

@@ -7,7 +7,7 @@ from foreglow.dust.evaluate import Scores
 from foreglow.dust.model import DustModel
 from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import maps as dust_maps
-from foreglow.reproduce.zhang2019.lab import SETS, Captions, Lab
+from foreglow.reproduce.zhang2019.experiment import SETS, Captions, Experiment
 from foreglow.reproduce.zhang2019.paper import WINS
 
 SPLIT = "north_south"
@@ -15,50 +15,56 @@ _SECTION = "Correlation with the dust"
 _TITLES = {"train": "Training region (north)", "test": "Test region (south)"}
 
 
-def compare_models(lab: Lab) -> Captions:
+def compare_models(experiment: Experiment) -> Captions:
     """Train the networks in the north, and score all models there and in the south."""
-    networks = {name: lab.trained(name, lab.plan(name), SPLIT) for name in lab.settings["networks"]}
+    networks = {
+        name: experiment.trained(name, experiment.plan(name), SPLIT)
+        for name in experiment.settings["networks"]
+    }
     scores: dict[str, dict[str, Scores]] = {}
     for which in SETS:
-        scores[which] = lab.baselines(SPLIT, which)
+        scores[which] = experiment.baselines(SPLIT, which)
         for name, model in networks.items():
-            scores[which][name] = lab.network_scores(name, model, SPLIT, which)
+            scores[which][name] = experiment.network_scores(name, model, SPLIT, which)
         for name, found in scores[which].items():
-            _record(lab, found, which, lab.plan(name).weight if name in networks else None)
+            _record(
+                experiment, found, which, experiment.plan(name).weight if name in networks else None
+            )
     test = scores["test"]
     return (
-        _example_figure(lab, networks["unet"], test)
-        | _win_figure(lab, test)
-        | _curve_figure(lab, scores)
+        _example_figure(experiment, networks["unet"], test)
+        | _win_figure(experiment, test)
+        | _curve_figure(experiment, scores)
     )
 
 
-def _record(lab: Lab, scores: Scores, which: str, weight: float | None) -> None:
+def _record(experiment: Experiment, scores: Scores, which: str, weight: float | None) -> None:
     network = weight is not None and which == "test"
-    lab.record(
+    experiment.record(
         scores, "models", SPLIT, which, weight,
         paper_wins50=WINS["r50"] if network else None,
         paper_wins150=WINS["r150"] if network else None,
     )  # fmt: skip
 
 
-def _example_figure(lab: Lab, unet: DustModel, scores: dict[str, Scores]) -> Captions:
-    number = _typical_cutout(lab, scores)
-    where = lab.pointings(SPLIT, "test")[number : number + 1]
-    cut = lab.sampler(SPLIT, "test").at(where)
+def _example_figure(experiment: Experiment, unet: DustModel, scores: dict[str, Scores]) -> Captions:
+    number = _typical_cutout(experiment, scores)
+    where = experiment.pointings(SPLIT, "test")[number : number + 1]
+    cut = experiment.sampler(SPLIT, "test").at(where)
     maps = {
         "target": cut.target,
         "integrated": integrated(cut.inputs),
-        "linear": lab.linear(SPLIT)[0](cut.inputs),
+        "linear": experiment.linear(SPLIT)[0](cut.inputs),
         "unet": unet(cut.inputs, cut.mask),
     }
     r = {name: (scores[name].r50[number], scores[name].r150[number]) for name in list(maps)[1:]}
     said = "; ".join(f"{n} {a:.2f} and {b:.2f}" for n, (a, b) in r.items())
     lon, lat = float(where.lon_deg[0]), float(where.lat_deg[0])
-    return lab.draw(
+    return experiment.draw(
         dust_maps.cutout_maps(
             {name: m[0].cpu().numpy() for name, m in maps.items()}, cut.mask[0].cpu().numpy(),
-            lab.grid.pixel_arcmin, f"Around l = {lon:.0f}°, b = {lat:.0f}°".replace("-", "−"),
+            experiment.grid.pixel_arcmin,
+            f"Around l = {lon:.0f}°, b = {lat:.0f}°".replace("-", "−"),
         ),
         "example_cutout",
         _SECTION,
@@ -68,10 +74,10 @@ def _example_figure(lab: Lab, unet: DustModel, scores: dict[str, Scores]) -> Cap
     )  # fmt: skip
 
 
-def _typical_cutout(lab: Lab, scores: dict[str, Scores]) -> int:
+def _typical_cutout(experiment: Experiment, scores: dict[str, Scores]) -> int:
     """A cutout that shows the mask and is neither the best nor the worst of the network."""
     gain = scores["unet"].r150 - scores["integrated"].r150
-    sampler, where = lab.sampler(SPLIT, "test"), lab.pointings(SPLIT, "test")
+    sampler, where = experiment.sampler(SPLIT, "test"), experiment.pointings(SPLIT, "test")
     masked = np.concatenate(
         [1 - c.mask.float().mean((1, 2)).cpu().numpy() for c in sampler.batches(where)]
     )
@@ -80,11 +86,11 @@ def _typical_cutout(lab: Lab, scores: dict[str, Scores]) -> int:
     return int(some[np.argsort(gain[some])[some.size // 2]])
 
 
-def _win_figure(lab: Lab, scores: dict[str, Scores]) -> Captions:
+def _win_figure(experiment: Experiment, scores: dict[str, Scores]) -> Captions:
     shown = {
         name: (scores[name].r50, scores[name].r150) for name in ("integrated", "linear", "unet")
     }
-    return lab.draw(
+    return experiment.draw(
         dust_curves.win_scatter(shown),
         "wins",
         _SECTION,
@@ -95,15 +101,16 @@ def _win_figure(lab: Lab, scores: dict[str, Scores]) -> Captions:
     )
 
 
-def _curve_figure(lab: Lab, scores: dict[str, dict[str, Scores]]) -> Captions:
+def _curve_figure(experiment: Experiment, scores: dict[str, dict[str, Scores]]) -> Captions:
     panels = {
-        _TITLES[which]: {name: lab.curve(s) for name, s in scores[which].items()} for which in SETS
+        _TITLES[which]: {name: experiment.curve(s) for name, s in scores[which].items()}
+        for which in SETS
     }
-    return lab.draw(
-        dust_curves.correlation_by_ell(lab.ell, panels),
+    return experiment.draw(
+        dust_curves.correlation_by_ell(experiment.ell, panels),
         "correlation_north_south",
         _SECTION,
         "Figure 5: correlation by scale, trained in the north, tested in the south",
-        f"Mean over {lab.settings['test_cutouts']:,} cutouts in bands of width ell_F, single "
-        "Fourier modes averaged; bands: standard errors of the mean.",
+        f"Mean over {experiment.settings['test_cutouts']:,} cutouts in bands of width ell_F, "
+        "single Fourier modes averaged; bands: standard errors of the mean.",
     )

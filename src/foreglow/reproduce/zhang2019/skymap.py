@@ -15,7 +15,7 @@ from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import maps as dust_maps
 from foreglow.report.dust.view import dust_view
 from foreglow.report.page.skyview import save_view
-from foreglow.reproduce.zhang2019.lab import METHOD, Captions, Lab, log
+from foreglow.reproduce.zhang2019.experiment import METHOD, Captions, Experiment, log
 from foreglow.reproduce.zhang2019.models import SPLIT
 from foreglow.reproduce.zhang2019.sky import ring_map, unit_text
 
@@ -29,67 +29,81 @@ _LEVELS = np.arange(0.25, 3.01, 0.25)
 _TURN_DEG = 31.0  # the pixels of the coarse grid repeat every 22.5 degrees near its poles
 
 
-def predicted_map(lab: Lab) -> Captions:
+def predicted_map(experiment: Experiment) -> Captions:
     """Blend the network's cutouts into a map, measure its error, and write it as FITS."""
-    model = lab.trained("unet", lab.plan("unet"), SPLIT)
-    dust = stitched_map(lab)
-    path = lab.run.folder / "maps" / "dust.fits"
+    model = experiment.trained("unet", experiment.plan("unet"), SPLIT)
+    dust = stitched_map(experiment)
+    path = experiment.run.folder / "maps" / "dust.fits"
     path.parent.mkdir(exist_ok=True)
     dust.to_fits(path, overwrite=True)
     log.info("%s: %s", path, dust.summary())
-    target = ring_map(lab, lab.sky.cube.target[:, 0])
-    save_view(dust_view("9_dust", "Dust from hydrogen", _NOTE, dust, target, lab.sky), path.parent)
-    halves = _halves(lab, np.isfinite(dust.mean) & np.isfinite(target))
+    target = ring_map(experiment, experiment.sky.cube.target[:, 0])
+    save_view(
+        dust_view("9_dust", "Dust from hydrogen", _NOTE, dust, target, experiment.sky), path.parent
+    )
+    halves = _halves(experiment, np.isfinite(dust.mean) & np.isfinite(target))
     rows = {name: coverage(dust.mean[w], dust.std[w], target[w]) for name, w in halves.items()}
     for name, found in rows.items():
-        lab.run.records += [
-            {"step": "coverage", "set": name, "bin": k, "unit": lab.sky.target_unit, **row}
+        experiment.run.records += [
+            {"step": "coverage", "set": name, "bin": k, "unit": experiment.sky.target_unit, **row}
             for k, row in enumerate(found)
         ]
-    seams = _seams(lab, model, dust, target)
-    lab.run.records.append(seams)
+    seams = _seams(experiment, model, dust, target)
+    experiment.run.records.append(seams)
     log.info(
         "within one error: %.1f%% of the pixels of the test region (training region %.1f%%); two "
         "blends differ by %.2f%% of the rms", 100 * rows["test"][0]["within1"],
         100 * rows["train"][0]["within1"], 100 * seams["over_rms"],
     )  # fmt: skip
-    return _map_figure(lab, dust, target, seams) | _coverage_figure(lab, dust, target, halves)
+    return _map_figure(experiment, dust, target, seams) | _coverage_figure(
+        experiment, dust, target, halves
+    )
 
 
-def stitched_map(lab: Lab) -> DustMap:
+def stitched_map(experiment: Experiment) -> DustMap:
     """The map of our network, by the calibration and error of its card; made once."""
-    if not lab.maps:
-        model = lab.trained("unet", lab.plan("unet"), SPLIT)
-        with lab.run.stage("the map of the whole footprint"):
-            where = centres(lab.settings["centres_nside"])
-            lab.maps.append(predict_map(model, lab.sky.cube, where, source=lab.sky.source))
-    return lab.maps[0]
+    if not experiment.maps:
+        model = experiment.trained("unet", experiment.plan("unet"), SPLIT)
+        with experiment.run.stage("the map of the whole footprint"):
+            where = centres(experiment.settings["centres_nside"])
+            experiment.maps.append(
+                predict_map(model, experiment.sky.cube, where, source=experiment.sky.source)
+            )
+    return experiment.maps[0]
 
 
-def _halves(lab: Lab, seen: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+def _halves(experiment: Experiment, seen: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
     """Pixels that cutouts of the training reach, and those that none of them does."""
-    trained = reached(lab.regions(SPLIT)["train"], lab.grid, lab.sky.nside, METHOD)
+    trained = reached(
+        experiment.regions(SPLIT)["train"], experiment.grid, experiment.sky.nside, METHOD
+    )
     return {"train": seen & trained, "test": seen & ~trained}
 
 
-def _seams(lab: Lab, model: DustModel, dust: DustMap, target: NDArray) -> dict[str, Any]:
+def _seams(
+    experiment: Experiment, model: DustModel, dust: DustMap, target: NDArray
+) -> dict[str, Any]:
     """How far two blends of the same network differ, whose cutouts lie elsewhere."""
-    with lab.run.stage("seams of the map"):
-        where = centres(lab.settings["centres_nside"], _TURN_DEG)
-        other = dust.calibration(stitched_members(model, lab.sky.cube, where).mean)
+    with experiment.run.stage("seams of the map"):
+        where = centres(experiment.settings["centres_nside"], _TURN_DEG)
+        other = dust.calibration(stitched_members(model, experiment.sky.cube, where).mean)
     both = np.isfinite(dust.mean) & np.isfinite(other)
     difference = float((dust.mean - other)[both].std())
     rms = float(dust.mean[both].std())
     missed = float((target - dust.mean)[both].std())
     return {
         "step": "seams", "model": "unet", "difference": difference, "rms": rms, "missed": missed,
-        "over_rms": difference / rms, "unit": lab.sky.target_unit,
+        "over_rms": difference / rms, "unit": experiment.sky.target_unit,
     }  # fmt: skip
 
 
-def _map_figure(lab: Lab, dust: DustMap, target: NDArray, seams: dict[str, Any]) -> Captions:
-    return lab.draw(
-        dust_maps.predicted_sky(target, dust.mean, dust.std, unit_text(lab), "Predicted dust"),
+def _map_figure(
+    experiment: Experiment, dust: DustMap, target: NDArray, seams: dict[str, Any]
+) -> Captions:
+    return experiment.draw(
+        dust_maps.predicted_sky(
+            target, dust.mean, dust.std, unit_text(experiment), "Predicted dust"
+        ),
         "predicted_map",
         _SECTION,
         "The dust predicted over the whole footprint",
@@ -98,12 +112,12 @@ def _map_figure(lab: Lab, dust: DustMap, target: NDArray, seams: dict[str, Any])
         f"{dust.sigma}. Two blends "
         f"whose cutouts lie elsewhere differ by {seams['over_rms']:.2%} of the map's rms, against "
         f"{seams['missed'] / seams['rms']:.1%} by which the map misses the dust. Nside "
-        f"{lab.sky.nside}; also as maps/dust.fits.",
+        f"{experiment.sky.nside}; also as maps/dust.fits.",
     )
 
 
 def _coverage_figure(
-    lab: Lab, dust: DustMap, target: NDArray, halves: dict[str, NDArray[np.bool_]]
+    experiment: Experiment, dust: DustMap, target: NDArray, halves: dict[str, NDArray[np.bool_]]
 ) -> Captions:
     pull = np.abs(target - dust.mean) / dust.std
     names = {"train": "training region (north)", "test": "test region (south)"}
@@ -111,7 +125,7 @@ def _coverage_figure(
         names[name]: np.array([(pull[which] < level).mean() for level in _LEVELS])
         for name, which in halves.items()
     }
-    return lab.draw(
+    return experiment.draw(
         dust_curves.error_coverage(_LEVELS, shares),
         "error_coverage",
         _SECTION,

@@ -2,24 +2,24 @@
 
 from foreglow.dust.evaluate import Scores
 from foreglow.report.dust import curves as dust_curves
-from foreglow.reproduce.zhang2019.lab import Captions, Lab
+from foreglow.reproduce.zhang2019.experiment import Captions, Experiment
 
 _SECTION = "Variants"
 
 
-def compare_weights(lab: Lab) -> Captions:
+def compare_weights(experiment: Experiment) -> Captions:
     """One network for each lambda, all trained alike, on the test region."""
-    baselines = lab.baselines("north_south", "test")
-    curves = {name: lab.curve(baselines[name]) for name in ("integrated", "linear")}
-    weights = lab.settings["lambdas"]
+    baselines = experiment.baselines("north_south", "test")
+    curves = {name: experiment.curve(baselines[name]) for name in ("integrated", "linear")}
+    weights = experiment.settings["lambdas"]
     for weight in weights:
-        scores = trained_with_weight(lab, weight)
-        lab.record(scores, "lambda", weight=weight, model="unet_single")
-        curves[f"lambda_{weight:g}"] = lab.curve(scores)
-    plan = lab.plan("variants")
-    return lab.draw(
+        scores = trained_with_weight(experiment, weight)
+        experiment.record(scores, "lambda", weight=weight, model="unet_single")
+        curves[f"lambda_{weight:g}"] = experiment.curve(scores)
+    plan = experiment.plan("variants")
+    return experiment.draw(
         dust_curves.correlation_by_ell(
-            lab.ell, {"Test region (south)": curves}, dust_curves.weight_looks(weights)
+            experiment.ell, {"Test region (south)": curves}, dust_curves.weight_looks(weights)
         ),
         "correlation_lambda",
         _SECTION,
@@ -29,8 +29,8 @@ def compare_weights(lab: Lab) -> Captions:
     )
 
 
-def trained_with_weight(lab: Lab, weight: float) -> Scores:
+def trained_with_weight(experiment: Experiment, weight: float) -> Scores:
     """Scores on the test region of the network of one lambda."""
     name = f"lambda_{weight:g}"
-    model = lab.trained(name, lab.plan("variants", weight=weight))
-    return lab.network_scores(name, model)
+    model = experiment.trained(name, experiment.plan("variants", weight=weight))
+    return experiment.network_scores(name, model)

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from foreglow.compute.training import History
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.errors import RunError
 from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
 from foreglow.recognition.models import PROBLEMS
@@ -20,12 +20,12 @@ from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import Regime, TrainingPlan, train
 from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw
 from foreglow.report.recognition import figures
-from foreglow.reproduce.farsian2020.bench import REGIONS, Bench
+from foreglow.reproduce.farsian2020.worker import REGIONS, WorkerContext
 from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 
-__all__ = ["REGIONS", "SCALES", "Captions", "Lab", "joined", "read_settings"]
+__all__ = ["REGIONS", "SCALES", "Captions", "Experiment", "joined", "read_settings"]
 
 log = logging.getLogger("foreglow")
 
@@ -50,7 +50,7 @@ def read_settings(scale: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Lab:
+class Experiment:
     """An open run with all that its steps need.
 
     Parameters
@@ -65,7 +65,7 @@ class Lab:
     device : torch.device
     resume : bool
         Go on with a training that was interrupted.
-    spread : Spread
+    map_fn : MapFn
         Where realisations are made and judged, see `foreglow.compute.workers.open_workers`.
     """
 
@@ -76,12 +76,12 @@ class Lab:
     seed: int
     device: torch.device
     resume: bool
-    spread: Spread = map
+    map_fn: MapFn = map
 
     @property
-    def bench(self) -> Bench:
-        """What pieces of work need of the lab."""
-        return Bench(
+    def worker(self) -> WorkerContext:
+        """What pieces of work need of the experiment."""
+        return WorkerContext(
             self.templates.degraded(self.settings["test_nside"]),
             self.instrument,
             self.seed,
@@ -138,9 +138,9 @@ class Lab:
         number : int, optional
             Of skies; by default the preset's `test_skies`.
         """
-        bench = self.bench
+        worker = self.worker
         count = self.settings["test_skies"] if number is None else number
-        return [bench.sky(problem, noise_scale, k, law) for k in range(count)]
+        return [worker.sky(problem, noise_scale, k, law) for k in range(count)]
 
     def test(self, model: Recogniser, problem: str, noise_scale: float) -> list[Evaluation]:
         """Recognise the test skies of a problem."""

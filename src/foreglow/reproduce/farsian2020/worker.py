@@ -1,4 +1,4 @@
-"""What pieces of work need of the lab: small things, and where the models lie."""
+"""What pieces of work need of the experiment: small things, and where the models lie."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +20,7 @@ REGIONS = {"curvature": "halves", "ame": "halves", "four": "quadrants"}
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class WorkerContext:
     """Where a realisation is made and judged, in any process that sees the run directory.
 
     Parameters

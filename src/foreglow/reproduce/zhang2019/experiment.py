@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from foreglow.compute.workers import Spread
+from foreglow.compute.workers import MapFn
 from foreglow.dust.baselines import LinearModel, NormalEquations
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.evaluate import Predictor, Scores, integrated_predictor, score
@@ -53,7 +53,7 @@ def read_settings(scale: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Lab:
+class Experiment:
     """An open run with all that its steps need.
 
     Parameters
@@ -70,7 +70,7 @@ class Lab:
         Go on with a training that was interrupted.
     grid : Grid
         Of the cutouts: the paper's.
-    spread : Spread
+    map_fn : MapFn
         Where realisations are made, see `foreglow.compute.workers.open_workers`.
     maps : list of DustMap
         The predicted map, once it is made.
@@ -84,7 +84,7 @@ class Lab:
     device: torch.device
     resume: bool
     grid: Grid = field(default_factory=Grid)
-    spread: Spread = map
+    map_fn: MapFn = map
     maps: list[DustMap] = field(default_factory=list)
     _linear: dict[str, tuple[LinearModel, LinearModel]] = field(default_factory=dict)
     _scores: dict[tuple[str, str, str], Scores] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Lab:
         return dict(zip(SETS, split(name, self.grid, self.sky.nside, METHOD), strict=True))
 
     def sampler(self, split_name: str, which: str, sky: DustSky | None = None) -> CutoutSampler:
-        """Cutouts of a set of a split; of another sky than the lab's if asked."""
+        """Cutouts of a set of a split; of another sky than the experiment's if asked."""
         return (sky or self.sky).sampler(self.regions(split_name)[which], self.grid, METHOD)
 
     def pointings(self, split_name: str, which: str) -> Pointings:
@@ -134,7 +134,7 @@ class Lab:
         plan : DustPlan
         split_name : str
         sky : DustSky, optional
-            Another than the lab's.
+            Another than the experiment's.
         """
         folder = self.run.models / name
         if (folder / "model.toml").is_file():  # by an earlier step, or before an interruption
