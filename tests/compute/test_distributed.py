@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from foreglow.compute import processes as module
-from foreglow.compute.processes import ALONE, Processes, join, must_be_started, together
+from foreglow.compute.processes import ALONE, Processes, join, must_be_started, run_on_all_ranks
 from foreglow.errors import RunError
 from forked import begin_foreglow
 
@@ -277,7 +277,7 @@ def test_one_process_needs_no_connection():
     assert not must_be_started(ALONE, CPU)
     with join(Processes(), CPU) as found:
         assert found.size == 1
-        assert together(found, lambda: 7) == 7
+        assert run_on_all_ranks(found, lambda: 7) == 7
     assert not torch.distributed.is_initialized()
 
 

@@ -144,7 +144,7 @@ def join(processes: Processes, device: torch.device) -> Iterator[Processes]:
         distributed.destroy_process_group()
 
 
-def together(processes: Processes, work: Callable[[], _Result]) -> _Result:
+def run_on_all_ranks(processes: Processes, work: Callable[[], _Result]) -> _Result:
     """Do `work` on every process; where it fails on one, all end, and one says why.
 
     Raises

@@ -36,12 +36,14 @@ def held_out(sky: SkyCube, region: Region, member: int, n_member: int) -> SkyCub
     """
     if n_member == 1:
         return sky
-    out = torch.from_numpy(strangers(sky.nside, region, n_member, nest=True) == member)
+    out = torch.from_numpy(held_out_member(sky.nside, region, n_member, nest=True) == member)
     kept = torch.where(out.to(sky.target.device).unsqueeze(1), 0.0, sky.target)
     return SkyCube(sky.inputs, kept)
 
 
-def strangers(nside: int, region: Region, n_member: int, nest: bool = False) -> NDArray[np.int64]:
+def held_out_member(
+    nside: int, region: Region, n_member: int, nest: bool = False
+) -> NDArray[np.int64]:
     """Which member has not seen a pixel, -1 where each has: shape (n_pix,).
 
     Sectors are equal angles about the region's axis, one a member or four if those are more. A

@@ -184,7 +184,7 @@ def _predict_part(job: Job, where: Pointings) -> PartialSums:
         model, part = _open_parts(job)
         sky = part.at(where, model.grid)
         sums = Sums(part.keep)
-        sums.say(
+        sums.accumulate(
             lambda cutouts: model.each(cutouts.inputs, cutouts.mask),
             CutoutSampler(sky, NORTH, model.grid, "bilinear"),
             where,

@@ -138,7 +138,7 @@ def measure(
     to : str
         What the target is, for the header of maps.
     stranger : ndarray of int, shape (n_pix,), optional
-        RING; the member that has not seen a pixel, as `foreglow.dust.folds.strangers` has it: the
+        RING; the member that has not seen a pixel, see `foreglow.dust.folds.held_out_member`: the
         law is that of what it says there, calibrated as the ensemble, and pixels that have none
         (-1) have no part in it. By default, and where no pixel has one, the law is of the mean of
         all members, which is honest only on a sky that none was trained on.

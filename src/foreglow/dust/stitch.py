@@ -123,7 +123,7 @@ def stitch(
     sampler = CutoutSampler(sky, NORTH, grid, method, max_masked)
     sums = Sums((sky.target[:, 1] > 0).cpu().numpy())
     for start in range(0, len(where), batch):
-        sums.say(predict, sampler, where[start : start + batch])
+        sums.accumulate(predict, sampler, where[start : start + batch])
         if progress is not None:
             progress(min(start + batch, len(where)), len(where))
     return sums.blend()
@@ -165,7 +165,7 @@ class Sums:
         self.value: Tensor | None = None  # (n_pix, member), made when their number is known
 
     @torch.inference_mode()
-    def say(self, predict: EachPredictor, sampler: CutoutSampler, where: Pointings) -> None:
+    def accumulate(self, predict: EachPredictor, sampler: CutoutSampler, where: Pointings) -> None:
         """Add what is predicted of the cutouts that hold pixels of the footprint."""
         grid = sampler.grid
         chosen, pixels = self.touched(where, grid)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from foreglow.compute.device import pick_device
 from foreglow.compute.precision import arithmetic, validate_precision
-from foreglow.compute.processes import ALONE, Processes, together
+from foreglow.compute.processes import ALONE, Processes, run_on_all_ranks
 from foreglow.compute.random import make_generator
 from foreglow.compute.training import History, Schedule, Task, adamw, fit
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
-from foreglow.dust.folds import held_out, strangers
+from foreglow.dust.folds import held_out, held_out_member
 from foreglow.dust.inputs import DustSky, SkyFiles
 from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss
 from foreglow.dust.model import DustModel
@@ -164,7 +164,7 @@ def _calibrate(model: DustModel, cube: SkyCube, region: Region, to: str) -> None
     where = centres(_CALIBRATION_CENTRES)
     stitched = stitched_members(model, cube, where[region.holds(where)])
     target = cube.target.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(cube.target))), 0]
-    own = strangers(cube.nside, region, len(model.members))
+    own = held_out_member(cube.nside, region, len(model.members))
     model.card |= to_card(*measure(stitched, target, to, own))
 
 
@@ -220,7 +220,7 @@ def train_model(
         return sky.load(), work
 
     chosen = pick_device(device)
-    loaded, work = together(processes, prepare)
+    loaded, work = run_on_all_ranks(processes, prepare)
     model, history = train(
         loaded, REGIONS[region], plan, work, seed, chosen, resume, processes=processes
     )

@@ -10,7 +10,7 @@ _LEAST = 10
 _T = TypeVar("_T")
 
 
-def told(results: Iterable[_T], total: int, what: str) -> Iterator[_T]:
+def log_progress(results: Iterable[_T], total: int, what: str) -> Iterator[_T]:
     """Results as they come; each tenth of ten or more is logged.
 
     Parameters

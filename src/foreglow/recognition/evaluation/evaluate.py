@@ -107,10 +107,10 @@ def evaluate(
         If a candidate is none of the model's.
     """
     candidates = candidates or model.models
-    strangers = [name for name in candidates if name not in model.models]
-    if strangers:
+    unknown = [name for name in candidates if name not in model.models]
+    if unknown:
         raise ModelError(
-            f"the sky holds {', '.join(strangers)}, but the model knows {', '.join(model.models)} "
+            f"the sky holds {', '.join(unknown)}, but the model knows {', '.join(model.models)} "
             "only; test it on another problem."
         )
     keep = [model.models.index(name) for name in candidates]

@@ -95,7 +95,7 @@ class ForeglowNetwork(nn.Module):
         super().__init__()
         self.features = CleanedLogFeatures(instrument, dust_tests)
         self.memory = memory
-        n_feature = self._look(*_any_vector(instrument)).shape[1]
+        n_feature = self._features(*_any_vector(instrument)).shape[1]
         self.register_buffer("mean", torch.zeros(n_feature))
         self.register_buffer("scale", torch.ones(n_feature))
         self.input = nn.Linear(n_feature, WIDTH)
@@ -110,7 +110,7 @@ class ForeglowNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logits, shape (n, n_class), of data (n, 2, n_band) with noise (n, n_band), uK_RJ."""
-        x = (self._look(data, sigma) - self.mean) / self.scale
+        x = (self._features(data, sigma) - self.mean) / self.scale
         with layers(x.device):
             x = _affine(self.input, x.clamp(-_CLIP, _CLIP))
             for block in self.blocks:
@@ -128,12 +128,12 @@ class ForeglowNetwork(nn.Module):
 
         A feature that does not vary there (the depth of noiseless vectors) is ignored from then on.
         """
-        features = self._look(data, sigma)
+        features = self._features(data, sigma)
         map_fn = features.std(0)
         self.mean.copy_(features.mean(0))
         self.scale.copy_(torch.where(map_fn > 1e-3, map_fn, torch.inf))
 
-    def _look(self, data: Tensor, sigma: Tensor) -> Tensor:
+    def _features(self, data: Tensor, sigma: Tensor) -> Tensor:
         """What it sees of vectors, shape (n, n_feature)."""
         if self.memory is None:
             return self.features(data, sigma)

@@ -128,10 +128,10 @@ class Recogniser:
 def _validate_models(card: dict[str, Any], folder: Path) -> None:
     models = card.get("models")
     names = map(str, models) if isinstance(models, list) else ()
-    strangers = [name for name in names if name not in MODELS]
-    if strangers:
+    unknown = [name for name in names if name not in MODELS]
+    if unknown:
         raise ModelError(
-            f"{folder} knows models {', '.join(strangers)}, which this foreglow does not; it has "
+            f"{folder} knows models {', '.join(unknown)}, which this foreglow does not; it has "
             f"{', '.join(MODELS)}."
         )
 

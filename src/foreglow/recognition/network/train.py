@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foreglow.compute.device import pick_device, threads_for
 from foreglow.compute.precision import arithmetic, validate_precision
-from foreglow.compute.processes import ALONE, Processes, together
+from foreglow.compute.processes import ALONE, Processes, run_on_all_ranks
 from foreglow.compute.random import make_generator
 from foreglow.compute.training import History, Schedule, Task, adamw, fit
 from foreglow.errors import RunError
@@ -224,7 +224,7 @@ def train_model(
         return model, templates, plan, open_training(out, settings, resume)
 
     chosen = pick_device(device)
-    model, templates, plan, work = together(processes, prepare)
+    model, templates, plan, work = run_on_all_ranks(processes, prepare)
     history = train(model, templates, plan, work, seed, chosen, resume, processes)
     model.card["history"] = history
     if processes.rank == 0:

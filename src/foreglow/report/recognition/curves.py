@@ -64,7 +64,7 @@ def reliability_diagram(reliabilities: Mapping[str, Reliability], title: str) ->
         label="perfectly calibrated",
     )
     for index, (name, bins) in enumerate(reliabilities.items()):
-        look = _look(index)
+        look = _style(index)
         kept = bins.count >= _FEWEST
         accuracy = bins.accuracy[kept]
         error = np.sqrt(accuracy * (1 - accuracy) / bins.count[kept])
@@ -118,7 +118,7 @@ def coverage_curve(
     for index, (name, (coverage, accuracy)) in enumerate(curves.items()):
         coverage, accuracy = np.asarray(coverage, float), np.asarray(accuracy, float)
         validate_shape(f"accuracy of {name!r}", accuracy, coverage.shape)
-        axes.plot(coverage, accuracy, label=name, markersize=3.5, **_look(index))
+        axes.plot(coverage, accuracy, label=name, markersize=3.5, **_style(index))
         lowest = min(lowest, float(accuracy.min(initial=1.0)))
     if chance is not None:
         lowest = min(lowest, chance)
@@ -221,7 +221,7 @@ def _draw_mean(
 def _looks(names: Iterable[str], best: str) -> dict[str, dict[str, Any]]:
     """How to draw each option: the best black, hues for the others."""
     others = [name for name in names if name != best]
-    looks = {name: {**_look(index), "marker": ""} for index, name in enumerate(others)}
+    looks = {name: {**_style(index), "marker": ""} for index, name in enumerate(others)}
     return {n: looks.get(n, {"color": "black", "linestyle": "-", "linewidth": 1.8}) for n in names}
 
 
@@ -231,7 +231,7 @@ def _per_log_ell(spectra: np.ndarray) -> np.ndarray:
     return (ell * (ell + 1) / (2 * np.pi) * spectra)[..., 2:]
 
 
-def _look(index: int) -> dict[str, Any]:
+def _style(index: int) -> dict[str, Any]:
     return {
         "color": CLASS_HUES[index % len(CLASS_HUES)],
         "linestyle": _DASHES[index % len(_DASHES)],

@@ -29,7 +29,7 @@ from foreglow.report.recognition import curves, neighbours, skymaps
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment, joined, log
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISY
 from foreglow.reproduce.farsian2020.worker import REGIONS, WorkerContext
-from foreglow.reproduce.progress import told
+from foreglow.reproduce.progress import log_progress
 
 _SECTION = "Neighbours"
 _REGULAR = "regular"  # halves or quadrants, the paper's
@@ -110,7 +110,7 @@ def _try(experiment: Experiment, problem: str, kind: str, noise_scale: float) ->
     labels: list[NDArray[np.int64]] = []
     said: dict[str, list[Evaluation]] = {}
     right: dict[str, list[NDArray[np.bool_]]] = {}
-    for label, evaluations, hits in told(found, skies, f"neighbours, {problem}, {kind}"):
+    for label, evaluations, hits in log_progress(found, skies, f"neighbours, {problem}, {kind}"):
         labels.append(label)
         for name, evaluation in evaluations.items():
             said.setdefault(name, []).append(evaluation)

@@ -16,7 +16,7 @@ from foreglow.reproduce.farsian2020.experiment import Captions, Experiment, join
 from foreglow.reproduce.farsian2020.paper import PAPER_FITS
 from foreglow.reproduce.farsian2020.views import keep_view
 from foreglow.reproduce.farsian2020.worker import WorkerContext
-from foreglow.reproduce.progress import told
+from foreglow.reproduce.progress import log_progress
 from foreglow.sky import seds
 
 _SECTION = "Parametric fits"
@@ -82,7 +82,7 @@ def _fit_skies(experiment: Experiment, problem: str, noise_scale: float) -> _Fit
     found = experiment.map_fn(
         partial(fit_sky, experiment.worker, problem, noise_scale), range(number)
     )
-    for k, (sky, choice, known) in enumerate(told(found, number, f"fits, {problem}")):
+    for k, (sky, choice, known) in enumerate(log_progress(found, number, f"fits, {problem}")):
         if k == 0 and noise_scale == 1.0:
             keep_view(experiment, problem, sky, choice)
         chosen = {name: (choice, name) for name in CRITERIA}

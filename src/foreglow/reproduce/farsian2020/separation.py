@@ -19,7 +19,7 @@ from foreglow.report.recognition import curves
 from foreglow.reproduce.farsian2020.context import trained_contexts
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 from foreglow.reproduce.farsian2020.worker import REGIONS, WorkerContext
-from foreglow.reproduce.progress import told
+from foreglow.reproduce.progress import log_progress
 from foreglow.sky.cmb import cmb_spectra
 
 _SECTION = "Component separation"
@@ -51,7 +51,7 @@ def _residuals(experiment: Experiment, problem: str, noise_scale: float) -> list
         partial(_separate, experiment.worker, problem, noise_scale), range(number)
     )
     what = f"component separation, {problem}, noise scale {noise_scale:g}"
-    return join_residuals(told(found, number, what))
+    return join_residuals(log_progress(found, number, what))
 
 
 def _separate(
