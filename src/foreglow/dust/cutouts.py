@@ -200,7 +200,7 @@ class CutoutSampler:
 
     def at(self, pointings: Pointings, out: Tensor | None = None) -> Cutouts:
         """Cutouts at given pointings, all of them, in their order; `out` as in `draw`."""
-        return self._gather(*self._find(pointings.to(self.sky.inputs.device)), out)
+        return self._gather(*self._look(pointings.to(self.sky.inputs.device)), out)
 
     def batches(self, pointings: Pointings, size: int = 64) -> Iterator[Cutouts]:
         """Cutouts at given pointings, `size` at a time."""
@@ -212,7 +212,7 @@ class CutoutSampler:
         missing = n
         for _ in range(_MAX_ROUNDS):
             where = self.region.draw(missing, generator)
-            found = self._find(where.to(self.sky.inputs.device))
+            found = self._look(where.to(self.sky.inputs.device))
             good = (~found[-1]).float().mean((1, 2)) <= self.max_masked
             parts.append(found if bool(good.all()) else _select(found, good.nonzero().squeeze(1)))
             missing -= len(parts[-1][0])
@@ -223,7 +223,7 @@ class CutoutSampler:
             f"is masked, found {n - missing} of {n}; use a mask that leaves more of the sky"
         )
 
-    def _find(self, where: Pointings) -> "_Found":
+    def _look(self, where: Pointings) -> "_Found":
         """Pixels, weights, target and mask: all that decides whether a cutout is kept."""
         nside, aside = self.sky.nside, self.sky.target
         if self.method == "nearest":
