@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.fit_maps import fit
     from foreglow.recognition.network.recogniser import Recogniser
+    from foreglow.recognition.simulate import simulate_sky
     from foreglow.sky.instrument import load_instrument
     from foreglow.sky.templates import load_templates
 
@@ -31,6 +32,7 @@ _HOMES = {
     "open_cube": "hi_cube.cube:open_cube",
     "predict_dust": "dust.predict:predict_dust",
     "prepare_cube": "hi_cube.prepare:prepare",
+    "simulate_sky": "recognition.simulate:simulate_sky",
 }
 __all__ = [
     "ContextModel",
@@ -44,6 +46,7 @@ __all__ = [
     "open_cube",
     "predict_dust",
     "prepare_cube",
+    "simulate_sky",
 ]
 
 

@@ -69,8 +69,9 @@ def recognize_simulate(
     """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band; or many skies."""
     from foreglow.compute.workers import open_workers
     from foreglow.recognition.models import models_of
+    from foreglow.recognition.simulate import simulate_sky
     from foreglow.recognition.simulation.ensemble import make_ensemble
-    from foreglow.recognition.simulation.skies import SkyRecipe, make_sky_files
+    from foreglow.recognition.simulation.skies import SkyRecipe
     from foreglow.sky.instrument import load_instrument
 
     if realisations is None:
@@ -79,9 +80,10 @@ def recognize_simulate(
                 "expected --resume and --dask with --realisations: a single sky is one piece of "
                 "work; leave them out, or say how many skies to make."
             )
-        paths = make_sky_files(
-            out, sky, models or problem, regions, blob_deg, nside, noise_scale, instrument, seed
-        )
+        paths = simulate_sky(
+            instrument, models=models or problem, sky=sky, layout=regions, blob_deg=blob_deg,
+            noise_scale=noise_scale, nside=nside, seed=seed, out=out,
+        )  # fmt: skip
         screen.say(f"{len(paths)} maps and truth.fits in {out}")
         return
     recipe = SkyRecipe(

@@ -15,9 +15,10 @@ from foreglow.recognition.classify import classify
 from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.observation.streaming import MapFiles
+from foreglow.recognition.simulate import simulate_sky
 from foreglow.recognition.simulation import ensemble as module
 from foreglow.recognition.simulation.ensemble import EnsembleSky, make_ensemble
-from foreglow.recognition.simulation.skies import SkyRecipe, make_sky_files
+from foreglow.recognition.simulation.skies import SkyRecipe
 from foreglow.sky.instrument import load_instrument
 from pieces import die_first
 
@@ -42,7 +43,7 @@ def store(recipe, tmp_path_factory):
 def single(tmp_path_factory):
     """The last of them, as a folder of FITS files."""
     folder = tmp_path_factory.mktemp("single") / "sky"
-    return make_sky_files(folder, "mock", "four", "blobs", 40.0, 16, 0.1, "quijote+litebird", 7)
+    return simulate_sky(blob_deg=40.0, noise_scale=0.1, seed=7, out=folder)
 
 
 def content(path):

@@ -11,11 +11,11 @@ from astropy.io import fits
 
 from foreglow.errors import ForeglowError, InstrumentError, MapError, ShapeError
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulate import simulate_sky as simulate
 from foreglow.recognition.simulation import skies
 from foreglow.recognition.simulation.skies import (
     SkyLaw,
     component_maps,
-    make_sky_files,
     simulate_sky,
     write_sky,
 )
@@ -191,9 +191,7 @@ def test_refuses_noise_that_is_no_scale(templates, instrument, scale):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files") / "sky"
-    paths = make_sky_files(
-        folder, "mock", "four", "quadrants", 30.0, 16, 1.0, "quijote+litebird", 3
-    )
+    paths = simulate(layout="quadrants", seed=3, out=folder)
     return folder, paths
 
 
@@ -220,9 +218,7 @@ def test_files_hold_the_regions_asked_for(files):
 
 
 def test_the_same_seed_writes_the_same_files(files, tmp_path):
-    paths = make_sky_files(
-        tmp_path, "mock", "four", "quadrants", 30.0, 16, 1.0, "quijote+litebird", 3
-    )
+    paths = simulate(layout="quadrants", seed=3, out=tmp_path)
     for name, path in paths.items():
         assert path.read_bytes() == files[1][name].read_bytes()
 
@@ -243,12 +239,12 @@ def test_refuses_a_file_for_a_folder(tmp_path, sky, instrument):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"problem": "three"}, "expected problem curvature, ame, four, or .* got 'three'"),
-        ({"regions": "stripes"}, "expected a layout"),
-        ({"regions": "halves"}, "holds 2 classes, got 4"),
-        ({"regions": "single:4"}, "expected a class from 0 to 3"),
+        ({"models": "three"}, "expected problem curvature, ame, four, or .* got 'three'"),
+        ({"layout": "stripes"}, "expected a layout"),
+        ({"layout": "halves"}, "holds 2 classes, got 4"),
+        ({"layout": "single:4"}, "expected a class from 0 to 3"),
         ({"nside": 0}, "expected a positive integer Nside"),
-        ({"blob_deg": 0.0, "regions": "blobs"}, "expected a scale from one pixel"),
+        ({"blob_deg": 0.0, "layout": "blobs"}, "expected a scale from one pixel"),
         ({"noise_scale": -1.0}, "expected noise_scale >= 0"),
         ({"instrument": "nobody"}, "expected a built-in instrument"),
         ({"sky": "nowhere"}, "sky.toml does not exist"),
@@ -256,9 +252,21 @@ def test_refuses_a_file_for_a_folder(tmp_path, sky, instrument):
 )
 def test_simulate_refuses(tmp_path, change, message):
     options = {
-        "sky": "mock", "problem": "four", "regions": "quadrants", "blob_deg": 30.0, "nside": 16,
+        "sky": "mock", "models": "four", "layout": "quadrants", "blob_deg": 30.0, "nside": 16,
         "noise_scale": 1.0, "instrument": "quijote+litebird", "seed": 0,
     }  # fmt: skip
     with pytest.raises(ForeglowError, match=message):
-        make_sky_files(tmp_path / "out", **options | change)
+        simulate(out=tmp_path / "out", **options | change)
     assert not (tmp_path / "out").exists()
+
+
+def test_maps_in_memory_are_those_of_the_files(files, instrument):
+    made = simulate("quijote+litebird", layout="quadrants", seed=3)
+    for band, path in files[1].items():
+        np.testing.assert_array_equal(made.maps[band].value, hp.read_map(path, field=None))
+        assert str(made.maps[band].unit) == "uK_RJ"
+    np.testing.assert_array_equal(made.truth, hp.read_map(files[0] / "truth.fits"))
+    assert (made.models, made.instrument) == (FOUR, instrument)
+    assert made.accuracy(made.truth) == 1.0
+    two = simulate(instrument, models=FOUR[:2], layout="halves", noise_scale=0.0)
+    assert two.models == FOUR[:2]

@@ -47,7 +47,7 @@ def make_ensemble(
 ) -> int:
     """Simulate many skies into one store: `qu`, `label` and `seed`, a realisation a row.
 
-    Realisation k is the sky that `make_sky_files` makes with `seed` + k.
+    Realisation k is the sky that `recognition.simulate.simulate_sky` makes with `seed` + k.
 
     Parameters
     ----------

@@ -12,11 +12,11 @@ from foreglow.files import new_directory
 from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
 from foreglow.maps.write import write_maps, write_polarisation_map
-from foreglow.recognition.models import BETA_MEAN, BETA_SCATTER, MODELS, models_of
+from foreglow.recognition.models import BETA_MEAN, BETA_SCATTER, MODELS
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_map
-from foreglow.sky.instrument import Instrument, load_instrument
-from foreglow.sky.templates import Templates, load_templates
+from foreglow.sky.instrument import Instrument
+from foreglow.sky.templates import Templates
 
 
 @dataclass(frozen=True)
@@ -300,16 +300,17 @@ def write_sky(
         If the folder is a file, or holds something already.
     """
     bands = (sky.data[:, k] for k in range(instrument.n_band))
-    return _write_bands(bands, sky.label, instrument, models, folder)
+    return write_bands(bands, sky.label, instrument, models, folder)
 
 
-def _write_bands(
+def write_bands(
     bands: Iterable[np.ndarray],
     label: np.ndarray,
     instrument: Instrument,
     models: tuple[str, ...],
     folder: Path,
 ) -> dict[str, Path]:
+    """Write Q,U [uK_RJ] of each band in turn, (2, n_pix), and the truth; see `write_sky`."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MapError(
             f"{folder}: expected an empty folder or none, got a file or a folder that holds "
@@ -367,28 +368,3 @@ class SkyRecipe:
         """Everything random in a sky follows from its seed; templates are those of `sky`."""
         rng = np.random.default_rng([seed, 7])
         return draw_sky(templates, self.instrument, self.models, label, self.noise_scale, rng)
-
-
-def make_sky_files(
-    out: Path,
-    sky: str,
-    problem: str,
-    regions: str,
-    blob_deg: float,
-    nside: int,
-    noise_scale: float,
-    instrument: str,
-    seed: int,
-) -> dict[str, Path]:
-    """Simulate a sky and write it; the body of `foreglow recognize simulate`.
-
-    Returns
-    -------
-    dict of Path
-        The map of each band, by its name.
-    """
-    models, bands = models_of(problem), load_instrument(instrument)
-    recipe = SkyRecipe(sky, models, regions, blob_deg, nside, noise_scale, bands)
-    label = recipe.label(seed)
-    drawn = recipe.draw(load_templates(sky, nside), label, seed)
-    return _write_bands(drawn.bands(), drawn.label, bands, models, out)

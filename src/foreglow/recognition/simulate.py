@@ -1,0 +1,110 @@
+"""Simulate a sky whose model is known in every pixel, in memory or as FITS."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from astropy import units as u
+
+from foreglow.recognition.models import models_of
+from foreglow.recognition.simulation.skies import SkyRecipe, write_bands
+from foreglow.sky.instrument import Instrument, load_instrument
+from foreglow.sky.templates import load_templates
+
+UK_RJ = u.def_unit("uK_RJ", u.uK)
+"""Named as PySM3 names it, so that maps say their scale."""
+
+
+@dataclass(frozen=True, eq=False)
+class KnownSky:
+    """A simulated sky and the truth about it, RING, Galactic, COSMO.
+
+    Attributes
+    ----------
+    maps : mapping of band to Quantity [uK_RJ], shape (2, n_pix)
+        Q, U: what `classify` and `fit` take.
+    truth : ndarray, int64, shape (n_pix,)
+        Place in `models` of the model that holds.
+    cmb : Quantity [uK], shape (2, n_pix)
+        Q, U of the CMB in it, thermodynamic.
+    models : tuple of str
+    instrument : Instrument
+    """
+
+    maps: Mapping[str, u.Quantity]
+    truth: np.ndarray
+    cmb: u.Quantity
+    models: tuple[str, ...]
+    instrument: Instrument
+
+    def accuracy(self, best: np.ndarray) -> float:
+        """Share of the pixels in which the best model, shape (n_pix,), is the true one."""
+        return float(np.mean(np.asarray(best) == self.truth))
+
+
+@overload
+def simulate_sky(
+    instrument: Instrument | str | Path = ..., *, out: None = None, **options: Any
+) -> KnownSky: ...
+@overload
+def simulate_sky(
+    instrument: Instrument | str | Path = ..., *, out: str | Path, **options: Any
+) -> dict[str, Path]: ...
+
+
+def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
+    instrument: Instrument | str | Path = "quijote+litebird",
+    *,
+    models: str | Sequence[str] = "four",
+    sky: str = "mock",
+    layout: str = "blobs",
+    blob_deg: float = 30.0,
+    noise_scale: float = 1.0,
+    nside: int = 16,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> KnownSky | dict[str, Path]:
+    """Simulate Q,U maps of a sky with known models.
+
+    Parameters
+    ----------
+    instrument : Instrument, str or path
+        A preset, a TOML file, or an instrument.
+    models : str or sequence of str
+        A problem (curvature, ame, four) or names of `MODELS`.
+    sky : str
+        As `load_templates` takes it: "mock", "pysm:s1,d1,a2" or a sky directory.
+    layout : str
+        Where each model holds: "halves", "quadrants", "blobs" or "single:K".
+    blob_deg : float
+        Size of blobs [deg].
+    noise_scale : float
+        Factor on the instrument's noise; 0 for none.
+    nside : int
+    seed : int
+    out : path, optional
+        An empty or new folder for `band_NAME.fits` and `truth.fits`.
+
+    Returns
+    -------
+    KnownSky, or the map of each band by its name if `out` is given
+
+    Raises
+    ------
+    InstrumentError, SkyError, MapError
+        If there is no such instrument, sky or layout, or `out` cannot be written.
+    """
+    bands = instrument if isinstance(instrument, Instrument) else load_instrument(instrument)
+    chosen = models_of(models if isinstance(models, str) else ",".join(models))
+    recipe = SkyRecipe(sky, chosen, layout, blob_deg, nside, noise_scale, bands)
+    label = recipe.label(seed)
+    drawn = recipe.draw(load_templates(sky, nside), label, seed)
+    if out is not None:
+        return write_bands(drawn.bands(), label, bands, chosen, Path(out))
+    maps = {
+        name: u.Quantity(qu, UK_RJ, copy=False)
+        for name, qu in zip(bands.band, drawn.bands(), strict=True)
+    }
+    return KnownSky(maps, label, u.Quantity(drawn.cmb, u.uK), chosen, bands)
