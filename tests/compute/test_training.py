@@ -501,5 +501,5 @@ def test_bf16_learns_as_float32_does(templates, tmp_path):
 
 def test_a_precision_that_is_none(templates, tmp_path):
     plan = make_plan("foreglow", precision="float16")
-    with pytest.raises(RunError, match="expected precision tf32, float32, bf16, but 'float16'"):
+    with pytest.raises(RunError, match="expected precision tf32, float32, bf16, got 'float16'"):
         train(make_model("foreglow"), templates, plan, tmp_path, 3, CPU)

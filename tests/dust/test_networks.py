@@ -104,8 +104,8 @@ def test_channels_and_sizes_that_do_not_fit():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("vnet", "channels", VELOCITY, 4), "expected network unet or unet_zhang2019, but 'vnet'"),
-        (("unet", "spectra", VELOCITY, 4), "expected inputs channels, moments, integrated, but"),
+        (("vnet", "channels", VELOCITY, 4), "expected network unet or unet_zhang2019, got 'vnet'"),
+        (("unet", "spectra", VELOCITY, 4), "expected inputs channels, moments, integrated, got"),
         (("unet", "channels", VELOCITY[:1], 4), "expected two or more channels"),
         (("unet", "channels", VELOCITY, 0), "got 6 channels and width 0"),
     ],

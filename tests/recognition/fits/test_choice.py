@@ -266,7 +266,7 @@ def test_odd_pixels_stop_nothing(quiet, factor):
 
 def test_bad_input(quiet, choice):
     with pytest.raises(
-        ModelError, match="expected a criterion among chi2, aic, bic, evidence, but"
+        ModelError, match="expected a criterion among chi2, aic, bic, evidence, got"
     ):
         choice.best("dic")
     with pytest.raises(ModelError, match="expected models among power_law"):

@@ -142,7 +142,7 @@ def test_seed_gives_the_weights_and_leaves_the_global_generator(instrument):
 
 
 def test_unknown_network(instrument):
-    with pytest.raises(ModelError, match="farsian2020 or foreglow or foreglow_template, but 'cnn'"):
+    with pytest.raises(ModelError, match="farsian2020 or foreglow or foreglow_template, got 'cnn'"):
         Recogniser.untrained("cnn", instrument, PROBLEMS["ame"], 0)
 
 

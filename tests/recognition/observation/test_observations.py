@@ -118,7 +118,7 @@ def test_noise_map_of_another_sky(instrument, files, tmp_path):
 
 
 def test_no_maps(instrument):
-    with pytest.raises(InstrumentError, match="expected a map for one band at least, but none"):
+    with pytest.raises(InstrumentError, match="expected a map for one band at least, got none"):
         open_observation(instrument, {})
 
 
