@@ -254,3 +254,27 @@ def test_an_instrument_that_is_nowhere(tmp_path):
         load_instrument("plank")
     with pytest.raises(InstrumentError, match="is neither"):
         load_instrument(tmp_path)
+
+
+def test_a_table_as_fgbuster_has_it():
+    pandas = pytest.importorskip("pandas")
+    columns = {"frequency": [353.0, 40.0], "depth_p": [20.5, 36.1], "fwhm": [11.0, 69.0]}
+    for table in (columns, pandas.DataFrame(columns | {"depth_i": [1.0, 2.0]})):
+        found = load_instrument(table)
+        assert found.band == ("40", "353")
+        assert found.sensitivity_uk_arcmin == (36.1, 20.5)
+        assert found.fwhm_arcmin == (69.0, 11.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth_p": None}, "depth_p .uK_CMB arcmin. and fwhm"),
+        ({"depth_p": [-1.0]}, "does not describe an instrument"),
+        ({"frequency": ["X"]}, "table with numbers in columns"),
+    ],
+)
+def test_a_table_that_is_no_instrument(change, message):
+    table = {"frequency": [40.0], "depth_p": [36.1], "fwhm": [69.0]} | change
+    with pytest.raises(InstrumentError, match=message):
+        load_instrument({k: v for k, v in table.items() if v is not None})

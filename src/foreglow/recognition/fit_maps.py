@@ -121,8 +121,8 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     ----------
     maps : mapping of band to path or array, array, or Source
         As `classify` takes them, for any of the bands.
-    instrument : Instrument, str or path
-        A preset, a TOML file, or an instrument; that of a `Source` is its own.
+    instrument : Instrument, str, path or table
+        Or what `load_instrument` takes; that of a `Source` is its own.
     models : str or sequence of str
         A problem (curvature, ame, four) or names of `MODELS`.
     criterion : str
@@ -186,14 +186,14 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
 
 def _instrument(given: Instrument | str | Path | None, maps: Maps | Source) -> Instrument | None:
     """The instrument that was given; what is opened by itself brings its own."""
-    if isinstance(given, str | Path):
-        return load_instrument(given)
-    if given is None and not is_source(maps):
+    if given is not None:
+        return given if isinstance(given, Instrument) else load_instrument(given)
+    if not is_source(maps):
         raise InstrumentError(
             "expected the instrument of the maps, got none; give a preset such as 'wmap+planck', a "
             "TOML file or an Instrument."
         )
-    return given
+    return None
 
 
 def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> tuple[FittedSky, Levels]:

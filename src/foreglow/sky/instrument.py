@@ -145,18 +145,20 @@ def available_instruments() -> list[str]:
     )
 
 
-def load_instrument(name_or_path: str | Path) -> Instrument:
-    """Read a built-in instrument by its name, or a TOML file of the same form.
+def load_instrument(name_or_path: str | Path | Any) -> Instrument:
+    """Read a built-in instrument by its name, a TOML file of the same form, or a table.
 
     Parameters
     ----------
-    name_or_path : str or Path
+    name_or_path : str, Path or table
         `quijote+litebird`, or the path of a file with a `name` and one `[[band]]` table a band:
         `name`, `frequency = "11 GHz"`, `sensitivity = "840 uK_CMB arcmin"`,
         `fwhm = "55.2 arcmin"`, `source`, and if it has a width, `bandpass = { width = 0.3 }`
         (relative), `{ edges = ["9 GHz", "12 GHz"] }` or `{ table = "band.txt" }` (GHz and
         response in power units; its path counts from the folder of the file). Several of them
-        joined by plus signs are the bands of all: `s-pass+wmap+planck`.
+        joined by plus signs are the bands of all: `s-pass+wmap+planck`. A table is a DataFrame, or
+        a mapping, with columns `frequency` [GHz], `depth_p` [uK_CMB arcmin] and `fwhm` [arcmin],
+        as FGBuster's `get_instrument` gives it; its bands are named by their frequency.
 
     Raises
     ------
@@ -178,6 +180,8 @@ def load_instrument(name_or_path: str | Path) -> Instrument:
     >>> [round(float(rms), 2) for rms in bands.noise_rms(16)[:3]]  # uK_RJ in a pixel
     [3.81, 3.8, 0.16]
     """
+    if not isinstance(name_or_path, str | Path):
+        return _of_table(name_or_path)
     text = str(name_or_path)
     if "+" not in text or (_PRESETS / f"{text}.toml").is_file() or Path(text).is_file():
         return _load_one(name_or_path)
@@ -198,6 +202,34 @@ def _load_one(name_or_path: str | Path) -> Instrument:
         ) from error
     _question(name_or_path, table.band)
     return _instrument_from_rows(table.name, table.band, Path(name_or_path).parent)
+
+
+def _of_table(table: Any) -> Instrument:
+    """An instrument of columns as FGBuster names them."""
+    try:
+        columns = [[float(v) for v in table[c]] for c in ("frequency", "depth_p", "fwhm")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InstrumentError(
+            "expected the name of an instrument, a TOML file, or a table with numbers in columns "
+            f"frequency (GHz), depth_p (uK_CMB arcmin) and fwhm (arcmin), got {table!r}; add what "
+            f"is missing ({error})."
+        ) from error
+    rows = [
+        {
+            "name": f"{nu:g}", "frequency": f"{nu!r} GHz",
+            "sensitivity": f"{depth!r} uK_CMB arcmin",
+            "fwhm": f"{fwhm!r} arcmin", "source": "a table of frequency, depth_p and fwhm",
+        }
+        for nu, depth, fwhm in zip(*columns, strict=True)
+    ]  # fmt: skip
+    try:
+        found = _InstrumentFile.model_validate({"name": "table", "band": rows})
+    except ValidationError as error:
+        raise InstrumentError(
+            f"the table does not describe an instrument: {wrong_fields(error)}."
+        ) from error
+    _question("the table", found.band)
+    return _instrument_from_rows(found.name, found.band, Path())
 
 
 def _question(name_or_path: str | Path, rows: list["_BandRow"]) -> None:
