@@ -31,10 +31,11 @@ from foreglow import demo, reproduce
 from foreglow.dust import predict, stitch
 from foreglow.dust import train as dust_train
 from foreglow.maps.write import write_maps
+from foreglow.recognition import simulate as recognition_simulate
 from foreglow.recognition.context import train as context_train
 from foreglow.recognition.evaluation import evaluate as recognition_evaluate
 from foreglow.recognition.network import train as recognition_train
-from foreglow.recognition.simulation import skies as recognition_skies
+from foreglow.sky.gas import mock_gas as coarse_gas
 from foreglow.sky.templates import load_templates
 from hi_cubes import hi4pi_header, smooth_data, write_fits
 
@@ -72,9 +73,10 @@ def shorter(monkeypatch):
     monkeypatch.setattr(context_train, "pixel_ensemble", few)
     monkeypatch.setattr(context_train, "_VALIDATION_STEPS", 1)
     monkeypatch.setattr(context_train, "_TEMPERATURE_BATCHES", 1)
-    for module in (recognition_train, recognition_skies, recognition_evaluate, context_train):
+    for module in (recognition_train, recognition_simulate, recognition_evaluate, context_train):
         monkeypatch.setattr(module, "load_templates", templates_of)
     monkeypatch.setattr(predict, "_validate_nside", lambda *_: None)
+    monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed: coarse_gas(16, seed))
     centres = stitch.centres(4)
     monkeypatch.setattr(stitch, "centres", lambda: centres)
 
