@@ -7,6 +7,7 @@ seconds, and the process can be killed all the same.
 import contextlib
 import multiprocessing
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -106,6 +107,8 @@ def _start_server() -> None:
 def _run(script: str, environment: dict[str, str], out: Path, err: Path) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    # as from a terminal: tests that run in the background have it ignored, and so would this
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY), number)
     exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})

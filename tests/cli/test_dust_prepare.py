@@ -79,7 +79,6 @@ def strike(new, path, **options):
         if done >= 16:
             os.kill(os.getpid(), signal.{signal})
 os.replace = strike
-signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background
 sys.argv = {argv!r}
 from foreglow.__main__ import main
 main()
