@@ -9,6 +9,7 @@ import numpy as np
 import pysm3.units as pysm_units
 import pytest
 from astropy.io import fits
+from astropy.utils.masked import Masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,6 +77,16 @@ def test_the_same_bits_as_from_files(paper_model, arrays, tmp_path, form, nest):
     from_arrays = classify(maps, model=paper_model, noise_scale=0.1, nest=nest, **said)
     assert bits(from_arrays) == bits(from_files)
     assert from_files.observed.any()
+
+
+def test_a_mask_of_astropy_hides_too(paper_model, arrays):
+    """Its numbers stay beneath it: they must not be taken for observed."""
+    hidden = np.broadcast_to(np.arange(3072) > 2000, (2, 3072))
+    by_astropy = {b: Masked(u.Quantity(a, pysm_units.uK_RJ), hidden) for b, a in arrays.items()}
+    by_numpy = {b: np.ma.masked_array(a, hidden) for b, a in arrays.items()}
+    found = classify(by_astropy, model=paper_model, **SAID)
+    assert found.observed.sum() == 2001
+    assert bits(found) == bits(classify(by_numpy, model=paper_model, unit="uK_RJ", **SAID))
 
 
 @settings(max_examples=8)
@@ -172,6 +183,11 @@ MISTAKES = {
     "few": (
         lambda a: a, {"noise": {"11": np.ones(2) * pysm_units.uK_RJ}}, ShapeError, "pixels, got 2",
     ),
+    "three rows of noise": (
+        lambda a: a, {"noise": {"11": np.ones((3, 3072)) * pysm_units.uK_RJ}}, ShapeError,
+        "give the rows of Q and of U",
+    ),
+    "a path": (lambda a: "maps.fits", {}, InstrumentError, "a mapping of band to file or array"),
     "frame": (lambda a: a, {"frame": "X"}, MapError, "expected a frame G"),
     "workers": (lambda a: a, {"workers": "local:2"}, RunError, "in files, which workers open"),
     "pool": (lambda a: a, {"pool": 3}, RunError, "a pool with a method map"),

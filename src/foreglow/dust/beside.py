@@ -13,6 +13,7 @@ from foreglow.dust.model import DustModel
 from foreglow.errors import MapError, ShapeError
 from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
+from foreglow.maps.arrays import split_mask
 from foreglow.maps.io import open_plain_map
 
 
@@ -97,10 +98,9 @@ def _on_grid(name: str, given: Any, cube: HICube, nest: bool) -> NDArray[np.floa
             f"{name}: expected a map of shape ({n_pix},), Nside {cube.nside} as the cube, got "
             f"{got}; bring it there, as with healpy.ud_grade (of a mask of floats)"
         )
-    mask = getattr(given, "mask", None)
-    plain = np.asarray(getattr(given, "unmasked", np.ma.getdata(given)))
+    plain, mask = split_mask(given)
     values = plain.astype(np.result_type(plain.dtype, np.float32))  # as precise as it is
     values[np.isclose(values, hp.UNSEEN, rtol=1e-4)] = np.nan
     if mask is not None:
-        values[np.broadcast_to(mask, values.shape)] = np.nan
+        values[mask] = np.nan
     return values[hp.ring2nest(cube.nside, np.arange(n_pix))] if nest else values

@@ -75,9 +75,8 @@ class GivenArray:
 
     def _rows(self, n: int) -> np.ndarray:
         """The last `n` rows as float32 or float64, UNSEEN where not observed."""
-        bare = self.values.value if isinstance(self.values, u.Quantity) else self.values
-        hidden = np.ma.getmaskarray(bare) if np.ma.isMaskedArray(bare) else None
-        values = np.atleast_2d(np.asarray(bare))
+        bare, hidden = split_mask(self.values)
+        values = np.atleast_2d(bare)
         if values.dtype.kind not in "fiu":
             raise MapError(
                 f"{self.name}: expected numbers, got {values.dtype}; give an array of float32 or "
@@ -105,6 +104,22 @@ class GivenArray:
             unknown |= np.broadcast_to(np.atleast_2d(hidden), values.shape)[-n:]
         rows[unknown] = hp.UNSEEN
         return rows
+
+
+def split_mask(given: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Split an array, masked by NumPy or by astropy or not at all, into numbers and mask.
+
+    Returns
+    -------
+    values : ndarray
+        Of a Quantity without its unit.
+    mask : ndarray of bool or None
+        True where hidden; of the same shape.
+    """
+    bare = given.value if isinstance(given, u.Quantity) else np.asanyarray(given)
+    mask = getattr(bare, "mask", None)
+    values = np.asarray(getattr(bare, "unmasked", np.ma.getdata(bare)))
+    return values, None if mask is None else np.broadcast_to(mask, values.shape)
 
 
 def given_array(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foreglow.errors import MapError
+from foreglow.errors import MapError, ShapeError
 from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, ring_numbers
@@ -159,6 +159,11 @@ def open_noise_map(given: str | Path | GivenFile | GivenArray, unit: str | None 
 def _noise_of_array(given: GivenArray) -> NoiseMap:
     """The noise that a Quantity holds: an rms, a variance or an inverse variance by its unit."""
     rows = 1 if np.ndim(given.values) == 1 else len(given.values)
+    if rows > 2:  # whether of I, Q, U or of QQ, QU, UU is not ours to guess
+        raise ShapeError(
+            f"{given.name}: expected noise of shape (n_pix,) for Q and U alike or (2, n_pix) of Q "
+            f"and of U, got {np.shape(given.values)}; give the rows of Q and of U"
+        )
     table = given.table(("Q", "U") if rows > 1 else ("QU",))
     columns = tuple(table.column(i) for i in range(len(table.columns)))
     power = power_of_unit(columns[0].unit) if columns[0].unit else None

@@ -115,6 +115,11 @@ def validate_for_workers(source: Source) -> None:
 
 def _each(instrument: Instrument, values: Any, pixels: Pixels, what: str) -> dict[str, Any]:
     """What was given for each band, by its name; arrays with what was said of them."""
+    if isinstance(values, str | Path):
+        raise InstrumentError(
+            f"expected a {what} for each band, as a mapping of band to file or array, got "
+            f"{str(values)!r}; give {{band: {str(values)!r}, ...}}."
+        )
     if not isinstance(values, Mapping):
         if len(values) != instrument.n_band:
             raise InstrumentError(
