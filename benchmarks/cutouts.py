@@ -21,7 +21,7 @@ from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
 from foreglow.maps.hemispheres import METHODS, NORTH
-from measure import OURS, devices, in_turn, map_fn, rate_once, ratio, side_by_side, wait
+from measure import OURS, devices, in_turn, median_and_range, rate_once, ratio, side_by_side, wait
 
 NSIDE, FILTER_NSIDE = 512, 1024
 N_CHANNEL = 64
@@ -47,7 +47,7 @@ def cutouts(device: torch.device) -> Iterator[dict]:
         yield {**row, "what": "pixel by pixel as healpy, nearest", "value": same}
     rates = in_turn(works, REPEATS)
     for name, values in rates.items():
-        yield {**row, "what": name, **map_fn(values)}
+        yield {**row, "what": name, **median_and_range(values)}
     for name in works:
         if name not in ours:
             for mine in ours:
@@ -121,7 +121,7 @@ def _equations(sky: SkyCube) -> dict[str, float]:
         return BATCH
 
     work()
-    return map_fn([rate_once(work) for _ in range(REPEATS)])
+    return median_and_range([rate_once(work) for _ in range(REPEATS)])
 
 
 def filtering() -> Iterator[dict]:

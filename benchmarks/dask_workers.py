@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from foreglow.compute.cpu import tune
@@ -81,13 +82,19 @@ def make_stages(folder: Path, nside: int) -> dict[str, Stage]:
     )
 
     def run_prepare(map_fn: MapFn) -> np.ndarray:
-        made = prepare([cube], folder / "hi.zarr", nside=nside, map_fn=map_fn, overwrite=True)
+        made = prepare(
+            [cube],
+            folder / "hi.zarr",
+            nside=nside,
+            pool=SimpleNamespace(map=map_fn),
+            overwrite=True,
+        )
         return np.array([np.nansum(channel, dtype=np.float64) for channel in made.channels()])
 
     def run_predict(map_fn: MapFn) -> np.ndarray:
         found = predict_dust(
             sky / "cube.zarr", mask=sky / "mask.fits", out=folder / "dust.fits",
-            device="cpu", overwrite=True, workers=map_fn,
+            device="cpu", overwrite=True, pool=SimpleNamespace(map=map_fn),
         )  # fmt: skip
         return found.mean
 

@@ -25,7 +25,7 @@ from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky.instrument import load_instrument
 from foreglow.sky.templates import load_templates
-from measure import OURS, devices, map_fn, peak_mib, rate, rate_once, ratio, wait
+from measure import OURS, devices, median_and_range, peak_mib, rate, rate_once, ratio, wait
 
 MODELS = ("power_law", "curved")
 N_PIXEL = 2**17
@@ -79,12 +79,12 @@ def _in_turn(name: str, data: Tensor, sigma: Tensor) -> Iterator[dict]:
                 for setting, per_s in fgbuster.rates(threads).items():
                     theirs.setdefault((setting, threads), []).append(per_s)
         for count, rates in mine.items():
-            yield {"what": OURS, "threads": count, **map_fn(rates)}
+            yield {"what": OURS, "threads": count, **median_and_range(rates)}
         if not theirs:
             yield {"what": "FGBuster was not there", "why": fgbuster.missing}
             return
         for (setting, threads), rates in theirs.items():
-            yield {"what": fgbuster.name(setting), "threads": threads, **map_fn(rates)}
+            yield {"what": fgbuster.name(setting), "threads": threads, **median_and_range(rates)}
         best = fgbuster.quickest(theirs)
         ours = fit(candidate(name), _FREQUENCY, data[: fgbuster.n], sigma[: fgbuster.n])
         for setting, threads in dict.fromkeys([("default settings", "1"), best]):

@@ -185,7 +185,7 @@ def prepare() -> Need:
         },
         "scipy's interpolation, under reproject, is a third of the time and on one thread; then "
         "places of pixels in the image, and Zarr's chunks; workers share the channels "
-        "(`--dask local:2`)",
+        "(`--workers local:2`)",
     )
 
 

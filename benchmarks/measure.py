@@ -15,7 +15,7 @@ OURS = "foreglow"
 def rate(work: Callable[[], int]) -> dict[str, float]:
     """Items a second of a function that returns how many it did: median and range of repeats."""
     work()
-    return map_fn([rate_once(work) for _ in range(REPEATS)])
+    return median_and_range([rate_once(work) for _ in range(REPEATS)])
 
 
 def rate_once(work: Callable[[], int]) -> float:
@@ -41,7 +41,7 @@ def in_turn(works: Mapping[str, Callable[[], int]], repeats: int) -> dict[str, l
 def side_by_side(row: dict, rates: Mapping[str, list[float]], ours: str = OURS) -> Iterator[dict]:
     """A row for each rate, and one for the ratio of ours to each of the others."""
     for name, values in rates.items():
-        yield {**row, "what": name, **map_fn(values)}
+        yield {**row, "what": name, **median_and_range(values)}
     for name, values in rates.items():
         if name != ours:
             yield {**row, "what": ours, "beside": name, **ratio(rates[ours], values)}
@@ -59,7 +59,7 @@ def ratio(mine: list[float], theirs: list[float]) -> dict[str, float]:
     }
 
 
-def map_fn(rates: list[float]) -> dict[str, float]:
+def median_and_range(rates: list[float]) -> dict[str, float]:
     """Median and range of rates."""
     return {
         "per_s": float(np.median(rates)),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 from foreglow.compute.cpu import ENVIRONMENT
-from measure import map_fn, ratio
+from measure import median_and_range, ratio
 from stages import STAGES
 
 ALONE = "as the command line"
@@ -53,7 +53,7 @@ def settings() -> Iterator[dict]:
         row = {"benchmark": "settings", "device": "cpu", "stage": stage, "what": name}
         row["unit"] = units[stage]
         if name == ALONE:
-            yield {**row, **map_fn(values)}
+            yield {**row, **median_and_range(values)}
         else:
             yield {**row, "beside": ALONE, **ratio(values, rates[stage, ALONE])}
 

@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import healpy as hp
 import numpy as np
@@ -108,6 +109,12 @@ def map_fn(workers):
     """Both of them, also if the last test killed one."""
     forked.wait_for_dask_workers()
     return workers
+
+
+@pytest.fixture
+def pool(map_fn):
+    """The same as users know it, with a method `map`."""
+    return SimpleNamespace(map=map_fn)
 
 
 @pytest.fixture(scope="module")

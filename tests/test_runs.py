@@ -92,7 +92,7 @@ def test_refuses_a_folder_that_holds_something(folder):
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(RunError, match="is not empty; give another --out"):
+        with pytest.raises(RunError, match="is not empty; give another out="):
             begin(folder, resume)
     assert [p.name for p in folder.iterdir()] == ["thesis.tex"]
 
@@ -105,14 +105,14 @@ def test_an_empty_folder_will_do(folder):
 
 def test_refuses_a_file(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="is a file; give another --out"):
+    with pytest.raises(RunError, match="is a file; give another out="):
         begin(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_run_is_not_begun_twice(folder):
     begin(folder)
-    with pytest.raises(RunError, match="--resume to go on"):
+    with pytest.raises(RunError, match="resume=True to go on"):
         begin(folder)
 
 

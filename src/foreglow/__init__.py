@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from foreglow.dust.model import DustModel
     from foreglow.dust.predict import predict_dust
+    from foreglow.dust.train import DustPlan, train_dust
     from foreglow.errors import ForeglowError
     from foreglow.hi_cube.cube import open_cube
     from foreglow.hi_cube.prepare import prepare as prepare_cube
@@ -16,15 +17,19 @@ if TYPE_CHECKING:
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.fit_maps import fit
     from foreglow.recognition.network.recogniser import Recogniser
+    from foreglow.recognition.network.train import TrainingPlan
     from foreglow.recognition.simulate import simulate_sky
+    from foreglow.recognition.train import train_context, train_recogniser
     from foreglow.sky.instrument import load_instrument
     from foreglow.sky.templates import load_templates
 
 _HOMES = {
     "ContextModel": "recognition.context.model:ContextModel",
     "DustModel": "dust.model:DustModel",
+    "DustPlan": "dust.train:DustPlan",
     "ForeglowError": "errors:ForeglowError",
     "Recogniser": "recognition.network.recogniser:Recogniser",
+    "TrainingPlan": "recognition.network.train:TrainingPlan",
     "classify": "recognition.classify:classify",
     "fit": "recognition.fit_maps:fit",
     "load_instrument": "sky.instrument:load_instrument",
@@ -33,12 +38,17 @@ _HOMES = {
     "predict_dust": "dust.predict:predict_dust",
     "prepare_cube": "hi_cube.prepare:prepare",
     "simulate_sky": "recognition.simulate:simulate_sky",
+    "train_context": "recognition.train:train_context",
+    "train_dust": "dust.train:train_dust",
+    "train_recogniser": "recognition.train:train_recogniser",
 }
 __all__ = [
     "ContextModel",
     "DustModel",
+    "DustPlan",
     "ForeglowError",
     "Recogniser",
+    "TrainingPlan",
     "classify",
     "fit",
     "load_instrument",
@@ -47,6 +57,9 @@ __all__ = [
     "predict_dust",
     "prepare_cube",
     "simulate_sky",
+    "train_context",
+    "train_dust",
+    "train_recogniser",
 ]
 
 

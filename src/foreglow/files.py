@@ -159,7 +159,7 @@ def refusal(path: Path, error: OSError) -> WriteError:
     reason = error.strerror or str(error)
     return WriteError(
         f"{path}: cannot be written ({reason}); check that its folder exists, may be written to "
-        "and has room, or give another place (command line: --out)."
+        "and has room, or give another place (out=)."
     )
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,27 @@ def read_weights(folder: Path, card: dict[str, Any], network: nn.Module) -> None
     network.load_state_dict(load_file(weights))
 
 
+@contextmanager
+def model_to_be(out: str | Path | None, resume: bool, n_process: int = 1) -> Iterator[Path]:
+    """The directory that a training writes its model to; a temporary one if none is wanted.
+
+    Raises
+    ------
+    RunError
+        If a training without one is to be resumed, or shared by several processes.
+    """
+    if out is not None:
+        yield Path(out)
+        return
+    if resume or n_process > 1:
+        raise RunError(
+            "expected out=, where a training keeps its checkpoints, with resume=True or several "
+            "processes, got none; give a folder to be."
+        )
+    with tempfile.TemporaryDirectory(prefix="foreglow-") as folder:
+        yield Path(folder) / "model"
+
+
 def open_training(out: Path, settings: dict[str, Any], resume: bool) -> Path:
     """The folder `OUT.training` for checkpoints, with what the training is made with.
 
@@ -123,10 +146,10 @@ def open_training(out: Path, settings: dict[str, Any], resume: bool) -> Path:
     work = _training_folder(out)
     if out.exists():
         remove_directory(work)  # of a training that was killed when the model was written
-        raise ModelError(f"{out} exists; give another --out, or remove it first.")
+        raise ModelError(f"{out} exists; give another out=, or remove it first.")
     interrupted = any(work.glob("**/last.ckpt"))
     if interrupted and not resume:
-        raise RunError(f"{work} holds an interrupted training; --resume goes on with it.")
+        raise RunError(f"{work} holds an interrupted training; resume=True goes on with it.")
     path = work / "settings.json"
     text = json.dumps(settings, indent=1)
     if interrupted and path.is_file():
@@ -135,7 +158,7 @@ def open_training(out: Path, settings: dict[str, Any], resume: bool) -> Path:
         if differ:
             raise RunError(
                 f"{work} was begun with another {', '.join(differ)}; resume with the same, or give "
-                "another --out."
+                "another out=."
             )
     write_text(path, text)
     return work

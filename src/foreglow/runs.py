@@ -102,7 +102,7 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
         with another configuration; or it is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; give another --out.")
+        raise RunError(f"{folder} is a file; give another out=.")
     resolved = {
         **config,
         "command": " ".join(["foreglow", *sys.argv[1:]]),
@@ -113,8 +113,8 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
         _check_same(folder, resolved)
     elif folder.exists() and any(folder.iterdir()):
         raise RunError(
-            f"{folder} is not empty; give another --out, or --resume to go on with an interrupted "
-            "run."
+            f"{folder} is not empty; give another out=, or resume=True to go on with an "
+            "interrupted run."
         )
     write_text(folder / "config.toml", tomli_w.dumps(resolved))
     handler = _LogFile(folder / "log.txt", encoding="utf-8")
@@ -143,7 +143,7 @@ def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
         before = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunError(
-            f"{folder / 'config.toml'} is damaged ({error}); give another --out."
+            f"{folder / 'config.toml'} is damaged ({error}); give another out=."
         ) from error
     now = tomllib.loads(tomli_w.dumps(dict(resolved)))
     differ = [key for key in _MUST_AGREE if before.get(key) != now.get(key)]
@@ -151,7 +151,7 @@ def _check_same(folder: Path, resolved: Mapping[str, Any]) -> None:
         raise RunError(
             f"{folder} was begun with another {', '.join(differ)} "
             f"({'; '.join(f'{k}: {before.get(k)!r} then, {now.get(k)!r} now' for k in differ)}); "
-            "resume with the same, or give another --out."
+            "resume with the same, or give another out=."
         )
 
 

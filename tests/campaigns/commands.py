@@ -30,6 +30,7 @@ from foreglow.reproduce.zhang2019 import experiment as zhang2019
 from hi_cubes import hi4pi_header, smooth_data, write_fits
 from reproduce import test_farsian2020_resumed, test_zhang2019
 
+TINY = Path(__file__).parents[1] / "tiny.toml"
 SEAMS = ("replace", "rename", "mkdir", "unlink", "rmdir")
 
 
@@ -45,10 +46,10 @@ COMMANDS = {
     "prepare": Command("dust prepare --cube {}/in/hi.fits --nside 16 --out {}/run/c.zarr", True),
     "dust-train": Command(
         "dust train --cube {}/in/sky/cube.zarr --dust {}/in/sky/dust.fits --mask "
-        "{}/in/sky/mask.fits --region north --width 2 --epochs 3 --steps 3 --batch 4 "
+        "{}/in/sky/mask.fits --region north --plan {tiny} --epochs 3 --steps 3 --batch 4 "
         "--out {}/run/model", True),
     "predict": Command(
-        "dust predict --model {}/in/dust-model --hi {}/in/sky/cube.zarr --mask "
+        "dust predict --model {}/in/dust-model --cube {}/in/sky/cube.zarr --mask "
         "{}/in/sky/mask.fits --out {}/run/dust.fits"),
     "train": Command("recognize train --epochs 3 --steps 4 --batch 64 --out {}/run/model", True),
     "context": Command(
@@ -64,7 +65,7 @@ INPUTS = (
     "recognize train --epochs 1 --steps 2 --batch 64 --out {}/in/model",
     "dust simulate --nside 64 --out {}/in/sky",
     "dust train --cube {}/in/sky/cube.zarr --dust {}/in/sky/dust.fits --mask {}/in/sky/mask.fits "
-    "--region north --width 2 --epochs 1 --steps 2 --batch 4 --out {}/in/dust-model",
+    "--region north --plan {tiny} --epochs 1 --steps 2 --batch 4 --out {}/in/dust-model",
 )
 
 
@@ -81,7 +82,8 @@ class Ended:
 def words_of(command: Command, folder: Path) -> list[str]:
     """The words of a command on the inputs in a folder."""
     maps = " ".join(f"--maps {p.stem[5:]}={p}" for p in sorted((folder / "in/maps").glob("band_*")))
-    return command.words.replace("{maps}", maps).replace("{}", str(folder)).split()
+    filled = command.words.replace("{maps}", maps).replace("{tiny}", str(TINY))
+    return filled.replace("{}", str(folder)).split()
 
 
 def run(words: list[str], folder: Path, sig: int = 0, after_s: float = 0, seam: int = 0) -> Ended:
@@ -182,7 +184,7 @@ def make_inputs(folder: Path) -> None:
     header = hi4pi_header(shape, 4.0, first_kms=-64.5)
     write_fits(folder / "in/hi.fits", smooth_data(shape, 4.0), header)
     for text in INPUTS:
-        made = run(text.replace("{}", str(folder)).split(), folder)
+        made = run(text.replace("{}", str(folder)).replace("{tiny}", str(TINY)).split(), folder)
         if made.code:
             raise SystemExit(f"{text}: code {made.code}: {made.said}")
 

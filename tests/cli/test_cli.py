@@ -112,13 +112,13 @@ def test_no_command_shows_help(run):
         (["reproduce", "farsian2020", "--scale", "smoke", "--sky", "pysm:s1"], "pysm:SYNCHROTRON"),
         (["demo", "--device", "tpu"], "expected device auto, cpu or cuda"),
         (["report", "nowhere"], "Expected a run directory with metrics.json"),
-        (["recognize", "simulate", "--problem", "five"], "expected problem curvature, ame, four"),
-        (["recognize", "simulate", "--regions", "stripes"], "expected a layout"),
+        (["recognize", "simulate", "--models", "five"], "expected models curvature, ame, four"),
+        (["recognize", "simulate", "--layout", "stripes"], "expected a layout"),
         (["recognize", "simulate", "--nside", "-3"], "positive integer Nside"),
         (["recognize", "simulate", "--noise-scale", "inf"], "expected noise_scale >= 0"),
         (["recognize", "train", "--regime", "loud"], "expected regime noiseless"),
         (["recognize", "train", "--network", "cnn"], "expected network farsian2020 or foreglow"),
-        (["recognize", "train", "--problem", "x"], "expected problem curvature, ame, four"),
+        (["recognize", "train", "--models", "x"], "expected models curvature, ame, four"),
         (["recognize", "train", "--instrument", "x"], "expected a built-in instrument"),
         (["recognize", "train", "--device", "tpu"], "expected device"),
         (["recognize", "train", "--sky", "nowhere"], "sky.toml does not exist"),
@@ -331,7 +331,7 @@ def test_simulate_train_classify_evaluate(run, tmp_path):
     assert (tmp_path / "out.fits").read_bytes() == first
     code, out, err = run(
         "recognize", "evaluate", "--model", tmp_path / "model", "--skies", 2, "--noise-scale", 0,
-        "--noise-scale", 1, "--problem", "ame", "--device", "cpu",
+        "--noise-scale", 1, "--models", "ame", "--device", "cpu",
     )  # fmt: skip
     assert (code, err) == (0, "")
     rows = re.findall(r"([01]) +│ (0\.\d{4}) +│ (0\.\d{4}) │ 6144", out)

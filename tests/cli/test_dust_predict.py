@@ -41,7 +41,7 @@ def own(tmp_path_factory):
 
 
 def predict(own, out, *more):
-    given = ("--model", own / "model", "--hi", own / "hi.zarr", "--mask", own / "mask.fits")
+    given = ("--model", own / "model", "--cube", own / "hi.zarr", "--mask", own / "mask.fits")
     return ("dust", "predict", *given, "--out", out, "--device", "cpu", *more)
 
 
@@ -54,7 +54,7 @@ def test_a_map_comes_out(run, own, tmp_path):
     assert 0.6 < np.mean(mean != hp.UNSEEN) < 0.7
     code, _, err = run(*predict(own, tmp_path / "out.fits"))
     assert code == 2
-    assert "(command line: --out, --overwrite)" in err
+    assert "give another --out, or --overwrite to replace it" in err
     assert is_one_paragraph(err)
     again = predict(own, tmp_path / "out.fits", "--overwrite", "--dust", own / "dust.fits")
     assert run(*again)[0] == 0
@@ -81,7 +81,7 @@ def test_a_table_comes_out(run, own):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "expected --sky mock, or both --cube and --dust"),
+        ((), "expected --sky 'mock', or both --cube and --dust"),
         (("--sky", "mock"), "expected a dust map in MJy/sr, as the model was trained with, got"),
         (("--sky", "mock", "--region", "up"), "expected region north, south, east, west"),
         (("--sky", "mock", "--model", "nowhere"), "expected a model directory"),

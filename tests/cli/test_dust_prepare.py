@@ -51,9 +51,9 @@ def test_from_fits_to_a_cube(run, survey, tmp_path):
     ("options", "message"),
     [
         (["--nside", "100"], "an Nside that is a power of two, got 100"),
-        (["--nside", "16", "--memory", "1 MiB"], "allow more (command line: --memory)"),
-        (["--nside", "16", "--low", "500"], "(command line: --low, --high)"),
-        (["--nside", "16", "--unit", "Jy"], "expected --unit K or mK"),
+        (["--nside", "16", "--memory", "1 MiB"], "give more --memory"),
+        (["--nside", "16", "--low", "500"], "choose another range (--low, --high)"),
+        (["--nside", "16", "--unit", "Jy"], "expected --unit 'K' or 'mK'"),
         (["--nside", "16", "--beam", "1"], "expected --beam to agree with the header"),
         (["--velocity-table", "v.txt"], "v.txt: expected a text file of velocities, got none"),
     ],

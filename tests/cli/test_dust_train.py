@@ -1,5 +1,7 @@
 """`foreglow dust train`: a model comes out, and every mistake in one paragraph."""
 
+from pathlib import Path
+
 import healpy as hp
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from words import is_one_paragraph
 
 NSIDE = 16
 VELOCITY = np.arange(-66.0, 19.0, 6.0)
-TINY = ("--epochs", 1, "--steps", 2, "--batch", 2, "--width", 2, "--device", "cpu")
+TINY_PLAN = Path(__file__).parents[1] / "tiny.toml"
+TINY = ("--epochs", 1, "--steps", 2, "--batch", 2, "--plan", TINY_PLAN, "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +53,17 @@ def test_on_the_mock(run, tmp_path):
 
 def test_on_own_files(run, tmp_path, own):
     out = tmp_path / "model"
-    options = ("--network", "unet_zhang2019", "--inputs", "moments", "--lambda", 5)
-    code, _, err = run("dust", "train", *own, "--out", out, *options, *TINY)
+    plan = tmp_path / "plan.toml"
+    plan.write_text('width = 2\ninputs = "moments"\nweight = 5\nepochs = 9\n', encoding="utf-8")
+    options = ("--network", "unet_zhang2019", "--plan", plan)
+    code, _, err = run("dust", "train", *own, "--out", out, *TINY, *options)
     assert (code, err) == (0, "")
     model = DustModel.load(out)
     assert (model.target_unit, model.network, model.inputs) == (
         "MJy/sr", "unet_zhang2019", "moments",
     )  # fmt: skip
-    assert model.card["training"]["weight"] == 5
+    training = model.card["training"]
+    assert (training["weight"], training["epochs"]) == (5, 1)  # options go before the file
     assert "dust.fits" in model.card["training"]["sky"]
     assert len(model.velocity_kms) == 13
     code, _, err = run("dust", "train", *own, "--out", out, *TINY)
@@ -68,13 +74,20 @@ def test_on_own_files(run, tmp_path, own):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "expected --sky mock, or both --cube and --dust, got none"),
+        ((), "expected --sky 'mock', or both --cube and --dust, got none"),
         (("--sky", "mars"), "got --sky 'mars'"),
         (("--sky", "mock", "--unit", "K"), "got --unit beside it"),
         (("--cube", "hi.zarr", "--dust", "d.fits"), "expected an HI cube, got no such folder"),
         (("--sky", "mock", "--region", "up"), "expected region north, south, east, west"),
         (("--sky", "mock", "--network", "vnet"), "expected network unet or unet_zhang2019"),
-        (("--sky", "mock", "--inputs", "all"), "expected inputs channels, moments, integrated"),
+        (
+            ("--sky", "mock", "--plan", "no.toml"),
+            "no.toml: expected the plan of a training",
+        ),
+        (
+            ("--sky", "mock", "--epochs", 0),
+            "plan: expected epochs as a training can have it",
+        ),
         (("--sky", "mock", "--nside", 20), "20"),
         (("--sky", "mock", "--low", 20), "from a lower to a higher velocity"),
         (("--sky", "mock", "--device", "tpu"), "expected device auto, cpu or cuda"),

@@ -51,7 +51,7 @@ def columns(path):
 
 def test_context_classify_evaluate(run, model_folder, tmp_path):
     sky, folder = tmp_path / "sky", tmp_path / "a context [of mine]"
-    assert run("-q", "recognize", "simulate", "--out", sky, "--regions", "quadrants")[0] == 0
+    assert run("-q", "recognize", "simulate", "--out", sky, "--layout", "quadrants")[0] == 0
     code, out, err = run(
         "-q", "recognize", "context", "--model", model_folder, "--out", folder, *TINY
     )
@@ -85,7 +85,7 @@ def test_context_classify_evaluate(run, model_folder, tmp_path):
     for name, words in (("alone", []), ("together", ["--context", folder])):
         code, shown[name], err = run(
             "recognize", "evaluate", "--model", model_folder, *words, "--skies", 2,
-            "--noise-scale", 1, "--regions", "quadrants", "--device", "cpu",
+            "--noise-scale", 1, "--layout", "quadrants", "--device", "cpu",
         )  # fmt: skip
         assert (code, err) == (0, "")
         assert re.search(r"1 +│ 0\.\d{4} +│ 0\.\d{4} │ 6144", shown[name])

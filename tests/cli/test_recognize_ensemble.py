@@ -34,14 +34,20 @@ def test_simulate_classify_fit(run, make, model_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["simulate", "--resume"], "expected --resume and --dask with --realisations"),
-        (["simulate", "--dask", "local:2"], "expected --resume and --dask with --realisations"),
+        (["simulate", "--resume"], "expected --resume and --workers with --realisations"),
+        (
+            ["simulate", "--workers", "local:2"],
+            "expected --resume and --workers with --realisations",
+        ),
         (["fit"], "expected --maps BAND=FILE, once a band, or --ensemble STORE, got neither"),
         (["fit", "--maps", "11=a.fits", "--ensemble", "s.zarr"], "got both"),
         (["fit", "--ensemble", "s.zarr", "--unit", "uK_CMB"], "expected an ensemble alone"),
         (["fit", "--ensemble", "s.zarr"], "s.zarr: expected an ensemble of skies"),
         (["classify", "--model", "mock-four", "--ensemble", "s.zarr"], "an ensemble of skies"),
-        (["fit", "--maps", "11=a.fits", "--dask", "nowhere"], "expected --dask tcp://HOST:PORT"),
+        (
+            ["fit", "--maps", "11=a.fits", "--workers", "nowhere"],
+            "expected --workers as tcp://",
+        ),
         (["fit", "--maps", "11=a.fits", "--memory", "lots"], "no such file"),
     ],
 )
@@ -58,5 +64,5 @@ def test_memory_too_small(run, make, maps, tmp_path):
     out = tmp_path / "fit.fits"
     code, _, err = run("recognize", "fit", *files, "--out", out, "--memory", "100 MiB")
     assert code == 2
-    assert "MiB or more, got 100.00 MiB; allow more (command line: --memory)" in err
+    assert "MiB or more, got 100.00 MiB; give more --memory" in err
     assert not list(tmp_path.iterdir())

@@ -194,7 +194,7 @@ def test_templates(monkeypatch, tmp_path, value, state):
         ("foreglow reproduce farsian2020 --scale ", {"smoke", "laptop", "paper"}),
         ("foreglow recognize cl", {"classify"}),
         ("foreglow recognize train --instrument quijote+", {"quijote+litebird"}),
-        ("foreglow recognize train --problem ", {"curvature", "ame", "four"}),
+        ("foreglow recognize train --models ", {"curvature", "ame", "four"}),
         ("foreglow dust train --region ", {"north", "south", "east", "west"}),
         ("foreglow demo --device c", {"cpu", "cuda"}),
         ("foreglow demo --over", {"--overwrite"}),

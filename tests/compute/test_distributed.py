@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,10 +25,11 @@ from foreglow.errors import RunError
 from forked import begin_foreglow
 
 CPU = torch.device("cpu")
-RECOGNIZE = ["recognize", "train", "--problem", "ame", "--epochs", 3, "--steps", 4,
+TINY = Path(__file__).parents[1] / "tiny.toml"
+RECOGNIZE = ["recognize", "train", "--models", "ame", "--epochs", 3, "--steps", 4,
              "--batch", 128, "--device", "cpu"]  # fmt: skip
 DUST = ["dust", "train", "--sky", "mock", "--nside", 32, "--epochs", 2, "--steps", 3,
-        "--batch", 4, "--width", 2, "--device", "cpu"]  # fmt: skip
+        "--batch", 4, "--plan", TINY, "--device", "cpu"]  # fmt: skip
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
@@ -235,14 +237,14 @@ def test_what_cannot_be_started(asked, message):
 
 def test_more_devices_than_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RunError, match="--devices 2: PyTorch sees 1 CUDA devices here"):
+    with pytest.raises(RunError, match="devices=2: PyTorch sees 1 CUDA devices here"):
         must_be_started(Processes(2), torch.device("cuda"))
 
 
 def test_other_number_than_the_launcher_started(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(RunError, match="torchrun started 4 processes, but --devices 2"):
+    with pytest.raises(RunError, match="torchrun started 4 processes, but devices=2"):
         must_be_started(Processes(2), CPU)
 
 

@@ -82,7 +82,7 @@ def test_work_that_does_kill_every_worker():
 
 @pytest.mark.parametrize("where", ["", "local", "local:0", "local:two", "8786", "slurm:", "tcp:x"])
 def test_unknown_places_are_refused(where):
-    with pytest.raises(RunError, match="--dask tcp://"), open_workers(where):
+    with pytest.raises(RunError, match="expected workers= as tcp://"), open_workers(where):
         pass
 
 

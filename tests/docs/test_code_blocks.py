@@ -50,8 +50,8 @@ SHORTER = {
     ("dust", "simulate"): ["--nside", 16],
     ("dust", "prepare"): ["--nside", 16],
     ("dust", "train"): [
-        "--nside", 16, "--epochs", 1, "--steps", 2, "--batch", 2, "--width", 2, "--members", 2,
-        "--devices", 1, "--num-nodes", 1,
+        "--nside", 16, "--epochs", 1, "--steps", 2, "--batch", 2, "--members", 2,
+        "--plan", ROOT / "tests" / "tiny.toml", "--devices", 1, "--num-nodes", 1,
     ],
     ("dust", "evaluate"): ["--nside", 16, "--cutouts", 4],
 }  # fmt: skip
@@ -120,10 +120,10 @@ def foreglow(run):
 
 
 def without_clusters(words):
-    """Words of a command less `--dask tcp://...` and `--dask slurm:...`."""
+    """Words of a command less `--workers tcp://...` and `--workers slurm:...`."""
     left, words = [], iter(words)
     for word in words:
-        if word != "--dask":
+        if word != "--workers":
             left.append(word)
         elif (where := next(words)).startswith("local:"):
             left += [word, where]

@@ -4,7 +4,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from foreglow.dust.inputs import SkyFiles, faint_sky, load_sky, mock_sky, paper_filter
+from foreglow.dust.inputs import SkySource, faint_sky, load_sky, mock_sky, paper_filter
 from foreglow.errors import MapError, SkyError
 from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.conventions import MapWarning
@@ -177,7 +177,7 @@ def test_a_boolean_mask_of_healpy(files, tmp_path):
     [
         ({"nside": 32}, {}, r"expected a map of Nside 16 in the Galactic frame.*got Nside 32"),
         ({"frame": "C"}, {}, r"got Nside 16, frame C; bring it there"),
-        ({"mask": np.zeros(N_PIX, np.float32)}, {}, "got none; check their frames, and where the"),
+        ({"mask": np.zeros(N_PIX, np.float32)}, {}, "expected a mask that is above zero"),
         ({"dust": np.full(N_PIX, hp.UNSEEN)}, {}, "all hold, got none"),
         ({"dust": np.zeros(N_PIX)}, {}, r"dust.fits: expected a dust map that varies .* got 0 uK"),
         ({"mask": np.ones(12 * 8**2, np.float32)}, {}, "mask.fits: expected a map of Nside 16"),
@@ -199,15 +199,15 @@ def test_what_does_not_fit(files, tmp_path, written, asked, message):
 
 
 def test_files_or_the_mock(files):
-    rest = (None, -60.0, 10.0, NSIDE, 0)
+    rest = {"low_kms": -60.0, "high_kms": 10.0, "nside": NSIDE}
     cube, dust, mask = files()
-    assert SkyFiles(None, cube, dust, mask, *rest).load().source.endswith("mask.fits")
-    assert SkyFiles("mock", None, None, None, *rest).load().source == "mock"
+    assert SkySource(None, cube, dust, mask, **rest).load().source.endswith("mask.fits")
+    assert SkySource("mock", None, None, None, **rest).load().source == "mock"
     for wrong, message in (
-        (("mock", cube, None, None), "expected --sky mock or files, got --cube beside it"),
-        ((None, cube, None, None), "both --cube and --dust, got --cube"),
+        (("mock", cube, None, None), "expected sky='mock' or files, got cube= beside it"),
+        ((None, cube, None, None), "both cube= and dust=, got cube="),
         ((None, None, None, None), "got none"),
-        (("pysm", None, None, None), "got --sky 'pysm'"),
+        (("pysm", None, None, None), "got sky='pysm'"),
     ):
         with pytest.raises(SkyError, match=message):
-            SkyFiles(*wrong, *rest)
+            SkySource(*wrong, **rest)

@@ -111,10 +111,10 @@ def test_errors_are_measured_on_what_strangers_say():
     stitched = Stitched(members, np.ones(N_PIX))
     line, law = measure(stitched, 3 * truth, "here", own)
     assert line == Calibration.fit(stitched.mean, 3 * truth, "here")
-    total = law.std(3 * truth, 3 * stitched.map_fn)[own >= 0]
+    total = law.std(3 * truth, 3 * stitched.scatter)[own >= 0]
     assert rms(total) == pytest.approx(15, rel=0.1)
     _, blind = measure(stitched, 3 * truth, "here")
-    assert rms(blind.std(3 * truth, 3 * stitched.map_fn)[own >= 0]) < 13
+    assert rms(blind.std(3 * truth, 3 * stitched.scatter)[own >= 0]) < 13
     alone = measure(Stitched(members[:1], stitched.cover), truth, "here", np.full(N_PIX, -1))
     assert alone[0] == Calibration.fit(members[0], truth, "here")
 

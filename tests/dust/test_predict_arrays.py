@@ -169,8 +169,8 @@ def test_a_dust_map_to_calibrate_to(files, tb, from_file):
     assert expected.calibration.to.startswith("the dust map given")
 
 
-def test_arrays_go_to_workers(files, tb, from_file, map_fn):
-    found = predict(tb[::-1] * u.K, files / "model", velocity=VELOCITY[::-1], workers=map_fn)
+def test_arrays_go_to_workers(files, tb, from_file, pool):
+    found = predict(tb[::-1] * u.K, files / "model", velocity=VELOCITY[::-1], pool=pool)
     np.testing.assert_allclose(found.mean[OPEN], from_file.mean[OPEN], rtol=1e-3)
 
 
@@ -261,8 +261,7 @@ WRONG = {
     "a bare kelvin of dust": (
         lambda tb: (tb * u.K, {"dust": np.arange(N_PIX) * u.uK}), MapError,
         "dust: expected one of K_CMB, mK_CMB, uK_CMB, K_RJ, mK_RJ, uK_RJ, MJy/sr, got unit 'uK', "
-        "which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); pass dust_unit= (command "
-        "line: --unit)",
+        "which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); pass dust_unit=",
     ),
     "numbers of channels": (
         lambda tb: (tb * u.K, {"velocity": np.arange(10)}), MapError,
@@ -339,13 +338,13 @@ WRONG = {
     ),
     "dust without unit": (
         lambda tb: (tb * u.K, {"dust": np.arange(N_PIX)}), MapError,
-        "dust: expected its unit, got a plain array; pass dust_unit= (command line: --unit), any "
+        "dust: expected its unit, got a plain array; pass dust_unit=, any "
         "text, such as mag or W/m2/sr; 1 for a number without a unit, such as an optical depth",
     ),
     "dust in another unit": (
         lambda tb: (tb * u.K, {"dust": np.arange(N_PIX) * u.mag}), MapError,
         "expected a dust map in uK_RJ, as the model was trained with, got mag of dust; convert it, "
-        "or leave dust= out (command line: --dust) for the model's own scale",
+        "or leave dust= out for the model's own scale",
     ),
     "dust in two units": (
         lambda tb: (tb * u.K, {"dust": np.arange(N_PIX) * u.mag, "dust_unit": "uK_RJ"}), MapError,

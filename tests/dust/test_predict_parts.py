@@ -167,23 +167,23 @@ def test_the_plan_keeps_to_the_memory(files):
         make_plan(model, 2048, where, 2 << 30, CPU)
 
 
-def test_workers_predict_the_same(files, here, map_fn, tmp_path):
+def test_workers_predict_the_same(files, here, pool, tmp_path):
     seen = []
     out = tmp_path / "dust.fits"
-    found = run(files, out, workers=map_fn, progress=lambda *a: seen.append(a))
+    found = run(files, out, pool=pool, progress=lambda *a: seen.append(a))
     assert_same(found, here)
     assert seen == [(n, 192) for n in range(16, 193, 16)]
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_lost_worker_costs_time_only(files, here, map_fn, tmp_path):
+def test_a_lost_worker_costs_time_only(files, here, map_fn, pool, tmp_path):
     victim = next(map_fn(where_done, [0]))
 
     def lose(done, _):
         if done == 64:
             os.kill(victim, signal.SIGKILL)
 
-    assert_same(run(files, tmp_path / "dust.fits", workers=map_fn, progress=lose), here)
+    assert_same(run(files, tmp_path / "dust.fits", pool=pool, progress=lose), here)
 
 
 def test_an_interrupted_run_leaves_nothing(files, tmp_path):

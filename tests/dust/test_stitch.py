@@ -166,10 +166,10 @@ def test_members_are_blended_one_by_one():
     np.testing.assert_allclose(found.members[2][mask], 3 * found.members[0][mask], rtol=1e-4)
     np.testing.assert_allclose(found.mean[mask], found.members[1][mask], rtol=1e-4)
     np.testing.assert_allclose(
-        found.map_fn[mask], np.abs(found.members[0][mask]), rtol=1e-3, atol=1e-5
+        found.scatter[mask], np.abs(found.members[0][mask]), rtol=1e-3, atol=1e-5
     )
     one = Stitched(found.members[:1], found.cover)
-    assert not one.map_fn[mask].any()
+    assert not one.scatter[mask].any()
 
 
 def test_a_turned_sky_gives_the_turned_map():

@@ -61,21 +61,21 @@ def test_any_unit_is_good(tmp_path, stated, given, unit):
         (
             "",
             None,
-            "dust.fits: expected a unit (TUNIT) for column TAU353, got none; pass unit= (command "
-            "line: --unit), any text, such as mag or W/m2/sr; 1 for a number without a unit, such "
+            "dust.fits: expected a unit (TUNIT) for column TAU353, got none; pass dust_unit=, any "
+            "text, such as mag or W/m2/sr; 1 for a number without a unit, such "
             "as an optical depth",
         ),
         (
             "mag",
             "uK_RJ",
-            "dust.fits: expected the unit uK_RJ, as given (unit=, --unit or sky.toml), got 'mag' "
+            "dust.fits: expected the unit uK_RJ, as given (unit= or sky.toml), got 'mag' "
             "in the header (TUNIT of TAU353); correct the one that is wrong",
         ),
         ("MJy/sr", "uK_RJ", "got 'MJy/sr' in the header"),
         ("uK_CMB", "uK_RJ", "got 'uK_CMB' in the header"),
         ("K", "mK_CMB", "got 'K' in the header"),
         ("mag", "1", "got 'mag' in the header"),
-        ("uK", None, "does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); pass unit="),
+        ("uK", None, "does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); pass dust_unit="),
     ],
 )
 def test_what_a_unit_cannot_be(tmp_path, stated, given, message):

@@ -48,13 +48,13 @@ def test_beyond_the_brightest_bin_the_error_grows_with_brightness():
 
 
 def test_the_spread_of_an_ensemble_is_not_counted_twice():
-    map_fn = np.full(N, 1.5)
-    law = ResidualLaw.fit(PREDICTED, map_fn, TARGET)
-    total = law.std(PREDICTED, map_fn)
+    scatter = np.full(N, 1.5)
+    law = ResidualLaw.fit(PREDICTED, scatter, TARGET)
+    total = law.std(PREDICTED, scatter)
     alone = ResidualLaw.fit(PREDICTED, NOTHING, TARGET)(PREDICTED)
     np.testing.assert_allclose(np.mean(total**2), np.mean(alone**2), rtol=0.01)
     # where the members agree less than elsewhere, the error is larger
-    assert (law.std(PREDICTED, 2 * map_fn) > total).all()
+    assert (law.std(PREDICTED, 2 * scatter) > total).all()
 
 
 def test_a_spread_wider_than_the_residual_leaves_nothing_to_add():

@@ -68,7 +68,7 @@ FRAME = r"from the local standard of rest"
         ),
         ({"CDELT3": 0.0}, "the width of a channel in CDELT3, got 0.0"),
         ({"PC3_1": 0.1}, "a velocity axis of its own, got one coupled to axis 1"),
-        ({"BUNIT": None}, r"\(BUNIT = K\), got none; .* \(command line: --unit K\)"),
+        ({"BUNIT": None}, r"\(BUNIT = K\), got none; .* unit='K'"),
         ({"BUNIT": "Jy/beam"}, r"\(BUNIT = K\), got Jy/beam; convert Jy/beam"),
         (
             {"BUNIT": "MK "},

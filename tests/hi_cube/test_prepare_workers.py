@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,64 +37,64 @@ def files_of(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_same_bytes(survey, here, map_fn, tmp_path):
+def test_the_same_bytes(survey, here, pool, tmp_path):
     seen = []
     made = prepare(
         [survey],
         tmp_path / "c.zarr",
         nside=64,
         progress=lambda *a: seen.append(a),
-        map_fn=map_fn,
+        pool=pool,
     )
     assert files_of(made.path) == here
     assert seen == [(n, 44) for n in (8, 16, 24, 32, 40, 44)]
     assert list(tmp_path.iterdir()) == [made.path]
 
 
-def test_relative_names(survey, here, map_fn, tmp_path, monkeypatch):
+def test_relative_names(survey, here, pool, tmp_path, monkeypatch):
     """Workers are in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "CAR.fits").symlink_to(survey)
-    assert files_of(prepare(["CAR.fits"], "c.zarr", nside=64, map_fn=map_fn).path) == here
+    assert files_of(prepare(["CAR.fits"], "c.zarr", nside=64, pool=pool).path) == here
 
 
-def test_a_lost_worker_costs_time_only(survey, here, map_fn, tmp_path):
+def test_a_lost_worker_costs_time_only(survey, here, map_fn, pool, tmp_path):
     victim = next(map_fn(where_done, [0]))
 
     def lose(done, _):
         if done == 16:
             os.kill(victim, signal.SIGKILL)
 
-    made = prepare([survey], tmp_path / "c.zarr", nside=64, progress=lose, map_fn=map_fn)
+    made = prepare([survey], tmp_path / "c.zarr", nside=64, progress=lose, pool=pool)
     assert files_of(made.path) == here
 
 
-def test_interrupted_with_workers_and_resumed_without(survey, here, map_fn, tmp_path):
+def test_interrupted_with_workers_and_resumed_without(survey, here, pool, tmp_path):
     def stop(done, _):
         if done == 24:
             raise KeyboardInterrupt
 
     out = tmp_path / "c.zarr"
     with pytest.raises(KeyboardInterrupt):
-        prepare([survey], out, nside=64, progress=stop, map_fn=map_fn)
+        prepare([survey], out, nside=64, progress=stop, pool=pool)
     assert not out.exists()
     assert files_of(prepare([survey], out, nside=64, resume=True).path) == here
 
 
-def test_what_is_wrong_with_a_channel_is_told(map_fn, tmp_path):
+def test_what_is_wrong_with_a_channel_is_told(pool, tmp_path):
     data = smooth_data(SHAPE, 4.0)
     data[20] = np.nan
     path = write_fits(tmp_path / "CAR.fits", data, hi4pi_header(SHAPE, 4.0))
     with pytest.raises(MapError, match="none but NaN in channel 20"):
-        prepare([path], tmp_path / "c.zarr", nside=16, map_fn=map_fn)
+        prepare([path], tmp_path / "c.zarr", nside=16, pool=pool)
     assert not (tmp_path / "c.zarr").exists()
 
 
-def test_a_file_that_changed_is_opened_anew(map_fn, tmp_path):
+def test_a_file_that_changed_is_opened_anew(pool, tmp_path):
     for change in (0, 7):
         data = smooth_data((8, 46, 91), 4.0) + change
         path = write_fits(tmp_path / "CAR.fits", data, hi4pi_header((8, 46, 91), 4.0))
-        prepare([path], tmp_path / "c.zarr", nside=16, map_fn=map_fn, overwrite=True)
+        prepare([path], tmp_path / "c.zarr", nside=16, pool=pool, overwrite=True)
     alone = prepare([path], tmp_path / "alone.zarr", nside=16)
     np.testing.assert_array_equal(open_cube(tmp_path / "c.zarr").channel(3), alone.channel(3))
 
@@ -107,7 +108,7 @@ def test_healpix_maps(map_fn, tmp_path):
     velocity = tmp_path / "v.txt"
     velocity.write_text("\n".join(str(float(k)) for k in range(10)))
     made = [
-        prepare(paths, tmp_path / name, velocity_table=velocity, map_fn=how).path
+        prepare(paths, tmp_path / name, velocity_table=velocity, pool=SimpleNamespace(map=how)).path
         for name, how in (("w.zarr", map_fn), ("h.zarr", map))
     ]
     assert files_of(made[0]) == files_of(made[1])

@@ -40,8 +40,8 @@ def test_spectra_are_those_of_the_file(cube, gass):
             lon, lat = 295 - 0.1060028 * (column - 6), 0.08 * (row + 1 - 519.5)
             pixel, weight = hp.get_interp_weights(1024, lon, lat, lonlat=True)
             found = (weight[:, None] * maps[:, pixel].T).sum(0)
-            map_fn = np.ptp(planes[:, row - 1 : row + 2, column - 1 : column + 2], axis=(1, 2))
-            assert (np.abs(found - planes[:, row, column]) < 0.5 * map_fn + 1e-3).all()
+            scatter = np.ptp(planes[:, row - 1 : row + 2, column - 1 : column + 2], axis=(1, 2))
+            assert (np.abs(found - planes[:, row, column]) < 0.5 * scatter + 1e-3).all()
 
 
 def test_only_the_tile_is_observed(cube):
@@ -63,8 +63,8 @@ def test_emission_lies_where_hydrogen_is(cube):
     assert np.abs(mean[np.abs(cube.velocity_kms[chosen]) > 45]).max() < 0.3
 
 
-def test_workers_make_the_same_bytes(cube, gass, map_fn, tmp_path):
-    made = prepare([gass], tmp_path / "c.zarr", low_kms=-60, high_kms=60, map_fn=map_fn)
+def test_workers_make_the_same_bytes(cube, gass, pool, tmp_path):
+    made = prepare([gass], tmp_path / "c.zarr", low_kms=-60, high_kms=60, pool=pool)
     mine, theirs = (
         {p.relative_to(c.path): p.read_bytes() for p in c.path.rglob("*") if p.is_file()}
         for c in (cube, made)

@@ -268,9 +268,9 @@ def test_simulate_and_fit(tmp_path):
     assert np.mean(best == truth) > 0.88
     again = call(*words)
     assert isinstance(again.exception, ForeglowError)
-    assert "exists; give another --out, or --overwrite" in str(again.exception)
+    assert "exists; give another out=, or overwrite=True" in str(again.exception)
     assert (
-        call(*words, "--overwrite", "--problem", "curvature", "--criterion", "chi2").exit_code == 0
+        call(*words, "--overwrite", "--models", "curvature", "--criterion", "chi2").exit_code == 0
     )
     assert hp.read_map(out, field=2).max() == 1
 

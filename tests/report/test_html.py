@@ -252,7 +252,7 @@ def test_report_is_replaced_as_a_whole(tmp_path):
 
 def test_not_a_run_directory(tmp_path):
     with pytest.raises(
-        RunError, match=r"Expected a run directory with metrics.json, got .*--resume"
+        RunError, match=r"Expected a run directory with metrics.json, got .*resume=True"
     ):
         write_report(tmp_path)
 
@@ -260,9 +260,9 @@ def test_not_a_run_directory(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"records": [', r"Expected JSON in .*metrics.json, got: .*--resume"),
-        ("[]", r"Expected a JSON object in .*metrics.json, got a list\..*--resume"),
-        ('{"records": [1]}', r"Expected 'records' in .*to be a list of objects\..*--resume"),
+        ('{"records": [', r"Expected JSON in .*metrics.json, got: .*resume=True"),
+        ("[]", r"Expected a JSON object in .*metrics.json, got a list\..*resume=True"),
+        ('{"records": [1]}', r"Expected 'records' in .*to be a list of objects\..*resume=True"),
     ],
 )
 def test_damaged_metrics(tmp_path, text, message):

@@ -472,7 +472,7 @@ def test_resume_with_another_configuration(smoke, change):
 
 def test_a_second_run_in_the_same_folder(smoke):
     before = file_states(smoke)
-    with pytest.raises(RunError, match=r"is not empty.*--resume"):
+    with pytest.raises(RunError, match=r"is not empty.*resume=True"):
         farsian2020.reproduce(smoke, "smoke", device="cpu")
     assert file_states(smoke) == before
 

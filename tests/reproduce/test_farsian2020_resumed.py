@@ -136,7 +136,7 @@ def test_workers_find_the_same(whole, map_fn, tmp_path, monkeypatch):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(labs, "train", no_training)
-    monkeypatch.setattr(contexts, "train_context", no_training)
+    monkeypatch.setattr(contexts.training, "train", no_training)
     monkeypatch.setattr(contexts, "pixel_ensemble", no_training)
     there = shutil.copytree(whole, tmp_path / "there")
     (there / "metrics.json").unlink()

@@ -295,7 +295,7 @@ def no_network(monkeypatch, tmp_path):
 )
 def test_pysm_templates_are_not_downloaded(no_network, caplog, sky, absent):
     caplog.set_level(logging.WARNING)
-    message = rf"{absent}\. Templates .* \(not set\) .* not download unasked.* or use --sky mock\."
+    message = rf"{absent}\. Templates .* \(not set\) .* not download unasked.* or give sky='mock'\."
     with pytest.raises(SkyError, match=message) as caught:
         load_templates(sky, 16)
     assert len(str(caught.value)) < 600

@@ -14,7 +14,8 @@ from rich.markup import escape
 
 from foreglow import interrupt
 from foreglow.cli import data, dust, recognize, screen
-from foreglow.cli.options import Dask, Device, Json, Resume, Seed, one_of
+from foreglow.cli.messages import in_options
+from foreglow.cli.options import Device, Json, Resume, Seed, Workers, one_of
 from foreglow.compute.cpu import tune
 from foreglow.errors import ForeglowError
 from foreglow.files import REFUSED
@@ -115,7 +116,7 @@ def reproduce(
     ] = "mock",
     seed: Seed = 0,
     device: Device = "auto",
-    dask: Dask = None,
+    workers: Workers = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -124,7 +125,7 @@ def reproduce(
     from foreglow.compute.workers import open_workers
 
     folder = out or Path("runs") / f"{paper}-{scale}"
-    with open_workers(dask) as map_fn:
+    with open_workers(workers) as map_fn:
         report = papers.reproduce(paper, folder, scale, sky, seed, device, resume, map_fn)
     screen.show(papers.printed_tables(paper, folder), papers.read_records(folder), as_json)
     screen.say(f"report: {report}")
@@ -168,7 +169,8 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # noqa: ARG001
-    Console(stderr=True).print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False)
+    text = in_options(str(message), app)
+    Console(stderr=True).print(f"[yellow]warning:[/] {escape(text)}", highlight=False)
 
 
 def _print_error(text: str) -> None:
@@ -185,7 +187,7 @@ def main() -> None:
     except ForeglowError as error:
         if _state["debug"]:
             traceback.print_exc()
-        _print_error(str(error))
+        _print_error(in_options(str(error), app))
         sys.exit(2)
     except SystemExit as end:  # what Typer makes of a KeyboardInterrupt
         if end.code == interrupt.CODE and not interrupt.is_spoken_for():

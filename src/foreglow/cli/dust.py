@@ -7,7 +7,6 @@ import typer
 
 from foreglow.cli import screen
 from foreglow.cli.options import (
-    Dask,
     Device,
     DustModelDirectory,
     Json,
@@ -15,9 +14,10 @@ from foreglow.cli.options import (
     Overwrite,
     Resume,
     Seed,
+    Workers,
     one_of,
 )
-from foreglow.cli.training import Devices, NumNodes, Precision, several_processes
+from foreglow.cli.training import Devices, NumNodes, PlanFile, several_processes
 
 REGIONS = one_of("north", "south", "east", "west")
 
@@ -32,9 +32,12 @@ Mask = Annotated[
 DustUnit = Annotated[
     str | None,
     typer.Option(
-        help="Unit of --dust where its header states none: any text, 1 for a number without unit."
+        "--unit",
+        help="Unit of --dust where its header states none: any text, 1 for a number without unit.",
     ),
 ]
+Low = Annotated[float, typer.Option("--low", help="Lowest velocity (km/s, LSR).")]
+High = Annotated[float, typer.Option("--high", help="Highest velocity (km/s, LSR).")]
 MockNside = Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")]
 HalfSky = Annotated[
     str,
@@ -65,11 +68,11 @@ def dust_prepare(
             "cube's (1024 for HI4PI)."
         ),
     ] = None,
-    low: Annotated[
-        float | None, typer.Option(help="Lowest velocity (km/s, LSR); the paper's: -64.5.")
+    low_kms: Annotated[
+        float | None, typer.Option("--low", help="Lowest velocity (km/s, LSR); the paper's: -64.5.")
     ] = None,
-    high: Annotated[
-        float | None, typer.Option(help="Highest velocity (km/s, LSR); the paper's: 17.")
+    high_kms: Annotated[
+        float | None, typer.Option("--high", help="Highest velocity (km/s, LSR); the paper's: 17.")
     ] = None,
     memory: Annotated[
         str,
@@ -78,10 +81,11 @@ def dust_prepare(
     unit: Annotated[
         str | None, typer.Option(help="K or mK, where the header states no unit (BUNIT).")
     ] = None,
-    beam: Annotated[
+    beam_arcmin: Annotated[
         float | None,
         typer.Option(
-            help="FWHM of the beam (arcmin), where the header states no likely one (BMAJ)."
+            "--beam",
+            help="FWHM of the beam (arcmin), where the header states no likely one (BMAJ).",
         ),
     ] = None,
     velocity_table: Annotated[
@@ -91,7 +95,7 @@ def dust_prepare(
             "text, km/s LSR, one a line."
         ),
     ] = None,
-    dask: Dask = None,
+    workers: Workers = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -99,24 +103,23 @@ def dust_prepare(
 
     Tiles become one cube: a pixel in several has the value of the tile whose edge is farthest.
     """
-    from foreglow.compute.workers import open_workers
     from foreglow.hi_cube.prepare import prepare
 
-    with open_workers(dask) as map_fn, screen.progress("prepare") as show:
+    with screen.progress("prepare") as show:
         made = prepare(
             cube,
             out,
             nside=nside,
-            low_kms=low,
-            high_kms=high,
+            low_kms=low_kms,
+            high_kms=high_kms,
             memory=memory,
             unit=unit,
-            beam_arcmin=beam,
+            beam_arcmin=beam_arcmin,
             velocity_table=velocity_table,
             resume=resume,
             overwrite=overwrite,
             progress=show,
-            map_fn=map_fn,
+            workers=workers,
         )
     screen.say(made.summary())
 
@@ -125,14 +128,16 @@ def dust_prepare(
 def dust_simulate(
     out: Annotated[Path, typer.Option(help="Folder for cube.zarr, dust.fits and mask.fits.")],
     nside: Annotated[int, typer.Option(help="HEALPix Nside.")] = 256,
-    low: Annotated[float, typer.Option(help="Lowest velocity (km/s, LSR).")] = -64.5,
-    high: Annotated[float, typer.Option(help="Highest velocity (km/s, LSR).")] = 17.0,
+    low_kms: Low = -64.5,
+    high_kms: High = 17.0,
     seed: Seed = 0,
 ) -> None:
     """Make an HI cube (K), a dust map (uK_RJ) and a mask of the mock Galaxy, to try things on."""
     from foreglow.dust.simulate import make_sky_files
 
-    screen.say(f"cube.zarr, dust.fits, mask.fits: {make_sky_files(out, nside, low, high, seed)}")
+    screen.say(
+        f"cube.zarr, dust.fits, mask.fits: {make_sky_files(out, nside, low_kms, high_kms, seed)}"
+    )
 
 
 @app.command("train")
@@ -142,51 +147,48 @@ def dust_train(
     cube: Cube = None,
     dust: Dust = None,
     mask: Mask = None,
-    unit: DustUnit = None,
-    low: Annotated[float, typer.Option(help="Lowest velocity (km/s, LSR).")] = -64.5,
-    high: Annotated[float, typer.Option(help="Highest velocity (km/s, LSR).")] = 17.0,
+    dust_unit: DustUnit = None,
+    low_kms: Low = -64.5,
+    high_kms: High = 17.0,
     nside: MockNside = 256,
     region: HalfSky = "north",
-    network: Annotated[str, typer.Option(help="unet or unet_zhang2019.")] = "unet",
-    inputs: Annotated[str, typer.Option(help="channels, moments or integrated.")] = "channels",
-    width: Annotated[
-        int, typer.Option(help="Channels of the first level (64 in the paper).", min=1)
-    ] = 8,
-    weight: Annotated[
-        float, typer.Option("--lambda", help="Weight of the correlations in the loss.", min=0)
-    ] = 30.0,
-    members: Annotated[int, typer.Option(help="Networks from different seeds.", min=1)] = 1,
-    epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 10,
-    steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 40,
-    batch: Annotated[int, typer.Option(help="Cutouts a step, over all processes.", min=1)] = 16,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(help="Highest learning rate (5e-3; unet_zhang2019: 1e-3).", min=0),
+    network: Annotated[str | None, typer.Option(help="unet (default) or unet_zhang2019.")] = None,
+    members: Annotated[int | None, typer.Option(help="Networks of different seeds (1).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs (10).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps an epoch (40).")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Cutouts a step, over all processes (16).")
     ] = None,
+    plan: PlanFile = None,
     seed: Seed = 0,
     device: Device = "auto",
     devices: Devices = 1,
     num_nodes: NumNodes = 1,
-    precision: Precision = "tf32",
     resume: Resume = False,
 ) -> None:
     """Train a network on cutouts of an HI cube and a dust map, drawn fresh at every step."""
-    from foreglow.dust.inputs import SkyFiles
-    from foreglow.dust.train import DustPlan, train_model
+    from foreglow.dust.train import DustPlan, train_dust
+    from foreglow.plans import read_plan
 
-    files = SkyFiles(sky, cube, dust, mask, unit, low, high, nside, seed)
-    plan = DustPlan(
-        network, inputs, width, weight, epochs, steps, batch, learning_rate, members, precision
+    chosen = read_plan(
+        plan, DustPlan(), network=network, members=members, epochs=epochs, steps=steps, batch=batch
     )
     with several_processes(devices, num_nodes, device) as processes:
-        score = train_model(out, files, region, plan, seed, device, resume, processes)
+        made = train_dust(
+            cube, dust, mask, sky=sky, region=region, plan=chosen, out=out, low_kms=low_kms,
+            high_kms=high_kms, dust_unit=dust_unit, nside=nside, seed=seed, device=device,
+            resume=resume, processes=processes,
+        )  # fmt: skip
+        score = made.card["history"]["validation_score"][-1] / 2
         screen.say(f"model: {out} (r of validation cutouts {score:.4f})")
 
 
 @app.command("predict")
 def dust_predict(
     model: DustModelDirectory,
-    hi: Annotated[Path, typer.Option(help="HI cube of `dust prepare`, with the model's channels.")],
+    cube: Annotated[
+        Path, typer.Option(help="HI cube of `dust prepare`, with the model's channels.")
+    ],
     out: OutFile,
     mask: Annotated[
         Path | None, typer.Option(help="FITS mask: dust is predicted where it is above zero.")
@@ -195,12 +197,12 @@ def dust_predict(
         Path | None,
         typer.Option(help="FITS dust map to measure scale and error on, instead of the model's."),
     ] = None,
-    unit: DustUnit = None,
+    dust_unit: DustUnit = None,
     memory: Annotated[
         str,
         typer.Option(help="Memory that the process, and each worker, may take: 500 MiB or 8 GiB."),
     ] = "4 GiB",
-    dask: Dask = None,
+    workers: Workers = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -209,15 +211,15 @@ def dust_predict(
 
     with screen.progress("predict") as show:
         found = predict_dust(
-            hi,
+            cube,
             model=model,
             mask=mask,
             dust=dust,
             out=out,
-            dust_unit=unit,
+            dust_unit=dust_unit,
             device=device,
             memory=memory,
-            workers=dask,
+            workers=workers,
             overwrite=overwrite,
             progress=show,
         )
@@ -232,7 +234,7 @@ def dust_evaluate(
     cube: Cube = None,
     dust: Dust = None,
     mask: Mask = None,
-    unit: DustUnit = None,
+    dust_unit: DustUnit = None,
     nside: MockNside = 256,
     region: HalfSky = "south",
     cutouts: Annotated[int, typer.Option(help="Cutouts, the same for each model.", min=1)] = 1000,
@@ -242,11 +244,11 @@ def dust_evaluate(
 ) -> None:
     """Correlation of a model's predictions with the dust, beside the integrated HI map."""
     from foreglow.dust.evaluate import evaluate_model, score_table
-    from foreglow.dust.inputs import SkyFiles
+    from foreglow.dust.inputs import SkySource
 
-    # the velocities are the model's
-    files = SkyFiles(sky, cube, dust, mask, unit, 0.0, 0.0, nside, seed)
+    # the range of velocities is the model's
+    given = SkySource(sky, cube, dust, mask, dust_unit=dust_unit, nside=nside, seed=seed)
     with screen.progress("evaluate") as show:
-        records = evaluate_model(model, files, region, cutouts, seed, device, show)
-    table = score_table(records, f"{model} on {files.sky or cube}, {region}")
+        records = evaluate_model(model, given, region, cutouts, seed, device, show)
+    table = score_table(records, f"{model} on {sky or cube}, {region}")
     screen.show([table], records, as_json)

@@ -42,19 +42,20 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", callback=_can_resume, help="Go on with an interrupted run in --out."),
 ]
-Dask = Annotated[
+Workers = Annotated[
     str | None,
     typer.Option(
-        "--dask",
+        "--workers",
         help="Workers for the job: local:N (processes here), tcp://HOST:PORT (a Dask scheduler) or "
         "slurm:FILE (jobs of SLURM by a TOML file).",
     ),
 ]
 Models = Annotated[
-    str | None,
+    str,
     typer.Option(
-        help="In place of --problem, candidates separated by commas: power_law, curved, "
-        "strongly_curved, power_law_ame, curved_ame, varying_beta_d, two_temperatures."
+        help="curvature, ame or four; or candidates separated by commas: power_law, curved, "
+        "strongly_curved, power_law_ame, curved_ame, varying_beta_d, two_temperatures.",
+        autocompletion=one_of("curvature", "ame", "four"),
     ),
 ]
 Json = Annotated[

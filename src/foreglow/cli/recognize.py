@@ -10,7 +10,6 @@ from foreglow.cli import screen
 from foreglow.cli.options import (
     CommonFwhm,
     ContextDirectory,
-    Dask,
     Device,
     Json,
     ModelDirectory,
@@ -22,14 +21,12 @@ from foreglow.cli.options import (
     Seed,
     Sky,
     Unit,
+    Workers,
     instrument_presets,
-    one_of,
 )
 from foreglow.cli.sky_maps import Ensemble, GivenSky, Maps, Memory, NoiseScale, Realisation
-from foreglow.cli.training import Devices, NumNodes, Precision, several_processes
+from foreglow.cli.training import Devices, NumNodes, PlanFile, several_processes
 from foreglow.errors import ForeglowError
-
-PROBLEMS = one_of("curvature", "ame", "four")
 
 app = typer.Typer(
     no_args_is_help=True, help="Recognise foreground models in Q,U maps (Farsian et al. 2020)."
@@ -45,11 +42,8 @@ def recognize_simulate(
         ),
     ],
     sky: Sky = "mock",
-    problem: Annotated[
-        str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
-    ] = "four",
-    models: Models = None,
-    regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
+    models: Models = "four",
+    layout: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
     blob_deg: Annotated[float, typer.Option(help="Size of the blobs (deg).")] = 30.0,
     nside: Annotated[int, typer.Option(help="HEALPix Nside of the maps.")] = 16,
     noise_scale: Annotated[
@@ -64,7 +58,7 @@ def recognize_simulate(
         typer.Option(help="So many skies in one store, with seeds from --seed on.", min=1),
     ] = None,
     resume: Resume = False,
-    dask: Dask = None,
+    workers: Workers = None,
 ) -> None:
     """Make Q,U maps (uK_RJ) of a sky with known models, a FITS file a band; or many skies."""
     from foreglow.compute.workers import open_workers
@@ -75,22 +69,22 @@ def recognize_simulate(
     from foreglow.sky.instrument import load_instrument
 
     if realisations is None:
-        if resume or dask:
+        if resume or workers:
             raise ForeglowError(
-                "expected --resume and --dask with --realisations: a single sky is one piece of "
+                "expected --resume and --workers with --realisations: a single sky is one piece of "
                 "work; leave them out, or say how many skies to make."
             )
         paths = simulate_sky(
-            instrument, models=models or problem, sky=sky, layout=regions, blob_deg=blob_deg,
+            instrument, models=models, sky=sky, layout=layout, blob_deg=blob_deg,
             noise_scale=noise_scale, nside=nside, seed=seed, out=out,
         )  # fmt: skip
         screen.say(f"{len(paths)} maps and truth.fits in {out}")
         return
     recipe = SkyRecipe(
-        sky, models_of(models or problem), regions, blob_deg, nside, noise_scale,
+        sky, models_of(models), layout, blob_deg, nside, noise_scale,
         load_instrument(instrument),
     )  # fmt: skip
-    with open_workers(dask) as map_fn, screen.progress("simulate") as show:
+    with open_workers(workers) as map_fn, screen.progress("simulate") as show:
         made = make_ensemble(
             out, recipe, realisations, seed, resume=resume, map_fn=map_fn, progress=show
         )
@@ -101,22 +95,23 @@ def recognize_simulate(
 def recognize_train(
     out: Annotated[Path, typer.Option(help="Model directory to write.")],
     sky: Sky = "mock",
-    problem: Annotated[
-        str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
-    ] = "four",
-    models: Models = None,
+    models: Models = "four",
     network: Annotated[
         str, typer.Option(help="foreglow, foreglow_template or farsian2020.")
     ] = "foreglow",
     regime: Annotated[
-        str, typer.Option(help="conditioned (any noise), noiseless, one_noise or many_noise.")
-    ] = "conditioned",
+        str | None,
+        typer.Option(help="conditioned (any noise; default), noiseless, one_noise or many_noise."),
+    ] = None,
     noise_scale: Annotated[
-        float, typer.Option(help="Factor on the noise, for one_noise and many_noise.", min=0)
-    ] = 1.0,
-    epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 20,
-    steps: Annotated[int, typer.Option(help="Steps an epoch.", min=1)] = 100,
-    batch: Annotated[int, typer.Option(help="Vectors a step, over all processes.", min=2)] = 4096,
+        float | None, typer.Option(help="Factor on the noise, for one_noise and many_noise (1).")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs (20).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps an epoch (100).")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Vectors a step, over all processes (4096).")
+    ] = None,
+    plan: PlanFile = None,
     instrument: Annotated[
         str, typer.Option(help="Preset or TOML file.", autocompletion=instrument_presets)
     ] = "quijote+litebird",
@@ -124,17 +119,23 @@ def recognize_train(
     device: Device = "auto",
     devices: Devices = 1,
     num_nodes: NumNodes = 1,
-    precision: Precision = "tf32",
     resume: Resume = False,
 ) -> None:
     """Train a network on vectors drawn fresh from the training law."""
-    from foreglow.recognition.network.train import train_model
+    from foreglow.plans import read_plan
+    from foreglow.recognition.network.train import TrainingPlan
+    from foreglow.recognition.train import train_recogniser
 
+    chosen = read_plan(
+        plan, TrainingPlan.usual(network), regime=regime, noise_scale=noise_scale, epochs=epochs,
+        steps=steps, batch=batch,
+    )  # fmt: skip
     with several_processes(devices, num_nodes, device) as processes:
-        accuracy = train_model(
-            out, sky, models or problem, network, regime, noise_scale, epochs, steps, batch,
-            instrument, seed, device, resume, processes, precision,
+        made = train_recogniser(
+            instrument, models, sky=sky, network=network, plan=chosen, out=out, seed=seed,
+            device=device, resume=resume, processes=processes,
         )  # fmt: skip
+        accuracy = made.card["history"]["validation_accuracy"][-1]
         screen.say(f"model: {out} (validation accuracy {accuracy:.4f})")
 
 
@@ -144,16 +145,24 @@ def recognize_context(
     out: Annotated[Path, typer.Option(help="Context directory to write.")],
     sky: Sky = "mock",
     network: Annotated[str, typer.Option(help="unet or potts.")] = "unet",
-    epochs: Annotated[int, typer.Option(help="Epochs.", min=1)] = 10,
-    steps: Annotated[int, typer.Option(help="Steps of 16 skies an epoch.", min=1)] = 50,
+    epochs: Annotated[int | None, typer.Option(help="Epochs (10).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of 16 skies an epoch (50).")] = None,
+    plan: PlanFile = None,
     seed: Seed = 0,
     device: Device = "auto",
     resume: Resume = False,
 ) -> None:
     """Teach a spatial context, on random patches, what neighbours say of a pixel."""
-    from foreglow.recognition.context.train import train_context_model
+    from foreglow.plans import read_plan
+    from foreglow.recognition.context.train import ContextPlan
+    from foreglow.recognition.train import train_context
 
-    accuracy = train_context_model(out, model, sky, network, epochs, steps, seed, device, resume)
+    chosen = read_plan(plan, ContextPlan(), epochs=epochs, steps=steps)
+    made = train_context(
+        model, sky=sky, network=network, plan=chosen, out=out, seed=seed, device=device,
+        resume=resume,
+    )  # fmt: skip
+    accuracy = made.card["history"]["validation_accuracy"][-1]
     screen.say(f"context: {out} (validation accuracy {accuracy:.4f})")
 
 
@@ -170,7 +179,7 @@ def recognize_classify(
     unit: Unit = None,
     common_fwhm: CommonFwhm = None,
     memory: Memory = "4 GiB",
-    dask: Dask = None,
+    workers: Workers = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -185,7 +194,7 @@ def recognize_classify(
     with given.source(bands, out.parent) as source, screen.progress("classify") as show:
         found = classify(
             source, model=model, context=context, out=out, overwrite=overwrite, memory=memory,
-            device=device, workers=dask, progress=show,
+            device=device, workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())
     screen.say(f"written: {out}")
@@ -201,10 +210,7 @@ def recognize_fit(
         str,
         typer.Option(help="Preset or TOML file; --maps may lack some of its bands."),
     ] = "quijote+litebird",
-    problem: Annotated[
-        str, typer.Option(help="Models: curvature, ame or four.", autocompletion=PROBLEMS)
-    ] = "four",
-    models: Models = None,
+    models: Models = "four",
     criterion: Annotated[
         str, typer.Option(help="Choose by evidence, bic, aic or chi2 (reduced, the paper's).")
     ] = "evidence",
@@ -217,7 +223,7 @@ def recognize_fit(
     unit: Unit = None,
     common_fwhm: CommonFwhm = None,
     memory: Memory = "4 GiB",
-    dask: Dask = None,
+    workers: Workers = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
@@ -233,9 +239,9 @@ def recognize_fit(
         screen.progress("fit") as show,
     ):
         found = fit(
-            source, models=models or problem, criterion=criterion, curvature=curvature,
+            source, models=models, criterion=criterion, curvature=curvature,
             level=level, out=out, overwrite=overwrite, memory=memory, device=device,
-            workers=dask, progress=show,
+            workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())
     screen.say(f"written: {out}")
@@ -246,10 +252,13 @@ def recognize_evaluate(
     model: ModelDirectory,
     context: ContextDirectory = None,
     sky: Sky = "mock",
-    problem: Annotated[
-        str | None, typer.Option(help="curvature, ame or four (all the model's by default).")
+    models: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the test skies, as in `recognize train`; all the model's by default."
+        ),
     ] = None,
-    regions: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
+    layout: Annotated[str, typer.Option(help="halves, quadrants, blobs or single:K.")] = "blobs",
     nside: Annotated[int, typer.Option(help="HEALPix Nside of the test skies.")] = 16,
     noise_scale: Annotated[
         list[float] | None, typer.Option(help="Factor on the noise; may be given often.")
@@ -274,7 +283,7 @@ def recognize_evaluate(
     neighbours = ContextModel.load(context, chosen) if context else None
     scales = noise_scale or [0.0, 0.01, 0.1, 1.0]
     rows = accuracy_on_skies(
-        recogniser, sky, problem, regions, nside, scales, skies, seed, neighbours
+        recogniser, sky, models, layout, nside, scales, skies, seed, neighbours
     )
     table = Table("noise scale", "accuracy", "error", "pixels", title=escape(f"{model} on {sky}"))
     for row in rows:

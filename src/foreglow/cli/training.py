@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foreglow.cli import screen
-from foreglow.cli.options import one_of
 
 if TYPE_CHECKING:
     from foreglow.compute.processes import Processes
@@ -18,11 +18,12 @@ Devices = Annotated[
 ]
 NumNodes = Annotated[int, typer.Option(help="Machines, started by srun or torchrun.", min=1)]
 
-Precision = Annotated[
-    str,
+PlanFile = Annotated[
+    Path | None,
     typer.Option(
-        help="Of layers in training: tf32 (float32 where the card has no such), float32 or bf16.",
-        autocompletion=one_of("tf32", "float32", "bf16"),
+        "--plan",
+        help="TOML file with all of the plan (docs/howto/plans.md), such as width = 64; options "
+        "go before it.",
     ),
 ]
 

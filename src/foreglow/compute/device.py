@@ -24,8 +24,8 @@ def pick_device(name: str | torch.device) -> torch.device:
         raise RunError(f"expected device auto, cpu or cuda, got {name!r}.")
     if name == "cuda" and not torch.cuda.is_available():
         raise RunError(
-            "device cuda was asked for, but PyTorch sees no CUDA device here; use --device cpu, or "
-            "install a CUDA build of PyTorch and check nvidia-smi."
+            "device='cuda' was asked for, but PyTorch sees no CUDA device here; give device='cpu', "
+            "or install a CUDA build of PyTorch and check nvidia-smi."
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -24,7 +24,9 @@ log = logging.getLogger("foreglow")
 
 _PATIENCE = timedelta(minutes=10)  # of a process for the others
 _HEAD_START_S = 5.0  # of a process that says what is wrong: once one has ended, all are ended
-RESUME = "--resume goes on after the last finished epoch, with this number of processes or another."
+RESUME = (
+    "resume=True goes on after the last finished epoch, with this number of processes or another."
+)
 
 _Result = TypeVar("_Result")
 
@@ -68,7 +70,7 @@ class Processes:
             below = batch - batch % self.size
             near = " or ".join(str(n) for n in (below, below + self.size) if n)
             raise RunError(
-                f"expected a --batch that {self.size} processes can share evenly, got {batch}; "
+                f"expected a batch= that {self.size} processes can share evenly, got {batch}; "
                 f"use {near}."
             )
 
@@ -92,7 +94,7 @@ def must_be_started(processes: Processes, device: torch.device) -> bool:
         return False
     if processes.num_nodes > 1:
         raise RunError(
-            f"--num-nodes {processes.num_nodes}: foreglow starts processes on its own machine "
+            f"num_nodes={processes.num_nodes}: foreglow starts processes on its own machine "
             "only; start it on all of them by srun or torchrun, as docs/howto/slurm.md shows."
         )
     return True
@@ -186,20 +188,20 @@ def trainer_options(processes: Processes, device: torch.device) -> dict[str, Any
 def _validate(processes: Processes, device: torch.device) -> None:
     if min(processes.devices, processes.num_nodes) < 1:
         raise RunError(
-            f"expected one device and one node or more, got --devices {processes.devices} "
-            f"--num-nodes {processes.num_nodes}."
+            f"expected one device and one node or more, got devices={processes.devices} "
+            f"num_nodes={processes.num_nodes}."
         )
     if device.type == "cuda" and processes.devices > torch.cuda.device_count():
         raise RunError(
-            f"--devices {processes.devices}: PyTorch sees {torch.cuda.device_count()} CUDA devices "
-            "here; ask for no more, or use --device cpu."
+            f"devices={processes.devices}: PyTorch sees {torch.cuda.device_count()} CUDA devices "
+            "here; ask for no more, or give device='cpu'."
         )
     started = int(os.environ["WORLD_SIZE"]) if distributed.is_torchelastic_launched() else None
     if started is not None and started != processes.size:
         raise RunError(
-            f"torchrun started {started} processes, but --devices {processes.devices} --num-nodes "
-            f"{processes.num_nodes} are {processes.size}; give its --nproc-per-node as --devices "
-            "and its --nnodes as --num-nodes."
+            f"torchrun started {started} processes, but devices={processes.devices} "
+            f"num_nodes={processes.num_nodes} are {processes.size}; give its --nproc-per-node as "
+            "devices= and its --nnodes as num_nodes=."
         )
 
 

@@ -66,7 +66,7 @@ def open_workers(where: str | None) -> Iterator[MapFn]:
     if where is None:
         yield map
         return
-    cluster = _cluster(where)
+    cluster = _cluster(str(where))
     require("cluster")
     with contextlib.ExitStack() as stack:
 
@@ -126,7 +126,7 @@ def _connect(address: Any, where: str) -> Iterator[Any]:
         client = Client(address, timeout=_PATIENCE)
     except (OSError, TimeoutError, ValueError) as error:
         raise RunError(
-            f"--dask {where}: no Dask scheduler answers there ({error}); start one with "
+            f"workers={where!r}: no Dask scheduler answers there ({error}); start one with "
             "'dask scheduler', or give local:N."
         ) from error
     with client:
@@ -142,11 +142,11 @@ def _validate_versions(client: Any, where: str) -> None:
         found = set(client.run(version, "foreglow").values())
     except PackageNotFoundError as error:
         raise RunError(
-            f"--dask {where}: its workers have no foreglow; start them in an environment with it."
+            f"workers={where!r}: these have no foreglow; start them in an environment with it."
         ) from error
     if others := found - {version("foreglow")}:
         raise RunError(
-            f"--dask {where}: expected workers with foreglow {version('foreglow')}, as here, got "
+            f"workers={where!r}: expected foreglow {version('foreglow')} there, as here, got "
             f"{', '.join(sorted(others))}; install the same version on both."
         )
 
@@ -171,13 +171,13 @@ def _spread_over(client: Any, where: str) -> MapFn:
                 waiting.popleft().release()
         except KilledWorker as error:
             raise RunError(
-                f"--dask {where}: a piece of work took one worker after another with it, most "
+                f"workers={where!r}: a piece of work took one worker after another with it, most "
                 f"often for want of memory ({error}); use fewer, or machines with more memory."
             ) from error
         except (CommClosedError, CancelledError) as error:
             raise RunError(
-                f"--dask {where}: the scheduler was lost ({error}); what was written before can be "
-                "gone on with where the command has --resume."
+                f"workers={where!r}: the scheduler was lost ({error}); what was written before can "
+                "be gone on with where there is resume=True."
             ) from error
         finally:
             client.cancel(list(waiting))
@@ -199,7 +199,7 @@ def _cluster(where: str) -> contextlib.AbstractContextManager[Any]:
     if kind == "slurm" and rest:
         return _slurm(Path(rest), *_read_jobs(Path(rest)))
     raise RunError(
-        "expected --dask tcp://HOST:PORT (a running scheduler), local:N (processes here) or "
+        "expected workers= as tcp://HOST:PORT (a running scheduler), local:N (processes here) or "
         f"slurm:FILE (a TOML file for SLURM), got {where!r}."
     )
 
@@ -227,7 +227,7 @@ def _read_jobs(file: Path) -> tuple[int, dict[str, Any]]:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise RunError(
-            f"--dask slurm:{file}: expected a TOML file, but it cannot be read ({error})."
+            f"workers={f'slurm:{file}'!r}: expected a TOML file, but it cannot be read ({error})."
         ) from error
     jobs = table.pop("jobs", None)
     if not isinstance(jobs, int) or jobs < 1:

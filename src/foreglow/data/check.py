@@ -72,7 +72,7 @@ def _check_folder(path: Path) -> Report:
         )
     cube = open_cube(path)
     what = cube.summary().removeprefix(f"{path}: ")
-    fits = (f"foreglow dust train --cube {path}", f"foreglow dust predict --hi {path}")
+    fits = (f"foreglow dust train --cube {path}", f"foreglow dust predict --cube {path}")
     notes = velocity_notes(cube.velocity_kms)
     return Report(str(path), f"an HI cube of foreglow, {what}", fits=fits, notes=notes)
 

@@ -150,7 +150,7 @@ def _write(
     except OSError as error:
         raise DataError(
             f"{part}: expected to write the download there, got {error}; check the folder and its "
-            "free space, or choose another (command line: --cache)"
+            "free space, or choose another (cache=)"
         ) from error
 
 
@@ -176,7 +176,7 @@ def _validate_room(part: Path, missing: int | None) -> None:
     if missing is not None and missing > free:
         raise DataError(
             f"{part.parent}: expected room for {in_words(missing)}, got {in_words(free)}; free "
-            "some, or choose another folder (command line: --cache)"
+            "some, or choose another folder (cache=)"
         )
 
 

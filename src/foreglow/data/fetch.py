@@ -239,5 +239,5 @@ def _make_folder(folder: Path) -> None:
 def _cannot_write(folder: Path, error: OSError) -> DataError:
     return DataError(
         f"{folder}: expected a folder that can be written to, got {error}; choose another "
-        "(command line: --cache, or set FOREGLOW_DATA)"
+        "(cache=, or set FOREGLOW_DATA)"
     )

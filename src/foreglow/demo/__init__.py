@@ -37,7 +37,9 @@ def run_demo(out: Path, seed: int, device: str, overwrite: bool) -> Path:
     if overwrite:
         _remove_earlier(out)
     elif out.is_dir() and any(out.iterdir()):
-        raise RunError(f"{out} is not empty; give another --out, or --overwrite an earlier demo.")
+        raise RunError(
+            f"{out} is not empty; give another out=, or overwrite=True to replace an earlier demo."
+        )
     chosen = pick_device(device)
     config = {
         "experiment": "demo", "scale": "demo", "sky": "mock", "seed": seed, "device": str(chosen),
@@ -71,5 +73,5 @@ def _remove_earlier(out: Path) -> None:
     if not out.exists():
         return
     if not config.is_file() or 'experiment = "demo"' not in config.read_text(encoding="utf-8"):
-        raise RunError(f"{out} does not hold a demo, so it is not replaced; give another --out.")
+        raise RunError(f"{out} does not hold a demo, so it is not replaced; give another out=.")
     remove_directory(out)

@@ -1,4 +1,4 @@
-"""What comes beside a cube, from files or arrays: a mask, and a dust map to calibrate to."""
+"""What comes beside a cube, from files or arrays: a mask, and a dust map."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.dust import target as targets
-from foreglow.dust.inputs import read_on_grid
-from foreglow.dust.model import DustModel
 from foreglow.errors import MapError, ShapeError
 from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import split_mask
-from foreglow.maps.io import open_plain_map
+from foreglow.maps.io import IntensityMap, open_plain_map
 
 
 def read_mask(mask: Any, cube: HICube, nest: bool) -> NDArray[np.bool_]:
@@ -45,17 +43,16 @@ def read_mask(mask: Any, cube: HICube, nest: bool) -> NDArray[np.bool_]:
     return wanted
 
 
-def read_target(
-    dust: Any, unit: str | None, model: DustModel, cube: HICube, nest: bool
-) -> NDArray[np.floating]:
-    """A dust map in the unit of a model, RING; NaN where it holds nothing.
+def read_dust(
+    dust: Any, unit: str | None, cube: HICube, nest: bool
+) -> tuple[NDArray[np.floating], str, str | Path]:
+    """A dust map, RING, NaN where it holds nothing; its unit; and what to call it.
 
     Parameters
     ----------
     dust : path or array_like, shape (n_pix,)
     unit : str, optional
-        Where it states none.
-    model : DustModel
+        Where it states none; any text, "1" for a number without unit.
     cube : HICube
         Of its Nside and frame.
     nest : bool
@@ -64,26 +61,34 @@ def read_target(
     Raises
     ------
     MapError
-        If it has another unit or none, does not vary, or is a file that cannot be used.
+        If it has another unit or none, or is a file that cannot be used.
     ShapeError
         If an array has other pixels than the cube.
     """
     if isinstance(dust, str | Path):
-        stored, found = targets.open_target(Path(dust), unit, "dust_unit")
-        name, values = Path(dust), read_on_grid(Path(dust), stored, cube)
-    else:
-        stated = str(dust.unit) if isinstance(dust, u.Quantity) else ""
-        found = targets.array_unit(stated, unit)
-        plain = dust.value if isinstance(dust, u.Quantity) else dust
-        name, values = "dust", _on_grid("dust", plain, cube, nest)
-    if not targets.same_unit(found, model.target_unit):
+        stored, found = targets.open_target(Path(dust), unit)
+        return read_on_grid(Path(dust), stored, cube), found, Path(dust)
+    stated = str(dust.unit) if isinstance(dust, u.Quantity) else ""
+    found = targets.array_unit(stated, unit)
+    plain = dust.value if isinstance(dust, u.Quantity) else dust
+    return _on_grid("dust", plain, cube, nest), found, "dust"
+
+
+def read_on_grid(path: Path, stored: IntensityMap, cube: HICube) -> np.ndarray:
+    """All of a FITS map, RING, NaN where it holds nothing.
+
+    Raises
+    ------
+    MapError
+        If its Nside or frame is not that of the cube.
+    """
+    if (stored.nside, stored.frame) != (cube.nside, "G"):
         raise MapError(
-            f"expected a dust map in {model.target_unit}, as the model was trained with, got "
-            f"{found} of {name}; convert it, or leave dust= out (command line: --dust) for the "
-            "model's own scale"
+            f"{path}: expected a map of Nside {cube.nside} in the Galactic frame, as the cube "
+            f"{cube.name} is, got Nside {stored.nside}, frame {stored.frame}; bring it there "
+            "(healpy.ud_grade, healpy.Rotator), or prepare the cube at its Nside"
         )
-    targets.validate_varies(name, values, found)
-    return values
+    return stored.read(np.arange(hp.nside2npix(cube.nside)))
 
 
 def _on_grid(name: str, given: Any, cube: HICube, nest: bool) -> NDArray[np.floating]:

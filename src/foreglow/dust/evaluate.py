@@ -16,7 +16,7 @@ from torch import Tensor
 from foreglow.compute.device import pick_device
 from foreglow.dust.baselines import integrated
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
-from foreglow.dust.inputs import SkyFiles
+from foreglow.dust.inputs import SkySource
 from foreglow.dust.model import DustModel
 from foreglow.dust.spectra import (
     Bands,
@@ -147,7 +147,7 @@ def score(
 
 def evaluate_model(
     model: str | Path,
-    files: SkyFiles,
+    given: SkySource,
     region: str,
     cutouts: int,
     seed: int,
@@ -160,7 +160,7 @@ def evaluate_model(
     ----------
     model : path
         Model directory of `foreglow dust train`.
-    files : SkyFiles
+    given : SkySource
         The sky; its range of velocities is not looked at, the model's is taken.
     region : str
         Where cutouts have their centres: one of `REGIONS`.
@@ -189,8 +189,8 @@ def evaluate_model(
     loaded = DustModel.load(model, chosen)
     velocity = np.array(loaded.velocity_kms)
     # channels of a cube may lie half a channel beside the model's; the mock's are made to measure
-    slack = 0.0 if files.sky else 0.5 * float(np.diff(velocity).min())
-    sky = replace(files, low_kms=velocity[0] - slack, high_kms=velocity[-1] + slack).load()
+    slack = 0.0 if given.sky else 0.5 * float(np.diff(velocity).min())
+    sky = replace(given, low_kms=velocity[0] - slack, high_kms=velocity[-1] + slack).load()
     if not same_unit(sky.target_unit, loaded.target_unit):
         raise MapError(
             f"expected a dust map in {loaded.target_unit}, as the model was trained with, got "

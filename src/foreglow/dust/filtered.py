@@ -143,7 +143,7 @@ def observed_sky(
     if wanted is None:
         warnings.warn(
             "no mask: dust is predicted wherever the cube has observed, the Galactic plane too, "
-            "where models are not trained; pass mask= (command line: --mask)",
+            "where models are not trained; pass mask=",
             MapWarning,
             stacklevel=3,
         )

@@ -1,30 +1,25 @@
 """HI cube, dust map and mask of one sky, brought together, filtered and ready for cutouts."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import astropy.units as u
 import numpy as np
 
+from foreglow.dust.beside import read_dust, read_mask
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
-from foreglow.dust.target import (
-    describe_sky,
-    open_target,
-    question_mask,
-    question_target,
-    validate_varies,
-)
+from foreglow.dust.target import describe_sky, question_mask, question_target, validate_varies
 from foreglow.errors import MapError, SkyError
-from foreglow.hi_cube.cube import HICube, open_cube
+from foreglow.hi_cube.arrays import as_cube
+from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import HarmonicFilter, low_pass
 from foreglow.maps.hemispheres import Method, Region
-from foreglow.maps.io import (
-    IntensityMap,
-    open_plain_map,
-)
 from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import velocity_channels
 
@@ -69,52 +64,71 @@ class DustSky:
         return CutoutSampler(self.cube, region, grid or Grid(), method)
 
 
-@dataclass(frozen=True)
-class SkyFiles:
-    """Where a sky comes from: the mock Galaxy, or files; as the command line has it.
+@dataclass(frozen=True, eq=False)
+class SkySource:
+    """Where a sky comes from: the mock Galaxy, or files and arrays.
 
     Attributes
     ----------
     sky : str or None
-        "mock", or None for files.
-    cube, dust, mask, unit, low_kms, high_kms
-        As for `load_sky`; the mock has the velocities too.
+        "mock", or None for a user's own.
+    cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame
+        As for `load_sky`; the mock has the range of velocities too.
     nside, seed : int
         Of the mock.
 
     Raises
     ------
     SkyError
-        If neither, or both, of the mock and of files are given.
+        If neither, or both, of the mock and of a user's own are given.
     """
 
-    sky: str | None
-    cube: Path | None
-    dust: Path | None
-    mask: Path | None
-    unit: str | None
-    low_kms: float
-    high_kms: float
-    nside: int
-    seed: int
+    sky: str | None = None
+    cube: Any = None
+    dust: Any = None
+    mask: Any = None
+    low_kms: float = PAPER_RANGE_KMS[0]
+    high_kms: float = PAPER_RANGE_KMS[1]
+    dust_unit: str | None = None
+    velocity: u.Quantity | None = None
+    unit: str | u.UnitBase | None = None
+    nest: bool | None = None
+    frame: str | None = None
+    nside: int = 256
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.sky not in (None, "mock"):
-            raise SkyError(f"expected --sky mock, or --cube and --dust, got --sky {self.sky!r}.")
-        given = [f"--{n}" for n in ("cube", "dust", "mask", "unit") if getattr(self, n) is not None]
+            raise SkyError(f"expected sky='mock', or cube= and dust=, got sky={self.sky!r}.")
+        own = ("cube", "dust", "mask", "dust_unit")
+        given = [f"{name}=" for name in own if getattr(self, name) is not None]
         if self.sky and given:
-            raise SkyError(f"expected --sky mock or files, got {', '.join(given)} beside it.")
+            raise SkyError(f"expected sky='mock' or files, got {', '.join(given)} beside it.")
         if not self.sky and (self.cube is None or self.dust is None):
             raise SkyError(
-                f"expected --sky mock, or both --cube and --dust, got {', '.join(given) or 'none'}."
+                f"expected sky='mock', or both cube= and dust=, got {', '.join(given) or 'none'}."
             )
 
     def load(self) -> DustSky:
         """Read it, or make it."""
-        if self.cube is None or self.dust is None:
+        if self.sky:
             velocity = velocity_channels(self.low_kms, self.high_kms)
             return mock_sky(self.nside, velocity, self.seed)
-        return load_sky(self.cube, self.dust, self.mask, self.low_kms, self.high_kms, self.unit)
+        return load_sky(
+            self.cube, self.dust, self.mask, self.low_kms, self.high_kms, self.dust_unit,
+            velocity=self.velocity, unit=self.unit, nest=self.nest, frame=self.frame,
+        )  # fmt: skip
+
+    def settings(self) -> dict[str, str | None]:
+        """What tells this sky from another, in plain values."""
+        return {name: _told(value) for name, value in vars(self).items()}
+
+
+def _told(value: Any) -> str | None:
+    if value is None or not hasattr(value, "shape"):
+        return None if value is None else str(value)
+    plain = np.ascontiguousarray(value)
+    return f"array of shape {plain.shape}, {hashlib.blake2b(plain.tobytes()).hexdigest()}"
 
 
 def mock_sky(
@@ -150,28 +164,35 @@ def observed_sky(gas: MockGas, velocity_kms: Sequence[float] | np.ndarray | None
 
 
 def load_sky(
-    cube: Path,
-    dust: Path,
-    mask: Path | None = None,
+    cube: Any,
+    dust: Any,
+    mask: Any = None,
     low_kms: float = PAPER_RANGE_KMS[0],
     high_kms: float = PAPER_RANGE_KMS[1],
-    unit: str | None = None,
+    dust_unit: str | None = None,
+    *,
+    velocity: u.Quantity | None = None,
+    unit: str | u.UnitBase | None = None,
+    nest: bool | None = None,
+    frame: str | None = None,
 ) -> DustSky:
     """A user's own HI cube, dust map and mask.
 
     Parameters
     ----------
-    cube : Path
-        HI cube as `foreglow dust prepare` writes it, full sky or partial.
-    dust : Path
-        FITS intensity map, Galactic, of the Nside of the cube, any ordering.
-    mask : Path, optional
-        FITS map of one column: the sky counts where it is above zero. Without one, all of the sky
-        that cube and dust map hold counts.
+    cube : path, HICube, xarray.Dataset, xarray.DataArray or array_like
+        As `foreglow.hi_cube.arrays.as_cube` takes it, full sky or partial.
+    dust : path or array_like, shape (n_pix,)
+        Intensity map, Galactic, of the Nside of the cube; a file in any ordering.
+    mask : path or array_like, shape (n_pix,), optional
+        The sky counts where it is above zero. Without one, all of the sky that cube and dust map
+        hold counts.
     low_kms, high_kms : float
         Channels centred from one to the other (LSR) are taken.
-    unit : str, optional
-        Of the dust map, where its header states none; any text, "1" for a number without unit.
+    dust_unit : str, optional
+        Of the dust map, where it states none; any text, "1" for a number without unit.
+    velocity, unit, nest, frame
+        Of a cube that does not state them, as in `as_cube`; `nest` also of mask and dust.
 
     Returns
     -------
@@ -185,37 +206,39 @@ def load_sky(
         If a file cannot be read, Nside or frame differ, the cube does not reach over the range or
         has too few channels there, the dust does not vary or states another unit, or nothing of
         the sky is left.
+    ShapeError
+        If an array has other pixels than the cube.
 
     Warns
     -----
     MapWarning
         If the dust does not rise with the gas, or the mask keeps the bright part of the sky.
     """
-    gas = open_cube(cube)
+    gas = as_cube(cube, velocity, unit, nest, frame)
     chosen = _channels_between(gas, low_kms, high_kms)
-    found, target_unit = open_target(dust, unit)
-    target = read_on_grid(dust, found, gas)
+    target, target_unit, name = read_dust(dust, dust_unit, gas, bool(nest))
     counts = np.ones(target.size, bool)
+    masked = str(mask) if isinstance(mask, str | Path) else "mask"
     if mask is not None:
-        counts = np.nan_to_num(read_on_grid(mask, open_plain_map(mask), gas)) > 0
+        counts = read_mask(mask, gas, bool(nest))
     total = np.zeros(target.size, np.float32)
     for channel in gas.channels(chosen):
         total += channel
     observed = np.isfinite(target) & np.isfinite(total)
-    _validate_cover(observed & counts, cube, dust)
-    validate_varies(dust, target[observed & counts], target_unit)
-    question_target(dust, target[observed & counts], total[observed & counts])
+    _validate_cover(observed & counts, gas.name, name)
+    validate_varies(name, target[observed & counts], target_unit)
+    question_target(name, target[observed & counts], total[observed & counts])
     if mask is not None:
-        question_mask(mask, np.where(observed, total, np.nan), counts)
+        question_mask(masked, np.where(observed, total, np.nan), counts)
     del total
     low_pass, part = paper_filter(gas.nside), None if observed.all() else observed
     (target,) = low_pass.stream([target], part)
     counts &= np.isfinite(target)
-    _validate_cover(counts, cube, dust)
-    log.info("%s", describe_sky(dust, target_unit, counts))
+    _validate_cover(counts, gas.name, name)
+    log.info("%s", describe_sky(name, target_unit, counts))
     maps = low_pass.stream(gas.channels(chosen), part)
     sky = SkyCube.from_maps(maps, len(chosen), target, counts)
-    source = " + ".join(str(path) for path in (cube, dust, mask) if path)
+    source = " + ".join([gas.name, str(name), *([masked] if mask is not None else [])])
     return DustSky(sky, gas.velocity_kms[chosen], target_unit, source)
 
 
@@ -269,26 +292,9 @@ def _channels_between(gas: HICube, low_kms: float, high_kms: float) -> np.ndarra
     return chosen
 
 
-def read_on_grid(path: Path, stored: IntensityMap, gas: HICube) -> np.ndarray:
-    """All of a FITS map, RING, NaN where it holds nothing.
-
-    Raises
-    ------
-    MapError
-        If its Nside or frame is not that of the cube.
-    """
-    if (stored.nside, stored.frame) != (gas.nside, "G"):
-        raise MapError(
-            f"{path}: expected a map of Nside {gas.nside} in the Galactic frame, as the cube "
-            f"{gas.name} is, got Nside {stored.nside}, frame {stored.frame}; bring it there "
-            "(healpy.ud_grade, healpy.Rotator), or prepare the cube at its Nside"
-        )
-    return stored.read(np.arange(hp.nside2npix(gas.nside)))
-
-
-def _validate_cover(counts: np.ndarray, cube: Path, dust: Path) -> None:
+def _validate_cover(counts: np.ndarray, cube: str, dust: str | Path) -> None:
     if not counts.any():
         raise MapError(
-            f"expected some sky that the cube {cube}, the dust map {dust} and the mask all hold, "
-            "got none; check their frames, and where the mask is above zero"
+            f"expected some sky that the cube ({cube}), the dust map ({dust}) and the mask all "
+            "hold, got none; check their frames, and where the mask is above zero"
         )

@@ -119,7 +119,7 @@ def make_plan(
     if not batch or memory < least:
         raise MapError(
             f"expected memory to predict a map of Nside {nside}, {format_bytes(least)}, got "
-            f"{format_bytes(memory)}; allow more (command line: --memory), or prepare the cube at "
+            f"{format_bytes(memory)}; give more memory=, or prepare the cube at "
             "a lower Nside"
         )
     return Plan(channels, batch, sky_bytes)

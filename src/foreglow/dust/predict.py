@@ -1,10 +1,9 @@
 """A map of the dust from a user's HI cube, file or array: mean and error in each pixel."""
 
-import contextlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,11 @@ import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
-from foreglow.compute import workers as pools
 from foreglow.compute.device import pick_device
-from foreglow.compute.workers import MapFn
+from foreglow.compute.workers import MapFn, map_over
 from foreglow.dust import stitch as stitching
 from foreglow.dust import target as targets
-from foreglow.dust.beside import read_mask, read_target
+from foreglow.dust.beside import read_dust, read_mask
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, observed_sky, where_it_lies
 from foreglow.dust.model import DustModel
@@ -92,8 +90,8 @@ def from_stitched(
     """The map of members that are blended already, calibrated and with its error."""
     calibration = calibration or Calibration()
     mean = calibration(stitched.mean)
-    map_fn = abs(calibration.slope) * stitched.map_fn
-    std = map_fn if law is None else law.std(mean, map_fn)
+    scatter = abs(calibration.slope) * stitched.scatter
+    std = scatter if law is None else law.std(mean, scatter)
     return DustMap(
         mean.astype(np.float32),
         std.astype(np.float32),
@@ -149,8 +147,8 @@ def measure(
     if stranger is not None and (stranger >= 0).any():
         mean = np.take_along_axis(stitched.members, np.maximum(stranger, 0)[None], 0)[0]
         known &= stranger >= 0
-    map_fn = abs(calibration.slope) * stitched.map_fn[known]
-    return calibration, ResidualLaw.fit(calibration(mean[known]), map_fn, target[known])
+    scatter = abs(calibration.slope) * stitched.scatter[known]
+    return calibration, ResidualLaw.fit(calibration(mean[known]), scatter, target[known])
 
 
 def predict_dust(
@@ -167,7 +165,8 @@ def predict_dust(
     dust_unit: str | None = None,
     device: str = "auto",
     memory: str = "4 GiB",
-    workers: str | MapFn | None = None,
+    workers: str | None = None,
+    pool: Any = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> DustMap:
@@ -207,9 +206,11 @@ def predict_dust(
         The process stays below it on the processor, beside the arrays that it was given, and so
         does each worker. All filtered channels are kept where they fit, else what neighbouring
         cutouts see.
-    workers : str or MapFn, optional
-        Where channels are filtered and cutouts predicted: what
-        `foreglow.compute.workers.open_workers` takes, or yields.
+    workers : str, optional
+        Where channels are filtered and cutouts predicted: "local:N", "slurm:FILE" or
+        "tcp://HOST:PORT", see `open_workers`.
+    pool : object with a method `map`, optional
+        In the place of `workers`: of multiprocessing, mpi4py.futures, a client of Dask, ...
     overwrite : bool
         Replace `out`.
     progress : callable, optional
@@ -251,10 +252,10 @@ def predict_dust(
     where = in_order(stitching.centres())
     plan = make_plan(loaded, opened.nside, where, parse_memory(memory), chosen)
     wanted = None if mask is None else read_mask(mask, opened, bool(nest))
-    target = None
+    target, named = None, ""
     if dust is not None:
-        target = read_target(dust, dust_unit, loaded, opened, bool(nest))
-    with _open_pool(workers) as map_fn:
+        target, named = _read_target(dust, dust_unit, loaded, opened, bool(nest))
+    with map_over(workers, pool) as map_fn:
         # what lies in this process is looked at here
         looking = map if opened.path is None else map_fn
         wanted, observed = observed_sky(opened, channels, wanted, looking)
@@ -267,28 +268,32 @@ def predict_dust(
             log.info("predict: filtering %d channels, %d at a time", channels.size, sky.at_a_time)
             sky.write(wanted, observed, map_fn)
             del wanted, observed
-            named = _model_in(folder, model)
-            job = Job(named, weights_hash(loaded), str(chosen), sky, plan.sky_bytes)
+            job = Job(
+                _model_in(folder, model), weights_hash(loaded), str(chosen), sky, plan.sky_bytes
+            )
             stitched = blend(job, where, plan.batch, progress, map_fn)
     calibration, law = from_card(loaded.card)
     if target is not None:
         calibration, law = measure(stitched, target, _GIVEN)
-        named = str(dust) if isinstance(dust, str | Path) else "dust"
-        targets.question_slope(named, calibration.slope)
+        targets.question_slope(str(named), calibration.slope)
     found = from_stitched(loaded, stitched, calibration, law, opened.source)
     if out is not None:
         found.to_fits(out, overwrite)
     return found
 
 
-@contextlib.contextmanager
-def _open_pool(workers: str | MapFn | None) -> Iterator[MapFn]:
-    """What maps work over workers: as it was given, or opened here."""
-    if callable(workers):
-        yield workers
-    else:
-        with pools.open_workers(None if workers is None else str(workers)) as map_fn:
-            yield map_fn
+def _read_target(
+    dust: Any, unit: str | None, model: DustModel, cube: HICube, nest: bool
+) -> tuple[NDArray[np.floating], str | Path]:
+    """A dust map in the unit of a model, and what to call it."""
+    values, found, name = read_dust(dust, unit, cube, nest)
+    if not targets.same_unit(found, model.target_unit):
+        raise MapError(
+            f"expected a dust map in {model.target_unit}, as the model was trained with, got "
+            f"{found} of {name}; convert it, or leave dust= out for the model's own scale"
+        )
+    targets.validate_varies(name, values, found)
+    return values, name
 
 
 def _beside(out: str | Path | None) -> Path:
@@ -342,14 +347,9 @@ def _validate_output(out: str | Path | None, overwrite: bool) -> None:
         return
     out = Path(out)
     if not out.parent.is_dir():
-        raise MapError(
-            f"{out}: its folder does not exist; make it, or give another out= (command line: --out)"
-        )
+        raise MapError(f"{out}: its folder does not exist; make it, or give another out=")
     if out.exists() and not overwrite:
-        raise MapError(
-            f"{out} exists; give another out=, or overwrite=True to replace it (command line: "
-            "--out, --overwrite)"
-        )
+        raise MapError(f"{out} exists; give another out=, or overwrite=True to replace it")
 
 
 def _validate_nside(model: DustModel, cube: HICube) -> None:

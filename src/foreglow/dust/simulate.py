@@ -42,7 +42,7 @@ def make_sky_files(out: Path, nside: int, low_kms: float, high_kms: float, seed:
     """
     velocity = velocity_channels(low_kms, high_kms)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SkyError(f"{out} is not empty; give another --out.")
+        raise SkyError(f"{out} is not empty; give another out=.")
     gas = mock_gas(nside, seed)
     channels = gas.hydrogen.cube(velocity, noise=True)
     source = f"foreglow's mock Galaxy, seed {seed}: a stand-in, not the sky"

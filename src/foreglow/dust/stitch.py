@@ -52,7 +52,7 @@ class Stitched:
         return self.members.mean(0)
 
     @property
-    def map_fn(self) -> NDArray[np.float32]:
+    def scatter(self) -> NDArray[np.float32]:
         """Standard deviation among the members (n_pix,), unbiased; zero where there is but one."""
         if len(self.members) == 1:
             return np.zeros_like(self.members[0])

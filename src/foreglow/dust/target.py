@@ -30,14 +30,13 @@ _DIMENSIONLESS = ("1", "none", "dimensionless", "unitless")
 _LEAST_CORRELATION = 0.1  # of dust and gas by rank; on the sky it is .5 to .95
 _INVERTED = 0.75  # share of pairs with more gas where a mask keeps than where it leaves out
 _ANY_TEXT = (
-    "(command line: --unit), any text, such as mag or W/m2/sr; 1 for a number without a unit, "
-    "such as an optical depth"
+    ", any text, such as mag or W/m2/sr; 1 for a number without a unit, such as an optical depth"
 )
 _SAMPLE = 50_000  # pixels that tell it
 _FLAT = 1e-6  # of the values: float32 rounding
 
 
-def open_target(path: Path, unit: str | None, argument: str = "unit") -> tuple[IntensityMap, str]:
+def open_target(path: Path, unit: str | None) -> tuple[IntensityMap, str]:
     """Open a dust map, in any unit.
 
     Parameters
@@ -46,8 +45,6 @@ def open_target(path: Path, unit: str | None, argument: str = "unit") -> tuple[I
         FITS, of one column or `FILE[COLUMN]`.
     unit : str, optional
         Where its header states none: any text; "1" for a number without unit.
-    argument : str
-        What messages call `unit`.
 
     Returns
     -------
@@ -66,11 +63,11 @@ def open_target(path: Path, unit: str | None, argument: str = "unit") -> tuple[I
     if unit is None and not stated:
         raise MapError(
             f"{path}: expected a unit (TUNIT) for column {found.columns[0].name}, got none; pass "
-            f"{argument}= {_ANY_TEXT}"
+            f"dust_unit={_ANY_TEXT}"
         )
     if unit is not None and not same_unit(stated, unit):
-        validate_unit(path, found.columns, _spelled(path, unit, argument))
-    return found, _spelled(path, stated if unit is None else unit, argument)
+        validate_unit(path, found.columns, _spelled(path, unit))
+    return found, _spelled(path, stated if unit is None else unit)
 
 
 def array_unit(stated: str, unit: str | None) -> str:
@@ -89,13 +86,13 @@ def array_unit(stated: str, unit: str | None) -> str:
         If neither says it, or they disagree.
     """
     if unit is None and not stated:
-        raise MapError(f"dust: expected its unit, got a plain array; pass dust_unit= {_ANY_TEXT}")
+        raise MapError(f"dust: expected its unit, got a plain array; pass dust_unit={_ANY_TEXT}")
     if unit is not None and not (same_unit(stated, unit) or unit_agrees(stated, unit)):
         raise MapError(
             f"dust_unit: expected the unit of the dust map, {stated}, got {unit}; leave it out, or "
             "convert the map"
         )
-    return _spelled(Path("dust"), stated if unit is None else unit, "dust_unit")
+    return _spelled(Path("dust"), stated if unit is None else unit)
 
 
 def same_unit(one: str, other: str) -> bool:
@@ -141,12 +138,13 @@ def validate_varies(name: str | Path, values: NDArray, unit: str) -> None:
         )
 
 
-def question_target(path: Path, dust: NDArray, gas: NDArray) -> None:
+def question_target(path: str | Path, dust: NDArray, gas: NDArray) -> None:
     """Warn of a dust map that does not rise with the gas.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
+        What to call the map.
     dust, gas : ndarray, shape (n,)
         Where the sky counts; the gas summed over its channels.
 
@@ -169,12 +167,13 @@ def question_target(path: Path, dust: NDArray, gas: NDArray) -> None:
     warnings.warn(f"expected dust that rises with the gas, but {told}: {advice}", MapWarning, 3)
 
 
-def question_mask(path: Path, gas: NDArray, kept: NDArray[np.bool_]) -> None:
+def question_mask(path: str | Path, gas: NDArray, kept: NDArray[np.bool_]) -> None:
     """Warn of a mask that keeps the bright sky and leaves out the faint one.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
+        What to call the mask.
     gas : ndarray, shape (n_pix,)
         RING, Galactic, summed over its channels; NaN where it is not observed.
     kept : ndarray of bool, shape (n_pix,)
@@ -226,7 +225,7 @@ def mean_latitude(pixels: NDArray[np.integer], n_pix: int) -> float:
     return float(np.abs(latitude).mean())
 
 
-def describe_sky(path: Path, unit: str, counts: NDArray[np.bool_]) -> str:
+def describe_sky(path: str | Path, unit: str, counts: NDArray[np.bool_]) -> str:
     """How much of the sky counts, and where it lies."""
     pixels = np.flatnonzero(counts)
     stated = "no unit" if unit == NO_UNIT else unit
@@ -240,14 +239,14 @@ def _some(values: NDArray) -> NDArray:
     return values[:: max(1, values.size // _SAMPLE)]
 
 
-def _spelled(path: Path, text: str, argument: str = "unit") -> str:
+def _spelled(path: Path, text: str) -> str:
     """The one spelling of a unit that foreglow knows; any other text as it stands."""
     text = text.strip()
     if text.lower() in ("", *_DIMENSIONLESS):
         return NO_UNIT
     kelvin = re.fullmatch(r"(?i)[muµμ]?K", text) is not None
     try:
-        return canonical_unit(str(path), text, argument)
+        return canonical_unit(str(path), text, "dust_unit")
     except MapError:
         if kelvin:
             raise

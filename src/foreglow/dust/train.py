@@ -1,9 +1,11 @@
 """Training of the dust networks on cutouts drawn fresh at every step."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import astropy.units as u
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from foreglow.compute.random import make_generator
 from foreglow.compute.training import History, Schedule, Task, adamw, fit
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
 from foreglow.dust.folds import held_out, held_out_member
-from foreglow.dust.inputs import DustSky, SkyFiles
+from foreglow.dust.inputs import PAPER_RANGE_KMS, DustSky, SkySource
 from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss
 from foreglow.dust.model import DustModel
 from foreglow.dust.networks import DustNetwork, make_network
@@ -28,7 +30,8 @@ from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.hemispheres import REGIONS, Method, Region
-from foreglow.model_files import close_training, open_training
+from foreglow.model_files import close_training, model_to_be, open_training
+from foreglow.plans import Count, NotNegative, Positive, read_plan
 
 VALIDATION_CUTOUTS = 128
 _STANDARDISATION_CUTOUTS = 128
@@ -65,13 +68,13 @@ class DustPlan:
 
     network: str = "unet"
     inputs: str = "channels"
-    width: int = 8
-    weight: float = PAPER_WEIGHT
-    epochs: int = 10
-    steps: int = 40
-    batch: int = 16
-    learning_rate: float | None = None
-    members: int = 1
+    width: Count = 8
+    weight: NotNegative = PAPER_WEIGHT
+    epochs: Count = 10
+    steps: Count = 40
+    batch: Count = 16
+    learning_rate: Positive | None = None
+    members: Count = 1
     precision: str = "tf32"
 
     @property
@@ -168,67 +171,101 @@ def _calibrate(model: DustModel, cube: SkyCube, region: Region, to: str) -> None
     model.card |= to_card(*measure(stitched, target, to, own))
 
 
-def train_model(
-    out: Path,
-    sky: SkyFiles,
-    region: str,
-    plan: DustPlan,
-    seed: int,
-    device: str,
-    resume: bool,
+def train_dust(
+    cube: Any = None,
+    dust: Any = None,
+    mask: Any = None,
+    *,
+    sky: str | None = None,
+    region: str = "north",
+    plan: DustPlan | Mapping[str, Any] | str | Path | None = None,
+    out: str | Path | None = None,
+    low_kms: float = PAPER_RANGE_KMS[0],
+    high_kms: float = PAPER_RANGE_KMS[1],
+    velocity: u.Quantity | None = None,
+    unit: str | u.UnitBase | None = None,
+    nest: bool | None = None,
+    frame: str | None = None,
+    dust_unit: str | None = None,
+    nside: int = 256,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
     processes: Processes = ALONE,
-) -> float:
-    """Train a model and save it; the body of `foreglow dust train`.
-
-    Checkpoints and logs lie in `OUT.training` beside the model until it is whole. Of
-    several processes the first one writes the model.
+) -> DustModel:
+    """Train a model that predicts the dust from an HI cube.
 
     Parameters
     ----------
-    out : Path
-        Model directory to write.
-    sky : SkyFiles
-        Loaded once it is clear that the rest can be done.
+    cube, dust, mask
+        Files or arrays, as `load_sky` takes them.
+    sky : str, optional
+        "mock": the mock Galaxy at `nside`, in the place of cube, dust and mask.
     region : str
-        Where cutouts have their centres: one of `REGIONS`.
-    plan, seed, device, resume, processes
-        As for `train`, with the name of the device.
+        Where cutouts have their centres: "north", "south", "east" or "west" (Galactic). Keep the
+        other half to test on.
+    plan : DustPlan, mapping of its fields or path of a TOML file, optional
+        What network is trained, and how long.
+    out : path, optional
+        Model directory to write. Checkpoints and logs lie in `OUT.training` beside it until it is
+        whole; of several processes the first one writes.
+    low_kms, high_kms : float
+        Channels centred from one to the other (LSR) are taken.
+    velocity, unit, nest, frame, dust_unit
+        What arrays do not state, as for `load_sky`.
+    nside : int
+        Of the mock.
+    seed : int
+        Of the networks, the cutouts, and the mock.
+    device : str
+        "auto", "cpu" or "cuda".
+    resume : bool
+        Go on with an interrupted training of the same settings, by its checkpoints beside `out`.
+    processes : Processes
+        Those that train together, see `train`.
 
     Returns
     -------
-    float
-        Mean of r50 and r150 over the validation cutouts, which lie in the training region.
+    DustModel
+        On the device; `card["history"]` has the losses and correlations of each epoch.
 
     Raises
     ------
     ModelError
         If `out` exists, or there is no such network or inputs.
     RunError
-        If the region or the device is unknown, an interrupted training had other settings, or the
-        processes cannot share a batch.
+        If the region, the device or a field of the plan is none, an interrupted training had other
+        settings, or the processes cannot share a batch.
+    SkyError, MapError, ShapeError
+        As `load_sky`.
     """
+    given = SkySource(
+        sky, cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, nside,
+        seed,
+    )  # fmt: skip
+    with model_to_be(out, resume, processes.size) as to_be:
 
-    def prepare() -> tuple[DustSky, Path]:
-        if region not in REGIONS:
-            raise RunError(f"expected region {', '.join(REGIONS)}, got {region!r}.")
-        processes.validate_batch(plan.batch)
-        validate_precision(plan.precision)
-        make_network(plan.network, plan.inputs, (0.0, 1.0), 1)  # are there such?
-        made_of = {k: v if v is None else str(v) for k, v in asdict(sky).items()}
-        settings = {"sky": made_of, "region": region, "seed": seed, "plan": asdict(plan)}
-        work = open_training(out, settings, resume)
-        return sky.load(), work
+        def prepare() -> tuple[DustSky, DustPlan, Path]:
+            chosen = read_plan(plan, DustPlan())
+            if region not in REGIONS:
+                raise RunError(f"expected region {', '.join(REGIONS)}, got {region!r}.")
+            processes.validate_batch(chosen.batch)
+            validate_precision(chosen.precision)
+            make_network(chosen.network, chosen.inputs, (0.0, 1.0), 1)  # are there such?
+            settings = {"sky": given.settings(), "region": region, "seed": seed}
+            work = open_training(to_be, settings | {"plan": asdict(chosen)}, resume)
+            return given.load(), chosen, work
 
-    chosen = pick_device(device)
-    loaded, work = run_on_all_ranks(processes, prepare)
-    model, history = train(
-        loaded, REGIONS[region], plan, work, seed, chosen, resume, processes=processes
-    )
-    model.card["history"] = history
-    if processes.rank == 0:
-        model.save(out)
-        close_training(out)
-    return history["validation_score"][-1] / 2
+        where = pick_device(device)
+        loaded, chosen, work = run_on_all_ranks(processes, prepare)
+        model, history = train(
+            loaded, REGIONS[region], chosen, work, seed, where, resume, processes=processes
+        )
+        model.card["history"] = history
+        if processes.rank == 0:
+            model.save(to_be)
+            close_training(to_be)
+        return model
 
 
 def _train_member(

@@ -90,17 +90,17 @@ class ResidualLaw:
         beyond = np.maximum(predicted / middle[-1], 1) if middle[-1] > 0 else 1.0
         return np.interp(predicted, middle, self.rms) * beyond
 
-    def std(self, predicted: NDArray, map_fn: NDArray) -> NDArray:
-        """Total error: this law and the ensemble's spread in quadrature."""
-        return np.hypot(self(predicted), map_fn)
+    def std(self, predicted: NDArray, scatter: NDArray) -> NDArray:
+        """Total error: this law and the standard deviation of the members in quadrature."""
+        return np.hypot(self(predicted), scatter)
 
     @classmethod
-    def fit(cls, predicted: NDArray, map_fn: NDArray, target: NDArray) -> "ResidualLaw":
+    def fit(cls, predicted: NDArray, scatter: NDArray, target: NDArray) -> "ResidualLaw":
         """Measure the law where the target is known.
 
         Parameters
         ----------
-        predicted, map_fn : ndarray, shape (n,)
+        predicted, scatter : ndarray, shape (n,)
             Calibrated mean of the ensemble, and the standard deviation of its members.
         target : ndarray, shape (n,)
 
@@ -115,8 +115,8 @@ class ResidualLaw:
         edges[[0, -1]] = np.quantile(predicted, [0.002, 0.998])
         edges = np.maximum.accumulate(edges)
         place = np.searchsorted(edges[1:-1], predicted, side="right")
-        # the spread is added again for each pixel
-        excess = (target - predicted).astype(np.float64) ** 2 - map_fn.astype(np.float64) ** 2
+        # the scatter is added again for each pixel
+        excess = (target - predicted).astype(np.float64) ** 2 - scatter.astype(np.float64) ** 2
         count = np.bincount(place, minlength=len(edges) - 1)
         mean = np.bincount(place, excess, minlength=len(edges) - 1) / np.maximum(count, 1)
         return cls(tuple(map(float, edges)), tuple(np.sqrt(np.maximum(mean, 0)).tolist()))
@@ -152,7 +152,7 @@ def from_card(card: Mapping[str, Any]) -> tuple[Calibration | None, ResidualLaw 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"expected numbers under calibration and residual in the model's card, got {error}; "
-            "train the model anew, or give --dust and --mask to measure both again"
+            "train the model anew, or give dust= and mask= to measure both again"
         ) from error
     return calibration, law
 

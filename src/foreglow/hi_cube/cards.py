@@ -125,18 +125,18 @@ def kelvin_factor(path: Path, card: str, stated: str, unit: str | None) -> float
     if unit is not None:
         given = kelvin_or_none(unit)
         if given is None:
-            raise MapError(f"{path}: expected --unit K or mK, got {unit!r}; name one of them")
+            raise MapError(f"{path}: expected unit='K' or 'mK', got {unit!r}; name one of them")
         if found not in (None, given):
             raise MapError(
-                f"{path}: expected --unit to agree with {card} = {stated!r}, got {unit!r}; leave "
-                "--unit out, or correct the header"
+                f"{path}: expected unit= to agree with {card} = {stated!r}, got {unit!r}; leave "
+                "unit= out, or correct the header"
             )
         return given
     if found is None:
         raise MapError(
             f"{path}: expected brightness temperature ({card} = K), got {stated.strip() or 'none'};"
             " convert Jy/beam with astropy.units.brightness_temperature, or name what has no unit "
-            "with unit= (command line: --unit K)"
+            "with unit='K'"
         )
     return found
 
@@ -181,15 +181,15 @@ def read_beam(cards: Cards, given: float | None, pixel_arcmin: float) -> tuple[f
     if given is not None and not given > 0:
         raise MapError(
             f"{cards.path}: expected a beam (FWHM, arcmin) above zero, got {given:g}; give the "
-            "beam of the survey (command line: --beam), or leave it out"
+            "beam of the survey (beam_arcmin=), or leave it out"
         )
     stated, why = _stated_beam(cards, pixel_arcmin)
     if stated is None:
         return given, why if given is None else ""
     if given is not None and abs(given - stated) > 0.01 * stated:
         raise MapError(
-            f"{cards.path}: expected --beam to agree with the header, which says {stated:.4g} "
-            f"arcmin, got {given:g}; leave --beam out, or correct the header"
+            f"{cards.path}: expected beam_arcmin= to agree with the header, which says "
+            f"{stated:.4g} arcmin, got {given:g}; leave beam_arcmin= out, or correct the header"
         )
     return round(stated, 4), ""
 

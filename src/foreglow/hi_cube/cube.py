@@ -162,7 +162,7 @@ def open_cube(path: str | Path) -> HICube:
     if not path.exists():
         half = partial_folder(path)
         advice = (
-            f"its preparation was interrupted (see {half}): go on with --resume"
+            f"its preparation was interrupted (see {half}): go on with resume=True"
             if half.exists()
             else "make one with `foreglow dust prepare`"
         )
@@ -285,7 +285,7 @@ def velocity_slice(
         raise MapError(
             f"{where}: expected channels from {low:g} to {high:g} km/s, got a cube from "
             f"{velocity_kms[0]:.6g} to {velocity_kms[-1]:.6g} km/s with none there; choose another "
-            "range (command line: --low, --high)"
+            "range (low_kms=, high_kms=)"
         )
     return slice(int(first), int(last))
 

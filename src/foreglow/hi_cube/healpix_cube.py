@@ -304,7 +304,7 @@ def _velocities(
         f"{first.path}: expected the velocity of each channel, a velocity axis (CTYPE3, CRVAL3, "
         "CRPIX3, CDELT3, SPECSYS) in the header of the table, or a card VELO-LSR (m/s) in each of "
         f"several files, got none for {came}; write them into a text file, km/s LSRK, one a line, "
-        "and pass velocity_table= (command line: --velocity-table)"
+        "and pass velocity_table="
     )
 
 
@@ -318,7 +318,7 @@ def _validate_gzipped(path: Path, memory: int) -> None:
         raise MapError(
             f"{path}: expected a gzipped table, which has to be loaded, to take at most half of "
             f"the memory allowed, got {size / 2**20:.0f} MiB of {memory / 2**20:.0f} MiB; gunzip "
-            "it, or allow more (command line: --memory)"
+            "it, or give more memory="
         )
 
 

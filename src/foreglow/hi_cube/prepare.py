@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreglow.compute.workers import MapFn
+from foreglow.compute.workers import MapFn, map_over
 from foreglow.errors import MapError
 from foreglow.files import settle
 from foreglow.hi_cube.cube import HICube, open_cube
@@ -49,7 +49,7 @@ _ALONE = threading.Lock()  # threads of one worker take turns: files and the mem
 
 
 def prepare(
-    cubes: Sequence[str | Path],
+    cubes: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     nside: int | None = None,
@@ -62,7 +62,8 @@ def prepare(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
-    map_fn: MapFn = map,
+    workers: str | None = None,
+    pool: Any = None,
 ) -> HICube:
     """Make an HI cube from FITS: image cubes (one or tiles), or HEALPix maps.
 
@@ -74,7 +75,7 @@ def prepare(
 
     Parameters
     ----------
-    cubes : sequence of path
+    cubes : path or sequence of path
         FITS: image cubes of two celestial axes and one of radio velocity (LSRK); or one HEALPix
         table with a column a channel or a spectrum a row, or a table a channel.
     out : path
@@ -100,9 +101,12 @@ def prepare(
         Replace a cube at `out`.
     progress : callable, optional
         Called with channels done and in all.
-    map_fn : MapFn, optional
-        Where the chunks of channels are done, see `foreglow.compute.workers.open_workers`. Workers
-        read the files and write the cube themselves; it is the same to the byte.
+    workers : str, optional
+        Where the chunks of channels are done: "local:N", "slurm:FILE" or "tcp://HOST:PORT", see
+        `open_workers`. Workers read the files and write the cube themselves; it is the same to the
+        byte.
+    pool : object with a method `map`, optional
+        In the place of `workers`: of multiprocessing, mpi4py.futures, a client of Dask, ...
 
     Returns
     -------
@@ -121,6 +125,7 @@ def prepare(
         of values that are taken as not observed.
     """
     out = Path(out)
+    cubes = [cubes] if isinstance(cubes, str | Path) else cubes
     paths = _validate_paths(cubes, velocity_table)
     settings = _settings(
         paths,
@@ -148,20 +153,23 @@ def prepare(
         table,
         parse_memory(memory),
     )
-    source = open_source(recipe)
-    try:
-        source.validate()
-        store = resume_cube(out, settings) if resume else None
-        if store is None:
-            chunk = _channels_at_a_time(source, recipe.memory)
-            _validate_memory(source, recipe.memory, chunk)
-            attributes = _attributes(paths, source, settings)
-            store = begin_cube(out, source.velocity_kms, source.nside, attributes, settings, chunk)
-        _validate_memory(source, recipe.memory, store.chunk)
-        _fill(store, source, partial(_make_chunk, recipe, out.absolute()), progress, map_fn)
-    finally:
-        source.close()
-        open_source.cache_clear()
+    with map_over(workers, pool) as map_fn:
+        source = open_source(recipe)
+        try:
+            source.validate()
+            store = resume_cube(out, settings) if resume else None
+            if store is None:
+                chunk = _channels_at_a_time(source, recipe.memory)
+                _validate_memory(source, recipe.memory, chunk)
+                attributes = _attributes(paths, source, settings)
+                store = begin_cube(
+                    out, source.velocity_kms, source.nside, attributes, settings, chunk
+                )
+            _validate_memory(source, recipe.memory, store.chunk)
+            _fill(store, source, partial(_make_chunk, recipe, out.absolute()), progress, map_fn)
+        finally:
+            source.close()
+            open_source.cache_clear()
     _warn_of_uneven_cover(store)
     store.finish()
     return open_cube(out)
@@ -207,7 +215,7 @@ def _validate_paths(cubes: Sequence[str | Path], velocity_table: str | Path | No
             f"{velocity_table}: expected a text file of velocities, got none; check the path"
         )
     if not paths:
-        raise MapError("expected at least one cube, got none; name a FITS file (--cube)")
+        raise MapError("expected at least one cube, got none; name a FITS file")
     for path in paths:
         if not path.is_file():
             raise MapError(f"{path}: expected a FITS file, got none; check the path")
@@ -259,8 +267,8 @@ def _validate_memory(source: Source, memory: int, channels: int) -> None:
     if needed > memory:
         raise MapError(
             f"expected memory for {channels} channel{'s' * (channels > 1)} of Nside "
-            f"{source.nside} at a time, {format_bytes(needed)}, got {format_bytes(memory)}; allow "
-            "more (command line: --memory), or choose a lower --nside"
+            f"{source.nside} at a time, {format_bytes(needed)}, got {format_bytes(memory)}; give "
+            "more memory=, or a lower nside="
         )
 
 

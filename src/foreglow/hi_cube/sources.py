@@ -131,7 +131,7 @@ def _healpix_source(
 ) -> Source:
     if nside not in (None, maps.nside):
         raise MapError(
-            f"{maps.paths[0]}: expected the Nside of the maps, {maps.nside}, got --nside {nside}; "
+            f"{maps.paths[0]}: expected the Nside of the maps, {maps.nside}, got nside={nside}; "
             "leave it out, and change the maps with healpy.ud_grade before, if need be"
         )
     if beam_arcmin is not None and not beam_arcmin > 0:
@@ -161,7 +161,7 @@ def _image_source(
     validate_same_beam(cubes)
     pixel = min(cube.pixel_arcmin for cube in cubes)
     nside = nside or finest_needed(pixel)
-    validate_nside("--nside", nside)
+    validate_nside("nside=", nside)
     warn_of_beam(cubes, nside)
     tiles = lay_tiles(cubes, [part.start for part in parts], nside)
     n_channel = parts[0].stop - parts[0].start

@@ -94,7 +94,7 @@ class PartialCube:
     tb : zarr.Array
         (velocity, pixel), K, NESTED.
     settings : dict
-        What a `--resume` must have in common with the run that began the cube.
+        What a resumed run must have in common with the run that began the cube.
     observed : list of int
         Pixels observed in each of the channels that are safely written, from the first.
     """
@@ -287,7 +287,7 @@ def resume_cube(path: Path, settings: Mapping[str, Any]) -> PartialCube | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MapError(
             f"{folder}: expected what an interrupted run left, got something damaged ({error}); "
-            "remove it and begin anew, without --resume"
+            "remove it and begin anew, without resume=True"
         ) from error
     validate_same(path, before, settings)
     return PartialCube(path, tb, before, observed)
@@ -316,7 +316,8 @@ def validate_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
         listing = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differ)
         raise MapError(
             f"{path}: expected the settings that the earlier run began with, got another "
-            f"{', '.join(differ)} ({listing}); resume with the same, or begin anew without --resume"
+            f"{', '.join(differ)} ({listing}); resume with the same, or begin anew without "
+            "resume=True"
         )
 
 
@@ -333,12 +334,12 @@ def validate_free(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise MapError(
             f"{path}: expected a name that is free, got one that exists already; choose another "
-            "or pass overwrite=True (command line: --overwrite)"
+            "or pass overwrite=True"
         )
     if not is_cube(path):
         raise MapError(
             f"{path}: expected an HI cube of foreglow to replace, got something else, which "
-            "--overwrite will not delete; remove it yourself or choose another name"
+            "overwrite=True will not delete; remove it yourself or choose another name"
         )
 
 

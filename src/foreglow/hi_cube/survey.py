@@ -70,7 +70,7 @@ def blank_channels(where: str, blank: list[int], kms: NDArray[np.float64]) -> Ma
     half = 0.5 * np.diff(kms).min()
     return MapError(
         f"{message}; take the longest stretch without, low_kms={kms[first] - half:.6g}, "
-        f"high_kms={kms[last - 1] + half:.6g} (command line: --low, --high), or fill it"
+        f"high_kms={kms[last - 1] + half:.6g}, or fill it"
     )
 
 

@@ -73,7 +73,7 @@ def lay_tiles(cubes: list[ImageCube], firsts: list[int], nside: int) -> list[Til
         if not len(pixels):
             raise MapError(
                 f"{cube.path}: expected a cube that covers the centre of at least one pixel of "
-                f"Nside {nside}, got one that covers none; raise --nside"
+                f"Nside {nside}, got one that covers none; give a larger nside="
             )
     tiles = [Tile(*parts) for parts in zip(cubes, firsts, covered, strict=True)]
     return _with_owners(tiles) if len(tiles) > 1 else tiles
@@ -127,7 +127,7 @@ def validate_same_velocity(cubes: list[ImageCube], parts: list[slice]) -> None:
                 f"expected tiles with the same velocity channels, got {len(first)} from "
                 f"{first[0]:.6g} to {first[-1]:.6g} km/s in {cubes[0].path}, but {len(kms)} from "
                 f"{kms[0]:.6g} to {kms[-1]:.6g} km/s in {cube.path}; choose a range that all have "
-                "(--low, --high), or regrid the spectra"
+                "(low_kms=, high_kms=), or regrid the spectra"
             )
 
 
@@ -145,7 +145,7 @@ def validate_same_beam(cubes: list[ImageCube]) -> None:
         if not same:
             advice = "smooth them to one beam, or prepare them apart"
             if first is None or beam is None:
-                advice = "pass beam_arcmin= (command line: --beam) if it is the same"
+                advice = "pass beam_arcmin= if it is the same"
             raise MapError(
                 f"expected tiles of one beam, got {_in_words(first)} in {cubes[0].path}, but "
                 f"{_in_words(beam)} in {cube.path}; {advice}"
@@ -164,14 +164,14 @@ def warn_of_beam(cubes: list[ImageCube], nside: int) -> None:
     if beam is None:
         said.append(
             f"{cubes[0].path}: {cubes[0].no_beam}; the beam is taken as unknown, pass beam_arcmin= "
-            "(command line: --beam) if you know it"
+            "if you know it"
         )
     if pixel > finest:
         what = f"a beam of {beam:.3g} arcmin" if beam else f"the cube's of {finest:.3g} arcmin"
         said.append(
             f"Nside {nside} has pixels of {pixel:.3g} arcmin, which do not sample {what}: maps are "
             "interpolated, not averaged, so what is finer is aliased and noise stays as it is; "
-            f"choose --nside {finest_needed(finest)} or more"
+            f"choose nside={finest_needed(finest)} or more"
         )
     if said:
         warn_assumed(". ".join(said))

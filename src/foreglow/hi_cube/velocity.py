@@ -50,7 +50,7 @@ _SAME = 0.01  # of a step, by which a table and a header that agree may differ
 _REST_HZ = 1420405751.768
 _TABLE = (
     "write the radio velocity of each channel into a text file, km/s LSRK, one a line, and pass "
-    "velocity_table= (command line: --velocity-table)"
+    "velocity_table="
 )
 
 

@@ -114,8 +114,7 @@ def find_stokes(table: Table) -> list[int]:
         return last
     if len(q) + len(u) == 1:
         advice = (
-            "if the other lies in a file of its own, give both, Q first (maps=, --maps): "
-            "BAND=Q.fits,U.fits"
+            "if the other lies in a file of its own, give both, Q first (maps=): BAND=Q.fits,U.fits"
         )
     else:
         advice = f"name the two to take, {table.path.name}[Q_COLUMN,U_COLUMN]"

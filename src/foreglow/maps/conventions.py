@@ -149,14 +149,12 @@ def canonical_unit(where: str, text: str, argument: str = "unit") -> str:
     )
     expected = f"{where}: expected one of {', '.join(UNITS)}, got unit {text!r}"
     if kelvin is None:
-        advice = (
-            "convert the map" if _by_astropy(text) else f"pass {argument}= (command line: --unit)"
-        )
+        advice = "convert the map" if _by_astropy(text) else f"pass {argument}="
         raise MapError(f"{expected}; {advice}")
     if not kelvin["cmb"] and not kelvin["rj"]:
         raise MapError(
             f"{expected}, which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); "
-            f"pass {argument}= (command line: --unit)"
+            f"pass {argument}="
         )
     prefix = {"": "", "m": "m"}.get(kelvin["prefix"] or "", "u")
     return f"{prefix}K_{'CMB' if kelvin['cmb'] else 'RJ'}"

@@ -210,7 +210,7 @@ def signal_unit(path: Path, columns: Sequence[Column], unit: str | None) -> str:
         if not column.unit:
             raise MapError(
                 f"{path}: expected a unit (TUNIT) for column {column.name}, got none; pass unit= "
-                f"(command line: --unit), one of {', '.join(UNITS)}"
+                f"as one of {', '.join(UNITS)}"
             )
     units = [canonical_unit(f"{path}: TUNIT of {c.name}", c.unit) for c in columns]
     if len(set(units)) > 1:
@@ -237,7 +237,7 @@ def validate_unit(path: Path, columns: Sequence[Column], unit: str) -> None:
     for column in columns:
         if not unit_agrees(column.unit, unit):
             raise MapError(
-                f"{path}: expected the unit {unit}, as given (unit=, --unit or sky.toml), got "
+                f"{path}: expected the unit {unit}, as given (unit= or sky.toml), got "
                 f"{column.unit!r} in the header (TUNIT of {column.name}); correct the one that "
                 "is wrong, or leave the unit out; of several maps, state it for those alone that "
                 "lack one (BAND='FILE in UNIT')"

@@ -260,7 +260,7 @@ def _unclear(
     ways = " or ".join(f"'{file} as {_WAYS[kind]}'" for kind in kinds)
     return MapError(
         f"{given.paths[0]}: expected noise of which it is clear what it is, got columns {names} "
-        f"{why}; say what they are and in which unit (noise=, --noise BAND=...), such as {ways}"
+        f"{why}; say what they are and in which unit (noise=), such as {ways}"
     )
 
 
@@ -277,7 +277,7 @@ def _unit(given: GivenFile, columns: Sequence[Column], kind: str, unit: str | No
             raise MapError(
                 f"{given.paths[0]}: expected a unit (TUNIT) for column {column.name}, got none; "
                 f"say it with the file, '{given} in {_written('uK_CMB', kind)}', or pass unit= "
-                f"(command line: --unit), one of {', '.join(UNITS)}"
+                f"as one of {', '.join(UNITS)}"
             )
         found.append(_agreed(given, column, stated, said))
     if len(set(found)) > 1:
@@ -297,7 +297,7 @@ def _agreed(given: GivenFile, column: Column, stated: str, said: str | None) -> 
     if stated in ("", said, said.partition("_")[0]):
         return said
     raise MapError(
-        f"{given.paths[0]}: expected {said}, as given (unit=, --unit or with the file), got "
+        f"{given.paths[0]}: expected {said}, as given (unit= or with the file), got "
         f"{column.unit!r} in the header (TUNIT of {column.name}); correct the one that is "
         "wrong, or leave the unit out and state it for those files alone that lack one "
         "(BAND='FILE in UNIT')"

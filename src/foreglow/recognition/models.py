@@ -1,5 +1,6 @@
 """The candidate models of a pixel, and the constants of the law that networks are trained on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foreglow.errors import ForeglowError, ModelError
@@ -55,21 +56,23 @@ PROBLEMS = {
 }
 
 
-def models_of(problem: str) -> tuple[str, ...]:
-    """The candidate models of a problem, or those named: `power_law,two_temperatures`.
+def models_of(models: str | Sequence[str]) -> tuple[str, ...]:
+    """The candidate models of a problem by its name, or those named: `power_law,two_temperatures`.
 
     Raises
     ------
     ForeglowError
         If there is no such problem, or a model does not exist or comes alone or twice.
     """
-    if problem in PROBLEMS:
-        return PROBLEMS[problem]
-    names = tuple(name.strip() for name in problem.split(","))
+    if isinstance(models, str):
+        if models in PROBLEMS:
+            return PROBLEMS[models]
+        models = [name.strip() for name in models.split(",")]
+    names = tuple(models)
     if len(names) < 2 or len(set(names)) < len(names) or not MODELS.keys() >= set(names):
         raise ForeglowError(
-            f"expected problem {', '.join(PROBLEMS)}, or two or more of the models "
-            f"{', '.join(MODELS)}, separated by commas, got {problem!r}."
+            f"expected models {', '.join(PROBLEMS)}, or two or more of the models "
+            f"{', '.join(MODELS)}, separated by commas, got {', '.join(names)!r}."
         )
     return names
 

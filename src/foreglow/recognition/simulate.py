@@ -45,20 +45,16 @@ class KnownSky:
 
 
 @overload
-def simulate_sky(
-    instrument: Instrument | str | Path = ..., *, out: None = None, **options: Any
-) -> KnownSky: ...
+def simulate_sky(instrument: Any = ..., *, out: None = None, **options: Any) -> KnownSky: ...
 @overload
-def simulate_sky(
-    instrument: Instrument | str | Path = ..., *, out: str | Path, **options: Any
-) -> dict[str, Path]: ...
+def simulate_sky(instrument: Any = ..., *, out: str | Path, **options: Any) -> dict[str, Path]: ...
 
 
 def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
-    instrument: Instrument | str | Path = "quijote+litebird",
+    instrument: Any = "quijote+litebird",
     *,
     models: str | Sequence[str] = "four",
-    sky: str = "mock",
+    sky: Any = "mock",
     layout: str = "blobs",
     blob_deg: float = 30.0,
     noise_scale: float = 1.0,
@@ -70,12 +66,12 @@ def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
 
     Parameters
     ----------
-    instrument : Instrument, str or path
-        A preset, a TOML file, or an instrument.
+    instrument : Instrument, or what `load_instrument` takes
+        A preset, a TOML file, a table, or several presets joined by plus signs.
     models : str or sequence of str
         A problem (curvature, ame, four) or names of `MODELS`.
-    sky : str
-        As `load_templates` takes it: "mock", "pysm:s1,d1,a2" or a sky directory.
+    sky : str, path, pysm3.Sky or Templates
+        As `load_templates` takes it: "mock", "pysm:s1,d1,a2", a sky directory, ...
     layout : str
         Where each model holds: "halves", "quadrants", "blobs" or "single:K".
     blob_deg : float
@@ -96,8 +92,8 @@ def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
     InstrumentError, SkyError, MapError
         If there is no such instrument, sky or layout, or `out` cannot be written.
     """
-    bands = instrument if isinstance(instrument, Instrument) else load_instrument(instrument)
-    chosen = models_of(models if isinstance(models, str) else ",".join(models))
+    bands = load_instrument(instrument)
+    chosen = models_of(models)
     recipe = SkyRecipe(sky, chosen, layout, blob_deg, nside, noise_scale, bands)
     label = recipe.label(seed)
     drawn = recipe.draw(load_templates(sky, nside), label, seed)

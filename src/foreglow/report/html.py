@@ -109,7 +109,7 @@ def _read_json(path: Path, remedy: str) -> dict[str, Any]:
 
 def _read_metrics(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "metrics.json"
-    remedy = "Run the experiment again, or continue it with --resume."
+    remedy = "Run the experiment again, or continue it with resume=True."
     if not path.is_file():
         raise RunError(f"Expected a run directory with metrics.json, got {run_dir}. {remedy}")
     metrics = _read_json(path, remedy)

@@ -146,11 +146,11 @@ def available_instruments() -> list[str]:
 
 
 def load_instrument(name_or_path: str | Path | Any) -> Instrument:
-    """Read a built-in instrument by its name, a TOML file of the same form, or a table.
+    """Read an instrument: a built-in one by its name, a TOML file of the same form, or a table.
 
     Parameters
     ----------
-    name_or_path : str, Path or table
+    name_or_path : str, Path, table or Instrument
         `quijote+litebird`, or the path of a file with a `name` and one `[[band]]` table a band:
         `name`, `frequency = "11 GHz"`, `sensitivity = "840 uK_CMB arcmin"`,
         `fwhm = "55.2 arcmin"`, `source`, and if it has a width, `bandpass = { width = 0.3 }`
@@ -158,7 +158,8 @@ def load_instrument(name_or_path: str | Path | Any) -> Instrument:
         response in power units; its path counts from the folder of the file). Several of them
         joined by plus signs are the bands of all: `s-pass+wmap+planck`. A table is a DataFrame, or
         a mapping, with columns `frequency` [GHz], `depth_p` [uK_CMB arcmin] and `fwhm` [arcmin],
-        as FGBuster's `get_instrument` gives it; its bands are named by their frequency.
+        as FGBuster's `get_instrument` gives it; its bands are named by their frequency. An
+        Instrument stays what it is.
 
     Raises
     ------
@@ -180,6 +181,8 @@ def load_instrument(name_or_path: str | Path | Any) -> Instrument:
     >>> [round(float(rms), 2) for rms in bands.noise_rms(16)[:3]]  # uK_RJ in a pixel
     [3.81, 3.8, 0.16]
     """
+    if isinstance(name_or_path, Instrument):
+        return name_or_path
     if not isinstance(name_or_path, str | Path):
         return _of_table(name_or_path)
     text = str(name_or_path)

@@ -1,14 +1,11 @@
-"""Component amplitude maps from the mock Galaxy, a sky directory or PySM3 presets."""
+"""Component amplitude maps from the mock Galaxy, a sky directory or PySM3."""
 
-import logging
-import os
-import re
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from foreglow.errors import SkyError
-from foreglow.extras import require
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import canonical_unit, to_uk_rj_factor
 from foreglow.maps.io import open_intensity_map, open_polarisation_map
@@ -25,9 +21,9 @@ from foreglow.sky import seds
 from foreglow.sky.instrument import HIGHEST_GHZ, LOWEST_GHZ, wrong_fields
 
 MOCK_NSIDE = 64
-_COMPONENTS = ("synchrotron", "thermal_dust", "ame")
+COMPONENTS = ("synchrotron", "thermal_dust", "ame")
 # amplitudes are brought from the frequency of a file to that of the SED with these mean laws
-_TO_REFERENCE: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
+TO_REFERENCE: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "synchrotron": (seds.SYNCHROTRON_PIVOT_GHZ, lambda nu: seds.synchrotron(nu, beta=-3.0)),
     "thermal_dust": (seds.DUST_REFERENCE_GHZ, seds.modified_blackbody),
     "ame": (seds.AME_REFERENCE_GHZ, seds.spinning_dust),
@@ -39,7 +35,6 @@ _FAR = 100.0  # from these there is no sky
 _SAMPLE = 1 << 16  # pixels, at least, that tell it
 # where templates of a component are made
 _USUAL_GHZ = {"synchrotron": (0.3, 100.0), "thermal_dust": (100.0, 3000.0), "ame": (5.0, 100.0)}
-_PYSM_LETTER = {"synchrotron": "s", "thermal_dust": "d", "ame": "a"}
 
 
 @dataclass(frozen=True)
@@ -85,16 +80,17 @@ class Templates:
         return Templates(self.source, nside, low[:2], low[2:4], low[4])
 
 
-def load_templates(sky: str, nside: int | None = None) -> Templates:
-    """Amplitude maps of a sky, by its name.
+def load_templates(sky: Any, nside: int | None = None) -> Templates:
+    """Amplitude maps of a sky, by its name or as it is at hand.
 
     Parameters
     ----------
-    sky : str
+    sky : str, path, pysm3.Sky or Templates
         `mock`: the embedded mock Galaxy; `pysm:s1,d1,a2`: PySM3 presets of synchrotron, dust and
-        AME; else a sky directory, which holds `sky.toml` and the maps it names.
+        AME; a sky directory, which holds `sky.toml` and the maps it names; or a sky of PySM3,
+        whose emission at the reference frequencies is taken.
     nside : int, optional
-        Resolution wanted; by default that of the files (mock and PySM3: 64).
+        Resolution wanted; by default that of the sky (mock and PySM3's presets: 64).
 
     Raises
     ------
@@ -106,11 +102,20 @@ def load_templates(sky: str, nside: int | None = None) -> Templates:
     SkyWarning
         If a template is far brighter or fainter than the sky, or of an unusual frequency.
     """
-    if sky == "mock":
+    if isinstance(sky, str) and sky == "mock":
         return _from_mock(nside or MOCK_NSIDE)
-    if sky.startswith("pysm:"):
-        return _from_pysm(sky, nside or MOCK_NSIDE)
-    templates = _from_directory(Path(sky))
+    if isinstance(sky, str) and sky.startswith("pysm:"):
+        from foreglow.sky.pysm import from_presets
+
+        return from_presets(sky, nside or MOCK_NSIDE)
+    if isinstance(sky, Templates):
+        templates = sky
+    elif isinstance(sky, str | Path):
+        templates = _from_directory(Path(sky))
+    else:
+        from foreglow.sky.pysm import from_sky
+
+        templates = from_sky(sky)
     return templates if nside is None else templates.degraded(nside)
 
 
@@ -138,7 +143,7 @@ class _SkyFile(BaseModel):
 
 def _from_directory(folder: Path) -> Templates:
     table = _read_sky_toml(folder / "sky.toml")
-    maps = {name: _read_component(folder, name, getattr(table, name)) for name in _COMPONENTS}
+    maps = {name: _read_component(folder, name, getattr(table, name)) for name in COMPONENTS}
     nside = {name: hp.npix2nside(m.shape[-1]) for name, m in maps.items()}
     if len(set(nside.values())) != 1:
         raise SkyError(
@@ -187,7 +192,7 @@ def _read_component(folder: Path, name: str, component: _Component) -> np.ndarra
     where = f"{folder / 'sky.toml'}: [{name}]"
     if not np.isfinite(amplitude).all():
         raise SkyError(
-            f"{where}: expected amplitudes that float32 can hold at {_TO_REFERENCE[name][0]:g} "
+            f"{where}: expected amplitudes that float32 can hold at {TO_REFERENCE[name][0]:g} "
             f"GHz, got up to {np.abs(values).max():.3g} {unit} at {from_ghz:g} GHz in "
             f"{component.file}; check the file, reference_frequency_ghz and unit."
         )
@@ -210,7 +215,7 @@ def _question(where: str, name: str, from_ghz: float, amplitude: np.ndarray) -> 
     typical = np.exp(np.log(size).mean()) if size.size else TYPICAL_UK_RJ[name]
     if not 1 / _FAR < typical / TYPICAL_UK_RJ[name] < _FAR:
         odd.append(
-            f"amplitudes of typically {typical:.3g} uK_RJ at {_TO_REFERENCE[name][0]:g} GHz (the "
+            f"amplitudes of typically {typical:.3g} uK_RJ at {TO_REFERENCE[name][0]:g} GHz (the "
             f"sky's are {TYPICAL_UK_RJ[name]:g})"
         )
     if odd:
@@ -234,68 +239,6 @@ def _validate_frame(opened: StoredMap) -> None:
 
 
 def _amplitude_factor(name: str, from_ghz: float) -> float:
-    reference_ghz, sed = _TO_REFERENCE[name]
+    reference_ghz, sed = TO_REFERENCE[name]
     to, at = sed(torch.tensor([reference_ghz, from_ghz], dtype=torch.float64))
     return float(to / at)
-
-
-def _from_pysm(sky: str, nside: int) -> Templates:
-    presets = sky.removeprefix("pysm:").split(",")
-    if len(presets) != len(_COMPONENTS):
-        raise SkyError(f"expected pysm:SYNCHROTRON,DUST,AME, such as pysm:s1,d1,a2, got {sky!r}.")
-    synchrotron, dust, ame = (
-        _pysm_emission(name, preset.strip(), nside)
-        for name, preset in zip(_COMPONENTS, presets, strict=True)
-    )
-    return Templates(sky, nside, synchrotron[1:], dust[1:], ame[0])
-
-
-def _pysm_emission(name: str, preset: str, nside: int) -> np.ndarray:
-    """I,Q,U of a PySM3 preset at the reference frequency of the SED, float32, shape (3, n_pix)."""
-    require("pysm")
-    import pysm3  # slow to import, and not needed by every sky
-    import pysm3.units as pysm_units
-    from pysm3.sky import PRESET_MODELS
-
-    choice = [p for p in PRESET_MODELS if re.fullmatch(rf"{_PYSM_LETTER[name]}\d+", p)]
-    if preset not in choice:
-        raise SkyError(
-            f"expected a PySM3 preset of {name.replace('_', ' ')}, one of {', '.join(choice)}, got "
-            f"{preset!r}."
-        )
-    reference_ghz, _ = _TO_REFERENCE[name]
-    try:
-        with _no_download():
-            component = pysm3.Sky(nside=nside, preset_strings=[preset])
-            emission = component.get_emission(reference_ghz * pysm_units.GHz)
-    except Exception as error:  # PySM3 raises many kinds for a file it cannot have
-        raise SkyError(_pysm_message(preset, nside, error)) from error
-    return np.asarray(emission.value, dtype=np.float32)
-
-
-@contextmanager
-def _no_download() -> Iterator[None]:
-    """Keep PySM3 to files at hand, and its advice on failed downloads off the terminal."""
-    from astropy.utils.data import conf
-
-    logger = logging.getLogger("pysm3")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with conf.set_temp("allow_internet", False):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _pysm_message(preset: str, nside: int, error: Exception) -> str:
-    local = os.environ.get("PYSM_LOCAL_DATA") or "not set"
-    absent = re.search(r"pysm-data/([^']+)'", str(error))  # a URL it would have downloaded from
-    reason = f"it needs {absent[1]}" if absent else f"{type(error).__name__}: {error}"
-    return (
-        f"PySM3 cannot make preset {preset!r}: {reason}. Templates are looked for in "
-        f"PYSM_LOCAL_DATA ({local}) and in astropy's cache; foreglow does not download unasked. "
-        "With a network, fill the cache once by: python -c "
-        f"\"import pysm3; pysm3.Sky(nside={nside}, preset_strings=['{preset}'])\"; without, set "
-        "PYSM_LOCAL_DATA to a copy of the PySM data; or use --sky mock."
-    )

@@ -15,7 +15,7 @@ from foreglow.maps.faces import face_order
 from foreglow.recognition.context import train as training
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
-from foreglow.recognition.context.train import ContextPlan, compose, pixel_ensemble, train_context
+from foreglow.recognition.context.train import ContextPlan, compose, pixel_ensemble, train
 from foreglow.recognition.evaluation.evaluate import evaluate
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import pixel_log_probability
@@ -43,7 +43,7 @@ def ensemble(model, templates):
 @pytest.fixture(scope="module")
 def context(ensemble, tmp_path_factory):
     context = ContextModel.untrained("unet", 0)
-    train_context(context, ensemble, PLAN, tmp_path_factory.mktemp("context"), 0, CPU)
+    train(context, ensemble, PLAN, tmp_path_factory.mktemp("context"), 0, CPU)
     return context
 
 
@@ -166,7 +166,7 @@ def test_training_gains_on_unseen_layouts(context, model, templates):
 def test_same_seed_same_weights(ensemble, tmp_path):
     one, again, other = (ContextModel.untrained("unet", 0) for _ in range(3))
     for name, (context, seed) in {"a": (one, 0), "b": (again, 0), "c": (other, 1)}.items():
-        train_context(context, ensemble, ContextPlan(1, 2, 2), tmp_path / name, seed, CPU)
+        train(context, ensemble, ContextPlan(1, 2, 2), tmp_path / name, seed, CPU)
     weights = [list(context.network.parameters()) for context in (one, again, other)]
     assert all(torch.equal(a, b) for a, b in zip(*weights[:2], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(*weights[1:], strict=True))
@@ -181,9 +181,7 @@ def test_held_realisations_are_not_trained_on(monkeypatch, ensemble, tmp_path):
         return compose(part, blobs, n, generator)
 
     monkeypatch.setattr(training, "compose", spy)
-    train_context(
-        ContextModel.untrained("potts", 0), ensemble, ContextPlan(1, 2, 2), tmp_path, 0, CPU
-    )
+    train(ContextModel.untrained("potts", 0), ensemble, ContextPlan(1, 2, 2), tmp_path, 0, CPU)
     assert {len(part) for part in calls} == {1, 5}
     first = next(part for part in calls if len(part) == 1)
     assert torch.equal(first[0], ensemble.log_probability[0])

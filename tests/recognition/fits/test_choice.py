@@ -90,8 +90,8 @@ def brute_force(data, sigma, curvature, ame):
         nodes, value, _ = on_grid(centre, half)
         weight = np.exp(value - value.max()) / np.exp(value - value.max()).sum()
         centre = (nodes * weight).sum((1, 2))
-        map_fn = np.sqrt(((nodes - centre[:, None, None]) ** 2 * weight).sum((1, 2)))
-        half = np.minimum(half, np.maximum(6 * map_fn, half / 5))
+        scatter = np.sqrt(((nodes - centre[:, None, None]) ** 2 * weight).sum((1, 2)))
+        half = np.minimum(half, np.maximum(6 * scatter, half / 5))
     return on_grid(centre, half)[2]
 
 

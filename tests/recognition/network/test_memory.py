@@ -109,7 +109,7 @@ def test_agrees_with_a_kernel_average_in_float64(templates, amplitude):
     )
     ame = FRACTION * templates.ame.astype(float)
     wanted = weight @ ame
-    map_fn = np.sqrt((weight * (ame - wanted[:, None]) ** 2).sum(1))
+    scatter = np.sqrt((weight * (ame - wanted[:, None]) ** 2).sum(1))
     found, features = ask(remembered(templates), amplitude)
     assert wanted.std() > 0.1 * wanted.mean()  # else agreement would mean nothing
     # results are float32, rounded to 6e-8 of their size; the float64 before them loses less than
@@ -117,7 +117,7 @@ def test_agrees_with_a_kernel_average_in_float64(templates, amplitude):
     # AME, and the logarithm divides that by 1e-2
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     np.testing.assert_allclose(features[:, 0], weight @ np.log(ame), atol=1e-5)
-    np.testing.assert_allclose(features[:, 1], np.log(map_fn / wanted + 1e-2), atol=1e-5)
+    np.testing.assert_allclose(features[:, 1], np.log(scatter / wanted + 1e-2), atol=1e-5)
 
 
 def test_what_no_template_has_does_not_drown_what_tells_them_apart():

@@ -95,7 +95,7 @@ def test_the_message_says_what_to_look_at(templates, instrument):
     amplitude = np.exp(np.log(np.hypot(*looked_at.T)).mean())
     assert f"{amplitude:.3g} in 60 (at most " in message
     assert message.endswith(
-        "; check the unit of these maps and of their noise (TUNIT in the header, --unit where "
+        "; check the unit of these maps and of their noise (TUNIT in the header, unit= where "
         "there is none): if it is wrong, so is all that was found."
     )
     (message,) = said(1e-6 * vectors(templates, instrument, 0.0)[0], sigma, instrument)

@@ -136,7 +136,7 @@ def test_bad_noise_scale(instrument, files, scale):
 def test_output_is_refused_before_the_work(tmp_path):
     (tmp_path / "there.fits").touch()
     for path, overwrite, error in (
-        (tmp_path / "there.fits", False, "exists; give another --out, or --overwrite"),
+        (tmp_path / "there.fits", False, "exists; give another out=, or overwrite=True"),
         (tmp_path / "no" / "where.fits", False, "its folder does not exist"),
         (tmp_path / "no" / "where.fits", True, "its folder does not exist"),
     ):

@@ -148,7 +148,7 @@ def test_noise_of_a_noiseless_store(recipe, tmp_path):
 
 
 def test_a_store_that_is_there(store, recipe):
-    with pytest.raises(RunError, match="exists; give another --out, or --resume"):
+    with pytest.raises(RunError, match="exists; give another out=, or resume=True"):
         make_ensemble(store, recipe, 3, 5)
     with pytest.raises(RunError, match="begun with another nside, seed"):
         make_ensemble(store, replace(recipe, nside=32), 3, 6, resume=True)

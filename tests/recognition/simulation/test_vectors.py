@@ -85,10 +85,10 @@ def test_moments_of_every_model_and_band(drawn, lognormal_templates, k):
     square_u = 1.09 * (synchrotron[1] ** 2).mean() * sed_squared + cmb**2
     data = drawn.data[drawn.label == k].numpy().astype(float)
     for stokes, mean, square in ((0, mean_q, square_q), (1, mean_u, square_u)):
-        map_fn = np.sqrt(square - mean**2)
+        scatter = np.sqrt(square - mean**2)
         n = len(data)
-        np.testing.assert_array_less(abs(data[:, stokes].mean(0) - mean), 5 * map_fn / sqrt(n))
-        np.testing.assert_allclose(data[:, stokes].std(0), map_fn, rtol=0.03)
+        np.testing.assert_array_less(abs(data[:, stokes].mean(0) - mean), 5 * scatter / sqrt(n))
+        np.testing.assert_allclose(data[:, stokes].std(0), scatter, rtol=0.03)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)

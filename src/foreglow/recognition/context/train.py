@@ -8,18 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foreglow.compute.device import pick_device
 from foreglow.compute.random import make_generator
 from foreglow.compute.training import History, Schedule, Task, adamw, fit
 from foreglow.maps.faces import face_order
-from foreglow.model_files import close_training, open_training
+from foreglow.plans import Count, Positive
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.calibration import fit_temperature
 from foreglow.recognition.network.recogniser import Recogniser, pixel_log_probability
 from foreglow.recognition.simulation.skies import simulate_sky
-from foreglow.sky.templates import Templates, load_templates
+from foreglow.sky.templates import Templates
 
 _GOLDEN = 0.618033988749895
 _HELD = 0.15  # of the ensemble, for validation
@@ -39,10 +38,10 @@ class ContextPlan:
     learning_rate : float
     """
 
-    epochs: int
-    steps: int
-    batch: int = 16
-    learning_rate: float = 1e-2
+    epochs: Count = 10
+    steps: Count = 50
+    batch: Count = 16
+    learning_rate: Positive = 1e-2
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Ensemble:
     made: dict[str, Any]
 
 
-def train_context(
+def train(
     context: ContextModel,
     ensemble: Ensemble,
     plan: ContextPlan,
@@ -119,47 +118,6 @@ def train_context(
     context.temperature = _temperature(network, said[:held], blobs, plan.batch, seed)
     context.card["training"] = {"seed": seed, **asdict(plan), **ensemble.made}
     return history
-
-
-def train_context_model(
-    out: Path,
-    model: Path,
-    sky: str,
-    network: str,
-    epochs: int,
-    steps: int,
-    seed: int,
-    device: str,
-    resume: bool,
-) -> float:
-    """Train a context for a saved model and save it; the body of `foreglow recognize context`.
-
-    Checkpoints and logs lie in `OUT.training` beside it until it is whole.
-
-    Returns
-    -------
-    float
-        Validation accuracy at the end, over random patches and noise.
-
-    Raises
-    ------
-    ModelError
-        If `out` exists, or the model or network is none.
-    RunError
-        If the device is unknown, or `out` holds an interrupted training.
-    """
-    chosen = pick_device(device)
-    context = ContextModel.untrained(network, seed)
-    recogniser = Recogniser.load(model, chosen)
-    plan = ContextPlan(epochs, steps)
-    settings = {"sky": sky, "model": str(model), "network": network, "seed": seed}
-    templates = load_templates(sky)  # before a folder is made: there may be no such sky
-    work = open_training(out, settings | {"plan": asdict(plan)}, resume)
-    ensemble = pixel_ensemble(recogniser, templates, seed)
-    history = train_context(context, ensemble, plan, work, seed, chosen, resume)
-    context.save(out)
-    close_training(out)
-    return history["validation_accuracy"][-1]
 
 
 def pixel_ensemble(

@@ -142,7 +142,7 @@ class Accuracy:
 def accuracy_on_skies(
     model: Recogniser,
     sky: str,
-    problem: str | None,
+    models: str | None,
     regions: str,
     nside: int,
     noise_scales: list[float],
@@ -154,13 +154,13 @@ def accuracy_on_skies(
 
     Parameters
     ----------
-    problem : str, optional
+    models : str, optional
         By default all models that `model` knows.
     context : ContextModel, optional
     """
     if context is not None:
         validate_nside(nside)
-    candidates = models_of(problem) if problem else model.models
+    candidates = models_of(models) if models else model.models
     templates = load_templates(sky, nside)
     rows = []
     for noise_scale in noise_scales:

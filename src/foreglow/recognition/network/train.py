@@ -2,27 +2,26 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.special import softmax
 from torch import Tensor, nn
 
-from foreglow.compute.device import pick_device, threads_for
-from foreglow.compute.precision import arithmetic, validate_precision
-from foreglow.compute.processes import ALONE, Processes, run_on_all_ranks
+from foreglow.compute.device import threads_for
+from foreglow.compute.precision import arithmetic
+from foreglow.compute.processes import ALONE, Processes
 from foreglow.compute.random import make_generator
 from foreglow.compute.training import History, Schedule, Task, adamw, fit
-from foreglow.errors import RunError
-from foreglow.model_files import close_training, open_training
-from foreglow.recognition.models import REFERENCE_NSIDE, models_of
+from foreglow.plans import Count, NotNegative, Positive
+from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.network.networks import ForeglowNetwork
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.simulation.vectors import NoiseLaw, Vectors, VectorSimulator
-from foreglow.sky.instrument import load_instrument
-from foreglow.sky.templates import Templates, load_templates
+from foreglow.sky.templates import Templates
 
 VALIDATION_FRACTION = 0.2
 _STANDARDISATION_SAMPLE = 65536
@@ -31,7 +30,6 @@ _CALIBRATION_SAMPLE = 65536
 _FIXED_SET, _STANDARDISATION, _ORDER, _CALIBRATION = 2, 3, 4, 5
 
 Regime = Literal["noiseless", "one_noise", "many_noise", "conditioned"]
-REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise", "conditioned")
 
 
 @dataclass(frozen=True)
@@ -62,16 +60,23 @@ class TrainingPlan:
         Arithmetic of the layers in training; see `foreglow.compute.precision.arithmetic`.
     """
 
-    regime: Regime
-    epochs: int
-    steps: int
-    batch: int
-    fixed_set: bool
-    learning_rate: float
-    noise_scale: float = 1.0
-    noise_range: tuple[float, float] = (5e-4, 4.0)
-    sample: int = 65536
+    regime: Regime = "conditioned"
+    epochs: Count = 20
+    steps: Count = 100
+    batch: Annotated[int, Field(ge=2)] = 4096
+    fixed_set: bool = False
+    learning_rate: Positive = 2e-3
+    noise_scale: NotNegative = 1.0
+    noise_range: tuple[Positive, Positive] = (5e-4, 4.0)
+    sample: Count = 65536
     precision: str = "tf32"
+
+    @classmethod
+    def usual(cls, network: str) -> "TrainingPlan":
+        """How a network is trained where nothing else is said: the paper's as in the paper."""
+        if network == "farsian2020":
+            return cls(fixed_set=True, learning_rate=1.0)
+        return cls()
 
     @property
     def noise(self) -> NoiseLaw:
@@ -169,68 +174,6 @@ def _calibrate(
         "error_before": expected_calibration_error(np.exp(log_probability), label),
         "error_after": expected_calibration_error(after, label),
     }
-
-
-def train_model(
-    out: Path,
-    sky: str,
-    problem: str,
-    network: str,
-    regime: str,
-    noise_scale: float,
-    epochs: int,
-    steps: int,
-    batch: int,
-    instrument: str,
-    seed: int,
-    device: str,
-    resume: bool,
-    processes: Processes = ALONE,
-    precision: str = "tf32",
-) -> float:
-    """Train a model and save it; the body of `foreglow recognize train`.
-
-    Checkpoints and logs lie in `OUT.training` beside the model until it is whole. Of
-    several processes the first one writes the model.
-
-    Returns
-    -------
-    float
-        Validation accuracy at the end.
-
-    Raises
-    ------
-    ModelError
-        If `out` exists, or the network is unknown.
-    RunError
-        If the regime or the device is unknown, or the processes cannot share a batch.
-    """
-
-    def prepare() -> tuple[Recogniser, Templates, TrainingPlan, Path]:
-        if regime not in REGIMES:
-            raise RunError(f"expected regime {', '.join(REGIMES)}, got {regime!r}.")
-        processes.validate_batch(batch)
-        validate_precision(precision)
-        models = models_of(problem)
-        model = Recogniser.untrained(network, load_instrument(instrument), models, seed)
-        ours = network != "farsian2020"
-        rate = 2e-3 if ours else 1.0
-        plan = TrainingPlan(
-            regime, epochs, steps, batch, not ours, rate, noise_scale, precision=precision
-        )
-        settings = {"sky": sky, "problem": problem, "network": network, "seed": seed}
-        settings |= {"instrument": asdict(model.instrument), "plan": asdict(plan)}
-        templates = load_templates(sky)  # before a folder is made: there may be no such sky
-        return model, templates, plan, open_training(out, settings, resume)
-
-    chosen = pick_device(device)
-    model, templates, plan, work = run_on_all_ranks(processes, prepare)
-    history = train(model, templates, plan, work, seed, chosen, resume, processes)
-    model.card["history"] = history
-    if processes.rank == 0:
-        model.save(out)
-        close_training(out)
-    return history["validation_accuracy"][-1]
 
 
 def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) -> VectorSimulator:

@@ -141,7 +141,7 @@ def _message(rows: Sequence[tuple[str, float, float]], how: str, every: bool) ->
     return (
         f"the maps of {which} are far {how} than any sky: expected sqrt(Q^2 + U^2) in uK_RJ as the "
         f"other bands and the noise have it, got typically {', '.join(told[:_NAMED])}{more}; "
-        "check the unit of these maps and of their noise (TUNIT in the header, --unit where there "
+        "check the unit of these maps and of their noise (TUNIT in the header, unit= where there "
         "is none): if it is wrong, so is all that was found."
     )
 

@@ -215,7 +215,7 @@ def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) ->
                 f"no map states its beam (FWHM, [arcmin] in the comment), and those of "
                 f"{instrument.name!r} go from {min(listing.values()):g} to "
                 f"{max(listing.values()):g} arcmin; the maps are taken as brought to one "
-                "resolution. If they are not, give a common FWHM (--common-fwhm).",
+                "resolution. If they are not, give a common FWHM (common_fwhm=).",
                 BeamWarning,
                 stacklevel=4,
             )
@@ -226,7 +226,7 @@ def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) ->
         raise MapError(
             f"expected maps of one resolution, but their beams (FWHM in arcmin; the instrument's "
             f"where a header states none) are {listing}, which pixels of this size see; give a "
-            f"common FWHM of {max(beams.values()):g} arcmin or more (--common-fwhm)."
+            f"common FWHM of {max(beams.values()):g} arcmin or more (common_fwhm=)."
         )
 
 
@@ -250,6 +250,6 @@ def validate_output(path: str | Path, overwrite: bool) -> None:
         If `path` exists and `overwrite` is not set, or its folder does not exist.
     """
     if not Path(path).parent.is_dir():
-        raise MapError(f"{path}: its folder does not exist; make it, or give another --out.")
+        raise MapError(f"{path}: its folder does not exist; make it, or give another out=.")
     if Path(path).exists() and not overwrite:
-        raise MapError(f"{path} exists; give another --out, or --overwrite to replace it.")
+        raise MapError(f"{path} exists; give another out=, or overwrite=True to replace it.")

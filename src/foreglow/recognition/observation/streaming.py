@@ -132,7 +132,7 @@ def validate_memory(memory: str, needed: int, loaded: int = 0) -> None:
     )
     raise MapError(
         f"expected memory of {format_bytes(needed)} or more{of_files}, got {format_bytes(bound)}; "
-        f"allow more (command line: --memory){', or gunzip the maps' if loaded else ''}"
+        f"give more memory={', or gunzip the maps' if loaded else ''}"
     )
 
 

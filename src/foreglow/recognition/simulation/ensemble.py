@@ -136,12 +136,12 @@ class EnsembleSky:
         if not 0 <= self.realisation < len(seeds):
             raise RunError(
                 f"{path}: expected a realisation from 0 to {len(seeds) - 1}, got "
-                f"{self.realisation}; name one of them (command line: --realisation)"
+                f"{self.realisation}; give realisation= as one of them"
             )
         if seeds[self.realisation] == _ABSENT:
             raise RunError(
                 f"{path}: realisation {self.realisation} has not been made yet; finish the store "
-                "by recognize simulate with --resume"
+                "by recognize simulate with resume=True"
             )
         instrument, nside = instrument_of(settings["instrument"]), int(settings["nside"])
         scale = settings["noise_scale"] if self.noise_scale is None else self.noise_scale
@@ -194,7 +194,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
         reason = str(error)
     raise RunError(
         f"{path}: expected an ensemble of skies ({FORMAT} {VERSION}), got something else "
-        f"({reason}); recognize simulate --realisations makes one"
+        f"({reason}); `foreglow recognize simulate --realisations` makes one"
     )
 
 
@@ -216,14 +216,14 @@ def _validate_recipe(recipe: SkyRecipe, templates: "_TemplateFiles", seed: int) 
 def _validate_resume(path: Path, settings: dict[str, Any], resume: bool) -> None:
     if not resume:
         raise RunError(
-            f"{path} exists; give another --out, or --resume to go on with an interrupted run."
+            f"{path} exists; give another out=, or resume=True to go on with an interrupted run."
         )
     before = stored_settings(path)
     differ = [key for key in settings if before.get(key) != settings[key]]
     if differ:
         raise RunError(
             f"{path} was begun with another {', '.join(differ)}; resume with the same, or give "
-            "another --out."
+            "another out=."
         )
 
 

@@ -314,7 +314,7 @@ def write_bands(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise MapError(
             f"{folder}: expected an empty folder or none, got a file or a folder that holds "
-            "something; give another one (command line: --out)."
+            "something; give another out=."
         )
     with new_directory(folder) as new:
         for k, (name, qu) in enumerate(zip(instrument.band, bands, strict=True)):

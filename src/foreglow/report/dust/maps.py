@@ -107,14 +107,14 @@ def predicted_sky(
     bright = found[np.isfinite(found)]
     low, high = np.percentile(bright[bright > 0], [0.5, 99.5])
     misses = dust - found
-    map_fn = float(np.percentile(np.abs(misses[np.isfinite(misses)]), 99)) or 1.0
+    limit = float(np.percentile(np.abs(misses[np.isfinite(misses)]), 99)) or 1.0
     errors = error[np.isfinite(error) & (error > 0)]
     floor, top = np.percentile(errors, [0.5, 99.5]) if errors.size else (0.1, 1.0)
     panels = (
         ("Dust, the target", dust, LogNorm(low, high), "magma"),
         ("Prediction", found, LogNorm(low, high), "magma"),
         ("Error of the prediction", error, LogNorm(floor, top), "viridis"),
-        ("Target less prediction", misses, AsinhNorm(map_fn / 10, -map_fn, map_fn), "RdBu_r"),
+        ("Target less prediction", misses, AsinhNorm(limit / 10, -limit, limit), "RdBu_r"),
     )
     figure = Figure(figsize=(9.6, 6.6), layout="constrained")
     figure.suptitle(title, x=0.005, ha="left")

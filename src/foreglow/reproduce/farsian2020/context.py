@@ -12,11 +12,12 @@ from scipy.spatial.transform import Rotation
 from foreglow.compute.random import make_generator
 from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
+from foreglow.recognition.context import train as training
 from foreglow.recognition.context.layouts import BlobLaw
 from foreglow.recognition.context.limits import boundary_oracle, distance_to_boundary
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.networks import CONTEXT_NETWORKS
-from foreglow.recognition.context.train import ContextPlan, pixel_ensemble, train_context
+from foreglow.recognition.context.train import ContextPlan, pixel_ensemble
 from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.calibration import (
@@ -91,7 +92,7 @@ def trained_contexts(experiment: Experiment) -> dict[str, ContextModel]:
                     settings["noise_range"],
                 )  # fmt: skip
             contexts[kind] = ContextModel.untrained(kind, experiment.seed)
-            train_context(
+            training.train(
                 contexts[kind], ensemble, ContextPlan(**settings[kind]),
                 experiment.run.folder / "training" / folder.name, experiment.seed,
                 experiment.device, experiment.resume,

@@ -76,7 +76,7 @@ class FileSource:
 
     def sky(self, low_kms: float, high_kms: float) -> DustSky:
         """See `Source`."""
-        return inputs.load_sky(self.cube, self.dust, self.mask, low_kms, high_kms, unit=self.unit)
+        return inputs.load_sky(self.cube, self.dust, self.mask, low_kms, high_kms, self.unit)
 
     def channels(
         self, low_kms: float, high_kms: float
@@ -99,7 +99,7 @@ def paper_channels(low_kms: float, high_kms: float) -> NDArray[np.float64]:
 
 
 def open_source(sky: str, nside: int, seed: int) -> Source:
-    """The source that `--sky` names.
+    """The source that `sky` names.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def open_source(sky: str, nside: int, seed: int) -> Source:
     card = folder / "sky.toml"
     if not card.is_file():
         raise SkyError(
-            f"expected --sky mock or a directory with sky.toml, but {card} does not exist; see "
+            f"expected sky='mock' or a directory with sky.toml, but {card} does not exist; see "
             "`foreglow dust prepare --help` for the cube that it names."
         )
     try:
