@@ -47,8 +47,8 @@ def read_plan(given: Any, default: _Plan, **fields: Any) -> _Plan:
         wrong = error.errors()[0]
         name = "plan" if wrong["loc"][0] in said else name
         raise RunError(
-            f"{name}: expected {wrong['loc'][0]} as a training can have it, got {wrong['input']!r} "
-            f"({wrong['msg']}); correct it."
+            f"{name}: expected {wrong['loc'][0]}= as a training can have it, got "
+            f"{wrong['input']!r} ({wrong['msg']}); correct it."
         ) from error
 
 

@@ -86,7 +86,7 @@ def test_on_own_files(run, tmp_path, own):
         ),
         (
             ("--sky", "mock", "--epochs", 0),
-            "plan: expected epochs as a training can have it",
+            "--epochs",
         ),
         (("--sky", "mock", "--nside", 20), "20"),
         (("--sky", "mock", "--low", 20), "from a lower to a higher velocity"),

@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits
 
 from foreglow.maps.write import write_polarisation_map
+from foreglow.recognition import train as doors
 from foreglow.recognition.context import model as contexts
 from foreglow.recognition.context import train as training
 from foreglow.recognition.context.model import ContextModel
@@ -29,7 +30,7 @@ def small(monkeypatch):
     monkeypatch.setattr(
         training, "pixel_ensemble", partial(training.pixel_ensemble, realisations=3)
     )
-    monkeypatch.setattr(training, "load_templates", coarse_templates)
+    monkeypatch.setattr(doors, "load_templates", coarse_templates)
     monkeypatch.setattr(training, "_VALIDATION_STEPS", 1)
     monkeypatch.setattr(training, "_TEMPERATURE_BATCHES", 1)
 

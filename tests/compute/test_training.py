@@ -59,12 +59,11 @@ def templates():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small(templates):
-    """Little to standardise and to calibrate with; templates that are coarse, and made once."""
+def small():
+    """Little to standardise and to calibrate with."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_STANDARDISATION_SAMPLE", SAMPLE)
         patch.setattr(module, "_CALIBRATION_SAMPLE", SAMPLE)
-        patch.setattr(module, "load_templates", lambda *_: templates)
         yield
 
 

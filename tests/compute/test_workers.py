@@ -59,7 +59,21 @@ def test_lost_worker_costs_time_only(map_fn, tmp_path):
     assert (tmp_path / "died").exists()
 
 
-def test_work_that_kills_every_worker_is_given_up():
+def test_processes_that_are_all_lost_are_not_waited_for(monkeypatch):
+    def wait(*_, **__):
+        raise TimeoutError
+
+    monkeypatch.setattr("distributed.wait", wait)
+    client = SimpleNamespace(
+        nthreads=dict, submit=lambda *_, **__: None, cancel=lambda _: None, gather=None
+    )
+    with pytest.raises(RunError, match="all processes were lost"):
+        list(_spread_over(client, "local:2")(abs, [0]))
+
+
+def test_work_that_kills_every_worker_is_given_up(monkeypatch):
+    monkeypatch.setattr("distributed.wait", lambda *_, **__: None)
+
     def gather(*_, **__):
         raise KilledWorker("die", SimpleNamespace(address="tcp://a"), 3)
 

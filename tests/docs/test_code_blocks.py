@@ -32,6 +32,7 @@ from foreglow.dust import predict, stitch
 from foreglow.dust import train as dust_train
 from foreglow.maps.write import write_maps
 from foreglow.recognition import simulate as recognition_simulate
+from foreglow.recognition import train as doors
 from foreglow.recognition.context import train as context_train
 from foreglow.recognition.evaluation import evaluate as recognition_evaluate
 from foreglow.recognition.network import train as recognition_train
@@ -73,7 +74,7 @@ def shorter(monkeypatch):
     monkeypatch.setattr(context_train, "pixel_ensemble", few)
     monkeypatch.setattr(context_train, "_VALIDATION_STEPS", 1)
     monkeypatch.setattr(context_train, "_TEMPERATURE_BATCHES", 1)
-    for module in (recognition_train, recognition_simulate, recognition_evaluate, context_train):
+    for module in (doors, recognition_simulate, recognition_evaluate):
         monkeypatch.setattr(module, "load_templates", templates_of)
     monkeypatch.setattr(predict, "_validate_nside", lambda *_: None)
     monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed: coarse_gas(16, seed))
@@ -154,7 +155,9 @@ def play(page, folder, foreglow):
             exec(compile(block.text, where, "exec"), names)
         elif block.language == "toml":
             table = tomllib.loads(block.text)
-            (folder / f"{table['name']}.toml").write_text(block.text)
+            said = block.text.partition("\n")[0].removeprefix("# ")
+            name = said if said.endswith(".toml") else f"{table['name']}.toml"
+            (folder / name).write_text(block.text)
         else:
             assert block.language in NOT_RUN, f"{where}: no test knows {block.language!r}"
 

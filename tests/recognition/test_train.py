@@ -5,10 +5,27 @@ import pytest
 
 import foreglow as fg
 from foreglow.errors import ForeglowError, ModelError, RunError
+from foreglow.recognition import train as doors
 from foreglow.recognition.context import train as contexts
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.network import train as recognisers
 from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.sky.templates import load_templates
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Little to standardise and to calibrate with, and coarse templates."""
+    for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
+        monkeypatch.setattr(recognisers, name, 2048)
+    coarse = load_templates("mock", 16)
+
+    def templates_of(sky):
+        return coarse if sky == "mock" else load_templates(sky)
+
+    monkeypatch.setattr(doors, "load_templates", templates_of)
+
 
 PLAN = {"epochs": 1, "steps": 2, "batch": 32}
 
@@ -50,9 +67,9 @@ def test_out_or_not_the_same_weights(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"plan": {"regime": "noisy"}}, RunError, "plan: expected regime as a training can have"),
+        ({"plan": {"regime": "noisy"}}, RunError, "plan: expected regime= as a training can have"),
         ({"plan": {"epoch": 3}}, RunError, "expected fields among regime, epochs, .* got epoch"),
-        ({"plan": {"batch": 1}}, RunError, "expected batch as a training can have it, got 1"),
+        ({"plan": {"batch": 1}}, RunError, "expected batch= as a training can have it, got 1"),
         ({"plan": 3}, RunError, "a TrainingPlan, a mapping of its fields or a TOML file, got 3"),
         ({"network": "cnn"}, ModelError, "expected network farsian2020 or foreglow"),
         ({"device": "tpu"}, RunError, "expected device"),

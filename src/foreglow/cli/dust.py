@@ -152,12 +152,19 @@ def dust_train(
     high_kms: High = 17.0,
     nside: MockNside = 256,
     region: HalfSky = "north",
-    network: Annotated[str | None, typer.Option(help="unet (default) or unet_zhang2019.")] = None,
-    members: Annotated[int | None, typer.Option(help="Networks of different seeds (1).")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs (10).")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps an epoch (40).")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="unet or unet_zhang2019.", show_default="unet")
+    ] = None,
+    members: Annotated[
+        int | None, typer.Option(help="Networks from different seeds.", min=1, show_default="1")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, show_default="10")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps an epoch.", min=1, show_default="40")
+    ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Cutouts a step, over all processes (16).")
+        int | None,
+        typer.Option(help="Cutouts a step, over all processes.", min=1, show_default="16"),
     ] = None,
     plan: PlanFile = None,
     seed: Seed = 0,

@@ -101,15 +101,24 @@ def recognize_train(
     ] = "foreglow",
     regime: Annotated[
         str | None,
-        typer.Option(help="conditioned (any noise; default), noiseless, one_noise or many_noise."),
+        typer.Option(
+            help="conditioned (any noise), noiseless, one_noise or many_noise.",
+            show_default="conditioned",
+        ),
     ] = None,
     noise_scale: Annotated[
-        float | None, typer.Option(help="Factor on the noise, for one_noise and many_noise (1).")
+        float | None,
+        typer.Option(
+            help="Factor on the noise, for one_noise and many_noise.", min=0, show_default="1"
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs (20).")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps an epoch (100).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, show_default="20")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps an epoch.", min=1, show_default="100")
+    ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Vectors a step, over all processes (4096).")
+        int | None,
+        typer.Option(help="Vectors a step, over all processes.", min=2, show_default="4096"),
     ] = None,
     plan: PlanFile = None,
     instrument: Annotated[
@@ -145,8 +154,10 @@ def recognize_context(
     out: Annotated[Path, typer.Option(help="Context directory to write.")],
     sky: Sky = "mock",
     network: Annotated[str, typer.Option(help="unet or potts.")] = "unet",
-    epochs: Annotated[int | None, typer.Option(help="Epochs (10).")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of 16 skies an epoch (50).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, show_default="10")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of 16 skies an epoch.", min=1, show_default="50")
+    ] = None,
     plan: PlanFile = None,
     seed: Seed = 0,
     device: Device = "auto",

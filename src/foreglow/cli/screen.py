@@ -64,11 +64,10 @@ def show(
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal; yields what to call with the number done and the number in all."""
-    from rich.progress import Progress
+    from foreglow.compute.progress import bar
 
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with bar(what, console, console.is_terminal) as show:
+        yield show
 
 
 def say(text: str) -> None:

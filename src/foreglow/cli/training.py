@@ -22,8 +22,7 @@ PlanFile = Annotated[
     Path | None,
     typer.Option(
         "--plan",
-        help="TOML file with all of the plan (docs/howto/plans.md), such as width = 64; options "
-        "go before it.",
+        help="TOML file with the rest of the plan (docs/howto/train.md); options go before it.",
     ),
 ]
 

@@ -24,6 +24,7 @@ log = logging.getLogger("foreglow")
 
 _AHEAD = 2  # pieces a worker has in hand or done and not yet fetched: what bounds the memory
 _PATIENCE = "30s"  # for a scheduler to answer
+_LOOK_S = 20.0  # how often to see whether there are workers at all
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -166,6 +167,7 @@ def _spread_over(client: Any, where: str) -> MapFn:
                     waiting.append(client.submit(work, item, pure=False))
                 if not waiting:
                     return
+                _wait_for(client, waiting[0], where)
                 # from the worker that has it, not by way of the scheduler
                 yield client.gather(waiting[0], direct=True)
                 waiting.popleft().release()
@@ -183,6 +185,25 @@ def _spread_over(client: Any, where: str) -> MapFn:
             client.cancel(list(waiting))
 
     return map_fn
+
+
+def _wait_for(client: Any, future: Any, where: str) -> None:
+    """Until a piece of work is done; of processes here none come back when all are gone."""
+    from distributed import wait
+
+    gone = 0
+    while True:
+        try:
+            wait(future, timeout=_LOOK_S)
+        except TimeoutError:
+            gone = gone + 1 if where.startswith("local:") and not client.nthreads() else 0
+            if gone < 2:  # one that was lost is started anew
+                continue
+            raise RunError(
+                f"workers={where!r}: all processes were lost, most often for want of memory, and "
+                "none could be started again; use fewer, or none."
+            ) from None
+        return
 
 
 def _n_threads(client: Any) -> int:

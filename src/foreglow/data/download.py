@@ -12,6 +12,7 @@ from pathlib import Path
 
 import requests
 
+from foreglow.compute.progress import Progress
 from foreglow.data.registry import in_words
 from foreglow.errors import DataError
 
@@ -19,7 +20,6 @@ _LOG = logging.getLogger("foreglow.data")
 _PIECE = 1 << 15  # bytes; a cut loses less than one
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # a server in trouble, not a file that is not there
 
-Progress = Callable[[int, int], None]
 Whole = Callable[[Path], str | None]
 
 

@@ -3,7 +3,6 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.compute.device import pick_device
+from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import MapFn, map_over
 from foreglow.dust import stitch as stitching
 from foreglow.dust import target as targets
@@ -35,8 +35,6 @@ from foreglow.maps.memory import parse_memory
 log = logging.getLogger("foreglow")
 
 _GIVEN = "the dust map given, over the footprint"
-
-Progress = Callable[[int, int], None]
 
 
 def predict_map(
@@ -168,7 +166,7 @@ def predict_dust(
     workers: str | None = None,
     pool: Any = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Shown = None,
 ) -> DustMap:
     """Predict the dust, mean and error in each pixel, from the HI cube of a sky.
 
@@ -213,8 +211,9 @@ def predict_dust(
         In the place of `workers`: of multiprocessing, mpi4py.futures, a client of Dask, ...
     overwrite : bool
         Replace `out`.
-    progress : callable, optional
-        Called with the centres of cutouts done and in all.
+    progress : callable or bool, optional
+        Called with the centres of cutouts done and in all; by default a bar shows them on a
+        terminal or in a notebook, with False nothing does.
 
     Returns
     -------
@@ -255,7 +254,7 @@ def predict_dust(
     target, named = None, ""
     if dust is not None:
         target, named = _read_target(dust, dust_unit, loaded, opened, bool(nest))
-    with map_over(workers, pool) as map_fn:
+    with shown("predict", progress) as show, map_over(workers, pool) as map_fn:
         # what lies in this process is looked at here
         looking = map if opened.path is None else map_fn
         wanted, observed = observed_sky(opened, channels, wanted, looking)
@@ -271,7 +270,7 @@ def predict_dust(
             job = Job(
                 _model_in(folder, model), weights_hash(loaded), str(chosen), sky, plan.sky_bytes
             )
-            stitched = blend(job, where, plan.batch, progress, map_fn)
+            stitched = blend(job, where, plan.batch, show, map_fn)
     calibration, law = from_card(loaded.card)
     if target is not None:
         calibration, law = measure(stitched, target, _GIVEN)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import MapFn, map_over
 from foreglow.errors import MapError
 from foreglow.files import settle
@@ -41,8 +42,6 @@ from foreglow.maps.memory import format_bytes, parse_memory
 
 log = logging.getLogger("foreglow")
 
-Progress = Callable[[int, int], None]
-
 LIBRARIES = 250 << 20  # bytes that Python and the libraries take, measured: 180 MiB and buffers
 _WRITING = 32 << 20  # bytes of chunks on their way to disk
 _ALONE = threading.Lock()  # threads of one worker take turns: files and the memory are one
@@ -61,7 +60,7 @@ def prepare(
     velocity_table: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress = lambda *_: None,
+    progress: Shown = None,
     workers: str | None = None,
     pool: Any = None,
 ) -> HICube:
@@ -99,8 +98,9 @@ def prepare(
         Go on with an interrupted run, if there is one.
     overwrite : bool, optional
         Replace a cube at `out`.
-    progress : callable, optional
-        Called with channels done and in all.
+    progress : callable or bool, optional
+        Called with channels done and in all; by default a bar shows them on a terminal or in a
+        notebook, with False nothing does.
     workers : str, optional
         Where the chunks of channels are done: "local:N", "slurm:FILE" or "tcp://HOST:PORT", see
         `open_workers`. Workers read the files and write the cube themselves; it is the same to the
@@ -153,7 +153,7 @@ def prepare(
         table,
         parse_memory(memory),
     )
-    with map_over(workers, pool) as map_fn:
+    with shown("prepare", progress) as show, map_over(workers, pool) as map_fn:
         source = open_source(recipe)
         try:
             source.validate()
@@ -166,7 +166,7 @@ def prepare(
                     out, source.velocity_kms, source.nside, attributes, settings, chunk
                 )
             _validate_memory(source, recipe.memory, store.chunk)
-            _fill(store, source, partial(_make_chunk, recipe, out.absolute()), progress, map_fn)
+            _fill(store, source, partial(_make_chunk, recipe, out.absolute()), show, map_fn)
         finally:
             source.close()
             open_source.cache_clear()

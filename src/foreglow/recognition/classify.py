@@ -12,6 +12,7 @@ import torch
 from astropy import units as u
 
 from foreglow.compute.device import pick_device
+from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import map_over
 from foreglow.errors import InstrumentError, MapError, RunError
 from foreglow.maps import healpix as hp
@@ -28,7 +29,6 @@ from foreglow.recognition.observation.observations import Observation, validate_
 from foreglow.recognition.observation.streaming import (
     BLOCK,
     LIBRARIES,
-    Progress,
     Source,
     counted,
     file_state,
@@ -73,7 +73,7 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     device: torch.device | str = "auto",
     workers: str | None = None,
     pool: Any = None,
-    progress: Progress | None = None,
+    progress: Shown = None,
 ) -> Classification | ModelCounts:
     """Find the probability of each candidate model in each pixel of Q,U maps.
 
@@ -113,8 +113,9 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         "local:N", "slurm:FILE" or "tcp://HOST:PORT", see `open_workers`; maps and model in files.
     pool : object with a method `map`, optional
         In the place of `workers`: of multiprocessing, mpi4py.futures, a client of Dask, ...
-    progress : callable, optional
-        Called with pixels done and pixels in all.
+    progress : callable or bool, optional
+        Called with pixels done and pixels in all; by default a bar shows them on a terminal or in a
+        notebook, with False nothing does.
 
     Returns
     -------
@@ -130,7 +131,7 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         If workers are asked for maps or a model of this process alone.
     """
     recogniser, file = _chosen(model, device)
-    with map_over(workers, pool) as map_fn:
+    with shown("classify", progress) as progress, map_over(workers, pool) as map_fn:
         bands, pixels = recogniser.instrument, Pixels(nest, frame, convention)
         source = source_of(bands, maps, noise, noise_scale, unit, pixels)
         opened = open_source(source)
@@ -238,7 +239,7 @@ def _watched(
     model: Recogniser,
     parts: Iterable[_Part],
     blocks: Sequence[PixelBlock],
-    progress: Progress | None,
+    progress: Progress,
 ) -> Iterator[Classification]:
     """The parts of a sky as they come, and in the end what is to be said of them."""
     depth, levels = 0.0, Levels.none(model.instrument.n_band)

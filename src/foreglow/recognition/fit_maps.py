@@ -11,6 +11,7 @@ import torch
 from astropy import units as u
 
 from foreglow.compute.device import pick_device
+from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import map_over
 from foreglow.errors import InstrumentError, MapError, ModelError
 from foreglow.maps.blocks import PixelBlock
@@ -32,7 +33,6 @@ from foreglow.recognition.observation.observations import Observation, validate_
 from foreglow.recognition.observation.streaming import (
     BLOCK,
     LIBRARIES,
-    Progress,
     Source,
     counted,
     gather,
@@ -111,7 +111,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     device: torch.device | str = "auto",
     workers: str | None = None,
     pool: Any = None,
-    progress: Progress | None = None,
+    progress: Shown = None,
 ) -> FittedSky | FitCounts:
     """Fit each candidate model to each pixel of Q,U maps, and choose.
 
@@ -156,7 +156,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
-    with map_over(workers, pool) as map_fn:
+    with shown("fit", progress) as progress, map_over(workers, pool) as map_fn:
         bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
         source = source_of(bands, maps, noise, noise_scale, unit, pixels)
         opened = open_source(source)
@@ -221,7 +221,7 @@ def _watched(
     instrument: Instrument,
     parts: Iterable[tuple[FittedSky, Levels]],
     blocks: Sequence[PixelBlock],
-    progress: Progress | None,
+    progress: Progress,
 ) -> Iterator[FittedSky]:
     """The parts of a sky as they come, and in the end what is to be said of them."""
     fitted, levels = False, Levels.none(instrument.n_band)

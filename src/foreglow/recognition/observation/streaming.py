@@ -4,7 +4,7 @@ A worker is told what to open, and keeps it open for the blocks that follow.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from foreglow.compute.progress import Progress
 from foreglow.errors import MapError
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
@@ -24,8 +25,6 @@ from foreglow.sky.instrument import Instrument
 
 BLOCK = 1 << 14  # pixels worked on at a time: what the caches of a processor hold
 LIBRARIES = 500 << 20  # bytes that Python and the libraries take, measured: 440 MiB
-
-Progress = Callable[[int, int], None]
 
 
 class Source(Protocol):
@@ -160,7 +159,7 @@ def _empty_like(array: np.ndarray, n_pix: int) -> np.ndarray:
 
 
 def with_progress(
-    parts: Iterable[_Part], blocks: Iterable[PixelBlock], progress: Progress | None
+    parts: Iterable[_Part], blocks: Iterable[PixelBlock], progress: Progress
 ) -> Iterator[_Part]:
     """Say after each part how many pixels are done."""
     done, n_pix = 0, None
@@ -168,8 +167,7 @@ def with_progress(
         yield part
         n_pix = n_pix or hp.nside2npix(block.nside)
         done += len(block)
-        if progress is not None:
-            progress(done, n_pix)
+        progress(done, n_pix)
 
 
 def counted(parts: Iterable[Any], counts: list[Any]) -> Iterator[Columns]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from foreglow.compute.progress import Progress
 from foreglow.compute.workers import MapFn
 from foreglow.errors import RunError
 from foreglow.files import new_directory, remove_half_written
@@ -23,7 +24,7 @@ from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.memory import release_pages
 from foreglow.recognition.observation.band_noise import validate_noise_scale
 from foreglow.recognition.observation.observations import Observation
-from foreglow.recognition.observation.streaming import Progress, file_state
+from foreglow.recognition.observation.streaming import file_state
 from foreglow.recognition.simulation.skies import SkyRecipe
 from foreglow.sky.instrument import instrument_of
 from foreglow.sky.templates import Templates, load_templates
