@@ -1,4 +1,4 @@
-"""What results of recognition have in common: a plot, an xarray, a table in a notebook."""
+"""What results of recognition share: plot, xarray, table in a notebook, FGBuster's components."""
 
 import html
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,6 +32,31 @@ class _Result(Protocol):
 
 class ShownInNotebooks:
     """The verbs of results that need no more than their columns."""
+
+    def fgbuster_components(
+        self: _Result, curvature: float | None = None, units: str = "K_CMB"
+    ) -> dict[str, list[Any]]:
+        """Make the components of FGBuster for each model that holds in some pixel.
+
+        Parameters
+        ----------
+        curvature, units
+            See `foreglow.recognition.fits.fgbuster.fgbuster_components`.
+
+        Returns
+        -------
+        dict of list
+            By the name of the model; its pixels are those where `best` is its place in `models`.
+
+        Raises
+        ------
+        ForeglowError
+            If FGBuster is not installed.
+        """
+        from foreglow.recognition.fits.fgbuster import fgbuster_components
+
+        present = [name for k, name in enumerate(self.models) if (self.best == k).any()]
+        return {name: fgbuster_components(name, curvature, units) for name in present}
 
     def to_xarray(self: _Result) -> Any:
         """Convert to an xarray Dataset: a variable for each column, of dimension `pixel`, RING.
