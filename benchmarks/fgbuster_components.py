@@ -19,6 +19,7 @@ FREQUENCY_GHZ = np.array(
 )
 VALUES = {"beta_s": -3.1, "curvature": -0.07, "beta_d": 1.6}
 THEIRS = {"beta_pl": "beta_s", "running": "curvature", "beta_d": "beta_d"}
+COMPONENTS = ("cmb", "dust", "synchrotron", "ame")
 REFERENCE_GHZ = {"dust": 353.0, "synchrotron": 23.0, "ame": 30.0}
 
 
@@ -37,18 +38,15 @@ def main() -> None:
         ours = our_spectra(name)
         for units in ("K_RJ", "K_CMB"):
             found = fgbuster_components(name, units=units)
-            for what, component in zip(("cmb", "dust", "synchrotron", "ame"), found, strict=False):
-                spectrum = component.eval(
-                    FREQUENCY_GHZ, *(VALUES[THEIRS[p]] for p in component.params)
-                )
+            for what, component in zip(COMPONENTS, found, strict=False):
+                free = component.params
+                spectrum = component.eval(FREQUENCY_GHZ, *(VALUES[THEIRS[p]] for p in free))
                 expected = ours[what]
                 if units == "K_CMB":
                     at = torch.tensor(REFERENCE_GHZ.get(what, 1e-9), dtype=torch.float64)
                     expected = expected * float(seds.cmb(at)) / cmb
                 apart = np.abs(spectrum / expected - 1).max()
-                print(
-                    f"{name:16s} {units:6s} {what:12s} {', '.join(component.params):20s} {apart:.1e}"
-                )
+                print(f"{name:16s} {units:6s} {what:12s} {', '.join(free):20s} {apart:.1e}")
                 worst = max(worst, float(apart))
     print(f"largest relative difference: {worst:.1e}")
     if not worst < 1e-12:

@@ -183,21 +183,21 @@ def test_a_frame_that_is_not_stated_is_said_once(files, tb):
     assert said[0].filename == __file__
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # healpy's, of matplotlib
 def test_a_result_is_shown(from_file, tmp_path):
     mpl.use("agg")
-    axes = from_file.plot()
-    assert from_file.plot("std", axes=plt.figure().add_subplot(projection="mollweide")) is not axes
-    axes.figure.canvas.draw()
-    plt.close("all")
-    with pytest.raises(ForeglowError, match="which: expected mean, std or cover, got 'sum'"):
+    for column in (None, "DUST_STD", "COVER"):
+        assert from_file.plot(column).get_title() == (column or "DUST")
+        plt.close("all")
+    with pytest.raises(ForeglowError, match="expected a column among DUST, DUST_STD, COVER, got"):
         from_file.plot("sum")
     shown = from_file._repr_html_()
     share = f"<td>{np.isfinite(from_file.mean).mean():.1%}</td>"
     for word in ("<td>uK_RJ</td>", "<td>16</td>", "<td>G</td>", share, "made up"):
         assert word in shown
     table = from_file.to_xarray()
-    np.testing.assert_array_equal(table.dust_std, from_file.std)
-    assert (table.attrs["nside"], table.attrs["ordering"], table.dust.units) == (
+    np.testing.assert_array_equal(table.DUST_STD, from_file.std)
+    assert (table.attrs["nside"], table.attrs["ordering"], table.DUST.units) == (
         16,
         "RING",
         "uK_RJ",
@@ -208,7 +208,7 @@ def test_a_result_is_shown(from_file, tmp_path):
 
 
 def test_without_xarray(from_file, monkeypatch):
-    monkeypatch.setattr("foreglow.dust.results.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(ForeglowError) as told:
         from_file.to_xarray()
     assert str(told.value) == (

@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from foreglow.maps.conventions import angle_to_galactic, turn
-from foreglow.maps.write import Columns, write_maps
+from foreglow.maps.write import Columns
 from foreglow.recognition.fits.choice import Choice
-from foreglow.recognition.shown import ShownInNotebooks
+from foreglow.recognition.shown import ModelTable
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ModelCounts:
 
 
 @dataclass(frozen=True)
-class Classification(ShownInNotebooks):
+class Classification(ModelTable):
     """What was found on a sky, or in a block of its pixels.
 
     Parameters
@@ -93,10 +92,9 @@ class Classification(ShownInNotebooks):
         columns = {f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered}
         return {**columns, "CLASS": (self.best, "")}
 
-    def to_fits(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write one FITS table: `P_<MODEL>` for each model, and `CLASS`."""
-        header = class_header(self.models)
-        write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
+    def header(self) -> dict[str, str]:
+        """Which model has which number in `CLASS`."""
+        return class_header(self.models)
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ class FitCounts:
 
 
 @dataclass(frozen=True)
-class FittedSky(ShownInNotebooks):
+class FittedSky(ModelTable):
     """What the fits say of a sky, or of a block of it; RING, NaN where a pixel was not fitted.
 
     Parameters
@@ -223,7 +221,11 @@ class FittedSky(ShownInNotebooks):
         return self.counts.summary()
 
     def columns(self) -> Columns:
-        """Columns of the table that `to_fits` writes."""
+        """Columns of all models, and of the best one.
+
+        `P_<MODEL>` and `CHI2_<MODEL>` for each model; `CLASS`, `NONE_FITS`, `CONVERGED`;
+        `P_VALUE`; and of the best model `BETA_S`, `BETA_S_ERR`, `C`, `C_ERR`, `CMB_Q`, `CMB_U`.
+        """
         seen, numbered = self.fitted, list(enumerate(self.models))
         flags = {
             name: (np.where(seen, values, -1).astype(np.int16), "")
@@ -243,14 +245,9 @@ class FittedSky(ShownInNotebooks):
             "CMB_U": (self.cmb[1], "uK_CMB"),
         }
 
-    def to_fits(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write one FITS table.
-
-        `P_<MODEL>` and `CHI2_<MODEL>` for each model; `CLASS`, `NONE_FITS`, `CONVERGED`;
-        `P_VALUE`; and of the best model `BETA_S`, `BETA_S_ERR`, `C`, `C_ERR`, `CMB_Q`, `CMB_U`.
-        """
-        header = fit_header(self.models, self.criterion, self.level)
-        write_maps(path, self.columns(), frame=self.frame, header=header, overwrite=overwrite)
+    def header(self) -> dict[str, str | float]:
+        """Which model has which number in `CLASS`, and by what it was chosen."""
+        return fit_header(self.models, self.criterion, self.level)
 
 
 def class_header(models: tuple[str, ...]) -> dict[str, str]:
