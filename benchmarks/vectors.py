@@ -18,8 +18,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
+from foreglow.compute.optimisers import adamw
 from foreglow.compute.random import make_generator
-from foreglow.compute.training import adamw
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.networks import NETWORKS, ForeglowNetwork
 from foreglow.recognition.network.recogniser import Recogniser

@@ -45,6 +45,7 @@ def make_plan(kind, regime="conditioned", epochs=EPOCHS, **changes):
         "batch": 64,
         "fixed_set": fixed,
         "learning_rate": 1.0 if fixed else 2e-3,
+        "optimiser": "adadelta" if fixed else "adamw",
     }
     return TrainingPlan(regime, epochs, **values | changes)
 

@@ -42,7 +42,7 @@ TINY = {
     "separation_problems": ["ame"],
     "separation_noise_scales": [1.0],
     "separation_skies": 3,
-    "farsian2020": {r: _PLAN | {"fixed_set": True} for r in REGIMES},
+    "farsian2020": {r: _PLAN | {"fixed_set": True, "optimiser": "adadelta"} for r in REGIMES},
     "foreglow": {r: _PLAN | {"fixed_set": False} for r in (*REGIMES, "conditioned")},
     "foreglow_template": {"many_noise": _PLAN | {"fixed_set": False}},
 }

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,21 +78,6 @@ class Task:
     optimiser: Callable[[Any, int], Any]
     best: str = "accuracy"
     clip: bool = False
-
-
-def adamw(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, Any]:
-    """AdamW; the learning rate rises over a tenth of the steps, then falls as a cosine."""
-    optimiser = torch.optim.AdamW(
-        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=1e-3
-    )
-    rise = max(1.0, 0.1 * total_steps)
-
-    def factor(step: int) -> float:
-        fall = 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
-        return min((step + 1) / rise, 1.0) * fall
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
-    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def fit(

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from foreglow.compute.device import pick_device
+from foreglow.compute.optimisers import adamw
 from foreglow.compute.precision import arithmetic, validate_precision
 from foreglow.compute.processes import ALONE, Processes, run_on_all_ranks
 from foreglow.compute.random import make_generator
-from foreglow.compute.training import History, Schedule, Task, adamw, fit
+from foreglow.compute.training import History, Schedule, Task, fit
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
 from foreglow.dust.folds import held_out, held_out_member
 from foreglow.dust.inputs import PAPER_RANGE_KMS, DustSky, SkySource

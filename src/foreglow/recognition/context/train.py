@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from foreglow.compute.optimisers import adamw
 from foreglow.compute.random import make_generator
-from foreglow.compute.training import History, Schedule, Task, adamw, fit
+from foreglow.compute.training import History, Schedule, Task, fit
 from foreglow.maps.faces import face_order
 from foreglow.plans import Count, Positive
 from foreglow.recognition.context.layouts import BlobLaw

@@ -11,10 +11,11 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from foreglow.compute.device import threads_for
+from foreglow.compute.optimisers import adamw, muon
 from foreglow.compute.precision import arithmetic
 from foreglow.compute.processes import ALONE, Processes
 from foreglow.compute.random import make_generator
-from foreglow.compute.training import History, Schedule, Task, adamw, fit
+from foreglow.compute.training import History, Schedule, Task, fit
 from foreglow.plans import Count, NotNegative, Positive
 from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.calibration import expected_calibration_error, fit_temperature
@@ -49,7 +50,11 @@ class TrainingPlan:
         Draw `steps * batch` vectors once and see them every epoch, with a further fifth of the
         whole held for validation, as the paper does; else every batch is fresh. The set is
         drawn again from its seeds, never stored.
+    optimiser : str
+        `adamw` and `muon` anneal the learning rate: it rises, then falls as a cosine to zero.
+        `adadelta` keeps it, as the paper does.
     learning_rate : float
+        The highest. Of `muon` that of the hidden layers, ten times that of all else.
     noise_scale : float
         Factor on the instrument's noise, for `one_noise` and `many_noise`.
     noise_range : tuple of float
@@ -65,6 +70,7 @@ class TrainingPlan:
     steps: Count = 100
     batch: Annotated[int, Field(ge=2)] = 4096
     fixed_set: bool = False
+    optimiser: Literal["adamw", "muon", "adadelta"] = "adamw"
     learning_rate: Positive = 2e-3
     noise_scale: NotNegative = 1.0
     noise_range: tuple[Positive, Positive] = (5e-4, 4.0)
@@ -75,7 +81,7 @@ class TrainingPlan:
     def usual(cls, network: str) -> "TrainingPlan":
         """How a network is trained where nothing else is said: the paper's as in the paper."""
         if network == "farsian2020":
-            return cls(fixed_set=True, learning_rate=1.0)
+            return cls(fixed_set=True, optimiser="adadelta", learning_rate=1.0)
         return cls()
 
     @property
@@ -224,7 +230,9 @@ def _task(
         return {"loss": value, **_accuracy(logits, vectors.label)}
 
     def optimiser(parameters: Any, total_steps: int) -> Any:
-        if isinstance(network, ForeglowNetwork):
+        if plan.optimiser == "muon":
+            return muon(network, plan.learning_rate, total_steps)
+        if plan.optimiser == "adamw":
             return adamw(parameters, plan.learning_rate, total_steps)
         # Keras's Adadelta: rho 0.95, epsilon 1e-7
         return torch.optim.Adadelta(parameters, lr=plan.learning_rate, rho=0.95, eps=1e-7)
