@@ -76,7 +76,7 @@ def test_the_command_is_one_for_a_shell(monkeypatch):
         ("PIL", "report", "reproduce zhang2019 --out {out}"),
         ("lightning", "train", "reproduce farsian2020 --out {out}"),
         ("matplotlib", "report", "demo --out {out}"),
-        ("distributed", "cluster", "dust prepare --cube hi.fits --workers local:1 --out {out}"),
+        ("distributed", "cluster", "reproduce zhang2019 --workers local:1 --out {out}"),
         ("pysm3", "pysm", "recognize simulate --sky pysm:s1,d1,a2 --out {out}"),
     ],
 )  # fmt: skip

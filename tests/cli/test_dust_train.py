@@ -84,10 +84,6 @@ def test_on_own_files(run, tmp_path, own):
             ("--sky", "mock", "--plan", "no.toml"),
             "no.toml: expected the plan of a training",
         ),
-        (
-            ("--sky", "mock", "--epochs", 0),
-            "--epochs",
-        ),
         (("--sky", "mock", "--nside", 20), "20"),
         (("--sky", "mock", "--low", 20), "from a lower to a higher velocity"),
         (("--sky", "mock", "--device", "tpu"), "expected device auto, cpu or cuda"),

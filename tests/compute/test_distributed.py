@@ -226,7 +226,7 @@ def test_batch_that_cannot_be_shared():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Processes(0), "expected one device and one node or more, got --devices 0"),
+        (Processes(0), "expected one device and one node or more, got devices=0"),
         (Processes(2, 2), "start it on all of them by srun or torchrun"),
     ],
 )

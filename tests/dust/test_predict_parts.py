@@ -163,7 +163,7 @@ def test_the_plan_keeps_to_the_memory(files):
     spare = wide.sky_bytes - most * bytes_a_tile(2048, 10)
     assert spare > 0
     assert make_plan(model, 2048, where, (4 << 30) - spare - 1, CPU).batch < wide.batch == 16
-    with pytest.raises(MapError, match=r"a map of Nside 2048, .* got 2.00 GiB; allow more"):
+    with pytest.raises(MapError, match=r"a map of Nside 2048, .* got 2.00 GiB; give more memory="):
         make_plan(model, 2048, where, 2 << 30, CPU)
 
 

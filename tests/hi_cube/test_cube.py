@@ -158,7 +158,7 @@ def test_name_taken(cube, maps, tmp_path):
         write_cube(cube.path, VELOCITY, maps, NSIDE, 16.2, "test")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
-    with pytest.raises(MapError, match="got something else, which --overwrite will not delete"):
+    with pytest.raises(MapError, match="got something else, which overwrite=True will not delete"):
         write_cube(tmp_path / "mine", VELOCITY, maps, NSIDE, 16.2, "test", overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").exists()
 

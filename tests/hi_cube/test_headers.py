@@ -111,7 +111,7 @@ def test_what_to_set_is_in_the_hdu_of_the_image(tmp_path):
 def test_numbers_that_either_unit_would_suit_are_asked_for(look):
     with pytest.raises(MapError, match=r"for channels 70 wide; .*value=UNIT") as refused:
         look(CUNIT3=None, CDELT3=70.0)
-    assert "--velocity-table" in str(refused.value)
+    assert "velocity_table=" in str(refused.value)
 
 
 # ---- velocities ------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ OPTICAL = {"CRVAL3": -3000.0, "CRPIX3": 1.0, **REST}
 )
 @pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning")
 def test_other_axes_are_read_by_the_table_of_the_message(look, tmp_path, cards, monkeypatch):
-    with pytest.raises(MapError, match="--velocity-table") as refused:
+    with pytest.raises(MapError, match="velocity_table=") as refused:
         look(**cards)
     monkeypatch.chdir(tmp_path)
     exec(str(refused.value).partition("Python makes it: ")[2])

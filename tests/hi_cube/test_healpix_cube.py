@@ -141,7 +141,7 @@ def test_a_spectrum_a_row_of_some_pixels(maps, tmp_path, table):
 
 def test_spectra_without_velocities_are_told_what_they_are(maps, tmp_path):
     path = spectra(tmp_path / "c.fits", maps)
-    with pytest.raises(MapError, match=f"got none for {N} channels; .* --velocity-table"):
+    with pytest.raises(MapError, match=f"got none for {N} channels; .* velocity_table="):
         prepare([path], tmp_path / "c.zarr")
     report = check_file(path)
     assert report.what.startswith(f"an HI cube of {N} channels, a spectrum in each row")

@@ -47,7 +47,7 @@ FRAME = r"from the local standard of rest"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"CTYPE3": "FREQ", "CUNIT3": "Hz"}, r"got one of frequency \(FREQ\); .*--velocity-table"),
+        ({"CTYPE3": "FREQ", "CUNIT3": "Hz"}, r"got one of frequency \(FREQ\); .*velocity_table="),
         ({"CTYPE3": "WAVE", "CUNIT3": "m"}, r"got one of wavelength \(WAVE\)"),
         ({"CTYPE3": "VOPT"}, OPTICAL + r" \(VOPT\); write the radio velocity"),
         ({"CTYPE3": "VOPT-F2W"}, OPTICAL),
@@ -86,8 +86,8 @@ def test_headers(refuse, data, tmp_path, changes, message):
 def test_a_unit_for_a_cube_without_one(refuse, data, tmp_path):
     bare = write_fits(tmp_path / "c.fits", data, header(BUNIT=None))
     stated = write_fits(tmp_path / "s.fits", data, header())
-    refuse("expected --unit K or mK, got 'Jy'", bare, unit="Jy")
-    refuse("--unit to agree with BUNIT = 'K', got 'mK'", stated, unit="mK")
+    refuse("expected unit='K' or 'mK', got 'Jy'", bare, unit="Jy")
+    refuse("unit= to agree with BUNIT = 'K', got 'mK'", stated, unit="mK")
     cube = prepare([bare], tmp_path / "out.zarr", nside=8, unit="mK")
     whole = prepare([stated], tmp_path / "k.zarr", nside=8, unit="K")
     np.testing.assert_allclose(cube.channel(0), 1e-3 * whole.channel(0), rtol=1e-6)
@@ -136,8 +136,12 @@ def test_options(refuse, data, tmp_path):
     refuse("an Nside that is a power of two, got 100", path, nside=100)
     refuse("channels from 50 to inf km/s, got a cube from -3 to -0.42", path, low_kms=50)
     refuse("memory as '2 GiB' or '500 MiB', got 'much'", path, memory="much")
-    refuse("for 1 channel of Nside 8 at a time, .* got 20.00 MiB; allow more", path, memory="20MiB")
-    refuse("--beam to agree with the header, which says 16.24 arcmin, got 9", path, beam_arcmin=9)
+    refuse(
+        "for 1 channel of Nside 8 at a time, .* got 20.00 MiB; give more memory=",
+        path,
+        memory="20MiB",
+    )
+    refuse("beam_arcmin= to agree with the header, which says 16.24 arcmin, got 9", path, beam_arcmin=9)
     refuse("a velocity in km/s on each line", path, velocity_table=path)
     refuse(r"a beam \(FWHM, arcmin\) above zero, got -1; give the beam", path, beam_arcmin=-1)
     small = write_fits(tmp_path / "small.fits", data, hi4pi_header(SHAPE, 0.1))
@@ -151,7 +155,7 @@ def test_output(data, tmp_path):
     prepare([path], tmp_path / "c.zarr", nside=8)
     with pytest.raises(MapError, match="a name that is free, got one that exists already"):
         prepare([path], tmp_path / "c.zarr", nside=8)
-    with pytest.raises(MapError, match="something else, which --overwrite will not delete"):
+    with pytest.raises(MapError, match="something else, which overwrite=True will not delete"):
         prepare([path], tmp_path / "mine", nside=8, overwrite=True)
     assert prepare([path], tmp_path / "c.zarr", nside=4, overwrite=True).nside == 4
 
@@ -195,9 +199,9 @@ def test_healpix_maps(refuse, tmp_path):
     refuse("one Nside and ordering, got Nside 8 RING .*; Nside 16 RING in", a, fine, nside=None)
     refuse("one Nside and ordering, got .*; Nside 8 NESTED in", a, nested)
     refuse(r"Galactic coordinates \(COORDSYS = G\), got C", a, celestial)
-    refuse(r"\(TUNIT of TB = K\), got none; .*--unit K", a, bare)
+    refuse(r"\(TUNIT of TB = K\), got none; .*unit='K'", a, bare)
     refuse("the velocity of each channel, .*, got none for 2 channels; write them", a, none)
-    refuse("expected the Nside of the maps, 8, got --nside 16; leave it out", a, nside=16)
+    refuse("expected the Nside of the maps, 8, got nside=16; leave it out", a, nside=16)
     write_maps(tmp_path / "two.fits", dict.fromkeys("AB", (ones, "K")), frame="G")
     refuse("one channel in each of several files, got 2, columns A, B", a, tmp_path / "two.fits")
     hp.write_map(tmp_path / "six.fits", np.ones(432), column_units="K", dtype=np.float32)

@@ -324,7 +324,7 @@ def test_a_sky_of_ones_own(own_sky):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "expected --sky mock or a directory with sky.toml, but .* does not exist"),
+        (None, "expected sky='mock' or a directory with sky.toml, but .* does not exist"),
         ("[hydrogen", "is not valid TOML"),
         ('[dust_intensity]\nfile = "dust.fits"', r"expected a table \[hydrogen\].*velocity cube"),
         ('[hydrogen]\nfile = "dust.fits"', "expected under .hydrogen. a velocity cube.*no velocit"),

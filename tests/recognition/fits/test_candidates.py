@@ -31,7 +31,8 @@ def test_models_by_problem_or_by_name():
     assert models_of("four") == PROBLEMS["four"]
     assert models_of("power_law, two_temperatures") == ("power_law", "two_temperatures")
     for wrong in ("power_law", "power_law,power_law", "power_law,bent", "five", ""):
-        with pytest.raises(ForeglowError, match=f"models power_law, .*, got '{wrong}'"):
+        got = ", ".join(name.strip() for name in wrong.split(","))
+        with pytest.raises(ForeglowError, match=f"models power_law, .*, got '{got}'"):
             models_of(wrong)
 
 

@@ -239,7 +239,7 @@ def test_refuses_a_file_for_a_folder(tmp_path, sky, instrument):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"models": "three"}, "expected problem curvature, ame, four, or .* got 'three'"),
+        ({"models": "three"}, "expected models curvature, ame, four, or .* got 'three'"),
         ({"layout": "stripes"}, "expected a layout"),
         ({"layout": "halves"}, "holds 2 classes, got 4"),
         ({"layout": "single:4"}, "expected a class from 0 to 3"),
