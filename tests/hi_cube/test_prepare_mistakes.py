@@ -141,7 +141,9 @@ def test_options(refuse, data, tmp_path):
         path,
         memory="20MiB",
     )
-    refuse("beam_arcmin= to agree with the header, which says 16.24 arcmin, got 9", path, beam_arcmin=9)
+    refuse(
+        "beam_arcmin= to agree with the header, which says 16.24 arcmin, got 9", path, beam_arcmin=9
+    )
     refuse("a velocity in km/s on each line", path, velocity_table=path)
     refuse(r"a beam \(FWHM, arcmin\) above zero, got -1; give the beam", path, beam_arcmin=-1)
     small = write_fits(tmp_path / "small.fits", data, hi4pi_header(SHAPE, 0.1))
