@@ -46,7 +46,7 @@ from foreglow.sky.instrument import Instrument, load_instrument
 
 # of a block, for each Stokes and band: what a fit holds, what is kept of each, and what a fit holds
 # besides where the noise of Q and U differs; measured
-_BYTES_A_VALUE, _BYTES_A_MODEL, _BYTES_UNLIKE = 500, 60, 500
+_BYTES_A_VALUE, _BYTES_A_MODEL, _BYTES_UNLIKE = 500, 60, 600
 
 
 @dataclass(frozen=True)

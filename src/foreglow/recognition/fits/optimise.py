@@ -17,9 +17,9 @@ from foreglow.sky.bandpass import Bands
 
 BATCH = 16384  # pixels in flight on each thread: more leave the cache, fewer share less of the work
 CHUNK = 2 * BATCH  # pixels of a thread's piece of work
-_JOINT = 4  # times as much is held of a pixel where the noise of Q and U differs
+JOINT_BATCH = 1024  # where the noise of Q and U differs, which takes more of the cache
 _LEAST = 1024  # the smallest piece that is worth a thread
-GPU_BATCH = 262144  # both of a GPU
+GPU_BATCH, GPU_JOINT_BATCH = 262144, 65536
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Ten
     result = _empty(model, len(data), data.device)
 
     on_cpu, threads = data.device.type == "cpu", torch.get_num_threads()
-    chunk, batch = (CHUNK, BATCH) if on_cpu else (GPU_BATCH, GPU_BATCH)
+    chunk = CHUNK if on_cpu else GPU_BATCH
+    batch = (BATCH, JOINT_BATCH) if on_cpu else (GPU_BATCH, GPU_JOINT_BATCH)
+    batch = batch[noise.ndim == 3]
     if on_cpu:  # few pixels are shared evenly
         chunk = min(chunk, max(_LEAST, -(-len(data) // threads)))
-    if noise.ndim == 3:
-        batch //= _JOINT
 
     def work(start: int) -> None:
         part = slice(start, start + chunk)
