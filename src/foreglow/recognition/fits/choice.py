@@ -168,7 +168,8 @@ def choose(
     ModelError
         If a model does not exist.
     ShapeError
-        If the shapes do not agree, or an observed noise is not above zero or no covariance.
+        If the shapes do not agree, an observed rms is not above zero, or an observed covariance is
+        not positive definite.
     """
     fits = tuple(fit(candidate(name, curvature), frequency_ghz, data, noise) for name in models)
     evidence = [

@@ -80,7 +80,8 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Ten
     Raises
     ------
     ShapeError
-        If the shapes do not agree, or an observed noise is not above zero or no covariance.
+        If the shapes do not agree, an observed rms is not above zero, or an observed covariance is
+        not positive definite.
 
     References
     ----------
