@@ -185,7 +185,11 @@ MISTAKES = {
     ),
     "three rows of noise": (
         lambda a: a, {"noise": {"11": np.ones((3, 3072)) * pysm_units.uK_RJ}}, ShapeError,
-        "give the rows of Q and of U",
+        r"noise of 11: expected noise of .* or \(3, n_pix\) of QQ, QU and UU .* in uK_RJ; give the",
+    ),
+    "four rows of noise": (
+        lambda a: a, {"noise": {"11": np.ones((4, 3072)) * pysm_units.uK_RJ**2}}, ShapeError,
+        r"got \(4, 3072\) in uK_RJ2; give the rows of Q and of U, or their covariance",
     ),
     "a path": (lambda a: "maps.fits", {}, InstrumentError, "a mapping of band to file or array"),
     "frame": (lambda a: a, {"frame": "X"}, MapError, "expected a frame G"),

@@ -1,5 +1,6 @@
 """A user's maps to fits: FITS gives what the arrays give, in every convention and coverage."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import healpy as hp
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.io import fits
+from pysm3 import units as pysm_units
 from typer.testing import CliRunner
 
 from foreglow import cli
@@ -140,6 +142,46 @@ def test_a_noise_map_of_part_of_the_sky(instrument, files, tmp_path):
         some, instrument, models=CURVATURE, noise={"40": tmp_path / "noise.fits"}, noise_scale=0.1
     )
     np.testing.assert_array_equal(got.fitted, np.arange(N_PIX) >= 100)
+
+
+def test_the_noise_of_q_and_u_is_used_as_it_comes(instrument, sky, files, tmp_path):
+    """Covariances in files, in arrays and on workers: what the fits of arrays make of them."""
+    rng = np.random.default_rng(0)
+    q, u = 0.3 * sky.sigma[4] * rng.uniform(0.5, 2, (2, N_PIX))
+    covariance = np.stack([q**2, rng.uniform(-0.9, 0.9, N_PIX) * q * u, u**2])
+    columns = {name: (row, "uK_RJ^2") for name, row in zip("ABC", covariance, strict=True)}
+    write_maps(tmp_path / "n.fits", columns, frame="G")
+    options = {"models": CURVATURE, "noise_scale": 0.1}
+    said = {"60": f"{tmp_path / 'n.fits'}[A,B,C] as covariance"}
+    found = fit(files, instrument, noise=said, **options)
+    whole = np.zeros((N_PIX, 3, 17))
+    whole[:, ::2] = np.float32(sky.sigma).astype(float) ** 2
+    whole[:, :, 4] = covariance.T
+    frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+    data = torch.from_numpy(np.ascontiguousarray(np.moveaxis(sky.data, 2, 0)))
+    wanted = choose(CURVATURE, frequency, data, torch.from_numpy(whole))
+    np.testing.assert_allclose(found.probability.T, wanted.probability(), atol=1e-5)
+    np.testing.assert_allclose(found.chi2.T, wanted.chi2, rtol=1e-5)
+    for noise, more in (
+        ({"60": covariance * pysm_units.uK_RJ**2}, {"frame": "G", "convention": "COSMO"}),
+        (said, {"pool": ThreadPoolExecutor(1)}),
+    ):
+        again = fit(files, instrument, noise=noise, **options, **more)
+        np.testing.assert_array_equal(again.probability, found.probability)
+        np.testing.assert_array_equal(again.chi2, found.chi2)
+    fit(files, instrument, noise=said, out=tmp_path / "out.fits", memory="2 GiB", **options)
+    stored = fits.getdata(tmp_path / "out.fits", 1)["CHI2_CURVED"].ravel()
+    np.testing.assert_array_equal(stored, found.chi2[1])
+
+
+def test_memory_counts_covariances(instrument, files, tmp_path):
+    columns = {"A": (np.full(N_PIX, 1.0), "uK_RJ^2"), "B": (np.full(N_PIX, 2.0), "uK_RJ^2")}
+    write_maps(tmp_path / "n.fits", columns, frame="G")
+    alike, unlike = (f"{tmp_path / 'n.fits'}[{names}] as variance" for names in ("A", "A,B"))
+    options = {"models": CURVATURE, "out": tmp_path / "out.fits", "memory": "1000 MiB"}
+    with pytest.raises(MapError, match=r"expected memory of 1.12 GiB or more, got 0.98 GiB"):
+        fit(files, instrument, noise={"60": unlike}, noise_scale=0.1, **options)
+    fit(files, instrument, noise={"60": alike}, noise_scale=0.1, **options)
 
 
 def test_cmb_comes_back_in_the_frame_of_the_maps(instrument, sky, files, found, tmp_path):

@@ -72,7 +72,9 @@ NoiseOfBands = Annotated[
     typer.Option(
         help="BAND=FILE, where needed with columns, and what they hold: BAND='FILE[WEI_Q,WEI_U] as "
         "inverse variance in mK_CMB^-2', '... as variance in mK_CMB^2', '... as rms in mK_CMB' or "
-        "'... as hits of 1.2 mK_CMB' (the rms of one); else BAND='36 uK_CMB arcmin' or "
+        "'... as hits of 1.2 mK_CMB' (the rms of one); the covariance of Q and U as "
+        "BAND='FILE[QQ,QU,UU] as covariance in mK_CMB^2', '... as inverse covariance in mK_CMB^-2' "
+        "or '... as hits of 1.4 mK_CMB' (WMAP's matrix); else BAND='36 uK_CMB arcmin' or "
         "BAND='0.5 uK_CMB' (a pixel); others: the instrument's."
     ),
 ]

@@ -18,6 +18,13 @@ from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import warn_assumed
 from foreglow.maps.table import Table
 
+# of an array of which so many rows are taken: what to say, and how many it may have
+_SHAPES = {
+    1: ("(n_pix,)", (1,)),
+    2: ("(2, n_pix) of Q and U or (3, n_pix) of I, Q and U", (2, 3)),
+    3: ("(3, n_pix) of QQ, QU and UU", (3,)),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class GivenArray:
@@ -82,8 +89,8 @@ class GivenArray:
                 f"{self.name}: expected numbers, got {values.dtype}; give an array of float32 or "
                 "float64"
             )
-        expected = "(2, n_pix) of Q and U or (3, n_pix) of I, Q and U" if n == 2 else "(n_pix,)"
-        if values.ndim != 2 or values.shape[0] not in ((2, 3) if n == 2 else (1,)):
+        expected, allowed = _SHAPES[n]
+        if values.ndim != 2 or values.shape[0] not in allowed:
             raise ShapeError(
                 f"{self.name}: expected an array of shape {expected}, got {np.shape(bare)}; give "
                 "one map for each Stokes parameter, pixels last"

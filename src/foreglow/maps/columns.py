@@ -192,6 +192,32 @@ def find_noise(table: Table) -> list[int]:
     )
 
 
+def find_covariance(table: Table) -> list[int]:
+    """Numbers of the columns QQ, QU and UU of a covariance or its inverse.
+
+    Raises
+    ------
+    MapError
+        If there are none, or several of one.
+    """
+    kinds = ("variance", "inverse variance", "matrix")
+    mine = [i for i, m in meanings(table).items() if m.kind in kinds]
+    called = {i: stokes_of_product(table.columns[i].name or "") for i in mine}
+    found = [[i for i in mine if called[i] == stokes] for stokes in ("Q", "QU", "U")]
+    if all(len(one) == 1 for one in found):
+        return [one[0] for one in found]
+    raise MapError(
+        f"{table.path}: expected columns of QQ, QU and UU, such as QQ_COV, QU_COV and UU_COV, got "
+        f"columns {table.listing}; name them in this order, "
+        f"{table.path.name}[QQ_COLUMN,QU_COLUMN,UU_COLUMN]"
+    )
+
+
+def stokes_of_product(name: str) -> str:
+    """What the name of a column of a covariance says: "Q" of QQ, "U" of UU, "QU" of QU and UQ."""
+    return "".join(sorted(set(meaning_of(name).stokes)))
+
+
 def find_one_noise(table: Table, letter: str) -> int:
     """Number of the column of noise in a file of that of Q, or of U, alone."""
     named = meanings(table)

@@ -76,6 +76,15 @@ def turn(qu: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return np.stack([qu[0] * cos - qu[1] * sin, qu[0] * sin + qu[1] * cos])
 
 
+def turn_covariance(covariance: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Covariances QQ, QU, UU (3, n) of Q,U that are turned by angles (n,) [rad], see `turn`."""
+    half, qu = 0.5 * (covariance[0] - covariance[2]), covariance[1]
+    mean = 0.5 * (covariance[0] + covariance[2])
+    cos, sin = np.cos(2 * angle), np.sin(2 * angle)
+    stretch = half * cos - qu * sin
+    return np.stack([mean + stretch, half * sin + qu * cos, mean - stretch])
+
+
 def to_uk_rj_factor(unit: str, frequency_ghz: float) -> float:
     """Factor from `unit` to uK_RJ at a frequency, for a delta-function band.
 

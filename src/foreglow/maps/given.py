@@ -9,7 +9,7 @@ import numpy as np
 from foreglow.errors import MapError
 from foreglow.maps.conventions import canonical_unit
 
-_KIND = r"rms|inverse\s+variance|variance|hits(?:\s+of\s+(?P<sigma0>.+?))?"
+_KIND = r"rms|inverse\s+(?:co)?variance|(?:co)?variance|hits(?:\s+of\s+(?P<sigma0>.+?))?"
 _OF_KIND = re.compile(rf"(?P<files>.+?)\s+as\s+(?P<kind>{_KIND})")
 _IN_UNIT = re.compile(r"(?P<rest>.+)\s+in\s+(?P<unit>.+?)")
 _NUMBER_AND_UNIT = re.compile(r"([0-9.eE+-]+)\s*(.+)")
@@ -26,7 +26,8 @@ class GivenFile:
     columns : tuple of tuple of str
         Those named, of each file; empty where none is.
     kind : str
-        Of noise: "rms", "variance", "inverse variance", "hits"; "" where it was not said.
+        Of noise: "rms", "variance", "inverse variance", "covariance", "inverse covariance", "hits";
+        "" where it was not said.
     sigma0 : float or None
         Rms of one hit, in `unit`.
     unit : str or None

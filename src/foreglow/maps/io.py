@@ -124,7 +124,7 @@ def open_polarisation_map(
         table = given.table("QU")
         part = FilePart.of(table, [0, 1])
         unit = signal_unit(table.path, part.columns, unit)
-        return PolarisationMap((part,), unit, _is_iau(table))
+        return PolarisationMap((part,), unit, is_iau(table))
     given = GivenFile.of(given)
     if given.kind:
         raise MapError(
@@ -145,7 +145,7 @@ def open_polarisation_map(
     columns = [column for part in parts for column in part.columns]
     validate_numbers(given.paths[0], columns)
     unit = signal_unit(given.paths[0], columns, given.unit or unit)
-    return PolarisationMap(parts, unit, _is_iau(tables[-1]))  # the sign is that of U
+    return PolarisationMap(parts, unit, is_iau(tables[-1]))  # the sign is that of U
 
 
 def open_intensity_map(path: str | Path, unit: str | None = None) -> IntensityMap:
@@ -256,7 +256,19 @@ def _intensity_part(path: str | Path) -> FilePart:
     return FilePart.of(table, [number])
 
 
-def _is_iau(table: Table) -> bool:
+def is_iau(table: Table) -> bool:
+    """Whether U, and so QU, has the sign of the IAU convention, by the header.
+
+    Raises
+    ------
+    MapError
+        If the header states something else than COSMO or IAU, or both.
+
+    Warns
+    -----
+    MapWarning
+        If it states none: taken as COSMO.
+    """
     stated = {key: text for key in _CONVENTION if (text := table.keyword(key))}
     if len(set(stated.values()) | {"COSMO", "IAU"}) > 2 or len(set(stated.values())) > 1:
         listing = ", ".join(f"{key} = {text!r}" for key, text in stated.items())

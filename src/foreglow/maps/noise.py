@@ -1,10 +1,10 @@
-"""Maps of noise: rms, variances, inverse variances or hits, read as the rms of Q and U.
+"""Maps of noise: rms, covariances, their inverses or hits, read as rms or covariance of Q and U.
 
 What a column holds is known by its unit, by its name, or because the user says so; where these
-say nothing or contradict each other, it is asked for.
+say nothing or contradict each other, it is asked for (`noise_kinds`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,42 +16,33 @@ from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, ring_numbers
 from foreglow.maps.columns import (
     NOISE_KINDS,
+    find_covariance,
     find_named,
     find_noise,
     find_one_noise,
     meaning_of,
     meanings,
+    stokes_of_product,
 )
-from foreglow.maps.conventions import (
-    UNITS,
-    canonical_unit,
-    power_of_unit,
-    unit_is_understood,
-    warn_assumed,
-)
+from foreglow.maps.conventions import UNITS, canonical_unit, power_of_unit, warn_assumed
 from foreglow.maps.given import GivenFile
-from foreglow.maps.io import validate_numbers
+from foreglow.maps.io import is_iau, validate_numbers
+from foreglow.maps.noise_kinds import KIND_OF_POWER, kind_of_columns, unit_of_rms
 from foreglow.maps.stored import FilePart, StoredMap
-from foreglow.maps.table import Column, Table, open_table
+from foreglow.maps.table import Table, open_table
 
-_POWERS = {"rms": 1, "variance": 2, "inverse variance": -2}
-_KIND_OF_POWER = {power: kind for kind, power in _POWERS.items()}
-_COUNTS = ("counts", "count", "ct", "hits", "hit", "samples", "observations", "obs", "number")
-_WAYS = {
-    "rms": "rms in mK_CMB",
-    "variance": "variance in mK_CMB^2",
-    "inverse variance": "inverse variance in mK_CMB^-2",
-    "hits": "hits of 1.2 mK_CMB",  # the rms of one
-}
 _SAMPLE = 1 << 14  # pixels looked at to say what a map is like
 _OFTEN = 0.1  # of the pixels
 _UNEQUAL = 1.25  # rms of Q over that of U, or the reverse
 _CORRELATED = 0.1
+_SINGULAR = 1e-6  # of QQ times UU: less of a determinant is rounding of single precision
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseMap(StoredMap):
-    """A map of noise opened for streaming; attributes as in `StoredMap`, and two more.
+    """A map of noise opened for streaming; attributes as in `StoredMap`, and some more.
+
+    Its columns are those of Q and U, or QQ, QU and UU.
 
     Attributes
     ----------
@@ -61,10 +52,18 @@ class NoiseMap(StoredMap):
         What the columns hold, one of `foreglow.maps.columns.NOISE_KINDS`.
     sigma0 : float or None
         Rms of one hit, in `unit`.
+    flip_u : bool
+        QU is of the IAU convention, so `read_covariance` changes its sign.
     """
 
     kind: str = "rms"
     sigma0: float | None = None
+    flip_u: bool = False
+
+    @property
+    def alike(self) -> bool:
+        """Whether one column counts for both Q and U."""
+        return len(self.parts) == 1 and len({column.name for column in self.columns}) == 1
 
     def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
         """Noise rms of Q and U of some pixels; a one-column file gives both the same.
@@ -75,9 +74,11 @@ class NoiseMap(StoredMap):
         Raises
         ------
         MapError
-            As `PolarisationMap.read`, and if an observed rms or variance is zero or negative, or
-            a weight negative.
+            As `PolarisationMap.read`, and if an observed rms or variance is zero or negative, a
+            weight negative, or a covariance not positive definite.
         """
+        if len(self.columns) == 3:
+            return np.sqrt(self.read_covariance(pixels)[[0, 2]])
         values = self._read(pixels)
         counts = self.kind in ("inverse variance", "hits")
         bad = ((values < 0) if counts else (values <= 0)).any(axis=0)
@@ -89,10 +90,55 @@ class NoiseMap(StoredMap):
                 f"{bad.sum()} of {bad.size} {below} zero in this block, the first at RING "
                 f"pixel {first}; mark unobserved pixels as UNSEEN ({hp.UNSEEN})"
             )
-        return self.rms_of(values)
+        return self._rms_of(values)
 
-    def rms_of(self, values: np.ndarray) -> np.ndarray:
-        """The rms that stored values, (column, n), stand for; NaN in all where one has none."""
+    def read_covariance(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
+        """Noise covariance of Q and U of some pixels; QU is 0 where the file has none.
+
+        Returns
+        -------
+        ndarray, float64, shape (3, n)
+            QQ, QU, UU in COSMO and in `unit` squared; NaN where `read` is, and where hits or an
+            inverse covariance leave a combination of Q and U unmeasured.
+
+        Raises
+        ------
+        MapError
+            As `read`.
+        """
+        if len(self.columns) == 2:
+            return _diagonal(self.read(pixels))
+        values = self._read(pixels).astype(np.float64)
+        qq, qu, uu = values
+        determinant, most = qq * uu - qu**2, qq * uu
+        positive = (qq > 0) & (uu > 0) & (determinant > _SINGULAR * most)
+        if self.kind != "variance":
+            singular = (qq >= 0) & (uu >= 0) & (np.abs(determinant) <= _SINGULAR * most)
+            values[:, singular] = np.nan
+        bad = ~positive & np.isfinite(values[0])
+        if bad.any():
+            raise MapError(
+                f"{self.path}: expected a positive definite matrix of {self._names} in every "
+                f"observed pixel, got {bad.sum()} of {bad.size} that are not in this block, the "
+                f"first at RING pixel {ring_numbers(pixels)[bad.argmax()]}; give QQ, QU and UU in "
+                f"this order, and mark unobserved pixels as UNSEEN ({hp.UNSEEN})"
+            )
+        return self._covariance_of(values)
+
+    def sample_covariance(self, size: int) -> np.ndarray:
+        """As `read_covariance`, of about `size` pixels spread over the file that have noise."""
+        values = np.concatenate([part.sample(size) for part in self.parts]).astype(np.float64)
+        good = np.isfinite(values).all(axis=0) & (values[[0, -1]] > 0).all(axis=0)
+        if len(values) == 3:
+            good &= values[1] ** 2 < values[0] * values[2]
+        return self._covariance_of(values[:, good])
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(column.name for column in self.columns)
+
+    def _rms_of(self, values: np.ndarray) -> np.ndarray:
+        """The rms that stored values, (2, n), stand for; NaN in both where one has none."""
         if self.kind == "rms":
             return values
         if self.kind == "variance":
@@ -100,20 +146,40 @@ class NoiseMap(StoredMap):
         values[:, (values == 0).any(axis=0)] = np.nan
         return (1.0 if self.sigma0 is None else self.sigma0) / np.sqrt(values)
 
+    def _covariance_of(self, values: np.ndarray) -> np.ndarray:
+        """The covariance (3, n) that stored values, (2 or 3, n), stand for."""
+        if len(values) == 2:
+            return _diagonal(self._rms_of(values))
+        qq, qu, uu = values
+        if self.kind != "variance":
+            square = 1.0 if self.sigma0 is None else self.sigma0**2
+            qq, qu, uu = square / (qq * uu - qu**2) * np.stack([uu, -qu, qq])
+        return np.stack([qq, -qu if self.flip_u else qu, uu])
+
+
+def _diagonal(rms: np.ndarray) -> np.ndarray:
+    """Covariances (3, n) of noise of Q and U, (2, n), that does not correlate."""
+    qq, uu = rms.astype(np.float64) ** 2
+    return np.stack([qq, np.where(np.isnan(qq), np.nan, 0.0), uu])
+
 
 def open_noise_map(given: str | Path | GivenFile | GivenArray, unit: str | None = None) -> NoiseMap:
-    """Open noise in a FITS file or an array: one column for Q and U alike, or one for each.
+    """Open noise in a FITS file or an array: of Q and U alike, of each, or their covariance.
 
     What the columns hold is known by their unit (K_CMB: an rms, K_CMB^2: a variance, K_CMB^-2: an
     inverse variance) or their name (Q_RMS, QQ_COV); or is said:
     `map.fits[WEI_Q,WEI_U] as inverse variance in mK_CMB^-2`, `map.fits[NHITS] as hits of
     1.2 mK_CMB` (the rms of one hit), `map.fits[QQ,UU] as variance in uK_CMB^2`,
-    `map.fits as rms in uK_CMB`.
+    `map.fits as rms in uK_CMB`. Three columns, in this order, are a covariance:
+    `map.fits[QQ_COV,QU_COV,UU_COV] as covariance in K_CMB^2` (Planck's), `... as inverse covariance
+    in K_CMB^-2`, `map.fits[QQ,QU,UU] as hits of 1.4 mK_CMB` (WMAP's: the inverse covariance is
+    they over the rms squared).
 
     Parameters
     ----------
     given : path, str, GivenFile or GivenArray
-        What an array holds is known by the unit of its Quantity.
+        What an array holds is known by the unit of its Quantity and its rows: one for Q and U
+        alike, Q and U, or QQ, QU and UU.
     unit : str, optional
         Of an rms, one of `foreglow.maps.conventions.UNITS`, where neither header nor `given`
         states one.
@@ -130,41 +196,33 @@ def open_noise_map(given: str | Path | GivenFile | GivenArray, unit: str | None 
     Warns
     -----
     MapWarning
-        If a column without unit is taken as an rms or a variance, the noise of Q and U differs
-        much (one rms is used for both) or a covariance of Q and U is left out.
+        If a column without unit is taken as an rms or a variance, a covariance of Q and U is left
+        out, or POLCCONV (taken as COSMO) is absent beside one that is not.
     """
     if isinstance(given, GivenArray):
         return _noise_of_array(given)
     given = GivenFile.of(given)
     pairs = zip(given.paths, given.columns, strict=True)
     tables = [open_table(path, names) for path, names in pairs]
-    if len(tables) == 1:
-        numbers = [_named(tables[0], given.columns[0]) or find_noise(tables[0])]
-    else:
-        numbers = [
-            [find_named(table, names[0]) if len(names) == 1 else find_one_noise(table, letter)]
-            for table, names, letter in zip(tables, given.columns, "QU", strict=True)
-        ]
+    numbers = _numbers(given, tables)
     parts = tuple(FilePart.of(table, one) for table, one in zip(tables, numbers, strict=True))
     columns = [column for part in parts for column in part.columns]
     validate_numbers(given.paths[0], columns)
-    kind = _kind(given, columns, unit)
-    opened = NoiseMap(parts, _unit(given, columns, kind, unit), kind, given.sigma0)
+    kind = kind_of_columns(given, columns, unit)
+    flip_u = len(columns) == 3 and is_iau(tables[0])
+    opened = NoiseMap(parts, unit_of_rms(given, columns, kind, unit), kind, given.sigma0, flip_u)
     _say_of_intensity(opened)
-    _say_unequal(opened)
     _say_covariance(opened)
     return opened
 
 
 def _noise_of_array(given: GivenArray) -> NoiseMap:
     """The noise that a Quantity holds: an rms, a variance or an inverse variance by its unit."""
+    names = {1: ("QU",), 2: ("Q", "U"), 3: ("QQ", "QU", "UU")}
     rows = 1 if np.ndim(given.values) == 1 else len(given.values)
-    if rows > 2:  # whether of I, Q, U or of QQ, QU, UU is not ours to guess
-        raise ShapeError(
-            f"{given.name}: expected noise of shape (n_pix,) for Q and U alike or (2, n_pix) of Q "
-            f"and of U, got {np.shape(given.values)}; give the rows of Q and of U"
-        )
-    table = given.table(("Q", "U") if rows > 1 else ("QU",))
+    if rows not in names:
+        raise _no_such_rows(given)
+    table = given.table(names[rows])
     columns = tuple(table.column(i) for i in range(len(table.columns)))
     power = power_of_unit(columns[0].unit) if columns[0].unit else None
     if power is None:
@@ -173,10 +231,58 @@ def _noise_of_array(given: GivenArray) -> NoiseMap:
             f"its square (a variance) or one over that, got {columns[0].unit or 'no unit'}; "
             "multiply the array by its unit"
         )
-    part = FilePart.of(table, [0, rows - 1])
-    opened = NoiseMap((part,), canonical_unit(given.name, power[0]), _KIND_OF_POWER[power[1]])
-    _say_unequal(opened)
-    return opened
+    if rows == 3 and power[1] == 1:
+        raise _no_such_rows(given)
+    part = FilePart.of(table, [0, 0] if rows == 1 else range(rows))
+    unit = canonical_unit(given.name, power[0])
+    return NoiseMap((part,), unit, KIND_OF_POWER[power[1]], flip_u=rows == 3 and is_iau(table))
+
+
+def _no_such_rows(given: GivenArray) -> ShapeError:
+    unit = getattr(given.values, "unit", "no unit")
+    return ShapeError(
+        f"{given.name}: expected noise of shape (n_pix,) for Q and U alike, (2, n_pix) of Q and of "
+        f"U, or (3, n_pix) of QQ, QU and UU in the square of a unit or one over that, got "
+        f"{np.shape(given.values)} in {unit}; give the rows of Q and of U, or their covariance"
+    )
+
+
+def _numbers(given: GivenFile, tables: Sequence[Table]) -> list[list[int]]:
+    """Of each table the columns to take, by the names that were given or what they say."""
+    if len(tables) == 2 and given.kind.endswith("covariance"):
+        raise MapError(
+            f"{given.paths[0]}: expected the {given.kind} in one file, got two; give that with the "
+            "columns of QQ, QU and UU"
+        )
+    if len(tables) == 2:
+        return [
+            [find_named(table, names[0]) if len(names) == 1 else find_one_noise(table, letter)]
+            for table, names, letter in zip(tables, given.columns, "QU", strict=True)
+        ]
+    table, names = tables[0], given.columns[0]
+    if given.kind.endswith("covariance"):
+        return [_named_three(table, names, given.kind) if names else find_covariance(table)]
+    if len(names) == 3:
+        return [_named_three(table, names, given.kind)]
+    return [_named(table, names) or find_noise(table)]
+
+
+def _named_three(table: Table, names: Sequence[str], kind: str) -> list[int]:
+    """Columns of QQ, QU and UU that were named, and are said or called to be that."""
+    numbers, called = [find_named(table, name) for name in names], [*map(stokes_of_product, names)]
+    said = kind.endswith("covariance") or kind == "hits"
+    wanted = ["Q", "QU", "U"]
+    fits = len(names) == 3 and all(
+        text == letter or (text == "" and said) for text, letter in zip(called, wanted, strict=True)
+    )
+    if not fits or kind in ("rms", "variance", "inverse variance"):
+        raise MapError(
+            f"{table.path}: expected the columns of QQ, QU and UU in this order, as covariance, as "
+            f"inverse covariance or as hits, got {', '.join(names)}"
+            f"{f' as {kind}' if kind else ''}; name and say these, or one column of noise or two, "
+            "of Q and of U"
+        )
+    return numbers
 
 
 def _named(table: Table, names: Sequence[str]) -> list[int]:
@@ -196,144 +302,6 @@ def _named(table: Table, names: Sequence[str]) -> list[int]:
     return numbers * 2 if len(numbers) == 1 else numbers
 
 
-def _kind(given: GivenFile, columns: Sequence[Column], unit: str | None) -> str:
-    """What the columns hold: as given, by their units, or by their names."""
-    by_unit = {_kind_by_unit(given, column) for column in columns}
-    named = {meaning_of(column.name).kind for column in columns}
-    if given.kind:
-        if other := by_unit - {"", given.kind}:
-            raise MapError(
-                f"{given.paths[0]}: expected {given.kind}, as given, got "
-                f"{columns[0].unit or given.unit!r} as unit of {columns[0].name}, which is that of "
-                f"{other.pop()}; correct the one that is wrong"
-            )
-        return given.kind
-    if len(by_unit) > 1:
-        raise _unclear(given, columns, "in units of two kinds", _WAYS)
-    unit_says = by_unit.pop()
-    if unit_says == "hits":
-        raise _unclear(given, columns, "of hits, without the rms of one hit", ("hits",))
-    if unit_says:
-        if other := named & set(NOISE_KINDS) - {unit_says}:
-            raise MapError(
-                f"{given.paths[0]}: expected a unit that fits the name of {columns[0].name} "
-                f"({other.pop()}), got {columns[0].unit or given.unit!r}, which is that of "
-                f"{unit_says}; if the unit is right, say so, '{given} as {unit_says}', else "
-                "correct TUNIT"
-            )
-        return unit_says
-    if named == {"hits"}:
-        raise _unclear(given, columns, "of hits, without the rms of one hit", ("hits",))
-    if named == {"inverse variance"}:
-        raise _unclear(given, columns, "of weights, without a unit", ("inverse variance",))
-    if len(named) > 1 or named & {"", "matrix"}:
-        raise _unclear(given, columns, "without a unit", _WAYS)
-    _say_kind(given, columns, unit)
-    return "variance" if named == {"variance"} else "rms"
-
-
-def _kind_by_unit(given: GivenFile, column: Column) -> str:
-    """What a unit says of a column, "" if nothing."""
-    if column.unit.lower() in _COUNTS:
-        return "hits"
-    text = column.unit if unit_is_understood(column.unit) else ""
-    if not text and given.kind != "hits":  # whose unit is that of one hit
-        text = given.unit or ""
-    if not text:
-        return ""
-    power = power_of_unit(text)
-    if power is None:
-        raise MapError(
-            f"{given.paths[0]}: expected noise in one of {', '.join(UNITS)} (an rms), its square "
-            f"(a variance) or one over that, got unit {text!r} for column {column.name}; convert it"
-        )
-    return _KIND_OF_POWER[power[1]]
-
-
-def _unclear(
-    given: GivenFile, columns: Sequence[Column], why: str, kinds: Iterable[str]
-) -> MapError:
-    """What to say where it is not clear what columns hold."""
-    names = ",".join(dict.fromkeys(column.name for column in columns))
-    one = f"{given.paths[0]}[{names}]"
-    file = one if len(given.paths) == 1 else ",".join(map(str, given.paths))
-    ways = " or ".join(f"'{file} as {_WAYS[kind]}'" for kind in kinds)
-    return MapError(
-        f"{given.paths[0]}: expected noise of which it is clear what it is, got columns {names} "
-        f"{why}; say what they are and in which unit (noise=), such as {ways}"
-    )
-
-
-def _unit(given: GivenFile, columns: Sequence[Column], kind: str, unit: str | None) -> str:
-    """The unit of the rms: of the header, as given with the file, or for all files."""
-    if kind == "hits":
-        return str(given.unit)
-    said = _base(given, given.unit, kind) if given.unit else unit
-    found = []
-    for column in columns:
-        power = power_of_unit(column.unit) if column.unit else None
-        stated = power[0] if power else ""
-        if said is None and not stated:
-            raise MapError(
-                f"{given.paths[0]}: expected a unit (TUNIT) for column {column.name}, got none; "
-                f"say it with the file, '{given} in {_written('uK_CMB', kind)}', or pass unit= "
-                f"as one of {', '.join(UNITS)}"
-            )
-        found.append(_agreed(given, column, stated, said))
-    if len(set(found)) > 1:
-        raise MapError(
-            f"{given.paths[0]}: expected one unit for Q and U, got {found[0]} for "
-            f"{columns[0].name} and {found[1]} for {columns[1].name}; correct TUNIT"
-        )
-    return found[0]
-
-
-def _agreed(given: GivenFile, column: Column, stated: str, said: str | None) -> str:
-    """The unit of an rms by what the header states, perhaps a bare kelvin, and what was said."""
-    where = f"{given.paths[0]}: unit of {column.name}"
-    if said is None:
-        return canonical_unit(where, stated)
-    said = canonical_unit(where, said)
-    if stated in ("", said, said.partition("_")[0]):
-        return said
-    raise MapError(
-        f"{given.paths[0]}: expected {said}, as given (unit= or with the file), got "
-        f"{column.unit!r} in the header (TUNIT of {column.name}); correct the one that is "
-        "wrong, or leave the unit out and state it for those files alone that lack one "
-        "(BAND='FILE in UNIT')"
-    )
-
-
-def _base(given: GivenFile, text: str, kind: str) -> str:
-    """The unit of the rms by that of the columns."""
-    power = power_of_unit(text)
-    if power is None or power[1] != _POWERS[kind]:
-        raise MapError(
-            f"{given.paths[0]}: expected the unit of {kind}, such as "
-            f"{_written('mK_CMB', kind)}, got {text!r}; write it as the file has it"
-        )
-    return power[0]
-
-
-def _written(unit: str, kind: str) -> str:
-    power = _POWERS[kind]
-    return unit if power == 1 else f"{unit}^{power}"
-
-
-def _say_kind(given: GivenFile, columns: Sequence[Column], unit: str | None) -> None:
-    """Say what a column without unit is taken as, where its name is all that is known."""
-    named = meaning_of(columns[0].name).kind
-    if unit is None or named == "rms":
-        return
-    kind = "variance" if named == "variance" else "rms"
-    names = " and ".join(dict.fromkeys(column.name for column in columns))
-    text = _written(unit, kind)
-    warn_assumed(
-        f"{given.paths[0]}: {names} without a unit taken as {kind} in {text}; say what it is to "
-        f"silence this, '{given} as {kind} in {text}'"
-    )
-
-
 def _say_of_intensity(opened: NoiseMap) -> None:
     names = [c.name for c in opened.columns if meaning_of(c.name).stokes == "I"]
     names = [n for n in names if meaning_of(n).kind in (*NOISE_KINDS, "matrix")]
@@ -344,40 +312,58 @@ def _say_of_intensity(opened: NoiseMap) -> None:
         )
 
 
-def _say_unequal(opened: NoiseMap) -> None:
-    """Say so where one rms for Q and U is far from both."""
+def warn_of_one_rms(opened: NoiseMap, use: str) -> None:
+    """Say so where one rms for Q and U is far from both, or leaves out how they correlate.
+
+    Parameters
+    ----------
+    opened : NoiseMap
+    use : str
+        What one rms is used for, as the message says it.
+
+    Warns
+    -----
+    MapWarning
+    """
     first, last = opened.parts[0], opened.parts[-1]
     if (first.ordering, first.index is None) != (last.ordering, last.index is None):
         return  # their samples are not of the same pixels
-    values = np.concatenate([part.sample(_SAMPLE) for part in opened.parts]).astype(np.float64)
-    good = (np.isfinite(values) & (values > 0)).all(axis=0)
-    rms = opened.rms_of(values[:, good])
-    ratio = np.exp(np.abs(np.log(rms[0] / rms[1])))
+    qq, qu, uu = opened.sample_covariance(_SAMPLE)
+    ratio = np.exp(0.5 * np.abs(np.log(qq / uu)))
+    correlation = np.abs(qu) / np.sqrt(qq * uu)
     if ratio.size and (ratio > _UNEQUAL).mean() > _OFTEN:
-        warn_assumed(
-            f"{opened.path}: the noise of Q and U differs, by a factor of {np.median(ratio):.3g} "
-            "(median); one rms is used for both, the root of their mean square"
-        )
+        how = f"differs, by a factor of {np.median(ratio):.3g} (median)"
+    elif ratio.size and (correlation > _CORRELATED).mean() > _OFTEN:
+        how = f"correlates, by {np.median(correlation):.2g} (median)"
+    else:
+        return
+    warn_assumed(f"{opened.path}: the noise of Q and U {how}; {use}")
 
 
 def _say_covariance(opened: NoiseMap) -> None:
-    """Say so where a covariance of Q and U that matters is left out."""
+    """Say so where a covariance of Q and U that matters is left out, and how to use it."""
     part, *more = opened.parts
     named = {i: m for i, m in meanings(part.table).items() if set(m.stokes) == {"Q", "U"}}
-    if more or not named or opened.columns[0].name == opened.columns[1].name:
+    if more or not named or opened.alike or len(opened.columns) == 3:
         return
     number, meaning = next(iter(named.items()))
     column = part.table.column(number)
     values = replace(part, columns=(*part.columns, column)).sample(_SAMPLE).astype(np.float64)
     q, u, qu = values[:, np.isfinite(values).all(axis=0) & (values[:2] > 0).all(axis=0)]
+    advice = ""
     if meaning.kind in ("matrix", opened.kind) and opened.kind != "rms":
         correlation = np.abs(qu) / np.sqrt(q * u)
+        names = f"{opened.columns[0].name},{column.name},{opened.columns[1].name}"
+        kind = opened.kind.replace("variance", "covariance")
+        one = f" of {opened.sigma0!r} {opened.unit}" if opened.sigma0 else ""
+        advice = f"; to use it, say '{opened.path}[{names}] as {kind}{one}'"
     elif meaning.kind == "variance" and opened.kind != "hits":
-        correlation = np.abs(qu) / opened.rms_of(np.stack([q, u])).prod(axis=0)
+        qq, _, uu = opened._covariance_of(np.stack([q, u]))
+        correlation = np.abs(qu) / np.sqrt(qq * uu)
     else:
         return
     if correlation.size and (correlation > _CORRELATED).mean() > _OFTEN:
         warn_assumed(
             f"{opened.path}: {column.name}, the covariance of Q and U, is left out; they correlate "
-            f"by {np.median(correlation):.2g} (median)"
+            f"by {np.median(correlation):.2g} (median){advice}"
         )

@@ -17,6 +17,7 @@ from foreglow.compute.workers import map_over
 from foreglow.errors import InstrumentError, MapError, RunError
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
+from foreglow.maps.noise import NoiseMap, warn_of_one_rms
 from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.models import REFERENCE_NSIDE
@@ -90,7 +91,8 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     noise : mapping of band to path, text or Quantity, or Quantity, optional
         Of the bands whose noise is not the instrument's: a FITS map (as `open_noise_map` takes
         it), a sensitivity ("36 uK_CMB arcmin"), the rms in a pixel ("0.5 uK_CMB"), or Quantities
-        of shape (n_pix,) or (2, n_pix): rms, variances or inverse variances by their unit.
+        of shape (n_pix,) or (2, n_pix): rms, variances or inverse variances by their unit; or of
+        shape (3, n_pix), the covariance QQ, QU, UU or its inverse.
     noise_scale : float
         Factor on the instrument's noise, for bands that `noise` leaves out.
     unit : str, optional
@@ -121,6 +123,11 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     -------
     Classification, or ModelCounts if `out` is given
 
+    Warns
+    -----
+    MapWarning
+        If the noise of Q and U differs or correlates much: the network knows one rms for both.
+
     Raises
     ------
     InstrumentError
@@ -136,6 +143,7 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         source = source_of(bands, maps, noise, noise_scale, unit, pixels)
         opened = open_source(source)
         _validate_instrument(recogniser.instrument, opened)
+        _warn_of_one_rms(opened)
         if isinstance(context, str | Path):
             context = ContextModel.load(context, next(recogniser.network.parameters()).device)
         if context is not None:
@@ -274,6 +282,16 @@ def _validate_instrument(instrument: Instrument, opened: Observation) -> None:
         )
     given = {b: "" for b, one in zip(instrument.band, opened.maps, strict=True) if one is not None}
     _require_every_band(instrument, given)
+
+
+def _warn_of_one_rms(opened: Observation) -> None:
+    for one in opened.noise:
+        if isinstance(one, NoiseMap) and not one.alike:
+            warn_of_one_rms(
+                one,
+                "the network knows one rms for both, the root of their mean square (the fits use "
+                "it all)",
+            )
 
 
 def _require_every_band(instrument: Instrument, maps: Mapping[str, str | Path]) -> None:

@@ -44,8 +44,9 @@ from foreglow.recognition.observation.streaming import (
 from foreglow.recognition.results import FitCounts, FittedSky, fit_header, put, unfitted
 from foreglow.sky.instrument import Instrument, load_instrument
 
-# of a block, for each Stokes and band: what a fit holds, and what is kept of each; measured
-_BYTES_A_VALUE, _BYTES_A_MODEL = 500, 60
+# of a block, for each Stokes and band: what a fit holds, what is kept of each, and what a fit holds
+# besides where the noise of Q and U differs; measured
+_BYTES_A_VALUE, _BYTES_A_MODEL, _BYTES_UNLIKE = 500, 60, 600
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         _validate_bands(setup, opened)
         if out is not None:
             validate_output(out, overwrite)
-            values = 2 * opened.instrument.n_band * BLOCK
-            of_fits = (_BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)) * values
-            validate_memory(memory, LIBRARIES + opened.bytes_loaded + of_fits, opened.bytes_loaded)
+            validate_memory(memory, _bytes_needed(setup, opened), opened.bytes_loaded)
         blocks = opened.blocks(BLOCK)
         if map_fn is map:
             parts = map(partial(_fit_block, setup, opened), blocks)
@@ -182,6 +181,13 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
             header=fit_header(setup.models, setup.criterion, setup.level), overwrite=overwrite,
         )  # fmt: skip
         return FitCounts.of(counts)
+
+
+def _bytes_needed(setup: FitSetup, opened: Observation) -> int:
+    a_value = _BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)
+    if opened.bands_of_unlike_noise:
+        a_value += _BYTES_UNLIKE
+    return LIBRARIES + opened.bytes_loaded + a_value * 2 * opened.instrument.n_band * BLOCK
 
 
 def _instrument(given: Instrument | str | Path | None, maps: Maps | Source) -> Instrument | None:
@@ -202,16 +208,16 @@ def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> tuple[
 
 
 def _fit_block(setup: FitSetup, opened: Observation, block: PixelBlock) -> tuple[FittedSky, Levels]:
-    data, sigma = opened.read(block)
+    data, sigma, noise = opened.read_all_noise(block)
     observed = np.isfinite(data).all(1) & np.isfinite(sigma)
     enough = np.flatnonzero(observed.sum(1) >= setup.bands_needed)
     found = unfitted(
         setup.models, setup.criterion, setup.level, opened.nside, opened.frame, len(block)
     )
     if len(enough):
-        values, rms = (torch.from_numpy(a[enough]).to(setup.device) for a in (data, sigma))
+        values, errors = (torch.from_numpy(a[enough]).to(setup.device) for a in (data, noise))
         bands = opened.instrument.bands.to(setup.device)
-        choice = choose(setup.models, bands, values, rms, setup.curvature)
+        choice = choose(setup.models, bands, values, errors, setup.curvature)
         put(found, enough, choice, block.ring[enough])
     return found, Levels.of(data[enough], sigma[enough])
 

@@ -10,7 +10,8 @@ from scipy import special, stats
 from foreglow.errors import ModelError, ShapeError
 from foreglow.recognition.evaluation.ceiling import draw_vectors
 from foreglow.recognition.fits.choice import CRITERIA, choose
-from foreglow.recognition.fits.laplace import AME_OVER_DUST, log_evidence
+from foreglow.recognition.fits.integrand import AME_OVER_DUST
+from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.optimise import fit
 from foreglow.recognition.fits.skymodel import (
     BETA_PRIOR,

@@ -290,7 +290,7 @@ def test_bad_input():
     data, sigma = pixels(2, 1.0)
     with pytest.raises(ShapeError, match=r"expected data of shape \(n, 2, 17\)"):
         fit(candidate("power_law"), NU, data[:, 0], sigma)
-    with pytest.raises(ShapeError, match=r"expected sigma of shape \(2, 17\)"):
+    with pytest.raises(ShapeError, match=r"expected noise of shape \(2, 17\) or \(2, 3, 17\)"):
         fit(candidate("power_law"), NU, data, sigma[:1])
     with pytest.raises(ShapeError, match="expected noise above zero"):
         fit(candidate("power_law"), NU, data, 0 * sigma)

@@ -3,8 +3,11 @@
 import healpy as hp
 import numpy as np
 import pytest
+from astropy.io import fits
+from pysm3 import units as pysm_units
 
 from foreglow.errors import InstrumentError, MapError
+from foreglow.maps.arrays import GivenArray
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.observation.observations import open_observation, validate_output
@@ -69,6 +72,76 @@ def test_noise_of_every_kind_is_the_same_noise(instrument, files, tmp_path):
             _, sigma = found.read(np.array([0, 7]))
             rms = 2e3 * instrument.to_uk_rj_factor("uK_CMB", 3)
             np.testing.assert_allclose(sigma[:, 3], rms, rtol=1e-6)
+
+
+def write_covariance(path, covariance, unit="uK_RJ^2", frame="G", convention="COSMO"):
+    """QQ, QU, UU (3, n_pix) in a file."""
+    columns = {name: (row, unit) for name, row in zip(("QQ", "QU", "UU"), covariance, strict=True)}
+    write_maps(path, columns, frame=frame)
+    fits.setval(path, "POLCCONV", value=convention, ext=1)
+    return f"{path}[QQ,QU,UU] as covariance"
+
+
+def random_covariance(seed=0):
+    """Unequal and correlated, (3, n_pix) [uK_RJ^2]."""
+    rng = np.random.default_rng(seed)
+    q, u = rng.uniform(0.5, 2, (2, N_PIX))
+    return np.stack([q**2, rng.uniform(-0.9, 0.9, N_PIX) * q * u, u**2])
+
+
+def test_all_that_is_known_of_noise(instrument, files, tmp_path):
+    """Covariances of files and arrays are the same bits; the rms is the mean square's root."""
+    covariance = random_covariance()
+    covariance[:, 7] = np.nan
+    given = {"50": write_covariance(tmp_path / "n.fits", covariance), "11": "2 uK_RJ"}
+    pixels = np.array([6, 7, 8])
+    data, sigma, noise = open_observation(instrument, files, given).read_all_noise(pixels)
+    assert noise.shape == (3, 3, 17)
+    np.testing.assert_allclose(noise[:, :, 3], covariance[:, pixels].T, rtol=1e-12)
+    assert (noise[:, :, 0] == [4, 0, 4]).all()
+    np.testing.assert_allclose(noise[:, 0, 9], sigma[:, 9].astype(float) ** 2)
+    np.testing.assert_allclose(
+        sigma[:, 3], np.sqrt(covariance[[0, 2]][:, pixels].mean(0)), rtol=1e-6
+    )
+    again = open_observation(instrument, files, given).read(pixels)
+    np.testing.assert_array_equal(again[0], data)
+    np.testing.assert_array_equal(again[1], sigma)
+    array = GivenArray("noise of 50", covariance * pysm_units.uK_RJ**2, False, "G", "COSMO")
+    found = open_observation(instrument, files, given | {"50": array}).read_all_noise(pixels)
+    np.testing.assert_array_equal(found[2], noise)
+    elsewhere = MapFiles.of(instrument, files, given).open().read_all_noise(pixels)
+    np.testing.assert_array_equal(elsewhere[2], noise)
+
+
+@pytest.mark.parametrize("covariance", [(4.0, 0.0, 4.0), (4.0, np.nan, np.nan)])
+def test_noise_that_is_alike_is_an_rms(instrument, files, tmp_path, covariance):
+    values = np.tile(np.array([4.0, 0.0, 4.0])[:, None], N_PIX)
+    values[:, 3] = covariance
+    given = {"50": write_covariance(tmp_path / "n.fits", values)}
+    _, sigma, noise = open_observation(instrument, files, given).read_all_noise(np.arange(9))
+    assert noise is sigma
+    values[1, 5] = 1e-6
+    given = {"50": write_covariance(tmp_path / "m.fits", values)}
+    assert open_observation(instrument, files, given).read_all_noise(np.arange(9))[2].ndim == 3
+
+
+def test_noise_turns_with_q_and_u(instrument, sky, tmp_path):
+    """Maps in celestial coordinates and IAU: chi-square of Q,U is that of the file's own axes."""
+    covariance = random_covariance()
+    qu = sky.data[:, 3].astype(np.float64)
+    write_polarisation_map(tmp_path / "50.fits", qu, "uK_RJ", frame="C")
+    iau = write_covariance(tmp_path / "n.fits", covariance, frame="C", convention="IAU")
+    found = open_observation(instrument, {"50": tmp_path / "50.fits"}, {"50": iau})
+    data, _, noise = found.read_all_noise(np.arange(N_PIX))
+
+    def chi2(qu, covariance):
+        qq, cross, uu = covariance
+        return (uu * qu[0] ** 2 - 2 * cross * qu[0] * qu[1] + qq * qu[1] ** 2) / (
+            qq * uu - cross**2
+        )
+
+    wanted = chi2(qu, covariance * np.array([[1], [-1], [1]]))  # the map is COSMO, N was IAU
+    np.testing.assert_allclose(chi2(data[:, :, 3].T, noise[:, :, 3].T), wanted, rtol=1e-4)
 
 
 def test_what_is_said_of_files_holds_in_another_folder(instrument, files, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def choose(
     models: tuple[str, ...],
     frequency_ghz: Tensor | Bands,
     data: Tensor,
-    sigma: Tensor,
+    noise: Tensor,
     curvature: float | None = None,
 ) -> Choice:
     """Fit every model to every pixel.
@@ -152,8 +152,9 @@ def choose(
     frequency_ghz : Tensor, shape (n_band,), or Bands
     data : Tensor, shape (n, 2, n_band)
         Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
-    sigma : Tensor, shape (n, n_band)
-        Noise rms of Q and of U [uK_RJ], white; NaN or infinite where a band did not observe.
+    noise : Tensor, shape (n, n_band) or (n, 3, n_band)
+        White, rms of Q and of U alike [uK_RJ]; or the covariance QQ, QU, UU [uK_RJ^2] of each
+        band. NaN or infinite where a band did not observe.
     curvature : float, optional
         C of the curved models; by default it is free.
 
@@ -167,12 +168,13 @@ def choose(
     ModelError
         If a model does not exist.
     ShapeError
-        If the shapes do not agree, or an observed noise is not above zero.
+        If the shapes do not agree, an observed rms is not above zero, or an observed covariance is
+        not positive definite.
     """
-    fits = tuple(fit(candidate(name, curvature), frequency_ghz, data, sigma) for name in models)
+    fits = tuple(fit(candidate(name, curvature), frequency_ghz, data, noise) for name in models)
     evidence = [
-        log_evidence(candidate(name, curvature, priors=True), frequency_ghz, data, sigma)
+        log_evidence(candidate(name, curvature, priors=True), frequency_ghz, data, noise)
         for name in models
     ]
-    n_data = 2 * observed(data, sigma).sum(1)
+    n_data = 2 * observed(data, noise).sum(1)
     return Choice(models, fits, torch.stack(evidence, 1), n_data)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foreglow.recognition.fits.likelihood import Columns, Pixels, Point, linearise, project, solve
+from foreglow.recognition.fits.joint import AnyPixels, AnyWhitened
+from foreglow.recognition.fits.likelihood import Columns, Point, solve
 from foreglow.recognition.fits.skymodel import SkyModel, fixed_spectra
 from foreglow.recognition.fits.starts import Part, Starts, searches
 from foreglow.sky.bandpass import Bands
@@ -33,36 +34,22 @@ class Ends(Columns):
 class _Descents(Columns):
     """Descents under way, the place of each one's end, and the lowest end there so far."""
 
-    pixels: Pixels
+    pixels: AnyPixels
     point: Point
     damping: Tensor
     place: Tensor
     rival: Ends
 
 
-def lowest_ends(
-    model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor, batch: int
-) -> Ends:
-    """The lowest minimum of every pixel.
-
-    Parameters
-    ----------
-    model : SkyModel
-    bands : Bands
-    weight : Tensor, shape (n_band, n)
-        1 / sigma; 0 where not observed.
-    whitened : Tensor, shape (n_band, 2, n)
-        Q, U over sigma; 0 where not observed.
-    batch : int
-        Pixels in flight.
-    """
+def lowest_ends(model: SkyModel, bands: Bands, data: AnyWhitened, batch: int) -> Ends:
+    """The lowest minimum of every pixel, of which `batch` are in flight at a time."""
     fixed = fixed_spectra(model, bands)[..., None]
+    n = data.data.shape[-1]
     parts = []
-    for place in torch.arange(weight.shape[1]).split(batch):
-        part = slice(int(place[0]), int(place[-1]) + 1)
-        data = weight[:, part], whitened[..., part]
-        parts.append(Part(int(place[0]), *data, project(fixed, *data)))
-    best = _no_ends(model, weight, weight.shape[1])
+    for first in range(0, n, batch):
+        mine = data.at(slice(first, first + batch))
+        parts.append(Part(first, mine, mine.project(fixed)))
+    best = _no_ends(model, data.data, n)
     for search in searches(model, bands):
         found = [search(part, best.parameters) for part in parts]
         if torch.isinf(best.cost).all():
@@ -95,7 +82,7 @@ def _ends_of(
     for part, starts in zip(parts, found, strict=True):
         for some in starts.split(batch):
             pixels = part.taken(some.pixel)
-            point = linearise(model, bands, pixels, some.parameters)
+            point = pixels.linearise(model, bands, some.parameters)
             place = torch.arange(first, first + len(some.pixel), device=best.cost.device)
             first += len(place)
             fresh = _Descents(
@@ -137,7 +124,7 @@ def _descend(model: SkyModel, bands: Bands, descents: _Descents, ends: Ends, few
         if len(now.place) <= few:
             return now
         aim = torch.clamp(now.point.parameters + step, low, high)
-        trial = linearise(model, bands, now.pixels, aim)
+        trial = now.pixels.linearise(model, bands, aim)
         better = trial.no_higher(now.point)
         damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*_DAMPING_RANGE)
         now = replace(now, point=trial.where(better, now.point), damping=damping)

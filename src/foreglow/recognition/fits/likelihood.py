@@ -1,7 +1,8 @@
 """The profile likelihood of pixels: chi-square and its derivatives, amplitudes eliminated.
 
-Beware: here and in `parametric` the pixel is the last axis. The algebra of one pixel is so small
-that it is quick only side by side with that of thousands of others.
+Here the noise of Q and U is alike, so that both have the same matrices; `joint` is for noise that
+differs. Beware: in both the pixel is the last axis. The algebra of one pixel is so small that it is
+quick only side by side with that of thousands of others.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,6 +41,10 @@ class Columns:
         """Write others in the place of some pixels."""
         self.each(lambda into, values: into.index_copy_(-1, index, values), others)
 
+    def at(self, some: slice | Tensor) -> Self:
+        """The same for some pixels, by a slice or by their places."""
+        return self.each(lambda values: values[..., some])
+
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """All pixels of several."""
@@ -59,6 +64,45 @@ class Pixels(Columns):
 
     rows: Tensor
     inverse_variance: Tensor
+
+    def linearise(self, model: SkyModel, bands: Bands, parameters: Tensor) -> "Point":
+        """Cost and derivatives at parameters (n_param, n)."""
+        return linearise(model, bands, self, parameters)
+
+    def explained(self, spectra: Tensor) -> Tensor:
+        """Fall of chi-square that each of many spectra (n_band, node) brings, (node, n)."""
+        return explained(self, spectra)
+
+    def explained_by(self, spectrum: Tensor) -> Tensor:
+        """Fall of chi-square that a spectrum (n_band, n or 1) brings, (n,)."""
+        along = (self.rows * spectrum[:, None]).sum(0)
+        left = (self.inverse_variance * spectrum.square()).sum(0) - along[2:].square().sum(0)
+        return along[:2].square().sum(0) / left
+
+
+@dataclass(frozen=True)
+class Whitened(Columns):
+    """Data over their noise, which is alike in Q and U.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (n_band, n)
+        1 / sigma; 0 where not observed.
+    data : Tensor, shape (n_band, 2, n)
+        Q, U over sigma; 0 where not observed.
+    """
+
+    weight: Tensor
+    data: Tensor
+
+    @property
+    def n_seen(self) -> Tensor:
+        """Bands that observed a pixel, (n,)."""
+        return (self.weight > 0).sum(0)
+
+    def project(self, fixed: Tensor) -> Pixels:
+        """Pixels without what components of spectra (n_band, n_fixed, n or 1) can explain."""
+        return project(fixed, self.weight, self.data)
 
 
 @dataclass(frozen=True)
@@ -131,23 +175,23 @@ def linearise(model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor)
     if share is not None:
         amplitude, aside, inverse = (_of_spectra(v, share) for v in (amplitude, aside, inverse))
         inverse = _of_spectra(inverse.transpose(0, 1), share)
-    bending = _of_owner(model, amplitude)  # (param, 2, n)
+    bending = of_owner(model, amplitude)  # (param, 2, n)
     fall = (bending * along).sum(1)
     fisher = _outer(bending, bending) * narrow
-    inverse = _of_owner(model, _of_owner(model, inverse).transpose(0, 1))
+    inverse = of_owner(model, of_owner(model, inverse).transpose(0, 1))
     hessian = fisher - inverse * _outer(along, along)
     if f > 1:  # within a component these vanish at a minimum; farther off, steps do better without
-        mixed = _of_owner(model, aside) * _outer(along, bending)
-        for i, j in _pairs(model):
+        mixed = of_owner(model, aside) * _outer(along, bending)
+        for i, j in pairs(model):
             mixed[i, j] = mixed[j, i] = 0.0
         hessian = hessian + mixed + mixed.transpose(0, 1)
-    for (i, j), left in zip(_pairs(model), rest, strict=True):
+    for (i, j), left in zip(pairs(model), rest, strict=True):
         curve = (bending[i] * left).sum(0)
         hessian[i, j] -= curve
         if i != j:
             hessian[j, i] -= curve
     point = Point(parameters, cost, fall, fisher, hessian)
-    _add_priors(model, point)
+    add_priors(model, point)
     return point
 
 
@@ -163,14 +207,14 @@ def _of_spectra(values: Tensor, share: Tensor) -> Tensor:
     return torch.stack([values[0] - share * values[1], values[1]])
 
 
-def _of_owner(model: SkyModel, values: Tensor) -> Tensor:
+def of_owner(model: SkyModel, values: Tensor) -> Tensor:
     """Values (bent, ..., n), for each parameter those of the component that it bends."""
     if len(values) == 1:
         return values.expand(len(model.owner), *values.shape[1:])
     return values[list(model.owner)]
 
 
-def _pairs(model: SkyModel) -> list[tuple[int, int]]:
+def pairs(model: SkyModel) -> list[tuple[int, int]]:
     """Pairs of parameters, each once, that bend the same component."""
     p, owner = len(model.owner), model.owner
     return [(i, j) for i in range(p) for j in range(i, p) if owner[i] == owner[j]]
@@ -205,7 +249,7 @@ def _synchrotron_products(
 def _products(
     model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Inner products of spectra, their first derivatives and their second ones (`_pairs`).
+    """Inner products of spectra, their first derivatives and their second ones (`pairs`).
 
     Returns
     -------
@@ -221,27 +265,32 @@ def _products(
         Of synchrotron that is taken out of the spectrum of dust in all of these: in faint pixels
         they may be so alike that chi-square would be lost to rounding.
     """
-    at_nodes = bent_spectra(model, bands.node_ghz, parameters.T)
-    spectra, slopes = (t.permute(2, 1, 0) for t in at_nodes)
-    bent = slopes * spectra[list(model.owner)]
-    twice = [bent[i] * slopes[j] for i, j in _pairs(model)]
-    if "dust_temperature" in model.free:  # the last parameter: its slope changes with itself
-        bend = temperature_bend(bands.node_ghz, parameters[-1, :, None]).T
-        twice[-1] = twice[-1] + spectra[1] * bend
-    columns = [spectra, bent, torch.stack(twice)]
     weight = pixels.inverse_variance.sqrt()
     rows = torch.where(weight[:, None] > 0, pixels.rows / weight[:, None], 0.0)
-    terms = bands.average(torch.cat(columns), dim=1) * weight  # (term, band, n)
+    terms = terms_of(model, bands, parameters) * weight  # (term, band, n)
     for fixed in rows[:, 2:].unbind(1):  # first: dust and CMB are too alike to subtract products
         terms = terms - fixed * (fixed * terms).sum(1, keepdim=True)
     share = None
-    if len(spectra) > 1:
+    n_bent = len(model.bent)
+    if n_bent > 1:
         terms[1], share = _apart(terms[0], terms[1])
     moments = torch.stack([(terms * row).sum(1) for row in rows[:, :2].unbind(1)], 1)
-    n_first = len(spectra) + len(bent)
+    n_first = n_bent + len(model.owner)
     gram = torch.stack([(terms * terms[k]).sum(1) for k in range(n_first)], 1)
-    second_gram = gram[n_first:, : len(spectra)]
+    second_gram = gram[n_first:, :n_bent]
     return moments[:n_first], moments[n_first:], gram[:n_first], second_gram, share
+
+
+def terms_of(model: SkyModel, bands: Bands, parameters: Tensor) -> Tensor:
+    """Spectra, their first derivatives and their second ones (`pairs`), (term, n_band, n)."""
+    at_nodes = bent_spectra(model, bands.node_ghz, parameters.T)
+    spectra, slopes = (t.permute(2, 1, 0) for t in at_nodes)
+    bent = slopes * spectra[list(model.owner)]
+    twice = [bent[i] * slopes[j] for i, j in pairs(model)]
+    if "dust_temperature" in model.free:  # the last parameter: its slope changes with itself
+        bend = temperature_bend(bands.node_ghz, parameters[-1, :, None]).T
+        twice[-1] = twice[-1] + spectra[1] * bend
+    return bands.average(torch.cat([spectra, bent, torch.stack(twice)]), dim=1)
 
 
 def _apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,7 +302,8 @@ def _apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return second, share
 
 
-def _add_priors(model: SkyModel, point: Point) -> None:
+def add_priors(model: SkyModel, point: Point) -> None:
+    """Add the Gaussian priors of a model to what the data say."""
     for k, free in enumerate(model.free.values()):
         if free.prior is not None:
             mean, rms = free.prior

@@ -8,15 +8,18 @@ from torch import Tensor
 
 from foreglow.errors import ShapeError
 from foreglow.maps import healpix as hp
+from foreglow.recognition.fits import joint
 from foreglow.recognition.fits.descent import lowest_ends
-from foreglow.recognition.fits.likelihood import invert
+from foreglow.recognition.fits.joint import AnyWhitened
+from foreglow.recognition.fits.likelihood import Whitened, invert
 from foreglow.recognition.fits.skymodel import SkyModel, bent_spectra, fixed_spectra
 from foreglow.sky.bandpass import Bands
 
 BATCH = 16384  # pixels in flight on each thread: more leave the cache, fewer share less of the work
 CHUNK = 2 * BATCH  # pixels of a thread's piece of work
+JOINT_BATCH = 1024  # where the noise of Q and U differs, which takes more of the cache
 _LEAST = 1024  # the smallest piece that is worth a thread
-GPU_BATCH = 262144  # both of a GPU
+GPU_BATCH, GPU_JOINT_BATCH = 262144, 65536
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Fit:
     converged: Tensor
 
 
-def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Tensor) -> Fit:
+def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Tensor) -> Fit:
     """Maximum of the profile likelihood in every pixel.
 
     Amplitudes are eliminated by generalised least squares; the spectral parameters follow by
@@ -65,8 +68,9 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Ten
     frequency_ghz : Tensor, shape (n_band,), or Bands
     data : Tensor, shape (n, 2, n_band)
         Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
-    sigma : Tensor, shape (n, n_band)
-        Noise rms of Q and of U [uK_RJ], white; NaN or infinite where a band did not observe.
+    noise : Tensor, shape (n, n_band) or (n, 3, n_band)
+        White, rms of Q and of U alike [uK_RJ]; or the covariance QQ, QU, UU [uK_RJ^2] of each
+        band. NaN or infinite where a band did not observe.
 
     Returns
     -------
@@ -76,24 +80,27 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Ten
     Raises
     ------
     ShapeError
-        If the shapes do not agree, or an observed noise is not above zero.
+        If the shapes do not agree, an observed rms is not above zero, or an observed covariance is
+        not positive definite.
 
     References
     ----------
     Farsian et al. 2020, eqs. 5.1-5.4; Stompor et al. 2009; Golub & Pereyra 2003.
     """
     bands = Bands.of(frequency_ghz).to(data.device)
-    _validate(len(bands), data, sigma)
+    _validate(len(bands), data, noise)
     result = _empty(model, len(data), data.device)
 
     on_cpu, threads = data.device.type == "cpu", torch.get_num_threads()
-    chunk, batch = (CHUNK, BATCH) if on_cpu else (GPU_BATCH, GPU_BATCH)
+    chunk = CHUNK if on_cpu else GPU_BATCH
+    batch = (BATCH, JOINT_BATCH) if on_cpu else (GPU_BATCH, GPU_JOINT_BATCH)
+    batch = batch[noise.ndim == 3]
     if on_cpu:  # few pixels are shared evenly
         chunk = min(chunk, max(_LEAST, -(-len(data) // threads)))
 
     def work(start: int) -> None:
         part = slice(start, start + chunk)
-        _fit_chunk(model, bands, data[part], sigma[part], batch, result, start)
+        _fit_chunk(model, bands, _whiten(data[part], noise[part]), batch, result, start)
 
     # a chunk a thread: the operations are too small to be shared between threads
     pool = ThreadPoolExecutor(threads if on_cpu else 1, "fit", torch.set_num_threads, (1,))
@@ -105,29 +112,38 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, sigma: Ten
     return result
 
 
-def observed(data: Tensor, sigma: Tensor) -> Tensor:
+def observed(data: Tensor, noise: Tensor) -> Tensor:
     """Which bands observed a pixel, bool (n, n_band): neither NaN, Inf nor UNSEEN.
 
     Beware: ask before float32 becomes float64, for UNSEEN in it is then another number.
     """
-    return (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & torch.isfinite(sigma)
+    known = torch.isfinite(noise) if noise.ndim == 2 else torch.isfinite(noise).all(1)
+    return (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & known
 
 
-def _validate(n_band: int, data: Tensor, sigma: Tensor) -> None:
+def _validate(n_band: int, data: Tensor, noise: Tensor) -> None:
     if data.ndim != 3 or data.shape[1:] != (2, n_band):
         raise ShapeError(
             f"expected data of shape (n, 2, {n_band}), got {tuple(data.shape)}; "
             "order it as pixel, Stokes Q and U, band."
         )
-    if sigma.shape != (len(data), n_band):
+    if noise.shape not in ((len(data), n_band), (len(data), 3, n_band)):
         raise ShapeError(
-            f"expected sigma of shape ({len(data)}, {n_band}), got {tuple(sigma.shape)}; "
-            "give the rms of every pixel and band."
+            f"expected noise of shape ({len(data)}, {n_band}) or ({len(data)}, 3, {n_band}), got "
+            f"{tuple(noise.shape)}; give the rms of every pixel and band, or QQ, QU and UU."
         )
-    if (sigma <= 0).any():
+    if noise.ndim == 3:
+        qq, qu, uu = noise.double().unbind(1)
+        known = torch.isfinite(noise).all(1)
+        if (known & ((qq <= 0) | (uu <= 0) | (qu.square() >= qq * uu))).any():
+            raise ShapeError(
+                "expected positive definite covariances of Q and U, but noise holds others; give "
+                "them in the order QQ, QU, UU, or NaN where a band did not observe."
+            )
+    elif (noise <= 0).any():
         raise ShapeError(
-            "expected noise above zero, but sigma holds values <= 0; a fit weighs the bands by "
-            "their noise: give it, or NaN where a band did not observe."
+            "expected noise above zero, but it holds values <= 0; a fit weighs the bands by their "
+            "noise: give it, or NaN where a band did not observe."
         )
 
 
@@ -144,41 +160,36 @@ def _empty(model: SkyModel, n: int, device: torch.device) -> Fit:
     )  # fmt: skip
 
 
-def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """1 / sigma (n_band, n) and data / sigma (n_band, 2, n); both 0 where not observed."""
-    seen = observed(data, sigma).T
+def _whiten(data: Tensor, noise: Tensor) -> AnyWhitened:
+    """Data (n, 2, n_band) over their noise, as `fit` takes both; 0 where not observed."""
+    seen = observed(data, noise)
+    if noise.ndim == 3:
+        return joint.whiten(data, noise, seen)
     data = data.double().permute(2, 1, 0).contiguous()
-    sigma = sigma.double().T.contiguous()
-    weight = torch.where(seen, 1 / sigma, 0.0)
-    return weight, torch.where(seen[:, None], data, 0.0) * weight[:, None]
+    sigma = noise.double().T.contiguous()
+    weight = torch.where(seen.T, 1 / sigma, 0.0)
+    return Whitened(weight, torch.where(seen.T[:, None], data, 0.0) * weight[:, None])
 
 
 def _fit_chunk(
-    model: SkyModel,
-    bands: Bands,
-    data: Tensor,
-    sigma: Tensor,
-    batch: int,
-    result: Fit,
-    offset: int,
+    model: SkyModel, bands: Bands, data: AnyWhitened, batch: int, result: Fit, offset: int
 ) -> None:
     """Fit pixels of which the first is number `offset` of the result."""
-    weight, whitened = _whiten(data, sigma)
-    n_seen = (weight > 0).sum(0)
+    n_seen = data.n_seen
     dof = 2 * (n_seen - len(model.components)) - len(model.free)
     enough = torch.nonzero((dof > 0) & (n_seen > len(model.components))).squeeze(1)
     if len(enough) == 0:
         return
     if len(enough) < len(dof):
-        weight, whitened, dof = weight[:, enough], whitened[..., enough], dof[enough]
-    best = lowest_ends(model, bands, weight, whitened, batch)
+        data, dof = data.at(enough), dof[enough]
+    best = lowest_ends(model, bands, data, batch)
     result.dof[offset + enough] = dof
     # few at a time: what is made for each stays in the cache
-    for part in torch.arange(len(enough), device=weight.device).split(batch // 8):
+    for part in torch.arange(len(enough), device=enough.device).split(batch // 8):
         end, columns = best.take(part), slice(int(part[0]), int(part[-1]) + 1)
         covariance = invert(end.fisher)
         amplitudes, map_fn, chi2 = _amplitudes(
-            model, bands, weight[:, columns], whitened[..., columns], end.parameters, covariance
+            model, bands, data.at(columns), end.parameters, covariance
         )
         index = offset + enough[part]
         result.parameters[index] = end.parameters.T
@@ -192,12 +203,14 @@ def _fit_chunk(
 def _amplitudes(
     model: SkyModel,
     bands: Bands,
-    weight: Tensor,
-    whitened: Tensor,
+    data: AnyWhitened,
     parameters: Tensor,
     covariance: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Amplitudes (component, 2, n), their covariance marginal over parameters, chi-square."""
+    if isinstance(data, joint.JointWhitened):
+        return joint.amplitudes(model, bands, data, parameters, covariance)
+    weight, whitened = data.weight, data.data
     spectra, slopes = bent_spectra(model, bands.node_ghz, parameters.T)
     owner = list(model.owner)
     slopes = bands.average(slopes * spectra[..., owner], dim=1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from foreglow.recognition.fits.grids import Grid, grid, spectra_of
-from foreglow.recognition.fits.likelihood import Pixels, explained, project
+from foreglow.recognition.fits.joint import AnyPixels, AnyWhitened
 from foreglow.recognition.fits.skymodel import SkyModel, fixed_spectra
 from foreglow.sky.bandpass import Bands
 
@@ -65,7 +65,7 @@ class Starts:
         Pixels whose likelihood is beyond single precision have no peak, and those of bright dust
         may have none near it.
         """
-        count = (self.pixel - part.first).bincount(minlength=part.weight.shape[1])
+        count = (self.pixel - part.first).bincount(minlength=part.n)
         wanted = torch.ones_like(count).bool() if "dust" in model.bent else count == 0
         if not wanted.any():
             return self
@@ -86,16 +86,20 @@ class Starts:
 
 @dataclass(frozen=True)
 class Part:
-    """Some pixels of many, from number `first` on: (n_band, n), (n_band, 2, n)."""
+    """Some pixels of many, from number `first` on, and without what fixed components explain."""
 
     first: int
-    weight: Tensor
-    whitened: Tensor
-    pixels: Pixels
+    data: AnyWhitened
+    pixels: AnyPixels
 
-    def taken(self, pixel: Tensor) -> Pixels:
+    @property
+    def n(self) -> int:
+        """Their number."""
+        return self.data.data.shape[-1]
+
+    def taken(self, pixel: Tensor) -> AnyPixels:
         """Some of them, by the numbers of all."""
-        every = torch.arange(self.weight.shape[1], device=pixel.device) + self.first
+        every = torch.arange(self.n, device=pixel.device) + self.first
         return self.pixels if torch.equal(pixel, every) else self.pixels.take(pixel - self.first)
 
 
@@ -138,10 +142,10 @@ def _beside_dust(
     model: SkyModel, bands: Bands, synchrotron: Grid, part: Part, parameters: Tensor
 ) -> Starts:
     """Peaks over a grid of synchrotron, beside the dust as it was found."""
-    parameters = parameters[:, part.first : part.first + part.weight.shape[1]]
+    parameters = parameters[:, part.first : part.first + part.n]
     dust, fixed = spectra_of(model, bands, parameters.T, 1).T, fixed_spectra(model, bands)
     every = torch.cat([fixed[..., None].expand(-1, -1, dust.shape[1]), dust[:, None]], 1)
-    pixels = project(every, part.weight, part.whitened)
+    pixels = part.data.project(every)
     starts = _sought([synchrotron], fixed, replace(part, pixels=pixels))
     first = model.owner.index(1)
     starts.parameters[first:] = parameters[first:, starts.pixel - part.first]
@@ -151,7 +155,7 @@ def _beside_dust(
 def _sought(grids: Sequence[Grid], fixed: Tensor, part: Part) -> Starts:
     """Peaks of the likelihood of pixels over a grid; over the next, finer one where it is low."""
     grid, *finer = grids
-    found, n = [], part.weight.shape[1]
+    found, n = [], part.n
     for columns in _columns(n, len(grid.nodes)):
         gain, margin = _gain(grid, fixed, part, columns)
         peaks = _peaks(gain, margin, grid.shape, grid.rows)
@@ -164,8 +168,7 @@ def _sought(grids: Sequence[Grid], fixed: Tensor, part: Part) -> Starts:
     place = torch.nonzero(low).squeeze(1)
     again = starts.select(place[:0])
     if len(place):
-        data = part.weight[:, place], part.whitened[..., place]
-        again = _sought(finer, fixed, Part(0, *data, part.pixels.take(place)))
+        again = _sought(finer, fixed, Part(0, part.data.at(place), part.pixels.take(place)))
     again = replace(again, pixel=place[again.pixel])
     starts = Starts.join([starts.select(~low[starts.pixel]), again])
     starts = starts.select(starts.pixel.argsort(stable=True))
@@ -178,17 +181,17 @@ def _gain(grid: Grid, fixed: Tensor, part: Part, columns: slice) -> tuple[Tensor
     Where the dust has nodes, beyond what the best of these explains alone: that may be more than
     single precision tells.
     """
-    pixels = Pixels(part.pixels.rows[..., columns], part.pixels.inverse_variance[:, columns])
+    pixels = part.pixels.at(columns)
     if not len(grid.dust):
-        gain = explained(pixels, grid.spectra[0]) - grid.penalty
+        gain = pixels.explained(grid.spectra[0]) - grid.penalty
         return gain, _MARGIN + _SHARE * gain.amax(0).abs()
-    weight, whitened = part.weight[:, columns], part.whitened[..., columns]
-    alone = torch.stack([_explained_by(pixels, dust[:, None]) for dust in grid.dust])
+    data = part.data.at(columns)
+    alone = torch.stack([pixels.explained_by(dust[:, None]) for dust in grid.dust])
     most = alone.amax(0)
-    gain = weight.new_empty(*grid.spectra.shape[::2], weight.shape[1], dtype=torch.float32)
+    gain = most.new_empty(*grid.spectra.shape[::2], len(most), dtype=torch.float32)
     for k, (dust, spectra) in enumerate(zip(grid.dust, grid.spectra, strict=True)):
-        both = project(torch.cat([fixed, dust[:, None]], 1)[..., None], weight, whitened)
-        gain[k] = explained(both, spectra) + (alone[k] - most).float()
+        both = data.project(torch.cat([fixed, dust[:, None]], 1)[..., None])
+        gain[k] = both.explained(spectra) + (alone[k] - most).float()
     gain = gain.flatten(0, 1) - grid.penalty
     return gain, _MARGIN + _SHARE * gain.amax(0).abs() + _DUST_SHARE * most.float()
 
@@ -204,13 +207,6 @@ def _between(grid: Grid, peaks: _Peaks) -> Tensor:
     """Parameters (n_param, n_peak) of the tops of peaks."""
     at, ahead = grid.nodes[peaks.node], grid.nodes[peaks.node + peaks.way.sign().long()]
     return torch.lerp(at, ahead, peaks.way.abs().double()[:, None]).T.contiguous()
-
-
-def _explained_by(pixels: Pixels, spectrum: Tensor) -> Tensor:
-    """Fall of chi-square that a spectrum (n_band, n or 1) brings, (n,)."""
-    along = (pixels.rows * spectrum[:, None]).sum(0)
-    left = (pixels.inverse_variance * spectrum.square()).sum(0) - along[2:].square().sum(0)
-    return along[:2].square().sum(0) / left
 
 
 def _peaks(gain: Tensor, margin: Tensor, shape: tuple[int, ...], rows=()) -> _Peaks:

@@ -24,6 +24,7 @@ from foreglow.sky.instrument import Instrument
 
 _LEAST_COVER = 0.9  # of the common beam that observed, else a pixel is left out
 _ITERATIONS = 3
+_MOST_APART = 0.999  # of the mean variance: the difference that a covariance is made of
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ def bring_to_one_resolution(
     """Smooth a user's Q,U maps to one Gaussian beam, on one grid, and say what noise is left.
 
     E and B modes of each map (Q,U as spin 2) are multiplied by the ratio of beams; white noise is
-    propagated through the same transfer function, pixel by pixel. What is left is correlated
-    between neighbours closer than the beam.
+    propagated through the same transfer function, pixel by pixel: its mean over Q and U, and where
+    theirs may differ also how it differs and correlates. What is left is correlated between
+    neighbours closer than the beam.
 
     Parameters
     ----------
@@ -121,8 +123,12 @@ def bring_to_one_resolution(
     for done, (name, one) in enumerate(opened.items(), 1):
         rms = rms_of_band(instrument, name, noise, noise_scale, one, unit)
         smooth[name] = folder / f"band_{name}.fits"
-        left[name] = folder / f"noise_{name}.fits" if rms != 0 else "0 uK_RJ"
-        _write_band(one, rms, aim, beams[name], (smooth[name], folder / f"noise_{name}.fits"))
+        file = folder / f"noise_{name}.fits"
+        if isinstance(rms, NoiseMap) and not rms.alike:
+            left[name] = f"{file}[QQ,QU,UU] as covariance"
+        else:
+            left[name] = file if rms != 0 else "0 uK_RJ"
+        _write_band(one, rms, aim, beams[name], (smooth[name], file))
         if progress is not None:
             progress(done, len(opened))
     return smooth, left
@@ -179,11 +185,12 @@ def _write_band(
     """Smooth one band and its noise, and write them."""
     pixels = np.arange(hp.nside2npix(one.nside))
     qu = one.read(pixels).astype(np.float64)
-    variance, noise_unit = np.full(len(pixels), np.nan), "uK_RJ"
+    unlike, noise_unit = isinstance(rms, NoiseMap) and not rms.alike, "uK_RJ"
     if isinstance(rms, NoiseMap):
-        variance, noise_unit = (rms.read(pixels).astype(np.float64) ** 2).mean(0), rms.unit
+        covariance, noise_unit = rms.read_covariance(pixels), rms.unit
     else:
-        variance[:] = rms**2
+        covariance = np.tile([[rms**2], [0.0], [rms**2]], len(pixels))
+    variance = covariance[[0, 2]].mean(0)
     seen = np.isfinite(qu).all(0) & np.isfinite(variance)
     if not seen.any():
         raise MapError(f"{one.path}: no pixel is observed; check its mask and that of the noise.")
@@ -198,10 +205,23 @@ def _write_band(
         paths[0], smooth.astype(np.float32), one.unit, one.frame, header=header, overwrite=True
     )
     # quadrature may leave less than nothing far from where anything was observed
-    column = np.sqrt(np.maximum(left, np.finfo(np.float32).tiny)).astype(np.float32)
-    write_maps(
-        paths[1], {"RMS": (column, noise_unit)}, frame=one.frame, header=header, overwrite=True
-    )
+    left = np.maximum(left, np.finfo(np.float32).tiny)
+    columns = {"RMS": (np.sqrt(left).astype(np.float32), noise_unit)}
+    if unlike:
+        apart = np.where(seen, [0.5 * (covariance[0] - covariance[2]), covariance[1]], 0.0)
+        left = _covariance(left, smooth_difference(apart, transfer, aim.nside) / weight**2)
+        columns = {
+            name: (row, f"({noise_unit})^2")
+            for name, row in zip(("QQ", "QU", "UU"), left, strict=True)
+        }
+    write_maps(paths[1], columns, frame=one.frame, header=header, overwrite=True)
+
+
+def _covariance(mean: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """QQ, QU, UU (3, n) of the mean variance (n,), and half of QQ less UU and QU (2, n)."""
+    # quadrature may leave them a little more apart than a covariance can be
+    apart = apart * np.minimum(1, _MOST_APART * mean / np.maximum(np.hypot(*apart), mean * 1e-9))
+    return np.stack([mean + apart[0], apart[1], mean - apart[0]])
 
 
 def smooth_polarisation(qu: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
@@ -220,13 +240,32 @@ def smooth_variance(variance: np.ndarray, transfer: np.ndarray, nside: int) -> n
     squared, itself a smoothing, by the Legendre transform of that square.
     """
     pixel_area = 4 * np.pi / len(variance)
+    alm = hp.map2alm(variance * pixel_area, lmax=len(transfer) - 1, iter=_ITERATIONS)
+    return hp.alm2map(hp.almxfl(alm, _squared(transfer)), nside, lmax=len(transfer) - 1)
+
+
+def smooth_difference(apart: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
+    """As `smooth_variance`, of half of QQ less UU and of QU, (2, n_pix): together of spin 4.
+
+    They are the mean of (Q + iU)^2, so they turn by twice the angle by which Q and U turn.
+    """
+    l_max, nside_in = len(transfer) - 1, hp.npix2nside(apart.shape[1])
+    values = apart * (4 * np.pi / apart.shape[1])
+    alm = [np.zeros(hp.Alm.getsize(l_max), complex) for _ in range(2)]
+    for _ in range(_ITERATIONS + 1):
+        left = values - np.stack(hp.alm2map_spin(alm, nside_in, 4, l_max))
+        alm = [a + more for a, more in zip(alm, hp.map2alm_spin(left, 4, l_max), strict=True)]
+    alm = [hp.almxfl(a, _squared(transfer)) for a in alm]
+    return np.stack(hp.alm2map_spin(alm, nside, 4, l_max))
+
+
+def _squared(transfer: np.ndarray) -> np.ndarray:
+    """Transfer function of the square of the kernel of another."""
     ell = np.arange(len(transfer))
     x, w = np.polynomial.legendre.leggauss(2 * len(transfer))
     kernel = np.polynomial.legendre.legval(x, (2 * ell + 1) / (4 * np.pi) * transfer)
     modes = np.polynomial.legendre.legvander(x, len(transfer) - 1)
-    window = 2 * np.pi * (w * kernel**2) @ modes
-    alm = hp.map2alm(variance * pixel_area, lmax=len(transfer) - 1, iter=_ITERATIONS)
-    return hp.alm2map(hp.almxfl(alm, window), nside, lmax=len(transfer) - 1)
+    return 2 * np.pi * (w * kernel**2) @ modes
 
 
 def _cover(seen: np.ndarray, aim: Resolution) -> np.ndarray:

@@ -74,8 +74,9 @@ def source_of(
         (3, n_pix); or one array of shape (n_band, 2 or 3, n_pix), in the order of the instrument.
     noise : mapping of band to path, Quantity or text, or Quantity, optional
         As `open_observation` takes it; besides, arrays of shape (n_pix,) or (2, n_pix) as
-        Quantities, of which the unit says whether they are rms, variances or inverse variances;
-        or one Quantity for all bands, of shape (n_band, n_pix) or (n_band, 2, n_pix).
+        Quantities, of which the unit says whether they are rms, variances or inverse variances,
+        or of shape (3, n_pix), the covariance QQ, QU, UU or its inverse; or one Quantity for all
+        bands, of shape (n_band, n_pix), (n_band, 2, n_pix) or (n_band, 3, n_pix).
     noise_scale, unit
         As `open_observation` takes them.
     pixels : Pixels

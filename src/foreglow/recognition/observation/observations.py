@@ -13,7 +13,7 @@ import torch
 from foreglow.errors import MapError
 from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
-from foreglow.maps.conventions import angle_to_galactic, turn
+from foreglow.maps.conventions import angle_to_galactic, turn, turn_covariance
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.noise import NoiseMap
 from foreglow.maps.stored import StoredMap, check_same_sky
@@ -65,7 +65,7 @@ class Observation:
     maps : tuple of PolarisationSource or None
         In the order of the bands; None for a band without a map.
     noise : tuple of NoiseMap or float
-        Rms of each band, as a map or in a pixel [uK_RJ].
+        Of each band, as a map or the rms in a pixel [uK_RJ].
     nside : int
     frame : str
         G, C or E, as in the maps.
@@ -93,8 +93,13 @@ class Observation:
         """The sky in blocks of `size` pixels, in the order in which the files are best read."""
         return PixelBlocks(self.nside, self.ordering, size)
 
+    @property
+    def bands_of_unlike_noise(self) -> int:
+        """Bands whose noise of Q and U has columns of its own, and may differ."""
+        return sum(isinstance(one, NoiseMap) and not one.alike for one in self.noise)
+
     def read(self, pixels: np.ndarray | PixelBlock) -> tuple[np.ndarray, np.ndarray]:
-        """Data and noise of some pixels; the memory of the files is let go.
+        """Data and the rms of their noise, of some pixels; the memory of the files is let go.
 
         Parameters
         ----------
@@ -106,18 +111,47 @@ class Observation:
         data : ndarray, float32, shape (n, 2, n_band)
             Q, U [uK_RJ] in the Galactic basis; NaN where not observed.
         sigma : ndarray, float32, shape (n, n_band)
-            Noise rms of Q and of U [uK_RJ].
+            Noise rms [uK_RJ]: where that of Q and U differs, the root of their mean square.
 
         Raises
         ------
         MapError
-            If a file holds NaN or Inf there, or an rms that is not above zero.
+            If a file holds NaN or Inf there, or noise that is not above zero.
         """
+        data, sigma, _ = self._read(pixels)
+        return data, sigma
+
+    def read_all_noise(
+        self, pixels: np.ndarray | PixelBlock
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `read`, and besides all that is known of the noise, as the fits take it.
+
+        Returns
+        -------
+        data, sigma : ndarray
+            As of `read`.
+        noise : ndarray, shape (n, n_band) or float64, shape (n, 3, n_band)
+            `sigma`, where Q and U are alike in all of these pixels; else the covariance QQ, QU,
+            UU [uK_RJ^2] in the Galactic basis, NaN where not observed.
+        """
+        data, sigma, covariances = self._read(pixels)
+        if all(map(_is_alike, covariances.values())):
+            return data, sigma, sigma
+        noise = np.zeros((len(sigma), 3, self.instrument.n_band))
+        noise[:, ::2] = np.square(sigma, dtype=np.float64)[:, None]
+        for k, covariance in covariances.items():
+            noise[:, :, k] = covariance.T
+        return data, sigma, noise
+
+    def _read(
+        self, pixels: np.ndarray | PixelBlock
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
+        """Data, rms, and of each band with a map of its noise the covariance (3, n) [uK_RJ^2]."""
         n_band = self.instrument.n_band
         qu = np.empty((2, n_band, len(pixels)), np.float32)
         sigma = np.empty((len(pixels), n_band), np.float32)
         sigma[:] = [np.nan if isinstance(rms, NoiseMap) else rms for rms in self.noise]
-        angle = None
+        angle, covariances = None, {}
         if self.frame != "G":
             angle = angle_to_galactic(ring_numbers(pixels), self.nside, self.frame)
         for k, (one, rms) in enumerate(zip(self.maps, self.noise, strict=True)):
@@ -127,14 +161,17 @@ class Observation:
             else:
                 stored = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
                 np.multiply(stored, factor[0], out=qu[:, k])
-            if isinstance(rms, NoiseMap):  # Q and U may differ; one rms is taken for both
-                mean_square = (rms.read(pixels).astype(np.float64) ** 2).mean(0)
-                sigma[:, k] = factor[1] * np.sqrt(mean_square)
+            if isinstance(rms, NoiseMap):
+                stored = rms.read_covariance(pixels)
+                sigma[:, k] = factor[1] * np.sqrt(stored[[0, 2]].mean(0))
+                if angle is not None and not rms.alike:
+                    stored = turn_covariance(stored, angle)
+                covariances[k] = factor[1] ** 2 * stored
         for file in self._files:
             file.release()
         # turned over as a whole: values written band by band would each open a line of the cache
         by_pixel = torch.from_numpy(qu.reshape(2 * n_band, -1)).T.contiguous().numpy()
-        return by_pixel.reshape(-1, 2, n_band), sigma
+        return by_pixel.reshape(-1, 2, n_band), sigma, covariances
 
     @cached_property
     def _files(self) -> tuple[PolarisationSource | NoiseMap, ...]:
@@ -172,7 +209,8 @@ def open_observation(
         (`"map.fits in mK_CMB"`, `"q.fits,u.fits"`).
     noise : mapping of band to path or quantity, optional
         A FITS map of the noise of Q and U, and what it holds, as `open_noise_map` takes it
-        (`"map.fits[WEI_Q,WEI_U] as inverse variance in mK_CMB^-2"`); or a sensitivity
+        (`"map.fits[WEI_Q,WEI_U] as inverse variance in mK_CMB^-2"`,
+        `"map.fits[QQ,QU,UU] as covariance in mK_CMB^2"`); or a sensitivity
         (`"36.1 uK_CMB arcmin"`); or the rms in a pixel (`"0.5 uK_CMB"`, `"0.5 uK_RJ"`). Bands
         left out have the instrument's sensitivity.
     noise_scale : float
@@ -201,6 +239,12 @@ def open_observation(
     placed = tuple(opened.get(name) for name in instrument.band)
     rms = open_noise(instrument, noise or {}, noise_scale, opened, unit)
     return Observation(instrument, placed, rms, first.nside, first.frame)
+
+
+def _is_alike(covariance: np.ndarray) -> bool:
+    """Whether QQ is UU and QU 0 in all pixels (3, n) that have noise."""
+    qq, qu, uu = covariance
+    return np.array_equal(qq, uu, equal_nan=True) and not (np.abs(qu) > 0).any()
 
 
 def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) -> None:
