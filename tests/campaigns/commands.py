@@ -21,9 +21,11 @@ os.environ.update({"OMP_NUM_THREADS": "1", "FOREGLOW_CACHE": tempfile.mkdtemp()}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from safetensors.torch import save
 
 from drawing import draw_small
 from foreglow.__main__ import main
+from foreglow.compute.checkpoints import PlainCheckpoints, _to_plain
 from foreglow.hi_cube import prepare  # noqa: F401 - what a fork need not import again
 from foreglow.reproduce.farsian2020 import experiment as farsian2020
 from foreglow.reproduce.zhang2019 import experiment as zhang2019
@@ -161,11 +163,21 @@ def content(folder: Path) -> dict[str, object]:
             found[name] = {k: v for k, v in table.items() if k not in ("command", "git_revision")}
         elif path.name == "metrics.json":
             found[name] = json.loads(path.read_text())["records"]
+        elif path.suffix == ".ckpt":
+            found[name] = _checkpoint(path)
         elif path.name in ("log.txt", "report.html"):
             found[name] = "exists"
         else:
             found[name] = path.read_bytes()
     return found
+
+
+def _checkpoint(path: Path) -> tuple[str, bytes]:
+    """Less what Lightning notes of scores: a finished training, resumed, forgets the last one."""
+    state = PlainCheckpoints().load_checkpoint(path)
+    state.pop("callbacks")
+    tensors = {}
+    return json.dumps(_to_plain(state, tensors)), save(tensors)
 
 
 def make_small_reproductions() -> None:
