@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from foreglow.hi_cube.prepare import prepare as prepare_cube
     from foreglow.recognition.classify import classify
     from foreglow.recognition.context.model import ContextModel
+    from foreglow.recognition.context.train import ContextPlan
     from foreglow.recognition.fit_maps import fit
     from foreglow.recognition.network.recogniser import Recogniser
     from foreglow.recognition.network.train import TrainingPlan
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ContextModel": "recognition.context.model:ContextModel",
+    "ContextPlan": "recognition.context.train:ContextPlan",
     "DustModel": "dust.model:DustModel",
     "DustPlan": "dust.train:DustPlan",
     "ForeglowError": "errors:ForeglowError",
@@ -44,6 +46,7 @@ _HOMES = {
 }
 __all__ = [
     "ContextModel",
+    "ContextPlan",
     "DustModel",
     "DustPlan",
     "ForeglowError",
@@ -61,6 +64,10 @@ __all__ = [
     "train_dust",
     "train_recogniser",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,7 @@ def read_plan(given: Any, default: _Plan, **fields: Any) -> _Plan:
     if unknown := table.keys() - known.keys():
         raise RunError(
             f"{name}: expected fields among {', '.join(known)}, got {', '.join(sorted(unknown))}; "
-            "take them out."
+            "correct their names, or take them out."
         )
     try:
         return TypeAdapter(type(default)).validate_python(known | table | said)

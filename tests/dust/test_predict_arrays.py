@@ -258,6 +258,17 @@ WRONG = {
         "velocity: expected the velocity of each channel, got none; pass a Quantity in km/s, from "
         "the local standard of rest (LSRK)",
     ),
+    "another velocity than xarray's": (
+        lambda tb: (
+            xarray.DataArray(
+                tb, dims=("velocity", "pixel"), attrs={"units": "K", "frame": "G"},
+                coords={"velocity": ("velocity", VELOCITY.value, {"units": "km/s"})},
+            ),
+            {"velocity": VELOCITY + 1 * u.km / u.s},
+        ), MapError,
+        "velocity: expected -45 to 45 km/s, as the cube says, got -44 to 46; leave velocity= out, "
+        "or correct the coordinate",
+    ),
     "a bare kelvin of dust": (
         lambda tb: (tb * u.K, {"dust": np.arange(N_PIX) * u.uK}), MapError,
         "dust: expected one of K_CMB, mK_CMB, uK_CMB, K_RJ, mK_RJ, uK_RJ, MJy/sr, got unit 'uK', "

@@ -136,6 +136,40 @@ def test_noise_maps_in_memory(instrument, arrays, sky, tmp_path, power):
     assert bits(a) == bits(c)
 
 
+@pytest.mark.parametrize(
+    ("values", "words", "rms"),
+    [
+        (np.full(3072, 1.5), "rms in uK_RJ", 1.5),
+        (np.full((2, 3072), 2.25), "variance in uK_RJ^2", 1.5),
+        (np.full(3072, 4.0), "hits of 3 uK_RJ", 1.5),
+        (np.stack([np.full(3072, 2.25), np.zeros(3072), np.full(3072, 2.25)]),
+         "covariance in uK_RJ^2", 1.5),
+    ],
+)  # fmt: skip
+def test_noise_arrays_with_words(instrument, arrays, values, words, rms):
+    maps = {band: arrays[band] for band in instrument.band[BANDS]}
+    options = {"models": PROBLEMS["curvature"], "noise_scale": 0.1, "unit": "uK_RJ", **SAID}
+    said = fit(maps, instrument, noise={"11": (values, words)}, **options)
+    plain = fit(maps, instrument, noise={"11": f"{rms} uK_RJ"}, **options)
+    np.testing.assert_allclose(said.chi2, plain.chi2, rtol=1e-4)
+
+
+def test_noise_is_asked_for_where_the_map_observed_alone(instrument, arrays):
+    """A variance of zero beyond the mask says nothing."""
+    maps = {band: arrays[band].copy() for band in instrument.band[BANDS]}
+    maps["11"][:, :1000] = hp.UNSEEN
+    rms = np.where(np.arange(3072) < 1000, 0.0, 1.5)
+    options = {"models": PROBLEMS["curvature"], "noise_scale": 0.1, "unit": "uK_RJ", **SAID}
+    zero = fit(maps, instrument, noise={"11": (rms, "rms in uK_RJ")}, **options)
+    plain = fit(maps, instrument, noise={"11": "1.5 uK_RJ"}, **options)
+    np.testing.assert_allclose(zero.chi2, plain.chi2, rtol=1e-4)
+
+
+def test_a_unit_of_astropy(paper_model, arrays):
+    one = classify(arrays, model=paper_model, unit=pysm_units.uK_RJ, **SAID)
+    assert bits(one) == bits(classify(arrays, model=paper_model, unit="uK_RJ", **SAID))
+
+
 def test_a_file_out_and_a_pool(paper_model, arrays, tmp_path):
     paths = write_all(tmp_path, arrays, "uK_RJ")
     paper_model.save(tmp_path / "model")
@@ -180,6 +214,16 @@ MISTAKES = {
         "expected the unit uK_RJ, as given",
     ),
     "noise": (lambda a: a, {"noise": {"11": np.ones(3072)}}, MapError, "noise as a Quantity"),
+    "noise in K": (
+        lambda a: a, {"noise": {"11": "3 uK arcmin"}}, MapError,
+        r"noise of 11: expected one of .*\(_RJ\); name one of them",
+    ),
+    "noise, a number": (
+        lambda a: a, {"noise": {"11": 0.5}}, MapError, "expected noise as .* got '0.5' of 11",
+    ),
+    "noise, other words": (
+        lambda a: a, {"noise": {"11": (np.ones(3072), "hits")}}, MapError, "the rms of one hit",
+    ),
     "few": (
         lambda a: a, {"noise": {"11": np.ones(2) * pysm_units.uK_RJ}}, ShapeError, "pixels, got 2",
     ),

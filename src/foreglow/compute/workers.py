@@ -233,13 +233,18 @@ def _local(n: int) -> Iterator[Any]:
     threads = max(1, available_cores() // n)
     # Dask's own has one thread for libraries, and malloc give memory back at once
     environment = {"OMP_NUM_THREADS": threads, **ENVIRONMENT}
-    with (
-        config.set({"distributed.nanny.pre-spawn-environ": environment}),
-        LocalCluster(
-            n_workers=n, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-    ):
-        yield cluster
+    with config.set({"distributed.nanny.pre-spawn-environ": environment}):
+        try:
+            started = LocalCluster(
+                n_workers=n, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+            )
+        except RuntimeError as error:
+            raise RunError(
+                f"workers='local:{n}': the processes could not be started ({error}); in a script, "
+                "call from below `if __name__ == '__main__':`, for each of them imports the script."
+            ) from error
+        with started as cluster:
+            yield cluster
 
 
 def _read_jobs(file: Path) -> tuple[int, dict[str, Any]]:

@@ -281,13 +281,14 @@ def _channels_between(gas: HICube, low_kms: float, high_kms: float) -> np.ndarra
     if chosen.size < LEAST_CHANNELS:
         raise MapError(
             f"{gas.name}: expected {LEAST_CHANNELS} or more channels from {low_kms:g} to "
-            f"{high_kms:g} km/s, got {chosen.size} of {has}; give another velocity range"
+            f"{high_kms:g} km/s, got {chosen.size} of {has}; give another range "
+            "(low_kms=, high_kms=)"
         )
     step = float(np.diff(velocity[chosen]).max())
     if velocity[0] > low_kms + step or velocity[-1] < high_kms - step:
         raise MapError(
             f"{gas.name}: expected channels that reach from {low_kms:g} to {high_kms:g} km/s, got "
-            f"{has}; give a range within it, or prepare a wider cube"
+            f"{has}; give a range within it (low_kms=, high_kms=), or prepare a wider cube"
         )
     return chosen
 

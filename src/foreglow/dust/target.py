@@ -57,6 +57,7 @@ def open_target(path: Path, unit: str | None) -> tuple[IntensityMap, str]:
         If the file cannot be read, no unit is stated or a kelvin that does not say which, or the
         header states another than `unit`.
     """
+    unit = None if unit is None else str(unit)
     found = open_plain_map(path)
     validate_numbers(path, found.columns)
     stated = found.columns[0].unit
@@ -85,6 +86,7 @@ def array_unit(stated: str, unit: str | None) -> str:
     MapError
         If neither says it, or they disagree.
     """
+    unit = None if unit is None else str(unit)
     if unit is None and not stated:
         raise MapError(f"dust: expected its unit, got a plain array; pass dust_unit={_ANY_TEXT}")
     if unit is not None and not (same_unit(stated, unit) or unit_agrees(stated, unit)):

@@ -156,7 +156,7 @@ def _from_xarray(
     if set(data.dims) != {"velocity", "pixel"}:
         raise ShapeError(f"cube: expected {_LABELLED}, got axes {data.dims}; rename them")
     data = data.transpose("velocity", "pixel")
-    kms = _kms(_coordinate(data) if velocity is None else velocity)
+    kms = _agreed_kms(data, velocity)
     _validate_shape(data.shape, kms.size)
     nside = hp.npix2nside(data.shape[1])
     if stated.get("nside", nside) != nside:
@@ -259,6 +259,23 @@ def _coordinate(data: Any) -> u.Quantity | None:
             f"{text or 'no unit'!r}; state it, or pass velocity= as a Quantity"
         )
     return u.Quantity(factor * np.asarray(data["velocity"], np.float64), "km/s")
+
+
+def _agreed_kms(data: Any, velocity: u.Quantity | None) -> NDArray[np.float64]:
+    """Velocities of xarray's cube, as it states them or as they were given."""
+    if velocity is None:
+        return _kms(_coordinate(data))
+    given = _kms(velocity)
+    if "velocity" in data.coords and unit_factor(
+        str(data["velocity"].attrs.get("units", "")), "km/s"
+    ):
+        stated = _kms(_coordinate(data))
+        if stated.shape != given.shape or not np.allclose(stated, given, rtol=0, atol=1e-3):
+            raise MapError(
+                f"velocity: expected {stated[0]:g} to {stated[-1]:g} km/s, as the cube says, got "
+                f"{given[0]:g} to {given[-1]:g}; leave velocity= out, or correct the coordinate"
+            )
+    return given
 
 
 def _validate_shape(shape: tuple[int, ...], n_velocity: int) -> None:

@@ -42,6 +42,8 @@ class GivenArray:
         "G", "C" or "E".
     convention : str
         "COSMO" or "IAU".
+    said : str
+        What the numbers are, of noise: "hits of 1.2 mK_CMB"; "" where it was not said.
     """
 
     name: str
@@ -49,6 +51,7 @@ class GivenArray:
     nest: bool
     frame: str
     convention: str
+    said: str = ""
 
     def table(self, names: Sequence[str]) -> Table:
         """The table of a file with these values, a column for each of the last rows.
@@ -146,9 +149,17 @@ def given_array(
             f"an array states neither its frame nor its polarisation convention: taken as {said}; "
             "say so to silence this"
         )
-    return GivenArray(name, values, nest, frame or "G", convention or "COSMO")
+    values, said = values if _has_words(values) else (values, "")
+    return GivenArray(name, values, nest, frame or "G", convention or "COSMO", said)
 
 
 def is_array(value: Any) -> bool:
     """Whether a user gave pixels, and not the name of a file or a single number."""
+    if _has_words(value):
+        return True
     return isinstance(value, np.ndarray | list | tuple) and np.ndim(value) > 0
+
+
+def _has_words(value: Any) -> bool:
+    """Whether an array came with words of what it holds."""
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], str)

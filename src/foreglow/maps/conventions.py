@@ -133,10 +133,10 @@ def canonical_frame(where: str, text: str) -> str:
     )
 
 
-def canonical_unit(where: str, text: str, argument: str = "unit") -> str:
+def canonical_unit(where: str, text: str, argument: str | None = "unit") -> str:
     """One of `UNITS` from any spelling; `where` begins the message of the MapError.
 
-    `argument` is what the message calls the argument that states a unit.
+    `argument` is what the message calls the argument that states a unit; None where there is none.
 
     Examples
     --------
@@ -157,13 +157,12 @@ def canonical_unit(where: str, text: str, argument: str = "unit") -> str:
         compact,
     )
     expected = f"{where}: expected one of {', '.join(UNITS)}, got unit {text!r}"
+    advice = f"pass {argument}=" if argument else "name one of them"
     if kelvin is None:
-        advice = "convert the map" if _by_astropy(text) else f"pass {argument}="
-        raise MapError(f"{expected}; {advice}")
+        raise MapError(f"{expected}; {'convert the map' if _by_astropy(text) else advice}")
     if not kelvin["cmb"] and not kelvin["rj"]:
         raise MapError(
-            f"{expected}, which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); "
-            f"pass {argument}="
+            f"{expected}, which does not say thermodynamic (_CMB) or Rayleigh-Jeans (_RJ); {advice}"
         )
     prefix = {"": "", "m": "m"}.get(kelvin["prefix"] or "", "u")
     return f"{prefix}K_{'CMB' if kelvin['cmb'] else 'RJ'}"

@@ -122,4 +122,4 @@ def _rms_of_a_hit(text: str, said: str | None) -> tuple[float, str]:
             f"expected hits with the rms of one hit and its unit, as in 'FILE[NHITS] as hits of "
             f"1.2 mK_CMB', got {text!r}; the rms of a pixel is that over the root of its hits"
         )
-    return value, canonical_unit(f"{text}: hits of {value:g}", match[2])
+    return value, canonical_unit(f"{text}: hits of {value:g}", match[2], None)

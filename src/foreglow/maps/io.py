@@ -203,7 +203,7 @@ def signal_unit(path: Path, columns: Sequence[Column], unit: str | None) -> str:
         If there is none, or two that differ.
     """
     if unit is not None:
-        unit = canonical_unit(f"{path}: unit=", unit)
+        unit = canonical_unit(f"{path}: unit=", unit, None)
         validate_unit(path, columns, unit)
         return unit
     for column in columns:

@@ -65,7 +65,7 @@ class NoiseMap(StoredMap):
         """Whether one column counts for both Q and U."""
         return len(self.parts) == 1 and len({column.name for column in self.columns}) == 1
 
-    def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
+    def read(self, pixels: np.ndarray | PixelBlock, seen: np.ndarray | None = None) -> np.ndarray:
         """Noise rms of Q and U of some pixels; a one-column file gives both the same.
 
         Parameters and shapes are those of `PolarisationMap.read`; NaN too where the weight or the
@@ -78,8 +78,8 @@ class NoiseMap(StoredMap):
             weight negative, or a covariance not positive definite.
         """
         if len(self.columns) == 3:
-            return np.sqrt(self.read_covariance(pixels)[[0, 2]])
-        values = self._read(pixels)
+            return np.sqrt(self.read_covariance(pixels, seen)[[0, 2]])
+        values = self._read_seen(pixels, seen)
         counts = self.kind in ("inverse variance", "hits")
         bad = ((values < 0) if counts else (values <= 0)).any(axis=0)
         if bad.any():
@@ -92,8 +92,17 @@ class NoiseMap(StoredMap):
             )
         return self._rms_of(values)
 
-    def read_covariance(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
+    def read_covariance(
+        self, pixels: np.ndarray | PixelBlock, seen: np.ndarray | None = None
+    ) -> np.ndarray:
         """Noise covariance of Q and U of some pixels; QU is 0 where the file has none.
+
+        Parameters
+        ----------
+        pixels : ndarray of int, shape (n,), or PixelBlock
+            As of `PolarisationMap.read`.
+        seen : ndarray of bool, shape (n,), optional
+            Which of them the map has observed; of the others nothing is asked, and they are NaN.
 
         Returns
         -------
@@ -107,8 +116,8 @@ class NoiseMap(StoredMap):
             As `read`.
         """
         if len(self.columns) == 2:
-            return _diagonal(self.read(pixels))
-        values = self._read(pixels).astype(np.float64)
+            return _diagonal(self.read(pixels, seen))
+        values = self._read_seen(pixels, seen).astype(np.float64)
         qq, qu, uu = values
         determinant, most = qq * uu - qu**2, qq * uu
         positive = (qq > 0) & (uu > 0) & (determinant > _SINGULAR * most)
@@ -132,6 +141,12 @@ class NoiseMap(StoredMap):
         if len(values) == 3:
             good &= values[1] ** 2 < values[0] * values[2]
         return self._covariance_of(values[:, good])
+
+    def _read_seen(self, pixels: np.ndarray | PixelBlock, seen: np.ndarray | None) -> np.ndarray:
+        values = self._read(pixels)
+        if seen is not None:
+            values[:, ~seen] = np.nan
+        return values
 
     @property
     def _names(self) -> str:
@@ -224,18 +239,26 @@ def _noise_of_array(given: GivenArray) -> NoiseMap:
         raise _no_such_rows(given)
     table = given.table(names[rows])
     columns = tuple(table.column(i) for i in range(len(table.columns)))
+    part = FilePart.of(table, [0, 0] if rows == 1 else range(rows))
+    flip_u = rows == 3 and is_iau(table)
+    if given.said:
+        words = GivenFile.of(f"{given.name} as {given.said}")
+        kind = kind_of_columns(words, columns, None)
+        return NoiseMap(
+            (part,), unit_of_rms(words, columns, kind, None), kind, words.sigma0, flip_u
+        )
     power = power_of_unit(columns[0].unit) if columns[0].unit else None
     if power is None:
         raise MapError(
             f"{given.name}: expected noise as a Quantity in one of {', '.join(UNITS)} (an rms), "
             f"its square (a variance) or one over that, got {columns[0].unit or 'no unit'}; "
-            "multiply the array by its unit"
+            "say what it holds, as in (array, 'rms in uK_CMB'), (array, 'variance in uK_CMB^2') "
+            "or (array, 'hits of 1.2 mK_CMB')"
         )
     if rows == 3 and power[1] == 1:
         raise _no_such_rows(given)
-    part = FilePart.of(table, [0, 0] if rows == 1 else range(rows))
-    unit = canonical_unit(given.name, power[0])
-    return NoiseMap((part,), unit, KIND_OF_POWER[power[1]], flip_u=rows == 3 and is_iau(table))
+    unit = canonical_unit(given.name, power[0], None)
+    return NoiseMap((part,), unit, KIND_OF_POWER[power[1]], flip_u=flip_u)
 
 
 def _no_such_rows(given: GivenArray) -> ShapeError:

@@ -127,7 +127,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     models : str or sequence of str
         A problem (curvature, ame, four) or names of `MODELS`.
     criterion : str
-        One of `CRITERIA`; see `Choice.log_score`.
+        By which the best model is chosen: "evidence", "bic", "aic" or "chi2" (reduced).
     curvature : float, optional
         C of the curved models; by default it is free.
     level : float

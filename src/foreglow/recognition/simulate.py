@@ -39,9 +39,17 @@ class KnownSky:
     models: tuple[str, ...]
     instrument: Instrument
 
-    def accuracy(self, best: np.ndarray) -> float:
-        """Share of the pixels in which the best model, shape (n_pix,), is the true one."""
-        return float(np.mean(np.asarray(best) == self.truth))
+    def accuracy(self, found: Any) -> float:
+        """Share of the pixels that were classified or fitted in which the best model is true.
+
+        Parameters
+        ----------
+        found : what `classify` or `fit` returned
+            Its models may stand in another order.
+        """
+        true = [self.models.index(name) if name in self.models else -2 for name in found.models]
+        best = np.asarray([*true, -1])[found.best]  # the last one where nothing was found
+        return float(np.mean((best == self.truth)[found.best >= 0]))
 
 
 @overload

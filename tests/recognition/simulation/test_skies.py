@@ -1,6 +1,7 @@
 """Whole test skies against formulas of their own, and their FITS files as healpy reads them."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import healpy as hp
 import numpy as np
@@ -267,6 +268,14 @@ def test_maps_in_memory_are_those_of_the_files(files, instrument):
         assert str(made.maps[band].unit) == "uK_RJ"
     np.testing.assert_array_equal(made.truth, hp.read_map(files[0] / "truth.fits"))
     assert (made.models, made.instrument) == (FOUR, instrument)
-    assert made.accuracy(made.truth) == 1.0
+    found = SimpleNamespace(models=made.models, best=made.truth)
+    assert made.accuracy(found) == 1.0
+    # the models in another order, and a pixel that was not observed
+    order = {name: k for k, name in enumerate(reversed(made.models))}
+    best = np.array([order[made.models[k]] for k in made.truth])
+    best[0] = -1
+    found = SimpleNamespace(models=tuple(reversed(made.models)), best=best)
+    assert made.accuracy(found) == 1.0
+    assert made.accuracy(SimpleNamespace(models=("two_temperatures",), best=0 * best)) == 0.0
     two = simulate(instrument, models=FOUR[:2], layout="halves", noise_scale=0.0)
     assert two.models == FOUR[:2]

@@ -11,6 +11,7 @@ from astropy import units as u
 from foreglow.errors import InstrumentError, MapError
 from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import GivenArray
+from foreglow.maps.conventions import canonical_unit
 from foreglow.maps.given import GivenFile
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.noise import NoiseMap, open_noise_map
@@ -34,7 +35,7 @@ def noise_map(value: str | Path | u.Quantity | GivenArray) -> GivenFile | GivenA
     """The file or array that was given as noise; None if it is a number."""
     if isinstance(value, GivenArray):
         return value
-    if isinstance(value, u.Quantity):
+    if not isinstance(value, str | Path):  # a Quantity, or what is no noise
         return None
     given = GivenFile.of(value)
     return given if given.exists else None
@@ -92,7 +93,7 @@ def open_noise(
         if value is None:
             result.append(float(table[k]))
         elif file is None:
-            result.append(_parse_noise(str(value), instrument, k, reference.nside))
+            result.append(_parse_noise(value, instrument, k, reference.nside))
         else:
             opened = open_noise_map(file, unit)
             check_same_sky({f"map of {name}": maps[name], f"noise of {name}": opened})
@@ -100,8 +101,9 @@ def open_noise(
     return tuple(result)
 
 
-def _parse_noise(text: str, instrument: Instrument, band: int, nside: int) -> float:
+def _parse_noise(value: object, instrument: Instrument, band: int, nside: int) -> float:
     """The rms in a pixel [uK_RJ] of a sensitivity or an rms in a pixel."""
+    text = str(value)
     match = _NOISE_TEXT.fullmatch(text.replace(" / ", "/"))
     try:
         if match is None or (match[2] and match[4]):
@@ -111,10 +113,12 @@ def _parse_noise(text: str, instrument: Instrument, band: int, nside: int) -> fl
         raise MapError(
             f"expected noise as an existing FITS file, perhaps with what it holds ('FILE[QQ,UU] as "
             f"variance in uK_CMB^2'), a sensitivity such as '36 uK_CMB arcmin' or an rms in a "
-            f"pixel such as '0.5 uK_CMB', got {text!r}."
+            f"pixel such as '0.5 uK_CMB', got {text!r} of {instrument.band[band]}; give one of "
+            "these."
         ) from None
     if not (np.isfinite(number) and number >= 0):
         raise MapError(f"noise must be a number >= 0, got {text!r}.")
     if match[2] or match[4]:
         number /= hp.nside2resol(nside, arcmin=True)
-    return number * instrument.to_uk_rj_factor(match[3], band)
+    unit = canonical_unit(f"noise of {instrument.band[band]}", match[3], None)
+    return number * instrument.to_uk_rj_factor(unit, band)

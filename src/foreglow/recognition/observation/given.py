@@ -77,6 +77,8 @@ def source_of(
         Quantities, of which the unit says whether they are rms, variances or inverse variances,
         or of shape (3, n_pix), the covariance QQ, QU, UU or its inverse; or one Quantity for all
         bands, of shape (n_band, n_pix), (n_band, 2, n_pix) or (n_band, 3, n_pix).
+        What numbers without such a unit are is said in words beside them: `(array, "hits of 1.2
+        mK_CMB")`, `(array, "variance in uK_CMB^2")`.
     noise_scale, unit
         As `open_observation` takes them.
     pixels : Pixels
@@ -92,6 +94,7 @@ def source_of(
     if is_source(maps):
         return maps
     assert instrument is not None
+    unit = None if unit is None else str(unit)
     given = _each(instrument, maps, pixels, "map")
     said = None if noise is None else _each(instrument, noise, pixels, "noise")
     if any(isinstance(one, GivenArray) for one in (*given.values(), *(said or {}).values())):
@@ -110,7 +113,8 @@ def validate_for_workers(source: Source) -> None:
     if isinstance(source, OpenedMaps):
         raise RunError(
             "expected maps and noise in files, which workers open by themselves, got arrays; write "
-            "them with healpy.write_map, or leave workers= and pool= out."
+            "them (foreglow.maps.write.write_polarisation_map says unit, frame and convention in "
+            "the header), or leave workers= and pool= out."
         )
 
 

@@ -162,7 +162,8 @@ class Observation:
                 stored = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
                 np.multiply(stored, factor[0], out=qu[:, k])
             if isinstance(rms, NoiseMap):
-                stored = rms.read_covariance(pixels)
+                seen = np.isfinite(qu[0, k]) & np.isfinite(qu[1, k])
+                stored = rms.read_covariance(pixels, seen)
                 sigma[:, k] = factor[1] * np.sqrt(stored[[0, 2]].mean(0))
                 if angle is not None and not rms.alike:
                     stored = turn_covariance(stored, angle)
@@ -259,7 +260,9 @@ def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) ->
                 f"no map states its beam (FWHM, [arcmin] in the comment), and those of "
                 f"{instrument.name!r} go from {min(listing.values()):g} to "
                 f"{max(listing.values()):g} arcmin; the maps are taken as brought to one "
-                "resolution. If they are not, give a common FWHM (common_fwhm=).",
+                "resolution. If they are not, bring them to one: on the command line by "
+                "--common-fwhm, in Python by bring_to_one_resolution of "
+                "foreglow.recognition.observation.beams (of files), or by smoothing arrays.",
                 BeamWarning,
                 stacklevel=4,
             )
