@@ -92,7 +92,8 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         Of the bands whose noise is not the instrument's: a FITS map (as `open_noise_map` takes
         it), a sensitivity ("36 uK_CMB arcmin"), the rms in a pixel ("0.5 uK_CMB"), or Quantities
         of shape (n_pix,) or (2, n_pix): rms, variances or inverse variances by their unit; or of
-        shape (3, n_pix), the covariance QQ, QU, UU or its inverse.
+        shape (3, n_pix), the covariance QQ, QU, UU or its inverse. An array that is no Quantity
+        comes with words: `(array, "rms in uK_CMB")`, `(array, "hits of 1.2 mK_CMB")`.
     noise_scale : float
         Factor on the instrument's noise, for bands that `noise` leaves out.
     unit : str, optional
