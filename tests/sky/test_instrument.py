@@ -3,6 +3,7 @@
 import importlib
 import re
 
+import astropy.units as u
 import numpy as np
 import pytest
 import tomli_w
@@ -264,6 +265,15 @@ def test_a_table_as_fgbuster_has_it():
         assert found.band == ("40", "353")
         assert found.sensitivity_uk_arcmin == (36.1, 20.5)
         assert found.fwhm_arcmin == (69.0, 11.0)
+
+
+def test_a_table_of_quantities_and_texts():
+    plain = {"frequency": [30.0, 90.0], "depth_p": [9.0, 3.0], "fwhm": [60.0, 30.0]}
+    given = {
+        "frequency": ["30 GHz", 9e10 * u.Hz], "depth_p": plain["depth_p"],
+        "fwhm": [1.0 * u.deg, 30.0],
+    }  # fmt: skip
+    assert load_instrument(given) == load_instrument(plain)
 
 
 @pytest.mark.parametrize(

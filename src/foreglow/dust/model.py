@@ -19,7 +19,7 @@ _JOB = "dust"
 _COMMAND = "foreglow dust train"
 
 
-@dataclass
+@dataclass(repr=False)
 class DustModel:
     """Dust from cutouts of the HI cube: one network, or several trained from different seeds.
 
@@ -53,6 +53,14 @@ class DustModel:
     nside: int
     target_unit: str
     card: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """A line for the end of a notebook's cell."""
+        return (
+            f"<DustModel {self.network} of {self.inputs}, {len(self.members)} members: "
+            f"{len(self.velocity_kms)} channels from {self.velocity_kms[0]:g} to "
+            f"{self.velocity_kms[-1]:g} km/s, dust in {self.target_unit}>"
+        )
 
     @classmethod
     def untrained(

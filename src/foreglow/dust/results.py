@@ -14,7 +14,7 @@ from foreglow.maps.table_of_maps import TableOfMaps
 from foreglow.maps.write import Columns
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DustMap(TableOfMaps):
     """Predicted dust.
 

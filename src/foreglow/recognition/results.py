@@ -41,13 +41,13 @@ class ModelCounts:
         """A sentence: how much was classified, and how the models share it."""
         seen = sum(self.pixels)
         text = ", ".join(
-            f"{name} {count / seen:.1%}"
+            f"{name} {count / max(seen, 1):.1%}"
             for name, count in zip(self.models, self.pixels, strict=True)
         )
         return f"{seen} of {self.n_pix} pixels classified: {text}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classification(ModelTable):
     """What was found on a sky, or in a block of its pixels.
 
@@ -138,17 +138,17 @@ class FitCounts:
         """A sentence: how much was fitted, how the models share it, and what went wrong."""
         seen = sum(self.pixels)
         text = ", ".join(
-            f"{name} {count / seen:.1%}"
+            f"{name} {count / max(seen, 1):.1%}"
             for name, count in zip(self.models, self.pixels, strict=True)
         )
         return (
             f"{seen} of {self.n_pix} pixels fitted: {text} by {self.criterion}; none of these "
-            f"models fits {self.none_fits / seen:.1%} (p < {self.level:g}); "
-            f"{self.not_converged / seen:.1%} did not converge"
+            f"models fits {self.none_fits / max(seen, 1):.1%} (p < {self.level:g}); "
+            f"{self.not_converged / max(seen, 1):.1%} did not converge"
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FittedSky(ModelTable):
     """What the fits say of a sky, or of a block of it; RING, NaN where a pixel was not fitted.
 

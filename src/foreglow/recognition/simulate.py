@@ -17,7 +17,7 @@ UK_RJ = u.def_unit("uK_RJ", u.uK)
 """Named as PySM3 names it, so that maps say their scale."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KnownSky:
     """A simulated sky and the truth about it, RING, Galactic, COSMO.
 
@@ -38,6 +38,13 @@ class KnownSky:
     cmb: u.Quantity
     models: tuple[str, ...]
     instrument: Instrument
+
+    def __repr__(self) -> str:
+        """A line for the end of a notebook's cell."""
+        return (
+            f"<KnownSky of {len(self.truth)} pixels: {', '.join(self.models)}; "
+            f"{len(self.maps)} bands of {self.instrument.name}>"
+        )
 
     def accuracy(self, found: Any) -> float:
         """Share of the pixels that were classified or fitted in which the best model is true.

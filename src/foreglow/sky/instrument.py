@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from astropy import units as u
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -210,12 +211,15 @@ def _load_one(name_or_path: str | Path) -> Instrument:
 def _of_table(table: Any) -> Instrument:
     """An instrument of columns as FGBuster names them."""
     try:
-        columns = [[float(v) for v in table[c]] for c in ("frequency", "depth_p", "fwhm")]
+        columns = [
+            [float(u.Quantity(v, unit).value) for v in table[name]]
+            for name, unit in (("frequency", "GHz"), ("depth_p", ""), ("fwhm", "arcmin"))
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise InstrumentError(
             "expected the name of an instrument, a TOML file, or a table with numbers in columns "
-            f"frequency (GHz), depth_p (uK_CMB arcmin) and fwhm (arcmin), got {table!r}; add what "
-            f"is missing ({error})."
+            f"frequency (GHz), depth_p (uK_CMB arcmin) and fwhm (arcmin), got {table!r}; correct "
+            f"it ({error})."
         ) from error
     rows = [
         {

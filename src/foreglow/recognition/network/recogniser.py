@@ -28,7 +28,7 @@ _COMMAND = "foreglow recognize train"
 _BATCH = 65536
 
 
-@dataclass
+@dataclass(repr=False)
 class Recogniser:
     """Probabilities of foreground models for pixels of one instrument.
 
@@ -54,6 +54,11 @@ class Recogniser:
     models: tuple[str, ...]
     card: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
+
+    def __repr__(self) -> str:
+        """A line for the end of a notebook's cell."""
+        models, bands = ", ".join(self.models), self.instrument
+        return f"<Recogniser {self.kind}: {models}; {bands.n_band} bands of {bands.name}>"
 
     @classmethod
     def untrained(
