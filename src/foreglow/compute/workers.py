@@ -127,7 +127,7 @@ def _connect(address: Any, where: str) -> Iterator[Any]:
         client = Client(address, timeout=_PATIENCE)
     except (OSError, TimeoutError, ValueError) as error:
         raise RunError(
-            f"workers={where!r}: no Dask scheduler answers there ({error}); start one with "
+            f"{_argument(where)}: no Dask scheduler answers there ({error}); start one with "
             "'dask scheduler', or give local:N."
         ) from error
     with client:
@@ -143,11 +143,11 @@ def _validate_versions(client: Any, where: str) -> None:
         found = set(client.run(version, "foreglow").values())
     except PackageNotFoundError as error:
         raise RunError(
-            f"workers={where!r}: these have no foreglow; start them in an environment with it."
+            f"{_argument(where)}: these have no foreglow; start them in an environment with it."
         ) from error
     if others := found - {version("foreglow")}:
         raise RunError(
-            f"workers={where!r}: expected foreglow {version('foreglow')} there, as here, got "
+            f"{_argument(where)}: expected foreglow {version('foreglow')} there, as here, got "
             f"{', '.join(sorted(others))}; install the same version on both."
         )
 
@@ -173,13 +173,13 @@ def _spread_over(client: Any, where: str) -> MapFn:
                 waiting.popleft().release()
         except KilledWorker as error:
             raise RunError(
-                f"workers={where!r}: a piece of work took one worker after another with it, most "
+                f"{_argument(where)}: a piece of work took one worker after another with it, most "
                 f"often for want of memory ({error}); use fewer, or machines with more memory."
             ) from error
         except (CommClosedError, CancelledError) as error:
             raise RunError(
-                f"workers={where!r}: the scheduler was lost ({error}); what was written before can "
-                "be gone on with where there is resume=True."
+                f"{_argument(where)}: the scheduler was lost ({error}); what was written before "
+                "can be gone on with where there is resume=True."
             ) from error
         finally:
             client.cancel(list(waiting))
@@ -200,10 +200,15 @@ def _wait_for(client: Any, future: Any, where: str) -> None:
             if gone < 2:  # one that was lost is started anew
                 continue
             raise RunError(
-                f"workers={where!r}: all processes were lost, most often for want of memory, and "
+                f"{_argument(where)}: all processes were lost, most often for want of memory, and "
                 "none could be started again; use fewer, or none."
             ) from None
         return
+
+
+def _argument(where: str) -> str:
+    """What messages call the workers: the argument that they came by."""
+    return where if where == "pool=" else f"workers={where!r}"
 
 
 def _n_threads(client: Any) -> int:
