@@ -106,7 +106,10 @@ def test_no_command_shows_help(run):
             ["reproduce", "einstein1905"],
             "expected the paper farsian2020 or zhang2019, got 'einstein1905'",
         ),
-        (["reproduce", "farsian2020", "--scale", "huge"], "expected scale smoke, laptop, paper"),
+        (
+            ["reproduce", "farsian2020", "--scale", "huge"],
+            "expected scale smoke, laptop, evening, paper",
+        ),
         (["reproduce", "farsian2020", "--scale", "smoke", "--device", "tpu"], "expected device"),
         (["reproduce", "farsian2020", "--scale", "smoke", "--sky", "nowhere"], "sky.toml does not"),
         (["reproduce", "farsian2020", "--scale", "smoke", "--sky", "pysm:s1"], "pysm:SYNCHROTRON"),

@@ -191,7 +191,7 @@ def test_templates(monkeypatch, tmp_path, value, state):
     [
         ("foreglow rec", {"recognize"}),
         ("foreglow reproduce f", {"farsian2020"}),
-        ("foreglow reproduce farsian2020 --scale ", {"smoke", "laptop", "paper"}),
+        ("foreglow reproduce farsian2020 --scale ", {"smoke", "laptop", "evening", "paper"}),
         ("foreglow recognize cl", {"classify"}),
         ("foreglow recognize train --instrument quijote+", {"quijote+litebird"}),
         ("foreglow recognize train --models ", {"curvature", "ame", "four"}),

@@ -43,6 +43,8 @@ TINY = {
     "separation_noise_scales": [1.0],
     "separation_skies": 3,
     "farsian2020": {r: _PLAN | {"fixed_set": True, "optimiser": "adadelta"} for r in REGIMES},
+    "farsian2020_annealed": {"network": "farsian2020"}
+    | {r: _PLAN | {"optimiser": "muon"} for r in REGIMES},
     "foreglow": {r: _PLAN | {"fixed_set": False} for r in (*REGIMES, "conditioned")},
     "foreglow_template": {"many_noise": _PLAN | {"fixed_set": False}},
 }

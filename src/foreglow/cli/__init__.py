@@ -103,8 +103,8 @@ def reproduce(
     scale: Annotated[
         str,
         typer.Option(
-            help="smoke, laptop (15 or 25 min, 2 cores) or paper.",
-            autocompletion=one_of("smoke", "laptop", "paper"),
+            help="smoke, laptop (25 min, 2 cores), evening (2 h) or paper.",
+            autocompletion=one_of("smoke", "laptop", "evening", "paper"),
         ),
     ] = "laptop",
     sky: Annotated[

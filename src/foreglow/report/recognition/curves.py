@@ -19,7 +19,7 @@ from foreglow.report.page.style import (
     validate_shape,
 )
 
-__all__ = ["coverage_curve", "reliability_diagram", "residual_spectra"]
+__all__ = ["coverage_curve", "learning_curves", "reliability_diagram", "residual_spectra"]
 
 _FEWEST = 20  # pixels in a bin; the accuracy of fewer says little
 _MARKERS = "osD^vP"
@@ -86,6 +86,43 @@ def reliability_diagram(reliabilities: Mapping[str, Reliability], title: str) ->
     lower.xaxis.set_major_formatter(PercentFormatter(1.0))
     figure.align_ylabels()
     figure.legend(*upper.get_legend_handles_labels(), loc="outside right upper", labelspacing=0.9)
+    return figure
+
+
+@styled
+def learning_curves(
+    curves: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]],
+    paper: Mapping[str, tuple[float, float]],
+) -> Figure:
+    """Accuracy against vectors seen in training, a panel a problem.
+
+    Parameters
+    ----------
+    curves : mapping of str to mapping of str to (vectors, accuracy)
+        By problem and network; each array_like of shape (n_epoch,), accuracy in [0, 1].
+    paper : mapping of str to (vectors, accuracy)
+        Where the paper's training ended, by problem: a star.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure(figsize=(3.0 * len(curves) + 0.6, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (problem, by_network) in zip(panels, curves.items(), strict=True):
+        for index, (network, (vectors, accuracy)) in enumerate(by_network.items()):
+            axes.plot(vectors, accuracy, label=network, markersize=2.5, **_style(index))
+        vectors, accuracy = paper[problem]
+        axes.plot(
+            vectors, accuracy, "*", color=MUTED, markersize=11, linestyle="none", label="the paper"
+        )
+        axes.set(title=problem, xscale="log", xlabel="Vectors seen")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(True)
+    panels[0].set(ylabel="Accuracy on validation vectors")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves) + 1
+    )
     return figure
 
 

@@ -64,14 +64,14 @@ def reproduce(
     resume: bool = False,
     map_fn: MapFn = map,
 ) -> Path:
-    """Train both networks on the three problems and write tables, figures and the report.
+    """Train the networks on the three problems and write tables, figures and the report.
 
     Parameters
     ----------
     out : Path
         Run directory.
     scale : str
-        `smoke`, `laptop` or `paper`.
+        `smoke`, `laptop`, `evening` or `paper`.
     sky : str
         `mock`, `pysm:s1,d1,a2` or a sky directory.
     seed : int

@@ -29,7 +29,7 @@ __all__ = ["REGIONS", "SCALES", "Captions", "Experiment", "joined", "read_settin
 
 log = logging.getLogger("foreglow")
 
-SCALES = ("smoke", "laptop", "paper")
+SCALES = ("smoke", "laptop", "evening", "paper")
 
 Captions = dict[str, dict[str, str]]
 """Title, caption and section of figures, by file name."""
@@ -98,7 +98,11 @@ class Experiment:
     def trained(
         self, problem: str, network: str, regime: Regime, **changes: Any
     ) -> tuple[Recogniser, History]:
-        """Train, or load what this run has trained; later regimes go on from noiseless."""
+        """Train, or load what this run has trained; later regimes go on from noiseless.
+
+        `network` names a table of the preset, whose `network` is the architecture where the
+        table's name is none.
+        """
         name = "_".join([problem, network, regime, *(f"{v:g}" for v in changes.values())])
         folder = self.run.models / name
         if (folder / "model.toml").is_file():  # by an earlier step, or before an interruption
@@ -110,7 +114,8 @@ class Experiment:
         if regime in ("one_noise", "many_noise") and not changes:
             model = Recogniser.load(before, self.device)
         else:
-            model = Recogniser.untrained(network, self.instrument, PROBLEMS[problem], self.seed)
+            kind = self.settings[network].get("network", network)
+            model = Recogniser.untrained(kind, self.instrument, PROBLEMS[problem], self.seed)
         with self.run.stage(f"train {name}"):
             history = train(
                 model, self.templates, plan, self.run.folder / "training" / name, self.seed,

@@ -1,15 +1,19 @@
-"""Tables 2 and 3, and Figures 3 to 8: both networks on the three problems."""
+"""Tables 2 and 3, and Figures 3 to 8: every network on the three problems."""
 
 from typing import Any
+
+import numpy as np
 
 from foreglow.compute.training import History
 from foreglow.recognition.evaluation.evaluate import Evaluation
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.report.recognition import figures, skymaps
+from foreglow.report.recognition.curves import learning_curves
 from foreglow.reproduce.farsian2020 import paper
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 
-NETWORKS = ("farsian2020", "foreglow")
+NETWORKS = ("farsian2020", "farsian2020_annealed", "foreglow")
+"""The paper's network trained as published, the same trained by Muon and an annealed rate, ours."""
 
 
 def train_and_test(experiment: Experiment) -> Captions:
@@ -18,7 +22,30 @@ def train_and_test(experiment: Experiment) -> Captions:
     for problem in experiment.settings["problems"]:
         for network in NETWORKS:
             captions |= _one_network(experiment, problem, network)
-    return captions
+    return captions | _learning_curves(experiment)
+
+
+def _learning_curves(experiment: Experiment) -> Captions:
+    """Accuracy on validation vectors against vectors seen, noiseless, of every network."""
+    curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for problem in experiment.settings["problems"]:
+        for network in NETWORKS:
+            model, history = experiment.trained(problem, network, "noiseless")
+            accuracy = np.array(history["validation_accuracy"])
+            an_epoch = model.card["training"]["steps"] * model.card["training"]["batch"]
+            seen = an_epoch * np.arange(1, len(accuracy) + 1)
+            curves.setdefault(problem, {})[network] = (seen, accuracy)
+    known = {p: (paper.PAPER_VECTORS[p], paper.PAPER_NOISELESS[p]["train"]) for p in curves}
+    return experiment.draw(
+        learning_curves(curves, known),
+        "learning_curves",
+        "Networks",
+        "Accuracy against vectors seen, without noise",
+        "On validation vectors, after every epoch. farsian2020: the paper's network, trained as "
+        "published (Adadelta at a constant rate); farsian2020_annealed: the same network by Muon, "
+        "its rate falling to zero; foreglow: ours. Stars: where the paper's training ended, and "
+        "its accuracy on the training set.",
+    )
 
 
 def _one_network(experiment: Experiment, problem: str, network: str) -> Captions:

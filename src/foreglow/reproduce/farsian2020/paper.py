@@ -17,5 +17,8 @@ PAPER_NOISY = {
 PAPER_FITS = {("curvature", "chi2"): 0.73}
 """Section 5: accuracy of a choice after fits, by problem and criterion."""
 
+PAPER_VECTORS = {"curvature": 70 * 4e7, "ame": 70 * 4e7, "four": 220 * 4e7}
+"""Section 4.1.1: vectors seen in the noiseless training, epochs times four fifths of 5e7."""
+
 HISTORY_FIGURE = {"curvature": "3", "ame": None, "four": "6"}
 MAP_FIGURE = {"curvature": "4", "ame": "5", "four": "7"}
