@@ -338,7 +338,7 @@ def test_metrics_say_what_was_run(smoke, records):
     assert steps <= set(metrics["timings_s"])
     # flat, as pandas.DataFrame wants it; skies outside the law have fields of their own
     plain = {frozenset(r) for r in records if r.get("method") in METHODS and "layout" not in r}
-    assert {keys - {"law", "ece", "none_fits"} for keys in plain} == {frozenset(BASE)}
+    assert {keys - {"law", "ece", "none_fits", "reading"} for keys in plain} == {frozenset(BASE)}
     assert not any(isinstance(v, dict | list) for r in records for v in r.values())
     config = tomllib.loads((smoke / "config.toml").read_text())
     assert config["device"] == "cpu"

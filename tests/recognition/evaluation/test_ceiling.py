@@ -10,22 +10,12 @@ from foreglow.recognition.models import MODELS, PROBLEMS
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
 from foreglow.sky.instrument import load_instrument
-from foreglow.sky.templates import Templates, load_templates
+from foreglow.sky.templates import load_templates
 
 
 @pytest.fixture(scope="module")
 def instrument():
     return load_instrument("quijote+litebird")
-
-
-@pytest.fixture(scope="module")
-def few():
-    """A sky of 12 pixels, faint and bright."""
-    rng = np.random.default_rng(1)
-    bright = np.geomspace(2, 100, 12).astype(np.float32)
-    synchrotron = bright * rng.standard_normal((2, 12)).astype(np.float32)
-    dust = bright * (1 + rng.random((2, 12), dtype=np.float32))
-    return Templates("few", 1, synchrotron, dust, 20 * bright)
 
 
 def brute_force(data, sigma, templates, instrument, name):

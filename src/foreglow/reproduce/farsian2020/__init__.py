@@ -1,8 +1,8 @@
 """Every table and figure of Farsian et al. 2020, and what they leave open.
 
-`sky`, `networks`, `noise`, `fits`, `context`, `separation` and `outside` hold a step each: a
-function of the `Experiment` that adds its records to the run and returns the captions of its
-figures, run in the order of `STEPS`.
+`sky`, `networks`, `noise`, `readings`, `fits`, `context`, `separation` and `outside` hold a step
+each: a function of the `Experiment` that adds its records to the run and returns the captions of
+its figures, run in the order of `STEPS`.
 """
 
 import json
@@ -26,6 +26,7 @@ from foreglow.reproduce.farsian2020.networks import NETWORKS, train_and_test
 from foreglow.reproduce.farsian2020.noise import noise_curve
 from foreglow.reproduce.farsian2020.outside import outside_the_law
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISELESS, PAPER_NOISY
+from foreglow.reproduce.farsian2020.readings import noise_readings
 from foreglow.reproduce.farsian2020.separation import component_separation
 from foreglow.reproduce.farsian2020.sky import components
 from foreglow.runs import open_run
@@ -47,6 +48,7 @@ STEPS: tuple[Callable[[Experiment], Captions], ...] = (
     components,
     train_and_test,
     noise_curve,
+    noise_readings,
     choose_by_fits,
     spatial_context,
     component_separation,

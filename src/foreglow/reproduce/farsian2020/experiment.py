@@ -46,7 +46,9 @@ def read_settings(scale: str) -> dict[str, Any]:
     if scale not in SCALES:
         raise RunError(f"expected scale {', '.join(SCALES)}, got {scale!r}.")
     preset = resources.files("foreglow") / "presets" / "farsian2020.toml"
-    return tomllib.loads(preset.read_text(encoding="utf-8"))[scale]
+    scales = tomllib.loads(preset.read_text(encoding="utf-8"))
+    settings = scales[scale]
+    return scales.get(settings.pop("like", None), {}) | settings
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Experiment:
         folder = self.run.models / name
         if (folder / "model.toml").is_file():  # by an earlier step, or before an interruption
             model = Recogniser.load(folder, self.device)
-            log.info("%s: trained already", name)
+            if self.resume:
+                log.info("%s: trained already", name)
             return model, model.card["history"]
         plan = self.plan(network, regime, problem, **changes)
         before = self.run.models / f"{problem}_{network}_noiseless"

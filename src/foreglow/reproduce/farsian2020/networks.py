@@ -1,5 +1,8 @@
 """Tables 2 and 3, and Figures 3 to 8: every network on the three problems."""
 
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -7,6 +10,7 @@ import numpy as np
 from foreglow.compute.training import History
 from foreglow.recognition.evaluation.evaluate import Evaluation
 from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.train import Regime
 from foreglow.report.recognition import figures, skymaps
 from foreglow.report.recognition.curves import learning_curves
 from foreglow.reproduce.farsian2020 import paper
@@ -14,15 +18,33 @@ from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 
 NETWORKS = ("farsian2020", "farsian2020_annealed", "foreglow")
 """The paper's network trained as published, the same trained by Muon and an annealed rate, ours."""
+_REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise")
 
 
 def train_and_test(experiment: Experiment) -> Captions:
     """Train and test every network on every problem."""
+    _train_all(experiment)
     captions: Captions = {}
     for problem in experiment.settings["problems"]:
         for network in NETWORKS:
             captions |= _one_network(experiment, problem, network)
     return captions | _learning_curves(experiment)
+
+
+def _train_all(experiment: Experiment) -> None:
+    """Train every network in every regime; where there are workers, side by side."""
+    # the four models take the longest
+    pairs = list(product(reversed(experiment.settings["problems"]), NETWORKS))
+    work = partial(_train, replace(experiment, map_fn=map))
+    for timings in experiment.map_fn(work, pairs):
+        experiment.run.timings_s |= timings
+
+
+def _train(experiment: Experiment, pair: tuple[str, str]) -> dict[str, float]:
+    """Train a network on a problem; returns the seconds of each regime."""
+    for regime in _REGIMES:
+        experiment.trained(*pair, regime)
+    return experiment.run.timings_s
 
 
 def _learning_curves(experiment: Experiment) -> Captions:
@@ -57,7 +79,7 @@ def _one_network(experiment: Experiment, problem: str, network: str) -> Captions
     clean = experiment.test(model, problem, 0.0)
     experiment.record(clean, 0.0, training="noiseless", paper=known["test"], **common)
     noisy: dict[str, list[Evaluation]] = {}
-    for regime in ("noiseless", "one_noise", "many_noise"):
+    for regime in _REGIMES:
         if regime != "noiseless":
             model, _ = experiment.trained(problem, network, regime)
         noisy[regime] = experiment.test(model, problem, 1.0)

@@ -76,7 +76,7 @@ def _ceilings(experiment: Experiment) -> dict[str, tuple[np.ndarray, np.ndarray]
     work = partial(_score_vectors, experiment.worker, experiment.settings["ceiling_vectors"])
     for scale, (scores, label) in zip(scales, experiment.map_fn(work, scales), strict=True):
         for problem, found in points.items():
-            accuracy, n_mine = _accuracies(scores, label, problem)
+            accuracy, n_mine = accuracies(scores, label, problem)
             experiment.run.records += _ceiling_records(experiment, problem, scale, accuracy, n_mine)
             log.info(
                 "%s, noise scale %g, the same vectors: %s", problem, scale,
@@ -110,7 +110,7 @@ def _score_vectors(
     return scores, vectors.label.numpy()
 
 
-def _accuracies(
+def accuracies(
     scores: Mapping[str, np.ndarray], label: np.ndarray, problem: str
 ) -> tuple[dict[str, float], int]:
     """Accuracy by method on the vectors of a problem's models, and how many there are."""
