@@ -59,8 +59,8 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(labs, "read_settings", lambda scale: TINY)
         patch.setattr(labs.figures, "save", draw_small)
+        patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
-        patch.setattr("foreglow.dust.train._CALIBRATION_CENTRES", 4)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
         patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 20.0)
         patch.setattr("foreglow.reproduce.zhang2019.source.mock_gas", cache(mock_gas))

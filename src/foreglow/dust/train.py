@@ -1,9 +1,10 @@
 """Training of the dust networks on cutouts drawn fresh at every step."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
@@ -11,21 +12,21 @@ import torch
 from torch import Tensor
 
 from foreglow.compute.device import pick_device
-from foreglow.compute.optimisers import adamw
+from foreglow.compute.optimisers import adamw, annealed_adam, dropping_adam
 from foreglow.compute.precision import arithmetic, validate_precision
 from foreglow.compute.processes import ALONE, Processes, run_on_all_ranks
 from foreglow.compute.random import make_generator
-from foreglow.compute.training import History, Schedule, Task, fit
-from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
-from foreglow.dust.folds import held_out, held_out_member
+from foreglow.compute.training import History, Schedule, Task, fit, load_best
+from foreglow.dust.cutouts import Cutouts, CutoutSampler
+from foreglow.dust.evaluate import integrated_predictor, model_predictor, score
 from foreglow.dust.inputs import PAPER_RANGE_KMS, DustSky, SkySource
 from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss
 from foreglow.dust.model import DustModel
 from foreglow.dust.networks import DustNetwork, make_network
 from foreglow.dust.predict import measure, stitched_members
 from foreglow.dust.spectra import Bands, paper_bands
-from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import to_card
+from foreglow.dust.validation import hold_out, is_overfitted
 from foreglow.errors import RunError
 from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
@@ -34,9 +35,11 @@ from foreglow.maps.hemispheres import REGIONS, Method, Region
 from foreglow.model_files import close_training, model_to_be, open_training
 from foreglow.plans import Count, NotNegative, Positive, read_plan
 
+log = logging.getLogger("foreglow")
+
 VALIDATION_CUTOUTS = 128
+_CALIBRATION_CUTOUTS = 128  # of a wedge of a half they overlap ten deep, as in maps
 _STANDARDISATION_CUTOUTS = 128
-_CALIBRATION_CENTRES = 8  # Nside: cutouts overlap ten deep, as in maps
 _STANDARDISATION, _VALIDATION = 2, 3  # keys of generators; 0 and 1 are the trainer's
 _PAPER_DROPS = 4  # parts of the training, each with a tenth of the learning rate of the one before
 
@@ -57,12 +60,15 @@ class DustPlan:
         The paper's lambda, of the correlations in the loss.
     epochs, steps, batch : int
         `steps` batches each epoch, every cutout drawn anew. The paper's are 40, 782 and 64.
+    schedule : str, optional
+        "annealed": the learning rate rises, then falls as a cosine to zero. "published": Adam as
+        in the paper, with a tenth of the rate after each quarter of the training. By default
+        "annealed" for "unet", by AdamW, and "published" for "unet_zhang2019", which is annealed
+        by Adam.
     learning_rate : float, optional
-        The highest of a rise and a cosine fall for "unet", 5e-3 by default; for "unet_zhang2019"
-        the first, with a tenth after each quarter of the training, the paper's 1e-3 by default.
+        The highest; by default 5e-3 for "unet", and the paper's 1e-3 for "unet_zhang2019".
     members : int
-        Networks trained from different seeds. Of two or more, each has another sector of the
-        region masked, by which their errors are measured: see `foreglow.dust.folds`.
+        Networks trained from different seeds.
     precision : str
         Arithmetic of the layers in training; see `foreglow.compute.precision.arithmetic`.
     """
@@ -74,6 +80,7 @@ class DustPlan:
     epochs: Count = 10
     steps: Count = 40
     batch: Count = 16
+    schedule: Literal["annealed", "published"] | None = None
     learning_rate: Positive | None = None
     members: Count = 1
     precision: str = "tf32"
@@ -87,6 +94,11 @@ class DustPlan:
     def rate(self) -> float:
         """The learning rate, if need be by default."""
         return self.learning_rate or (5e-3 if self.ours else 1e-3)
+
+    @property
+    def annealed(self) -> bool:
+        """Whether the learning rate falls as a cosine, if need be by default."""
+        return self.ours if self.schedule is None else self.schedule == "annealed"
 
 
 def train(
@@ -102,6 +114,9 @@ def train(
     processes: Processes = ALONE,
 ) -> tuple[DustModel, History]:
     """Train a model on cutouts with centres in a region; nothing else of the sky is looked at.
+
+    A wedge of the region is kept out of the training, see `foreglow.dust.validation.hold_out`. By
+    it alone the best epoch of each network is chosen, and scale and errors are measured.
 
     Parameters
     ----------
@@ -135,6 +150,12 @@ def train(
     ------
     RunError
         If a batch cannot be shared by the processes.
+
+    Warns
+    -----
+    MapWarning
+        If the region is too small for a wedge: then the last epoch is taken, and scale and errors
+        are measured on the sky of the training.
     """
     processes.validate_batch(plan.batch)
     sampler = CutoutSampler(sky.cube.to(device), region, grid or Grid(), method)
@@ -143,15 +164,17 @@ def train(
         plan.network, plan.inputs, plan.width, sky.velocity_kms, sampler.grid, sampler.sky.nside,
         sky.target_unit, seeds,
     )  # fmt: skip
+    training, validation = hold_out(sampler)
     histories = []
     for k, member_seed in enumerate(seeds):
-        network, place = model.networks[k], folder / f"member{k}"
-        own = replace(sampler, sky=held_out(sampler.sky, region, k, plan.members))
-        histories.append(
-            _train_member(network, own, plan, place, member_seed, device, resume, processes)
-        )
+        member = _Member(model.networks[k], training, validation, plan, member_seed, processes)
+        histories.append(_train_member(member, folder / f"member{k}", device, resume))
     model.members.eval()
-    _calibrate(model, sampler.sky, region, f"{sky.source}, {region.name}")
+    _calibrate(model, validation, f"{sky.source}, {validation.region.name}")
+    model.card["validation"] = {
+        "region": validation.region.name, "held_out": training is not validation,
+        **_validation_scores(model, validation, seed),
+    }  # fmt: skip
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
     model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
     return model, {
@@ -159,17 +182,31 @@ def train(
     }
 
 
-def _calibrate(model: DustModel, cube: SkyCube, region: Region, to: str) -> None:
+def _calibrate(model: DustModel, sampler: CutoutSampler, to: str) -> None:
     """Regress the target on the prediction, the loss leaving the scale half free, and state errors.
 
-    On a map of the training region. Errors are those of each member of an ensemble on the sector
-    that it has not seen; a single network has seen all, and its errors elsewhere are larger.
+    On a map of the wedge, which no member has seen: without one errors elsewhere are larger.
     """
-    where = centres(_CALIBRATION_CENTRES)
-    stitched = stitched_members(model, cube, where[region.holds(where)])
+    cube = sampler.sky
+    stitched = stitched_members(model, cube, sampler.fixed_pointings(_CALIBRATION_CUTOUTS))
     target = cube.target.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(cube.target))), 0]
-    own = held_out_member(cube.nside, region, len(model.members))
-    model.card |= to_card(*measure(stitched, target, to, own))
+    model.card |= to_card(*measure(stitched, target, to))
+
+
+def _validation_scores(model: DustModel, sampler: CutoutSampler, seed: int) -> dict[str, Any]:
+    """Correlations of the whole model, and of the integrated map, on the wedge."""
+    predictors = {"integrated": integrated_predictor, "model": model_predictor(model)}
+    where = sampler.fixed_pointings(VALIDATION_CUTOUTS, seed + _VALIDATION)
+    found = score(predictors, sampler, where, 32)
+    record = found["model"].record(found["integrated"])
+    integrated = found["integrated"].record(found["integrated"])
+    log.info(
+        "%s: r50 %.4f, r150 %.4f; integrated map %.4f, %.4f", sampler.region.name,
+        *(r[key] for r in (record, integrated) for key in ("r50", "r150")),
+    )  # fmt: skip
+    scores = {key: record[key] for key in ("r50", "r150", "wins50", "wins150")}
+    scores |= {f"integrated_{key}": integrated[key] for key in ("r50", "r150")}
+    return {"cutouts": len(where)} | scores
 
 
 def train_dust(
@@ -204,7 +241,8 @@ def train_dust(
         "mock": the mock Galaxy at `nside`, in the place of cube, dust and mask.
     region : str
         Where cutouts have their centres: "north", "south", "east" or "west" (Galactic). Keep the
-        other half to test on.
+        other half to test on. A wedge of the region, between two longitudes, is kept out of the
+        training to choose the best epoch and to measure errors by: `card["validation"]` says which.
     plan : DustPlan, mapping of its fields or path of a TOML file, optional
         What network is trained, and how long.
     out : path, optional
@@ -269,37 +307,52 @@ def train_dust(
         return model
 
 
-def _train_member(
-    network: DustNetwork,
-    sampler: CutoutSampler,
-    plan: DustPlan,
-    folder: Path,
-    seed: int,
-    device: torch.device,
-    resume: bool,
-    processes: Processes,
-) -> History:
-    bands = paper_bands(sampler.grid).to(device)
-    network.to(device).train()
-    sample = sampler.draw(_STANDARDISATION_CUTOUTS, make_generator(device, seed, _STANDARDISATION))
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A network to train, and what it is trained by."""
+
+    network: DustNetwork
+    training: CutoutSampler
+    validation: CutoutSampler
+    plan: DustPlan
+    seed: int
+    processes: Processes
+
+
+def _train_member(member: _Member, folder: Path, device: torch.device, resume: bool) -> History:
+    network, plan, seed = member.network.to(device).train(), member.plan, member.seed
+    bands = paper_bands(member.training.grid).to(device)
+    generator = make_generator(device, seed, _STANDARDISATION)
+    sample = member.training.draw(_STANDARDISATION_CUTOUTS, generator)
     network.standardise(sample.inputs, sample.target, sample.mask, bands)
-    task = _task(network, sampler, bands, plan, seed, processes)
     schedule = Schedule(plan.epochs, plan.steps, -(-VALIDATION_CUTOUTS // plan.batch))
     with arithmetic(plan.precision):
-        return fit(task, schedule, folder, seed, device, resume, processes)
+        task = _task(member, bands)
+        history = fit(task, schedule, folder, seed, device, resume, member.processes)
+    if member.training is not member.validation:
+        load_best(network, folder)
+        _warn_of_gap(history, folder)
+    return history
 
 
-def _task(
-    network: DustNetwork,
-    sampler: CutoutSampler,
-    bands: Bands,
-    plan: DustPlan,
-    seed: int,
-    processes: Processes,
-) -> Task:
-    where = sampler.fixed_pointings(VALIDATION_CUTOUTS, seed + _VALIDATION)
+def _warn_of_gap(history: History, folder: Path) -> None:
+    stages = ("train", "validation")
+    means = [0.5 * (np.array(history[f"{s}_r50"]) + history[f"{s}_r150"]) for s in stages]
+    if is_overfitted(*means):
+        log.warning(
+            "%s: overfitted. The mean of r50 and r150 is %.3f in training and %.3f in validation, "
+            "where it has fallen from %.3f at epoch %d, whose weights are kept; give a shorter "
+            "training, a narrower network or more members",
+            folder.name, means[0][-1], means[1][-1], means[1].max(), means[1].argmax() + 1,
+        )  # fmt: skip
+
+
+def _task(member: _Member, bands: Bands) -> Task:
+    network, plan, processes = member.network, member.plan, member.processes
+    training, validation = member.training, member.validation
+    where = validation.fixed_pointings(VALIDATION_CUTOUTS, member.seed + _VALIDATION)
     share = processes.share(plan.batch)
-    room = sampler.room(plan.batch // processes.size)
+    room = training.room(plan.batch // processes.size)
 
     def compare(cut: Cutouts) -> tuple[Tensor, dict[str, Tensor]]:
         predicted = network(cut.inputs, cut.mask) * cut.mask
@@ -309,9 +362,9 @@ def _task(
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
         if processes.size == 1:
-            cut = sampler.draw(plan.batch, generator, room)
+            cut = training.draw(plan.batch, generator, room)
         else:
-            cut = sampler.at(sampler.draw_pointings(plan.batch, generator)[share], room)
+            cut = training.at(training.draw_pointings(plan.batch, generator)[share], room)
         cuda = [room.device] if room.is_cuda else []
         with torch.random.fork_rng(devices=cuda):  # dropout knows the global generator only
             torch.manual_seed(generator.initial_seed() + processes.rank)
@@ -319,16 +372,14 @@ def _task(
 
     def validate(index: int, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
         batch = where[index * plan.batch : (index + 1) * plan.batch]
-        cut = sampler.at(batch[processes.share(len(batch))])
+        cut = validation.at(batch[processes.share(len(batch))])
         value, parts = compare(cut)
         return {"loss": value, **parts, "score": parts["r50"] + parts["r150"]}
 
     def optimiser(_: Any, total_steps: int) -> Any:
-        if plan.ours:
-            return adamw(network.parameters(), plan.rate, total_steps)
-        adam = torch.optim.Adam(network.parameters(), lr=plan.rate)
-        part = max(1, total_steps // _PAPER_DROPS)
-        schedule = torch.optim.lr_scheduler.StepLR(adam, part, 0.1)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        parameters = network.parameters()
+        if not plan.annealed:
+            return dropping_adam(parameters, plan.rate, total_steps, _PAPER_DROPS)
+        return (adamw if plan.ours else annealed_adam)(parameters, plan.rate, total_steps)
 
     return Task(network, loss, validate, optimiser, best="score", clip=plan.ours)

@@ -108,7 +108,7 @@ def _map_figure(
         _SECTION,
         "The dust predicted over the whole footprint",
         f"Overlapping cutouts of the U-Net ({dust.n_member} networks) blended onto the sphere, "
-        "scaled to the target on cutouts of the north, where it was trained. Error: "
+        "scaled to the target on a wedge of the north that was held out of the training. Error: "
         f"{dust.sigma}. Two blends "
         f"whose cutouts lie elsewhere differ by {seams['over_rms']:.2%} of the map's rms, against "
         f"{seams['missed'] / seams['rms']:.1%} by which the map misses the dust. Nside "
@@ -131,6 +131,6 @@ def _coverage_figure(
         _SECTION,
         "Is the error what it says?",
         "Share of pixels whose dust lies within so many of the stated errors. The law of errors "
-        "was measured in the training region, on sectors that each member had not seen; the blend "
-        "of all members knows that region better, and errs less there.",
+        "was measured on a wedge of the training region that no member had seen; all members know "
+        "the rest of it, and err less there.",
     )
