@@ -223,6 +223,16 @@ def test_the_best_epoch_of_the_wedge_is_kept(tmp_path, monkeypatch, caplog):
     assert "fallen from 0.900 at epoch 2, whose weights are kept" in caplog.text
 
 
+def test_lines_are_moved_in_training_alone(tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr(module, "shift_velocity", lambda _, steps: moved.append(steps.tolist()))
+    run(tmp_path / "a", replace(PLAN, epochs=1, shift_kms=30.0))  # channels are 13 km/s apart
+    assert [len(steps) for steps in moved] == [PLAN.batch] * PLAN.steps
+    assert {step for steps in moved for step in steps} == {-2, -1, 0, 1, 2}
+    run(tmp_path / "b", replace(PLAN, epochs=1))
+    assert len(moved) == PLAN.steps
+
+
 def test_every_step_sees_other_cutouts_and_validation_the_same(tmp_path, monkeypatch):
     drawn, checked = [], []
     draw, at = CutoutSampler.draw, CutoutSampler.at

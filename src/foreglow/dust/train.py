@@ -17,18 +17,15 @@ from foreglow.compute.precision import arithmetic, validate_precision
 from foreglow.compute.processes import ALONE, Processes, run_on_all_ranks
 from foreglow.compute.random import make_generator
 from foreglow.compute.training import History, Schedule, Task, fit, load_best
+from foreglow.dust.augment import shift_velocity
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
-from foreglow.dust.evaluate import integrated_predictor, model_predictor, score
 from foreglow.dust.inputs import PAPER_RANGE_KMS, DustSky, SkySource
 from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss
 from foreglow.dust.model import DustModel
 from foreglow.dust.networks import DustNetwork, make_network
-from foreglow.dust.predict import measure, stitched_members
 from foreglow.dust.spectra import Bands, paper_bands
-from foreglow.dust.uncertainty import to_card
-from foreglow.dust.validation import hold_out, is_overfitted
+from foreglow.dust.validation import calibrate, hold_out, is_overfitted, validation_scores
 from foreglow.errors import RunError
-from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.hemispheres import REGIONS, Method, Region
@@ -41,6 +38,7 @@ VALIDATION_CUTOUTS = 128
 _CALIBRATION_CUTOUTS = 128  # of a wedge of a half they overlap ten deep, as in maps
 _STANDARDISATION_CUTOUTS = 128
 _STANDARDISATION, _VALIDATION = 2, 3  # keys of generators; 0 and 1 are the trainer's
+_SHIFT_KMS = 5.0
 _PAPER_DROPS = 4  # parts of the training, each with a tenth of the learning rate of the one before
 
 
@@ -67,6 +65,10 @@ class DustPlan:
         by Adam.
     learning_rate : float, optional
         The highest; by default 5e-3 for "unet", and the paper's 1e-3 for "unet_zhang2019".
+    shift_kms : float, optional
+        Each training cutout has its lines moved along velocity by up to so much either way, see
+        `foreglow.dust.augment.shift_velocity`; by default 5 km/s for "unet", and not at all for
+        "unet_zhang2019".
     members : int
         Networks trained from different seeds.
     precision : str
@@ -82,6 +84,7 @@ class DustPlan:
     batch: Count = 16
     schedule: Literal["annealed", "published"] | None = None
     learning_rate: Positive | None = None
+    shift_kms: NotNegative | None = None
     members: Count = 1
     precision: str = "tf32"
 
@@ -94,6 +97,13 @@ class DustPlan:
     def rate(self) -> float:
         """The learning rate, if need be by default."""
         return self.learning_rate or (5e-3 if self.ours else 1e-3)
+
+    @property
+    def shift(self) -> float:
+        """By how much lines are moved at most [km/s], if need be by default."""
+        if self.shift_kms is not None:
+            return self.shift_kms
+        return _SHIFT_KMS if self.ours else 0.0
 
     @property
     def annealed(self) -> bool:
@@ -170,43 +180,17 @@ def train(
         member = _Member(model.networks[k], training, validation, plan, member_seed, processes)
         histories.append(_train_member(member, folder / f"member{k}", device, resume))
     model.members.eval()
-    _calibrate(model, validation, f"{sky.source}, {validation.region.name}")
+    calibrate(model, validation, _CALIBRATION_CUTOUTS, f"{sky.source}, {validation.region.name}")
+    where = validation.fixed_pointings(VALIDATION_CUTOUTS, seed + _VALIDATION)
     model.card["validation"] = {
         "region": validation.region.name, "held_out": training is not validation,
-        **_validation_scores(model, validation, seed),
+**validation_scores(model, validation, where),
     }  # fmt: skip
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
     model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
     return model, {
         key: np.mean([h[key] for h in histories], axis=0).tolist() for key in histories[0]
     }
-
-
-def _calibrate(model: DustModel, sampler: CutoutSampler, to: str) -> None:
-    """Regress the target on the prediction, the loss leaving the scale half free, and state errors.
-
-    On a map of the wedge, which no member has seen: without one errors elsewhere are larger.
-    """
-    cube = sampler.sky
-    stitched = stitched_members(model, cube, sampler.fixed_pointings(_CALIBRATION_CUTOUTS))
-    target = cube.target.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(cube.target))), 0]
-    model.card |= to_card(*measure(stitched, target, to))
-
-
-def _validation_scores(model: DustModel, sampler: CutoutSampler, seed: int) -> dict[str, Any]:
-    """Correlations of the whole model, and of the integrated map, on the wedge."""
-    predictors = {"integrated": integrated_predictor, "model": model_predictor(model)}
-    where = sampler.fixed_pointings(VALIDATION_CUTOUTS, seed + _VALIDATION)
-    found = score(predictors, sampler, where, 32)
-    record = found["model"].record(found["integrated"])
-    integrated = found["integrated"].record(found["integrated"])
-    log.info(
-        "%s: r50 %.4f, r150 %.4f; integrated map %.4f, %.4f", sampler.region.name,
-        *(r[key] for r in (record, integrated) for key in ("r50", "r150")),
-    )  # fmt: skip
-    scores = {key: record[key] for key in ("r50", "r150", "wins50", "wins150")}
-    scores |= {f"integrated_{key}": integrated[key] for key in ("r50", "r150")}
-    return {"cutouts": len(where)} | scores
 
 
 def train_dust(
@@ -353,6 +337,7 @@ def _task(member: _Member, bands: Bands) -> Task:
     where = validation.fixed_pointings(VALIDATION_CUTOUTS, member.seed + _VALIDATION)
     share = processes.share(plan.batch)
     room = training.room(plan.batch // processes.size)
+    most = round(plan.shift / network.step_kms)
 
     def compare(cut: Cutouts) -> tuple[Tensor, dict[str, Tensor]]:
         predicted = network(cut.inputs, cut.mask) * cut.mask
@@ -365,6 +350,10 @@ def _task(member: _Member, bands: Bands) -> Task:
             cut = training.draw(plan.batch, generator, room)
         else:
             cut = training.at(training.draw_pointings(plan.batch, generator)[share], room)
+        if most:
+            size, device = (plan.batch,), generator.device
+            steps = torch.randint(-most, most + 1, size, generator=generator, device=device)
+            shift_velocity(cut.inputs, steps[share])
         cuda = [room.device] if room.is_cuda else []
         with torch.random.fork_rng(devices=cuda):  # dropout knows the global generator only
             torch.manual_seed(generator.initial_seed() + processes.rank)

@@ -8,12 +8,17 @@ them may read is masked in training: the wedge with a border of half a cutout's 
 import logging
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.evaluate import integrated_predictor, model_predictor, score
+from foreglow.dust.model import DustModel
+from foreglow.dust.predict import measure, stitched_members
+from foreglow.dust.uncertainty import to_card
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Pointings, cutout_pixels
@@ -112,6 +117,43 @@ def _open_share(sampler: CutoutSampler, centres: Pointings) -> float:
     pixel = cutout_pixels(centres, sampler.grid, sampler.sky.nside, nest=True)
     seen = sampler.sky.target[:, 1].cpu()[pixel].mean((1, 2))
     return float((seen >= 1 - sampler.max_masked).double().mean())
+
+
+def calibrate(model: DustModel, sampler: CutoutSampler, n: int, to: str) -> None:
+    """Regress the target on the prediction, the loss leaving the scale half free, and state errors.
+
+    On a map of the wedge, which no member has seen: without one errors elsewhere are larger.
+
+    Parameters
+    ----------
+    model : DustModel
+        Its card gets both.
+    sampler : CutoutSampler
+        Of the validation.
+    n : int
+        Cutouts of the map.
+    to : str
+        What the target is, for the header of maps.
+    """
+    cube = sampler.sky
+    stitched = stitched_members(model, cube, sampler.fixed_pointings(n))
+    target = cube.target.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(cube.target))), 0]
+    model.card |= to_card(*measure(stitched, target, to))
+
+
+def validation_scores(model: DustModel, sampler: CutoutSampler, where: Pointings) -> dict[str, Any]:
+    """Correlations of the whole model, and of the integrated map, on the wedge."""
+    predictors = {"integrated": integrated_predictor, "model": model_predictor(model)}
+    found = score(predictors, sampler, where, 32)
+    record = found["model"].record(found["integrated"])
+    integrated = found["integrated"].record(found["integrated"])
+    log.info(
+        "%s: r50 %.4f, r150 %.4f; integrated map %.4f, %.4f", sampler.region.name,
+        *(r[key] for r in (record, integrated) for key in ("r50", "r150")),
+    )  # fmt: skip
+    scores = {key: record[key] for key in ("r50", "r150", "wins50", "wins150")}
+    scores |= {f"integrated_{key}": integrated[key] for key in ("r50", "r150")}
+    return {"cutouts": len(where)} | scores
 
 
 def is_overfitted(training: NDArray[np.floating], validation: NDArray[np.floating]) -> bool:
