@@ -32,8 +32,8 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recognise, "_PLANS", plans)
         patch.setattr(dust, "_SETTINGS", dust._SETTINGS | small)
+        patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
-        patch.setattr("foreglow.dust.train._CALIBRATION_CENTRES", 4)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
         patch.setattr(figures, "save", draw_small)
         torch.set_num_threads(1)

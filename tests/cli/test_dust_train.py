@@ -21,7 +21,7 @@ TINY = ("--epochs", 1, "--steps", 2, "--batch", 2, "--plan", TINY_PLAN, "--devic
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    for name in ("VALIDATION_CUTOUTS", "_CALIBRATION_CENTRES", "_STANDARDISATION_CUTOUTS"):
+    for name in ("VALIDATION_CUTOUTS", "_STANDARDISATION_CUTOUTS"):
         monkeypatch.setattr(training, name, 4)
 
 

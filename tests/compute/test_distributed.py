@@ -55,7 +55,7 @@ SMALL = {
         "_STANDARDISATION_SAMPLE": 2048, "_CALIBRATION_SAMPLE": 2048,
     },
     "foreglow.dust.train": {
-        "VALIDATION_CUTOUTS": 16, "_STANDARDISATION_CUTOUTS": 16, "_CALIBRATION_CENTRES": 4,
+        "VALIDATION_CUTOUTS": 16, "_STANDARDISATION_CUTOUTS": 16,
     },
 }  # fmt: skip
 SHRINK = f"""

@@ -66,7 +66,7 @@ templates_of = cache(load_templates)
 @pytest.fixture
 def shorter(monkeypatch):
     """Ensembles, validations and calibrations of a second."""
-    for name in ("VALIDATION_CUTOUTS", "_CALIBRATION_CENTRES", "_STANDARDISATION_CUTOUTS"):
+    for name in ("VALIDATION_CUTOUTS", "_STANDARDISATION_CUTOUTS"):
         monkeypatch.setattr(dust_train, name, 4)
     for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
         monkeypatch.setattr(recognition_train, name, 2048)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.dust.networks import INPUTS, MOMENTS, NETWORKS, UNet, make_network
+from foreglow.dust.networks import INPUTS, MOMENTS, NETWORKS, Dropout, UNet, make_network
 from foreglow.dust.spectra import paper_bands
 from foreglow.errors import ModelError, ShapeError
 from foreglow.maps.gnomonic import Grid
@@ -142,3 +142,19 @@ def test_a_unet_sees_far_and_near():
     seen = x.grad.abs().sum((0, 1)) > 0
     assert seen[32, 32]
     assert seen[:, 32].sum() > 40
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dropout_drops_its_share_and_keeps_the_mean(layout):
+    x = torch.full((8, 16, 32, 32), 3.0).to(memory_format=layout).requires_grad_()
+    layer = Dropout(0.3)
+    torch.manual_seed(0)
+    out = layer(x)
+    assert float((out == 0).float().mean()) == pytest.approx(0.3, abs=0.005)
+    torch.testing.assert_close(out[out != 0].unique(), torch.tensor([3 / 0.7]))
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, (out / 3).detach())
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), out)
+    assert not torch.equal(layer(x), out)
+    assert layer.eval()(x) is x

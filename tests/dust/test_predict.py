@@ -12,8 +12,8 @@ from astropy.io import fits
 from foreglow.dust import stitch
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.model import DustModel
-from foreglow.dust.predict import measure, predict_dust, predict_map
-from foreglow.dust.stitch import Stitched, centres
+from foreglow.dust.predict import predict_dust, predict_map
+from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, to_card
 from foreglow.errors import MapError, ModelError
 from foreglow.hi_cube.cube import write_cube
@@ -99,24 +99,6 @@ def test_a_target_replaces_scale_and_error_of_the_card():
     south = OPEN & (LATITUDE < 0)
     np.testing.assert_allclose(again.mean[south], 5 * plain[south] - 7, rtol=0.02, atol=2)
     assert np.median(again.std[south]) == pytest.approx(4, rel=0.15)
-
-
-def test_errors_are_measured_on_what_strangers_say():
-    """Each of two members is wrong by 5 in its own sector, where the other is right."""
-    rng = np.random.default_rng(0)
-    truth = rng.normal(50, 10, N_PIX).astype(np.float32)
-    own = np.where(LATITUDE > 30, 0, np.where(LATITUDE < -30, 1, -1))
-    wrong = rng.normal(0, 5, N_PIX).astype(np.float32)
-    members = np.stack([truth + np.where(own == k, wrong, 0) for k in (0, 1)])
-    stitched = Stitched(members, np.ones(N_PIX))
-    line, law = measure(stitched, 3 * truth, "here", own)
-    assert line == Calibration.fit(stitched.mean, 3 * truth, "here")
-    total = law.std(3 * truth, 3 * stitched.scatter)[own >= 0]
-    assert rms(total) == pytest.approx(15, rel=0.1)
-    _, blind = measure(stitched, 3 * truth, "here")
-    assert rms(blind.std(3 * truth, 3 * stitched.scatter)[own >= 0]) < 13
-    alone = measure(Stitched(members[:1], stitched.cover), truth, "here", np.full(N_PIX, -1))
-    assert alone[0] == Calibration.fit(members[0], truth, "here")
 
 
 def turned_by_a_quarter(values):

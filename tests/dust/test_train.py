@@ -14,7 +14,8 @@ from foreglow.dust import train as module
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.dust.inputs import DustSky, SkySource
 from foreglow.dust.model import DustModel
-from foreglow.dust.train import REGIONS, DustPlan, train, train_dust
+from foreglow.dust.train import REGIONS, DustPlan, load_best, train, train_dust
+from foreglow.dust.validation import hold_out
 from foreglow.errors import ModelError, RunError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import NORTH, SOUTH, reached
@@ -26,7 +27,7 @@ CPU = torch.device("cpu")
 GRID = Grid(32, 46.8)
 NSIDE, CHANNELS = 16, 6
 PLAN = DustPlan(width=2, epochs=3, steps=5, batch=4)
-SMALL = {"VALIDATION_CUTOUTS": 16, "_STANDARDISATION_CUTOUTS": 32, "_CALIBRATION_CENTRES": 4}
+SMALL = {"VALIDATION_CUTOUTS": 16, "_STANDARDISATION_CUTOUTS": 32, "_CALIBRATION_CUTOUTS": 32}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -145,7 +146,7 @@ def test_it_learns_and_calibrates(tmp_path):
     calibrated = line["slope"] * learned + line["offset"]
     slope = np.polyfit(calibrated[cut.mask], cut.target[cut.mask], 1)[0]
     assert slope == pytest.approx(1, abs=0.1)
-    assert line["to"] == "made up, north"
+    assert line["to"].startswith("made up, north, longitudes ")
 
 
 def test_members_differ(tmp_path):
@@ -171,6 +172,65 @@ def test_no_cutout_leaves_the_region(tmp_path, monkeypatch):
     blind, _ = run(tmp_path / "b", replace(PLAN, epochs=1))
     assert away.float().mean() > 0.4
     assert_same_weights(model, blind)
+
+
+def test_the_wedge_may_be_anything(tmp_path, monkeypatch):
+    """What the training learns does not depend on it, but which epoch is kept does."""
+    plan = replace(PLAN, epochs=1)
+    model, _ = run(tmp_path / "a", plan)
+    sky = make_sky()
+    (training, _) = hold_out(CutoutSampler(sky.cube, NORTH, GRID))
+    wedge = (sky.cube.target[:, 1] > 0) & (training.sky.target[:, 1] == 0)
+    sky.cube.inputs[wedge] *= 7
+    sky.cube.target[wedge, 0] = 1 + sky.cube.target[wedge, 0].flip(0)
+    monkeypatch.setattr(sys.modules[__name__], "make_sky", lambda: sky)
+    blind, _ = run(tmp_path / "b", plan)
+    assert_same_weights(model, blind)
+    assert wedge.float().mean() > 0.1
+    judged = [m.card["validation"] for m in (model, blind)]
+    assert judged[0]["region"] == judged[1]["region"]
+    assert judged[0]["region"].startswith("north, longitudes")
+    assert all(card["held_out"] for card in judged)
+    assert judged[0]["r50"] > judged[1]["r50"] + 0.1
+
+
+def test_the_best_epoch_of_the_wedge_is_kept(tmp_path, monkeypatch, caplog):
+    scores, last = iter([0.5] * 4 + [0.9] * 4 + [0.2] * 4), {}
+    check = module._task
+
+    def task(member, bands):
+        made = check(member, bands)
+        same = lambda *_: {k: torch.tensor(v) for k, v in made_up(next(scores)).items()}  # noqa: E731
+        return replace(made, validate=same)
+
+    def made_up(score):
+        return {"r50": score, "r150": score, "score": 2 * score}
+
+    def watch(network, folder):
+        last.update({k: v.clone() for k, v in network.state_dict().items()})
+        load_best(network, folder)
+
+    monkeypatch.setattr(module, "_task", task)
+    monkeypatch.setattr(module, "load_best", watch)
+    model, history = run(tmp_path)
+    assert history["validation_r50"] == pytest.approx([0.5, 0.9, 0.2])
+    kept = model.networks[0].state_dict()
+    best = PlainCheckpoints().load_checkpoint(tmp_path / "member0" / "best.ckpt")
+    assert best["global_step"] == 2 * PLAN.steps
+    assert all(torch.equal(best["state_dict"][f"network.{k}"], v) for k, v in kept.items())
+    assert not all(torch.equal(last[k], v) for k, v in kept.items())
+    assert "member0: overfitted. The mean of r50 and r150 is" in caplog.text
+    assert "fallen from 0.900 at epoch 2, whose weights are kept" in caplog.text
+
+
+def test_lines_are_moved_in_training_alone(tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr(module, "shift_velocity", lambda _, steps: moved.append(steps.tolist()))
+    run(tmp_path / "a", replace(PLAN, epochs=1, shift_kms=30.0))  # channels are 13 km/s apart
+    assert [len(steps) for steps in moved] == [PLAN.batch] * PLAN.steps
+    assert {step for steps in moved for step in steps} == {-2, -1, 0, 1, 2}
+    run(tmp_path / "b", replace(PLAN, epochs=1))
+    assert len(moved) == PLAN.steps
 
 
 def test_every_step_sees_other_cutouts_and_validation_the_same(tmp_path, monkeypatch):
@@ -213,7 +273,15 @@ def test_networks_train_as_such_and_are_checked_as_such(uninterrupted, tmp_path,
     assert not any(modes[learnt:])  # validation and calibration
 
 
-def test_the_papers_schedule(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (None, np.repeat([1e-3, 1e-4, 1e-5, 1e-6], 2)),
+        ("published", np.repeat([1e-3, 1e-4, 1e-5, 1e-6], 2)),
+        ("annealed", 5e-4 * (1 + np.cos(np.pi * np.arange(8) / 8))),
+    ],
+)
+def test_schedules_of_the_papers_network(tmp_path, monkeypatch, schedule, expected):
     rates = []
     adam = torch.optim.Adam.step
 
@@ -222,8 +290,11 @@ def test_the_papers_schedule(tmp_path, monkeypatch):
         return adam(self, *arguments, **options)
 
     monkeypatch.setattr(torch.optim.Adam, "step", watch)
-    run(tmp_path, replace(PLAN, network="unet_zhang2019", epochs=4, steps=2, learning_rate=1e-3))
-    np.testing.assert_allclose(rates, np.repeat([1e-3, 1e-4, 1e-5, 1e-6], 2))
+    run(
+        tmp_path,
+        replace(PLAN, network="unet_zhang2019", schedule=schedule, epochs=4, steps=2, width=1),
+    )
+    np.testing.assert_allclose(rates, expected)
 
 
 # ---- from files or arrays ---------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Halves of the sky: where centres lie, and proof that no training pixel is a test pixel."""
 
+from dataclasses import replace
 from functools import cache
 
 import healpy as hp
@@ -14,6 +15,11 @@ from foreglow.maps.gnomonic import Grid, Pointings, cutout_interpolation, cutout
 from foreglow.maps.hemispheres import EAST, METHODS, NORTH, SOUTH, SPLITS, WEST, reached, split
 
 REGIONS = (NORTH, SOUTH, EAST, WEST)
+WEDGES = (
+    replace(NORTH, longitudes_deg=(330.0, 384.0)),
+    replace(SOUTH, longitudes_deg=(100.0, 250.0)),
+    replace(EAST, longitudes_deg=(255.0, 280.0)),
+)
 
 
 def generator(seed=0):
@@ -52,6 +58,28 @@ def test_reached_holds_every_pixel_read(region, method, nside, seed, turn):
     where = on_the_edge(region, seed, turn)
     read = pixels_read(where, Grid(), nside, method)
     assert reached_once(region, nside, method)[read].all()
+
+
+@settings(max_examples=15)
+@given(
+    st.sampled_from(WEDGES),
+    st.sampled_from(METHODS),
+    st.sampled_from([16, 64, 256]),
+    st.integers(0, 2**31),
+)
+def test_reached_holds_every_pixel_that_a_wedge_reads(wedge, method, nside, seed):
+    """Centres all over it, some close to its edges; and it is far less than the whole region."""
+    where = wedge.draw(60, generator(seed))
+    assert wedge.holds(where).all()
+    touched = reached_once(wedge, nside, method)
+    assert touched[pixels_read(where, Grid(), nside, method)].all()
+    assert touched.mean() < 0.45
+
+
+def test_a_wedge_holds_what_lies_between_its_longitudes():
+    where = NORTH.draw(2000, generator())
+    lon = where.lon_deg.numpy()
+    assert (WEDGES[0].holds(where).numpy() == ((lon > 330) | (lon < 24))).all()
 
 
 @cache

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 _PLAN = {"network": "unet", "width": 1, "epochs": 1, "steps": 2, "batch": 4}
 TINY = {
     "nside": 128,
-    "networks": ["unet", "unet_zhang2019"],
+    "networks": ["unet", "unet_zhang2019", "unet_zhang2019_annealed"],
     "test_cutouts": 12,
     "linear_cutouts": 48,
     "profile_pointings": 500,
@@ -39,15 +39,18 @@ TINY = {
     "cleaning_realisations": 2,
     "unet": _PLAN | {"members": 2},
     "unet_zhang2019": _PLAN | {"network": "unet_zhang2019"},
+    "unet_zhang2019_annealed": _PLAN | {"network": "unet_zhang2019", "schedule": "annealed"},
     "variants": _PLAN,
 }
-MODELS = {"integrated", "linear", "linear_scale_dependent", "unet", "unet_zhang2019"}
-TRAINED = {
-    "unet", "unet_zhang2019", "lambda_0", "lambda_30", "east_west", "unet_moments",
+NETWORKS = set(TINY["networks"])
+MODELS = {"integrated", "linear", "linear_scale_dependent"} | NETWORKS
+TRAINED = NETWORKS | {
+    "lambda_0", "lambda_30", "east_west", "unet_moments",
     "unet_integrated", "unet_wide",
 }  # fmt: skip
 FIGURES = {
     "velocity_profile", "hydrogen", "dust", "example_cutout", "wins", "correlation_north_south",
+    "learning_north_south",
     "predicted_map", "error_coverage", "cleaning_143", "cleaning_217", "correlation_lambda",
     "correlation_east_west", "correlation_ablations",
 }  # fmt: skip
@@ -59,8 +62,8 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(labs, "read_settings", lambda scale: TINY)
         patch.setattr(labs.figures, "save", draw_small)
+        patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
-        patch.setattr("foreglow.dust.train._CALIBRATION_CENTRES", 4)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
         patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 20.0)
         patch.setattr("foreglow.reproduce.zhang2019.source.mock_gas", cache(mock_gas))
@@ -87,12 +90,13 @@ def of(records, **fields):
 # ---- metrics.json ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("which", ["train", "test"])
+@pytest.mark.parametrize("which", ["train", "validation", "test"])
 def test_models(records, which):
     found = {r["model"]: r for r in of(records, step="models", set=which)}
     assert set(found) == MODELS
     for name, record in found.items():
-        assert (record["split"], record["n"]) == ("north_south", 12)
+        assert record["split"] == "north_south"
+        assert record["n"] == (3 if which == "validation" else 12)
         for scale in ("50", "150"):
             assert -1 <= record[f"r{scale}"] <= 1
             assert record[f"r{scale}_sem"] > 0
@@ -143,7 +147,7 @@ def test_east_and_west(records):
     assert {(r["split"], r["set"]) for r in found} == {
         ("east_west", "train"), ("east_west", "test"),
     }  # fmt: skip
-    assert {r["model"] for r in found} == MODELS - {"unet", "unet_zhang2019"} | {"unet_single"}
+    assert {r["model"] for r in found} == MODELS - NETWORKS | {"unet_single"}
 
 
 def test_ablations(records):
@@ -159,7 +163,7 @@ def test_ablations(records):
 
 def test_errors_of_the_map(records, folder):
     rows = of(records, step="coverage")
-    assert {r["set"] for r in rows} == {"train", "test"}
+    assert {r["set"] for r in rows} == {"train", "validation", "test"}
     for row in rows:
         assert 0.3 < row["within1"] <= row["within2"] <= 1
         assert row["unit"] == "uK_RJ"
@@ -201,6 +205,7 @@ def test_what_it_leaves(folder):
         assert model.card["history"]["validation_r50"]
         region = "east" if name == "east_west" else "north"
         assert model.card["training"]["region"] == region
+        assert model.card["validation"]["region"].startswith(f"{region}, longitudes")
     config = tomllib.loads((folder / "config.toml").read_text())
     assert config["experiment"] == "zhang2019"
     assert config["settings"]["unet"]["members"] == 2
@@ -262,8 +267,13 @@ def test_every_scale_can_be_resolved(scale):
     settings = read_settings(scale)
     assert set(settings) - {"pdf_fonts"} == set(TINY)
     assert 30.0 in settings["lambdas"]
-    for table in ("unet", "unet_zhang2019", "variants"):
+    for table in (*NETWORKS, "variants"):
         DustPlan(**settings[table])
+    plans = [DustPlan(**settings[f"unet_zhang2019{end}"]) for end in ("", "_annealed")]
+    assert [(p.network, p.annealed) for p in plans] == [
+        ("unet_zhang2019", False), ("unet_zhang2019", True),
+    ]  # fmt: skip
+    assert {p.width for p in plans} == {settings["unet_zhang2019"]["width"]}
 
 
 def test_the_paper_scale_is_the_paper():
@@ -278,7 +288,7 @@ def test_unknown_paper_and_scale(tmp_path):
     assert PAPERS == ("farsian2020", "zhang2019")
     with pytest.raises(RunError, match="expected the paper farsian2020 or zhang2019, got 'x'"):
         reproduce("x", tmp_path, "smoke")
-    with pytest.raises(RunError, match="expected scale smoke, laptop, paper, got 'huge'"):
+    with pytest.raises(RunError, match="expected scale smoke, laptop, evening, paper, got 'huge'"):
         read_settings("huge")
 
 

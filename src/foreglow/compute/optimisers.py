@@ -18,6 +18,20 @@ def adamw(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, 
     return _annealed(optimiser, total_steps, rise=0.1)
 
 
+def annealed_adam(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, Any]:
+    """Adam; the learning rate rises over a twentieth of the steps, then falls as a cosine."""
+    return _annealed(torch.optim.Adam(parameters, lr=learning_rate), total_steps, rise=0.05)
+
+
+def dropping_adam(
+    parameters: Any, learning_rate: float, total_steps: int, parts: int
+) -> dict[str, Any]:
+    """Adam; each of so many parts of the steps has a tenth of the rate of the one before."""
+    adam = torch.optim.Adam(parameters, lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.StepLR(adam, max(1, total_steps // parts), 0.1)
+    return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
 def muon(network: nn.Module, learning_rate: float, total_steps: int) -> dict[str, Any]:
     """Muon on the weights of hidden layers, Adam at a tenth of its rate on all other parameters.
 

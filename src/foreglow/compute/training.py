@@ -135,6 +135,19 @@ def fit(
     return module.history
 
 
+def load_best(network: nn.Module, folder: Path) -> None:
+    """Give a network that was trained the weights of its best epoch, by `Task.best`.
+
+    Parameters
+    ----------
+    network : Module
+    folder : Path
+        Of `fit`.
+    """
+    state = PlainCheckpoints().load_checkpoint(folder / "best.ckpt")["state_dict"]
+    network.load_state_dict({name.removeprefix("network."): v for name, v in state.items()})
+
+
 class _Module(L.LightningModule):
     def __init__(self, task: Task, schedule: Schedule, seed: int):
         super().__init__()

@@ -38,11 +38,13 @@ class DustNetwork(nn.Module):
 
     velocity: Tensor
     unit: Tensor
+    step_kms: float  # from channel to channel
 
     def __init__(self, inputs: Inputs, velocity_kms: Sequence[float] | np.ndarray):
         super().__init__()
         self.inputs: Inputs = inputs
         velocity = torch.as_tensor(np.asarray(velocity_kms), dtype=torch.float32)
+        self.step_kms = float(velocity[-1] - velocity[0]) / (len(velocity) - 1)
         middle, half = (velocity[-1] + velocity[0]) / 2, (velocity[-1] - velocity[0]) / 2
         self.register_buffer("velocity", (velocity - middle) / half, persistent=False)
         self.register_buffer("unit", torch.ones(()))
@@ -205,6 +207,21 @@ class ForeglowUNet(DustNetwork):
         return torch.copysign(scaled.abs().log1p(), scaled)  # torch.asinh takes 30 times as long
 
 
+class Dropout(nn.Dropout):
+    """PyTorch's dropout, faster on the processor.
+
+    There PyTorch draws a double for each number, which took a fifth of a step of the paper's
+    network; 15 bits decide as well.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The same tensor, in training with some of it zero and the rest made larger."""
+        if not self.training or input.device.type != "cpu":
+            return super().forward(input)
+        drawn = torch.empty_like(input, dtype=torch.int16).random_()  # 0 to 32767, all alike
+        return input * (drawn >= round(self.p * 32768)).to(input.dtype).div_(1 - self.p)
+
+
 class UNet(nn.Module):
     """Four levels down and up again, each with two steps, joined by what was there on the way down.
 
@@ -270,7 +287,7 @@ def _paper_step(n_in: int, n_out: int) -> nn.Module:
         nn.Conv2d(n_in, n_out, 3, padding=1),
         nn.BatchNorm2d(n_out),
         nn.ReLU(),
-        nn.Dropout(0.3),
+        Dropout(0.3),
     )
 
 

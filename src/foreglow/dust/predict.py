@@ -121,10 +121,10 @@ def stitched_members(
     )
 
 
-def measure(
-    stitched: Stitched, target: NDArray, to: str, stranger: NDArray[np.integer] | None = None
-) -> tuple[Calibration, ResidualLaw]:
+def measure(stitched: Stitched, target: NDArray, to: str) -> tuple[Calibration, ResidualLaw]:
     """Calibration and law of the residuals of a stitched map, where a target is known.
+
+    Both are honest only on a sky that no member was trained on.
 
     Parameters
     ----------
@@ -133,18 +133,10 @@ def measure(
         RING; NaN where it is not to be used.
     to : str
         What the target is, for the header of maps.
-    stranger : ndarray of int, shape (n_pix,), optional
-        RING; the member that has not seen a pixel, see `foreglow.dust.folds.held_out_member`: the
-        law is that of what it says there, calibrated as the ensemble, and pixels that have none
-        (-1) have no part in it. By default, and where no pixel has one, the law is of the mean of
-        all members, which is honest only on a sky that none was trained on.
     """
     mean, target = stitched.mean, np.asarray(target)
     known = np.isfinite(target) & np.isfinite(mean)
     calibration = Calibration.fit(mean[known], target[known], to)
-    if stranger is not None and (stranger >= 0).any():
-        mean = np.take_along_axis(stitched.members, np.maximum(stranger, 0)[None], 0)[0]
-        known &= stranger >= 0
     scatter = abs(calibration.slope) * stitched.scatter[known]
     return calibration, ResidualLaw.fit(calibration(mean[known]), scatter, target[known])
 

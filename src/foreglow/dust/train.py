@@ -1,9 +1,10 @@
 """Training of the dust networks on cutouts drawn fresh at every step."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import astropy.units as u
 import numpy as np
@@ -11,33 +12,33 @@ import torch
 from torch import Tensor
 
 from foreglow.compute.device import pick_device
-from foreglow.compute.optimisers import adamw
+from foreglow.compute.optimisers import adamw, annealed_adam, dropping_adam
 from foreglow.compute.precision import arithmetic, validate_precision
 from foreglow.compute.processes import ALONE, Processes, run_on_all_ranks
 from foreglow.compute.random import make_generator
-from foreglow.compute.training import History, Schedule, Task, fit
-from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
-from foreglow.dust.folds import held_out, held_out_member
+from foreglow.compute.training import History, Schedule, Task, fit, load_best
+from foreglow.dust.augment import shift_velocity
+from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.inputs import PAPER_RANGE_KMS, DustSky, SkySource
 from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss
 from foreglow.dust.model import DustModel
 from foreglow.dust.networks import DustNetwork, make_network
-from foreglow.dust.predict import measure, stitched_members
 from foreglow.dust.spectra import Bands, paper_bands
-from foreglow.dust.stitch import centres
-from foreglow.dust.uncertainty import to_card
+from foreglow.dust.validation import calibrate, hold_out, is_overfitted, validation_scores
 from foreglow.errors import RunError
-from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
 from foreglow.maps.hemispheres import REGIONS, Method, Region
 from foreglow.model_files import close_training, model_to_be, open_training
 from foreglow.plans import Count, NotNegative, Positive, read_plan
 
+log = logging.getLogger("foreglow")
+
 VALIDATION_CUTOUTS = 128
+_CALIBRATION_CUTOUTS = 128  # of a wedge of a half they overlap ten deep, as in maps
 _STANDARDISATION_CUTOUTS = 128
-_CALIBRATION_CENTRES = 8  # Nside: cutouts overlap ten deep, as in maps
 _STANDARDISATION, _VALIDATION = 2, 3  # keys of generators; 0 and 1 are the trainer's
+_SHIFT_KMS = 5.0
 _PAPER_DROPS = 4  # parts of the training, each with a tenth of the learning rate of the one before
 
 
@@ -57,12 +58,19 @@ class DustPlan:
         The paper's lambda, of the correlations in the loss.
     epochs, steps, batch : int
         `steps` batches each epoch, every cutout drawn anew. The paper's are 40, 782 and 64.
+    schedule : str, optional
+        "annealed": the learning rate rises, then falls as a cosine to zero. "published": Adam as
+        in the paper, with a tenth of the rate after each quarter of the training. By default
+        "annealed" for "unet", by AdamW, and "published" for "unet_zhang2019", which is annealed
+        by Adam.
     learning_rate : float, optional
-        The highest of a rise and a cosine fall for "unet", 5e-3 by default; for "unet_zhang2019"
-        the first, with a tenth after each quarter of the training, the paper's 1e-3 by default.
+        The highest; by default 5e-3 for "unet", and the paper's 1e-3 for "unet_zhang2019".
+    shift_kms : float, optional
+        Each training cutout has its lines moved along velocity by up to so much either way, see
+        `foreglow.dust.augment.shift_velocity`; by default 5 km/s for "unet", and not at all for
+        "unet_zhang2019".
     members : int
-        Networks trained from different seeds. Of two or more, each has another sector of the
-        region masked, by which their errors are measured: see `foreglow.dust.folds`.
+        Networks trained from different seeds.
     precision : str
         Arithmetic of the layers in training; see `foreglow.compute.precision.arithmetic`.
     """
@@ -74,7 +82,9 @@ class DustPlan:
     epochs: Count = 10
     steps: Count = 40
     batch: Count = 16
+    schedule: Literal["annealed", "published"] | None = None
     learning_rate: Positive | None = None
+    shift_kms: NotNegative | None = None
     members: Count = 1
     precision: str = "tf32"
 
@@ -87,6 +97,18 @@ class DustPlan:
     def rate(self) -> float:
         """The learning rate, if need be by default."""
         return self.learning_rate or (5e-3 if self.ours else 1e-3)
+
+    @property
+    def shift(self) -> float:
+        """By how much lines are moved at most [km/s], if need be by default."""
+        if self.shift_kms is not None:
+            return self.shift_kms
+        return _SHIFT_KMS if self.ours else 0.0
+
+    @property
+    def annealed(self) -> bool:
+        """Whether the learning rate falls as a cosine, if need be by default."""
+        return self.ours if self.schedule is None else self.schedule == "annealed"
 
 
 def train(
@@ -102,6 +124,9 @@ def train(
     processes: Processes = ALONE,
 ) -> tuple[DustModel, History]:
     """Train a model on cutouts with centres in a region; nothing else of the sky is looked at.
+
+    A wedge of the region is kept out of the training, see `foreglow.dust.validation.hold_out`. By
+    it alone the best epoch of each network is chosen, and scale and errors are measured.
 
     Parameters
     ----------
@@ -135,6 +160,12 @@ def train(
     ------
     RunError
         If a batch cannot be shared by the processes.
+
+    Warns
+    -----
+    MapWarning
+        If the region is too small for a wedge: then the last epoch is taken, and scale and errors
+        are measured on the sky of the training.
     """
     processes.validate_batch(plan.batch)
     sampler = CutoutSampler(sky.cube.to(device), region, grid or Grid(), method)
@@ -143,33 +174,23 @@ def train(
         plan.network, plan.inputs, plan.width, sky.velocity_kms, sampler.grid, sampler.sky.nside,
         sky.target_unit, seeds,
     )  # fmt: skip
+    training, validation = hold_out(sampler)
     histories = []
     for k, member_seed in enumerate(seeds):
-        network, place = model.networks[k], folder / f"member{k}"
-        own = replace(sampler, sky=held_out(sampler.sky, region, k, plan.members))
-        histories.append(
-            _train_member(network, own, plan, place, member_seed, device, resume, processes)
-        )
+        member = _Member(model.networks[k], training, validation, plan, member_seed, processes)
+        histories.append(_train_member(member, folder / f"member{k}", device, resume))
     model.members.eval()
-    _calibrate(model, sampler.sky, region, f"{sky.source}, {region.name}")
+    calibrate(model, validation, _CALIBRATION_CUTOUTS, f"{sky.source}, {validation.region.name}")
+    where = validation.fixed_pointings(VALIDATION_CUTOUTS, seed + _VALIDATION)
+    model.card["validation"] = {
+        "region": validation.region.name, "held_out": training is not validation,
+**validation_scores(model, validation, where),
+    }  # fmt: skip
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
     model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
     return model, {
         key: np.mean([h[key] for h in histories], axis=0).tolist() for key in histories[0]
     }
-
-
-def _calibrate(model: DustModel, cube: SkyCube, region: Region, to: str) -> None:
-    """Regress the target on the prediction, the loss leaving the scale half free, and state errors.
-
-    On a map of the training region. Errors are those of each member of an ensemble on the sector
-    that it has not seen; a single network has seen all, and its errors elsewhere are larger.
-    """
-    where = centres(_CALIBRATION_CENTRES)
-    stitched = stitched_members(model, cube, where[region.holds(where)])
-    target = cube.target.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(cube.target))), 0]
-    own = held_out_member(cube.nside, region, len(model.members))
-    model.card |= to_card(*measure(stitched, target, to, own))
 
 
 def train_dust(
@@ -204,7 +225,8 @@ def train_dust(
         "mock": the mock Galaxy at `nside`, in the place of cube, dust and mask.
     region : str
         Where cutouts have their centres: "north", "south", "east" or "west" (Galactic). Keep the
-        other half to test on.
+        other half to test on. A wedge of the region, between two longitudes, is kept out of the
+        training to choose the best epoch and to measure errors by: `card["validation"]` says which.
     plan : DustPlan, mapping of its fields or path of a TOML file, optional
         What network is trained, and how long.
     out : path, optional
@@ -269,37 +291,53 @@ def train_dust(
         return model
 
 
-def _train_member(
-    network: DustNetwork,
-    sampler: CutoutSampler,
-    plan: DustPlan,
-    folder: Path,
-    seed: int,
-    device: torch.device,
-    resume: bool,
-    processes: Processes,
-) -> History:
-    bands = paper_bands(sampler.grid).to(device)
-    network.to(device).train()
-    sample = sampler.draw(_STANDARDISATION_CUTOUTS, make_generator(device, seed, _STANDARDISATION))
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A network to train, and what it is trained by."""
+
+    network: DustNetwork
+    training: CutoutSampler
+    validation: CutoutSampler
+    plan: DustPlan
+    seed: int
+    processes: Processes
+
+
+def _train_member(member: _Member, folder: Path, device: torch.device, resume: bool) -> History:
+    network, plan, seed = member.network.to(device).train(), member.plan, member.seed
+    bands = paper_bands(member.training.grid).to(device)
+    generator = make_generator(device, seed, _STANDARDISATION)
+    sample = member.training.draw(_STANDARDISATION_CUTOUTS, generator)
     network.standardise(sample.inputs, sample.target, sample.mask, bands)
-    task = _task(network, sampler, bands, plan, seed, processes)
     schedule = Schedule(plan.epochs, plan.steps, -(-VALIDATION_CUTOUTS // plan.batch))
     with arithmetic(plan.precision):
-        return fit(task, schedule, folder, seed, device, resume, processes)
+        task = _task(member, bands)
+        history = fit(task, schedule, folder, seed, device, resume, member.processes)
+    if member.training is not member.validation:
+        load_best(network, folder)
+        _warn_of_gap(history, folder)
+    return history
 
 
-def _task(
-    network: DustNetwork,
-    sampler: CutoutSampler,
-    bands: Bands,
-    plan: DustPlan,
-    seed: int,
-    processes: Processes,
-) -> Task:
-    where = sampler.fixed_pointings(VALIDATION_CUTOUTS, seed + _VALIDATION)
+def _warn_of_gap(history: History, folder: Path) -> None:
+    stages = ("train", "validation")
+    means = [0.5 * (np.array(history[f"{s}_r50"]) + history[f"{s}_r150"]) for s in stages]
+    if is_overfitted(*means):
+        log.warning(
+            "%s: overfitted. The mean of r50 and r150 is %.3f in training and %.3f in validation, "
+            "where it has fallen from %.3f at epoch %d, whose weights are kept; give a shorter "
+            "training, a narrower network or more members",
+            folder.name, means[0][-1], means[1][-1], means[1].max(), means[1].argmax() + 1,
+        )  # fmt: skip
+
+
+def _task(member: _Member, bands: Bands) -> Task:
+    network, plan, processes = member.network, member.plan, member.processes
+    training, validation = member.training, member.validation
+    where = validation.fixed_pointings(VALIDATION_CUTOUTS, member.seed + _VALIDATION)
     share = processes.share(plan.batch)
-    room = sampler.room(plan.batch // processes.size)
+    room = training.room(plan.batch // processes.size)
+    most = round(plan.shift / network.step_kms)
 
     def compare(cut: Cutouts) -> tuple[Tensor, dict[str, Tensor]]:
         predicted = network(cut.inputs, cut.mask) * cut.mask
@@ -309,9 +347,13 @@ def _task(
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
         if processes.size == 1:
-            cut = sampler.draw(plan.batch, generator, room)
+            cut = training.draw(plan.batch, generator, room)
         else:
-            cut = sampler.at(sampler.draw_pointings(plan.batch, generator)[share], room)
+            cut = training.at(training.draw_pointings(plan.batch, generator)[share], room)
+        if most:
+            size, device = (plan.batch,), generator.device
+            steps = torch.randint(-most, most + 1, size, generator=generator, device=device)
+            shift_velocity(cut.inputs, steps[share])
         cuda = [room.device] if room.is_cuda else []
         with torch.random.fork_rng(devices=cuda):  # dropout knows the global generator only
             torch.manual_seed(generator.initial_seed() + processes.rank)
@@ -319,16 +361,14 @@ def _task(
 
     def validate(index: int, generator: torch.Generator) -> dict[str, Tensor]:  # noqa: ARG001
         batch = where[index * plan.batch : (index + 1) * plan.batch]
-        cut = sampler.at(batch[processes.share(len(batch))])
+        cut = validation.at(batch[processes.share(len(batch))])
         value, parts = compare(cut)
         return {"loss": value, **parts, "score": parts["r50"] + parts["r150"]}
 
     def optimiser(_: Any, total_steps: int) -> Any:
-        if plan.ours:
-            return adamw(network.parameters(), plan.rate, total_steps)
-        adam = torch.optim.Adam(network.parameters(), lr=plan.rate)
-        part = max(1, total_steps // _PAPER_DROPS)
-        schedule = torch.optim.lr_scheduler.StepLR(adam, part, 0.1)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        parameters = network.parameters()
+        if not plan.annealed:
+            return dropping_adam(parameters, plan.rate, total_steps, _PAPER_DROPS)
+        return (adamw if plan.ours else annealed_adam)(parameters, plan.rate, total_steps)
 
     return Task(network, loss, validate, optimiser, best="score", clip=plan.ours)

@@ -1,4 +1,4 @@
-"""Halves of the sky for cutouts: where centres may lie so that no pixel is in both halves."""
+"""Parts of the sky for cutouts: where centres may lie so that no pixel is read from two parts."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from foreglow.errors import MapError
@@ -14,6 +15,7 @@ from foreglow.maps.gnomonic import Grid, Pointings
 
 Method = Literal["nearest", "bilinear"]
 METHODS: tuple[Method, ...] = ("nearest", "bilinear")
+_SAMPLES = 128  # Nside of the pixels that stand for the centres in a region
 
 
 @dataclass(frozen=True)
@@ -29,21 +31,37 @@ class Region:
         Least angle between a centre and the great circle.
     latitude_deg : float
         Least |b| of a centre.
+    longitudes_deg : tuple of 2 floats, optional
+        Centres lie between them, eastwards from the first, less than 180 deg on to the second.
     """
 
     name: str
     axis: tuple[float, float, float]
     distance_deg: float
     latitude_deg: float
+    longitudes_deg: tuple[float, float] | None = None
 
     def holds(self, pointings: Pointings) -> Tensor:
         """Whether each centre lies in the region, bool, shape (n,)."""
         lat, lon = torch.deg2rad(pointings.lat_deg), torch.deg2rad(pointings.lon_deg)
         cos = torch.cos(lat)
         vector = torch.stack([cos * torch.cos(lon), cos * torch.sin(lon), torch.sin(lat)], -1)
-        height = vector @ torch.tensor(self.axis, dtype=vector.dtype, device=vector.device)
-        inside = height > math.sin(math.radians(self.distance_deg))
-        return inside & (pointings.lat_deg.abs() > self.latitude_deg)
+        return self._holds(vector)
+
+    def _holds(self, vector: Tensor, slack_deg: float = 0.0) -> Tensor:
+        """Whether unit vectors (n, 3) lie in the region, or at most so far beside it."""
+
+        def above(pole: tuple[float, float, float], angle_deg: float) -> Tensor:
+            height = vector @ torch.tensor(pole, dtype=vector.dtype, device=vector.device)
+            return height > math.sin(math.radians(max(angle_deg - slack_deg, -90)))
+
+        inside = above(self.axis, self.distance_deg)
+        inside &= above((0, 0, 1), self.latitude_deg) | above((0, 0, -1), self.latitude_deg)
+        if self.longitudes_deg is not None:
+            first, last = map(math.radians, self.longitudes_deg)
+            inside &= above((-math.sin(first), math.cos(first), 0), 0)
+            inside &= above((math.sin(last), -math.cos(last), 0), 0)
+        return inside
 
     def draw(self, n: int, generator: torch.Generator) -> Pointings:
         """Centres uniform over the region's solid angle, with uniform rotations.
@@ -135,7 +153,35 @@ def reached(region: Region, grid: Grid, nside: int, method: Method) -> np.ndarra
         lowest = math.sin(math.radians(nearest_deg - radius))
     vectors = hp.pix2vec(nside, np.arange(hp.nside2npix(nside)))
     height = sum(a * v for a, v in zip(region.axis, vectors, strict=True))
-    return np.asarray(height >= lowest)
+    touched = np.asarray(height >= lowest)
+    if region.longitudes_deg is not None:
+        radius = (1 if method == "nearest" else 2) * hp.max_pixrad(nside, degrees=True)
+        touched &= _near(region, grid.reach_deg + radius, nside)
+    return touched
+
+
+def _near(region: Region, distance_deg: float, nside: int) -> np.ndarray:
+    """Pixels (n_pix,), RING, that may lie within a distance of a centre of the region.
+
+    The centres are sampled so finely that one of the samples, each taken a sample's radius beside
+    the region too, is near any of them; fine maps are looked at by the samples' own pixels.
+    """
+    coarse = min(nside, _SAMPLES)
+    slack = hp.max_pixrad(_SAMPLES, degrees=True)
+    samples = _vectors(_SAMPLES)
+    samples = samples[region._holds(torch.from_numpy(samples), slack).numpy()]
+    within = distance_deg + slack + (0 if coarse == nside else slack)
+    chord = 2 * math.sin(math.radians(min(within, 180)) / 2)
+    far, _ = KDTree(samples).query(_vectors(coarse), distance_upper_bound=chord)
+    near = np.isfinite(far)
+    if coarse == nside:
+        return near
+    return near[hp.vec2pix(coarse, *hp.pix2vec(nside, np.arange(hp.nside2npix(nside))))]
+
+
+def _vectors(nside: int) -> np.ndarray:
+    """Unit vectors (n_pix, 3) of pixels, RING."""
+    return np.stack(hp.pix2vec(nside, np.arange(hp.nside2npix(nside))), -1)
 
 
 def _uniform(n: int, generator: torch.Generator) -> Pointings:

@@ -14,14 +14,14 @@ from foreglow.report.dust.style import model_name, model_place
 from foreglow.report.page.page import Cell, render_table
 from foreglow.report.page.tables import Record
 
-_SETS = {"train": "training region", "test": "test region"}
+_SETS = {"train": "training region", "validation": "wedge, held out", "test": "test region"}
 _SCALES = ("50", "150")
 _WIN_HEADS = ("r50", "r150", "Above integrated, r50", "Above integrated, r150")
 _TRANSLATE = str.maketrans({"-": "−"})
 
 
 def correlation_rows(records: Iterable[Record], step: str) -> list[Record]:
-    """The records of a step in the order to show: the test set first, then by model and lambda.
+    """The records of a step in the order to show: test, validation, training; model and lambda.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def correlation_rows(records: Iterable[Record], step: str) -> list[Record]:
     mine = [r for r in records if r.get("step") == step and r.get("r50") is not None]
     return sorted(
         mine,
-        key=lambda r: (r.get("set") != "test", model_place(r["model"]), r.get("lambda") or 0),
+        key=lambda r: (_set_place(r), model_place(r["model"]), r.get("lambda") or 0),
     )
 
 
@@ -118,6 +118,10 @@ def cleaning_table(records: Iterable[Record]) -> Markup:
     ]
     head = ["Band", "Template", *(f"{low} ≤ ℓ < {high} [%]" for low, high in bins)]
     return render_table(head, body)
+
+
+def _set_place(row: Record) -> int:
+    return ["test", "validation", "train"].index(row.get("set", "test"))
 
 
 def _left(row: Record | None) -> str | Cell:

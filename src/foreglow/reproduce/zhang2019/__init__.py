@@ -60,7 +60,7 @@ def reproduce(
     out : Path
         Run directory.
     scale : str
-        `smoke`, `laptop` or `paper`.
+        `smoke`, `laptop`, `evening` or `paper`.
     sky : str
         `mock`, or a folder with `sky.toml`; see `source.open_source`.
     seed : int

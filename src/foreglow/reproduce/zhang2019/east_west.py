@@ -1,7 +1,7 @@
 """Figure 7: trained in the east, tested in the west."""
 
 from foreglow.report.dust import curves as dust_curves
-from foreglow.reproduce.zhang2019.experiment import SETS, Captions, Experiment
+from foreglow.reproduce.zhang2019.experiment import Captions, Experiment
 
 SPLIT = "east_west"
 _TITLES = {"train": "Training region (east)", "test": "Test region (west)"}
@@ -12,7 +12,7 @@ def east_and_west(experiment: Experiment) -> Captions:
     plan = experiment.plan("variants")
     model = experiment.trained("east_west", plan, SPLIT)
     panels = {}
-    for which in SETS:
+    for which in _TITLES:
         scores = {**experiment.baselines(SPLIT, which)}
         scores["unet_single"] = experiment.network_scores("unet_single", model, SPLIT, which)
         for name, found in scores.items():

@@ -21,6 +21,7 @@ from foreglow.dust.model import DustModel
 from foreglow.dust.results import DustMap
 from foreglow.dust.spectra import fundamental_bands
 from foreglow.dust.train import DustPlan, train
+from foreglow.dust.validation import hold_out
 from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import Method, Region, split
@@ -30,8 +31,8 @@ from foreglow.runs import Run
 
 log = logging.getLogger("foreglow")
 
-SCALES = ("smoke", "laptop", "paper")
-SETS = ("train", "test")
+SCALES = ("smoke", "laptop", "evening", "paper")
+SETS = ("train", "test", "validation")
 METHOD: Method = "nearest"
 
 Captions = dict[str, dict[str, str]]
@@ -86,6 +87,7 @@ class Experiment:
     grid: Grid = field(default_factory=Grid)
     map_fn: MapFn = map
     maps: list[DustMap] = field(default_factory=list)
+    _divided: dict[str, dict[str, CutoutSampler]] = field(default_factory=dict)
     _linear: dict[str, tuple[LinearModel, LinearModel]] = field(default_factory=dict)
     _scores: dict[tuple[str, str, str], Scores] = field(default_factory=dict)
 
@@ -93,16 +95,22 @@ class Experiment:
 
     def regions(self, name: str) -> dict[str, Region]:
         """Training and test region of a split, by the name of the set."""
-        return dict(zip(SETS, split(name, self.grid, self.sky.nside, METHOD), strict=True))
+        return dict(zip(SETS[:2], split(name, self.grid, self.sky.nside, METHOD), strict=True))
 
-    def sampler(self, split_name: str, which: str, sky: DustSky | None = None) -> CutoutSampler:
-        """Cutouts of a set of a split; of another sky than the experiment's if asked."""
-        return (sky or self.sky).sampler(self.regions(split_name)[which], self.grid, METHOD)
+    def sampler(self, split_name: str, which: str) -> CutoutSampler:
+        """Cutouts of a set of a split: training without the wedge, and validation in it."""
+        if split_name not in self._divided:
+            regions = self.regions(split_name).values()
+            train, test = (self.sky.sampler(region, self.grid, METHOD) for region in regions)
+            training, validation = hold_out(train)
+            samplers = (training, test, validation)
+            self._divided[split_name] = dict(zip(SETS, samplers, strict=True))
+        return self._divided[split_name][which]
 
     def pointings(self, split_name: str, which: str) -> Pointings:
-        """The fixed cutouts on which every model is scored."""
+        """The fixed cutouts on which every model is scored; fewer of the wedge, which is small."""
         seed = self.seed + SETS.index(which)
-        number = self.settings["test_cutouts"]
+        number = self.settings["test_cutouts"] // (4 if which == "validation" else 1)
         return self.sampler(split_name, which).fixed_pointings(number, seed)
 
     @property
@@ -200,8 +208,10 @@ class Experiment:
         which: str,
         sky: DustSky | None = None,
     ) -> dict[str, Scores]:
-        """Score predictors on the fixed cutouts of a set."""
-        sampler = self.sampler(split_name, which, sky)
+        """Score predictors on the fixed cutouts of a set; of another sky than its own if asked."""
+        sampler = self.sampler(split_name, which)
+        if sky is not None:
+            sampler = replace(sampler, sky=sky.cube)
         return score(predictors, sampler, self.pointings(split_name, which), batch=32)
 
     def curve(self, scores: Scores) -> NDArray[np.float64]:

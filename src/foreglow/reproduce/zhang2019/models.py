@@ -6,6 +6,7 @@ from foreglow.dust.baselines import integrated
 from foreglow.dust.evaluate import Scores
 from foreglow.dust.model import DustModel
 from foreglow.report.dust import curves as dust_curves
+from foreglow.report.dust import learning
 from foreglow.report.dust import maps as dust_maps
 from foreglow.reproduce.zhang2019.experiment import SETS, Captions, Experiment
 from foreglow.reproduce.zhang2019.paper import WINS
@@ -35,6 +36,7 @@ def compare_models(experiment: Experiment) -> Captions:
         _example_figure(experiment, networks["unet"], test)
         | _win_figure(experiment, test)
         | _curve_figure(experiment, scores)
+        | _learning_figure(experiment, networks, test)
     )
 
 
@@ -104,7 +106,7 @@ def _win_figure(experiment: Experiment, scores: dict[str, Scores]) -> Captions:
 def _curve_figure(experiment: Experiment, scores: dict[str, dict[str, Scores]]) -> Captions:
     panels = {
         _TITLES[which]: {name: experiment.curve(s) for name, s in scores[which].items()}
-        for which in SETS
+        for which in _TITLES
     }
     return experiment.draw(
         dust_curves.correlation_by_ell(experiment.ell, panels),
@@ -113,4 +115,26 @@ def _curve_figure(experiment: Experiment, scores: dict[str, dict[str, Scores]]) 
         "Figure 5: correlation by scale, trained in the north, tested in the south",
         f"Mean over {experiment.settings['test_cutouts']:,} cutouts in bands of width ell_F, "
         "single Fourier modes averaged; bands: standard errors of the mean.",
+    )
+
+
+def _learning_figure(
+    experiment: Experiment, networks: dict[str, DustModel], test: dict[str, Scores]
+) -> Captions:
+    """What each network knew of its own sky, of the wedge and in the end of the test region."""
+    histories = {name: model.card["history"] for name, model in networks.items()}
+    plans = {name: experiment.plan(name) for name in networks}
+    cutouts = {name: plan.steps * plan.batch for name, plan in plans.items()}
+    found = {name: (test[name].r50.mean(), test[name].r150.mean()) for name in networks}
+    region = experiment.sampler(SPLIT, "validation").region.name
+    return experiment.draw(
+        learning.learning_curves(histories, cutouts, found),
+        "learning_north_south",
+        _SECTION,
+        "Learning: training, validation and test",
+        "Over the cutouts seen: r of the fresh cutouts of each epoch, with dropout where a network "
+        f"has it; of the wedge that no training sees ({region}), by which the epoch is chosen "
+        "whose weights are kept; and of these weights in the test region. Of an ensemble the first "
+        "two are means over its members, the last is of their mean. Skies differ: each has its own "
+        "correlation of the integrated map, see the table.",
     )

@@ -10,6 +10,7 @@ from foreglow.dust.predict import predict_map, stitched_members
 from foreglow.dust.results import DustMap
 from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import coverage
+from foreglow.maps import healpix as hp
 from foreglow.maps.hemispheres import reached
 from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import maps as dust_maps
@@ -73,11 +74,14 @@ def stitched_map(experiment: Experiment) -> DustMap:
 
 
 def _halves(experiment: Experiment, seen: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
-    """Pixels that cutouts of the training reach, and those that none of them does."""
-    trained = reached(
-        experiment.regions(SPLIT)["train"], experiment.grid, experiment.sky.nside, METHOD
-    )
-    return {"train": seen & trained, "test": seen & ~trained}
+    """Pixels that the training may read, those of the wedge, and those beyond the region."""
+    region = experiment.regions(SPLIT)["train"]
+    beyond = ~reached(region, experiment.grid, experiment.sky.nside, METHOD)
+    seen_in_training = experiment.sampler(SPLIT, "train").sky.target[:, 1].cpu().numpy() > 0
+    ring = hp.ring2nest(experiment.sky.nside, np.arange(seen.size))
+    trained = seen_in_training[ring] & ~beyond
+    halves = {"train": trained, "validation": ~trained & ~beyond, "test": beyond}
+    return {name: seen & which for name, which in halves.items() if (seen & which).any()}
 
 
 def _seams(
@@ -108,7 +112,7 @@ def _map_figure(
         _SECTION,
         "The dust predicted over the whole footprint",
         f"Overlapping cutouts of the U-Net ({dust.n_member} networks) blended onto the sphere, "
-        "scaled to the target on cutouts of the north, where it was trained. Error: "
+        "scaled to the target on a wedge of the north that was held out of the training. Error: "
         f"{dust.sigma}. Two blends "
         f"whose cutouts lie elsewhere differ by {seams['over_rms']:.2%} of the map's rms, against "
         f"{seams['missed'] / seams['rms']:.1%} by which the map misses the dust. Nside "
@@ -120,7 +124,11 @@ def _coverage_figure(
     experiment: Experiment, dust: DustMap, target: NDArray, halves: dict[str, NDArray[np.bool_]]
 ) -> Captions:
     pull = np.abs(target - dust.mean) / dust.std
-    names = {"train": "training region (north)", "test": "test region (south)"}
+    names = {
+        "train": "training region (north)",
+        "validation": "wedge, held out",
+        "test": "test region (south)",
+    }
     shares = {
         names[name]: np.array([(pull[which] < level).mean() for level in _LEVELS])
         for name, which in halves.items()
@@ -131,6 +139,6 @@ def _coverage_figure(
         _SECTION,
         "Is the error what it says?",
         "Share of pixels whose dust lies within so many of the stated errors. The law of errors "
-        "was measured in the training region, on sectors that each member had not seen; the blend "
-        "of all members knows that region better, and errs less there.",
+        "was measured on a wedge of the training region that no member had seen; all members know "
+        "the rest of it, and err less there.",
     )
