@@ -1,6 +1,5 @@
 """Classify the pixels of a user's maps: files or arrays, in memory or to a file."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -14,7 +13,7 @@ from astropy import units as u
 from foreglow.compute.device import pick_device
 from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import map_over
-from foreglow.errors import InstrumentError, MapError, RunError
+from foreglow.errors import InstrumentError, MapError, RunError, warn
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.noise import NoiseMap, warn_of_one_rms
@@ -329,12 +328,11 @@ def _warn_beyond_training(model: Recogniser, depth: float) -> None:
         return
     high = training["noise_range"][1]
     if depth > high:
-        warnings.warn(
+        warn(
             f"the noise reaches {depth:.3g} times the instrument's at Nside {REFERENCE_NSIDE}, but "
             f"the model was trained up to {high:g} times; probabilities there are extrapolated. "
             "Lower the Nside of the maps, or train with a wider noise range.",
             NoiseRangeWarning,
-            stacklevel=3,
         )
 
 

@@ -1,6 +1,5 @@
 """A user's Q,U maps and their noise, opened together and read a block of pixels at a time."""
 
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from foreglow.errors import MapError
+from foreglow.errors import MapError, warn
 from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
 from foreglow.maps.conventions import angle_to_galactic, turn, turn_covariance
@@ -256,7 +255,7 @@ def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) ->
     if len(silent) == len(stated) and len(stated) > 1:
         listing = {name: table[name] for name in stated}
         if _loss(listing.values(), next(iter(maps.values())).nside) > _MOST_LOSS:
-            warnings.warn(
+            warn(
                 f"no map states its beam (FWHM, [arcmin] in the comment), and those of "
                 f"{instrument.name!r} go from {min(listing.values()):g} to "
                 f"{max(listing.values()):g} arcmin; the maps are taken as brought to one "
@@ -264,7 +263,6 @@ def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) ->
                 "--common-fwhm, in Python by bring_to_one_resolution of "
                 "foreglow.recognition.observation.beams (of files), or by smoothing arrays.",
                 BeamWarning,
-                stacklevel=4,
             )
         return
     beams = {name: table[name] if beam is None else beam for name, beam in stated.items()}
