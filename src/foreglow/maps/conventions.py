@@ -131,6 +131,17 @@ def canonical_frame(where: str, text: str) -> str:
     )
 
 
+def canonical_convention(where: str, text: str) -> str:
+    """Polarisation convention "COSMO" or "IAU" from any case, as `canonical_frame`."""
+    found = text.strip().upper()
+    if found not in ("COSMO", "IAU"):
+        raise MapError(
+            f"{where}: expected the polarisation convention COSMO (that of HEALPix and Planck) or "
+            f"IAU, got {text!r}; name one of them"
+        )
+    return found
+
+
 def canonical_unit(where: str, text: str, argument: str | None = "unit") -> str:
     """One of `UNITS` from any spelling; `where` begins the message of the MapError.
 

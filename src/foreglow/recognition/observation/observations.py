@@ -14,6 +14,7 @@ from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
 from foreglow.maps.conventions import angle_to_galactic, turn, turn_covariance
 from foreglow.maps.io import PolarisationMap
+from foreglow.maps.mask import Mask
 from foreglow.maps.noise import NoiseMap
 from foreglow.maps.stored import StoredMap, check_same_sky
 from foreglow.recognition.observation.band_noise import Noise, open_noise, validate_noise_scale
@@ -68,6 +69,8 @@ class Observation:
     nside : int
     frame : str
         G, C or E, as in the maps.
+    mask : Mask, optional
+        Pixels that do not count are read as not observed, in every band.
     """
 
     instrument: Instrument
@@ -75,6 +78,7 @@ class Observation:
     noise: tuple[NoiseMap | float, ...]
     nside: int
     frame: str
+    mask: Mask | None = None
 
     @property
     def ordering(self) -> str:
@@ -150,6 +154,7 @@ class Observation:
         qu = np.empty((2, n_band, len(pixels)), np.float32)
         sigma = np.empty((len(pixels), n_band), np.float32)
         sigma[:] = [np.nan if isinstance(rms, NoiseMap) else rms for rms in self.noise]
+        hidden = None if self.mask is None else ~self.mask.read(pixels)
         angle, covariances = None, {}
         if self.frame != "G":
             angle = angle_to_galactic(ring_numbers(pixels), self.nside, self.frame)
@@ -160,6 +165,8 @@ class Observation:
             else:
                 stored = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
                 np.multiply(stored, factor[0], out=qu[:, k])
+            if hidden is not None:
+                qu[:, k, hidden] = np.nan
             if isinstance(rms, NoiseMap):
                 seen = np.isfinite(qu[0, k]) & np.isfinite(qu[1, k])
                 stored = rms.read_covariance(pixels, seen)
@@ -174,9 +181,10 @@ class Observation:
         return by_pixel.reshape(-1, 2, n_band), sigma, covariances
 
     @cached_property
-    def _files(self) -> tuple[PolarisationSource | NoiseMap, ...]:
+    def _files(self) -> tuple[PolarisationSource | StoredMap, ...]:
         noise = (rms for rms in self.noise if isinstance(rms, NoiseMap))
-        return (*(one for one in self.maps if one is not None), *noise)
+        mask = () if self.mask is None else (self.mask.stored,)
+        return (*(one for one in self.maps if one is not None), *noise, *mask)
 
     @cached_property
     def _to_uk_rj(self) -> tuple[tuple[float, float], ...]:
