@@ -1,4 +1,11 @@
-"""Errors of foreglow: each says what was expected, what it got and what to do."""
+"""Errors and warnings of foreglow: what was expected, what it got and what to do."""
+
+import sys
+import warnings
+from types import FrameType
+
+# of a context manager's code, which stands between a line of ours and that which entered it
+_BETWEEN = ("foreglow", "contextlib")
 
 
 class ForeglowError(Exception):
@@ -35,3 +42,22 @@ class DataError(ForeglowError):
 
 class WriteError(ForeglowError):
     """A file or folder that cannot be written: no room, no permission, no such folder."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside foreglow that led here, which is the user's.
+
+    Parameters
+    ----------
+    message : str
+    category : type of Warning
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _is_between(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_between(frame: FrameType) -> bool:
+    """Whether a frame is ours; by its module, for methods of dataclasses have no file."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _BETWEEN

@@ -2,7 +2,8 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -38,7 +39,8 @@ def read_plan(given: Any, default: _Plan, **fields: Any) -> _Plan:
     known = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}  # pyright: ignore[reportArgumentType]
     if unknown := table.keys() - known.keys():
         raise RunError(
-            f"{name}: expected fields among {', '.join(known)}, got {', '.join(sorted(unknown))}; "
+            f"{name}: expected fields among {', '.join(known)}, got "
+            f"{', '.join(_with_nearest(one, known) for one in sorted(map(str, unknown)))}; "
             "correct their names, or take them out."
         )
     try:
@@ -50,6 +52,12 @@ def read_plan(given: Any, default: _Plan, **fields: Any) -> _Plan:
             f"{name}: expected {wrong['loc'][0]}= as a training can have it, got "
             f"{wrong['input']!r} ({wrong['msg']}); correct it."
         ) from error
+
+
+def _with_nearest(unknown: str, known: Iterable[str]) -> str:
+    """A name and, if one is near, that which may be meant."""
+    nearest = get_close_matches(unknown, known, 1)
+    return f"{unknown} (do you mean {nearest[0]}?)" if nearest else unknown
 
 
 def _table(given: Any, default: Any) -> tuple[str, dict[str, Any]]:

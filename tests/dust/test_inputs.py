@@ -115,9 +115,12 @@ def test_a_part_of_the_sky_stays_a_part(gas, files):
     np.testing.assert_allclose(filtered[counts], channel[counts], rtol=1e-4, atol=1e-4)
 
 
-def test_without_a_mask_all_counts(files):
+def test_without_a_mask_all_counts(files, caplog):
     cube, dust, _ = files()
-    assert load_sky(cube, dust, None, -60, 10).cube.target[:, 1].all()
+    message = "no mask: all of the sky that cube and dust map hold counts, .* pass mask="
+    with pytest.warns(MapWarning, match=message), caplog.at_level("INFO", "foreglow"):
+        assert load_sky(cube, dust, None, -60, 10).cube.target[:, 1].all()
+    assert "hi.zarr: 8 of 13 channels, from -60 to 10 km/s" in caplog.text
 
 
 @pytest.mark.parametrize(

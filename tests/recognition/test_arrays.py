@@ -1,5 +1,7 @@
 """Maps in memory: the same bits as from files, and nothing that matters is guessed."""
 
+import copy
+import pickle
 import warnings
 from multiprocessing.pool import ThreadPool
 
@@ -19,6 +21,7 @@ from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.classify import classify
 from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulate import simulate_sky
 
 SAID = {"frame": "G", "convention": "COSMO"}
 BANDS = slice(0, 6)  # enough for the fits
@@ -183,6 +186,13 @@ def test_a_file_out_and_a_pool(paper_model, arrays, tmp_path):
         arrays, model=paper_model, noise_scale=0.1, unit="uK_RJ", **SAID, out=tmp_path / "c.fits"
     )
     assert counts == found.counts
+    with pytest.raises(AttributeError, match=r"ModelCounts has no probability; .* leave out= out"):
+        _ = counts.probability
+    with pytest.raises(AttributeError, match=r"Classification has no p_value; .* foreglow.fit\("):
+        _ = found.p_value
+    with pytest.raises(AttributeError, match=r"Classification has no colour$"):
+        _ = found.colour
+    assert pickle.loads(pickle.dumps(found)).counts == copy.copy(counts)
     a, b, c = ((tmp_path / f"{name}.fits").read_bytes() for name in "abc")
     assert a == b == c
 
@@ -192,6 +202,114 @@ def test_what_arrays_cannot_say_is_said(paper_model, arrays):
         classify(arrays, model=paper_model, **SAID)
     with pytest.warns(MapWarning, match="taken as frame='G' and convention='COSMO'"):
         classify(arrays, model=paper_model, unit="uK_RJ")
+
+
+MASKS = {
+    "truth": lambda keep: keep,
+    "numbers": lambda keep: np.where(keep, 0.5, -1.0),
+    "masked": lambda keep: np.ma.masked_array(np.ones(3072, bool), ~keep),
+    "UNSEEN": lambda keep: np.where(keep, 1.0, hp.UNSEEN),
+}
+
+
+@pytest.mark.parametrize("form", MASKS)
+def test_a_mask_leaves_what_counts(paper_model, arrays, form):
+    keep = np.arange(3072) % 3 > 0
+    said = SAID | {"unit": "uK_RJ", "frame": "C"}
+    hidden = {band: np.where(keep, qu, np.nan) for band, qu in arrays.items()}
+    expected = classify(hidden, model=paper_model, **said)
+    found = classify(arrays, model=paper_model, mask=MASKS[form](keep), **said)
+    assert bits(found) == bits(expected)
+    np.testing.assert_array_equal(found.observed, keep)
+    order = hp.nest2ring(16, np.arange(3072))
+    nested = {band: qu[:, order] for band, qu in arrays.items()}
+    mask = MASKS[form](keep)[order]
+    again = classify(nested, model=paper_model, mask=mask, nest=True, **said)
+    np.testing.assert_array_equal(again.observed, keep)
+
+
+def test_a_mask_in_a_file(instrument, arrays, tmp_path):
+    keep = np.arange(3072) > 2800
+    maps = {band: arrays[band] for band in instrument.band[BANDS]}
+    write_maps(tmp_path / "mask.fits", {"MASK": (keep.astype(np.float32), "")}, frame="G")
+    options = {"models": "curvature", "unit": "uK_RJ", **SAID}
+    found = fit(maps, instrument, mask=tmp_path / "mask.fits", **options)
+    np.testing.assert_array_equal(found.fitted, keep)
+    assert bits(found) == bits(fit(maps, instrument, mask=keep, **options))
+    paths = write_all(tmp_path, maps, "uK_RJ")
+    assert bits(found) == bits(fit(paths, instrument, models="curvature", mask=keep))
+
+
+def test_a_mask_hides_noise_that_is_none(instrument, arrays):
+    keep = np.arange(3072) > 2800
+    maps = {band: arrays[band] for band in instrument.band[BANDS]}
+    options = {"models": "curvature", "unit": "uK_RJ", "mask": keep, **SAID}
+    found = fit(maps, instrument, noise={"11": (np.where(keep, 2.0, 0), "rms in uK_RJ")}, **options)
+    np.testing.assert_array_equal(found.fitted, keep)
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (None, 1),
+        ("rms in uK_RJ", 1),
+        ("variance in uK_RJ^2", 2),
+        ("hits of 1.2 uK_RJ", 1),
+        ("inverse covariance in uK_RJ^-2", 3),
+        (None, 3),
+    ],
+)
+def test_arrays_go_to_workers(instrument, arrays, tmp_path, words, rows):
+    """In files with the same bits, which are gone when the work is done."""
+    values = np.random.default_rng(0).uniform(1, 2, (rows, 3072))
+    if rows == 3:
+        values[1] *= 0.1
+    values = values[0] if rows == 1 else values
+    unit = pysm_units.uK_RJ**2 if rows == 3 else pysm_units.uK_RJ
+    noise = {"13": (values, words) if words else u.Quantity(values, unit)}
+    maps = {band: arrays[band].astype(float) for band in instrument.band[BANDS]}
+    options = {"models": "curvature", "unit": "uK_RJ", "noise": noise}
+    options |= {"mask": np.arange(3072) > 2900, "frame": "E", "convention": "IAU"}
+    here = fit(maps, instrument, **options)
+    with ThreadPool(1) as pool:
+        there = fit(maps, instrument, pool=pool, **options)
+        counts = fit(maps, instrument, pool=pool, out=tmp_path / "fit.fits", **options)
+    with pytest.raises(AttributeError, match=r"FitCounts has no p_value; .* leave out= out"):
+        _ = counts.p_value
+    assert bits(there) == bits(here)
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.fits"]
+
+
+def test_workers_load_a_model_from_its_directory(paper_model, arrays, tmp_path):
+    """Which is what a user does who is told that a model at hand cannot be sent."""
+    options = SAID | {"unit": "uK_RJ", "mask": np.arange(3072) > 2900}
+    with ThreadPool(1) as pool:
+        with pytest.raises(RunError, match="expected the directory or name of a model"):
+            classify(arrays, model=paper_model, pool=pool, **options)
+        paper_model.save(tmp_path / "model")
+        there = classify(arrays, model=tmp_path / "model", pool=pool, **options)
+    assert bits(there) == bits(classify(arrays, model=paper_model, **options))
+
+
+def test_maps_of_ours_say_what_they_are(paper_model, instrument):
+    """Also of some bands, and in double precision; noise lies as its map does."""
+    sky = simulate_sky(instrument, nside=16)
+    assert classify(sky.maps, model=paper_model).frame == "G"
+    maps = {band: sky.maps[band].astype(float) for band in instrument.band[BANDS]}
+    rms = {"11": u.Quantity(np.full(3072, 0.5), pysm_units.uK_RJ)}
+    stated = fit(maps, instrument, models="curvature", noise=rms)
+    said = fit(maps, instrument, models="curvature", noise=rms, **SAID)
+    assert bits(stated) == bits(said)
+
+
+def test_what_is_said_goes_before_what_a_quantity_states(paper_model, instrument):
+    sky = simulate_sky(instrument, nside=16)
+    assert classify(sky.maps, model=paper_model, frame="C").frame == "C"
+    sky.maps["11"].info.meta["frame"] = "galactic"
+    assert classify(sky.maps, model=paper_model).frame == "G"
+    sky.maps["11"].info.meta["frame"] = "fk4"
+    with pytest.raises(MapError, match=r"map of 11: frame of its info.meta: expected a frame G"):
+        classify(sky.maps, model=paper_model)
 
 
 MISTAKES = {
@@ -236,8 +354,18 @@ MISTAKES = {
         r"got \(4, 3072\) in uK_RJ2; give the rows of Q and of U, or their covariance",
     ),
     "a path": (lambda a: "maps.fits", {}, InstrumentError, "a mapping of band to file or array"),
-    "frame": (lambda a: a, {"frame": "X"}, MapError, "expected a frame G"),
-    "workers": (lambda a: a, {"workers": "local:2"}, RunError, "in files, which workers open"),
+    "frame": (lambda a: a, {"frame": "X"}, MapError, "^frame: expected a frame G"),
+    "convention": (
+        lambda a: a, {"convention": "healpix"}, MapError,
+        "^convention: expected .* COSMO .that of HEALPix and Planck. or IAU, got 'healpix'; name",
+    ),
+    "mask of other pixels": (
+        lambda a: a, {"mask": np.ones(768)}, MapError,
+        "^mask: expected a mask of Nside 16 in frame G, as the maps, got Nside 8, frame G; bring",
+    ),
+    "mask of nothing": (
+        lambda a: a, {"mask": np.zeros(3072, bool)}, MapError, "^mask: expected .* above zero some",
+    ),
     "pool": (lambda a: a, {"pool": 3}, RunError, "a pool with a method map"),
 }  # fmt: skip
 
@@ -264,6 +392,9 @@ def test_results_are_shown(paper_model, instrument, arrays):
     for column in (None, found.models[0]):
         assert found.plot(column).get_title() in ("CLASS", f"P_{found.models[0].upper()}")
         plt.close("all")
+    found.plot(found.models[0], vmin=0.2, vmax=0.4)
+    assert (0.2, 0.4) in {one.get_clim() for ax in plt.gcf().axes for one in ax.collections}
+    plt.close("all")
     with pytest.raises(ForeglowError, match="expected a column among P_POWER_LAW"):
         found.plot("beta")
     maps = {band: arrays[band] for band in instrument.band[BANDS]}

@@ -24,7 +24,7 @@ from foreglow.cli.options import (
     Workers,
     instrument_presets,
 )
-from foreglow.cli.sky_maps import Ensemble, GivenSky, Maps, Memory, NoiseScale, Realisation
+from foreglow.cli.sky_maps import Ensemble, GivenSky, Maps, Mask, Memory, NoiseScale, Realisation
 from foreglow.cli.training import Devices, NumNodes, PlanFile, several_processes
 from foreglow.errors import ForeglowError
 
@@ -187,6 +187,7 @@ def recognize_classify(
     context: ContextDirectory = None,
     noise: NoiseOfBands = None,
     noise_scale: NoiseScale = None,
+    mask: Mask = None,
     unit: Unit = None,
     common_fwhm: CommonFwhm = None,
     memory: Memory = "4 GiB",
@@ -204,8 +205,8 @@ def recognize_classify(
     bands = Recogniser.load(model).instrument
     with given.source(bands, out.parent) as source, screen.progress("classify") as show:
         found = classify(
-            source, model=model, context=context, out=out, overwrite=overwrite, memory=memory,
-            device=device, workers=workers, progress=show,
+            source, model=model, mask=mask, context=context, out=out, overwrite=overwrite,
+            memory=memory, device=device, workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())
     screen.say(f"written: {out}")
@@ -231,6 +232,7 @@ def recognize_fit(
     level: Annotated[float, typer.Option(help="A model of smaller p-value does not fit.")] = 1e-3,
     noise: NoiseOfBands = None,
     noise_scale: NoiseScale = None,
+    mask: Mask = None,
     unit: Unit = None,
     common_fwhm: CommonFwhm = None,
     memory: Memory = "4 GiB",
@@ -251,7 +253,7 @@ def recognize_fit(
     ):
         found = fit(
             source, models=models, criterion=criterion, curvature=curvature,
-            level=level, out=out, overwrite=overwrite, memory=memory, device=device,
+            level=level, mask=mask, out=out, overwrite=overwrite, memory=memory, device=device,
             workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())

@@ -33,6 +33,13 @@ NoiseScale = Annotated[
         help="Factor on the instrument's noise: 1, or that which --ensemble was made with.", min=0
     ),
 ]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        help="FITS mask, of the Nside and frame of the maps as --common-fwhm leaves them: the sky "
+        "counts where it is above zero."
+    ),
+]
 Memory = Annotated[
     str, typer.Option(help="Each process stays below it; at least what is said if it is too small.")
 ]

@@ -13,6 +13,7 @@ from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import split_mask
 from foreglow.maps.io import IntensityMap, open_plain_map
+from foreglow.maps.mask import above_zero, nothing_counts
 
 
 def read_mask(mask: Any, cube: HICube, nest: bool) -> NDArray[np.bool_]:
@@ -37,9 +38,9 @@ def read_mask(mask: Any, cube: HICube, nest: bool) -> NDArray[np.bool_]:
         name, values = str(mask), read_on_grid(Path(mask), open_plain_map(mask), cube)
     else:
         name, values = "mask", _on_grid("mask", mask, cube, nest)
-    wanted = np.nan_to_num(values) > 0
+    wanted = above_zero(values)
     if not wanted.any():
-        raise MapError(f"{name}: expected a mask that is above zero somewhere, got none such pixel")
+        raise nothing_counts(name)
     return wanted
 
 

@@ -7,7 +7,6 @@ channels, low-passed, as (pixel, channel), NESTED: a part of the sky is a stretc
 import mmap
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from foreglow.compute.workers import MapFn
 from foreglow.dust.cutouts import SkyCube
-from foreglow.errors import MapError
+from foreglow.errors import MapError, warn
 from foreglow.files import new_file
 from foreglow.hi_cube.cube import HICube, open_cube
 from foreglow.maps import healpix as hp
@@ -141,11 +140,10 @@ def observed_sky(
     """
     n_pix = hp.nside2npix(cube.nside)
     if wanted is None:
-        warnings.warn(
+        warn(
             "no mask: dust is predicted wherever the cube has observed, the Galactic plane too, "
             "where models are not trained; pass mask=",
             MapWarning,
-            stacklevel=3,
         )
     else:
         wanted = wanted[hp.nest2ring(cube.nside, np.arange(n_pix))]

@@ -13,10 +13,11 @@ import numpy as np
 from foreglow.dust.beside import read_dust, read_mask
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.dust.target import describe_sky, question_mask, question_target, validate_varies
-from foreglow.errors import MapError, SkyError
+from foreglow.errors import MapError, SkyError, warn
 from foreglow.hi_cube.arrays import as_cube
 from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
+from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import HarmonicFilter, low_pass
 from foreglow.maps.hemispheres import Method, Region
@@ -212,15 +213,29 @@ def load_sky(
     Warns
     -----
     MapWarning
-        If the dust does not rise with the gas, or the mask keeps the bright part of the sky.
+        If there is no mask, the dust does not rise with the gas, or the mask keeps the bright part
+        of the sky.
     """
     gas = as_cube(cube, velocity, unit, nest, frame)
     chosen = _channels_between(gas, low_kms, high_kms)
     target, target_unit, name = read_dust(dust, dust_unit, gas, bool(nest))
+    log.info(
+        "%s: %d of %d channels, from %g to %g km/s",
+        gas.name,
+        chosen.size,
+        gas.velocity_kms.size,
+        *gas.velocity_kms[chosen[[0, -1]]],
+    )
     counts = np.ones(target.size, bool)
     masked = str(mask) if isinstance(mask, str | Path) else "mask"
     if mask is not None:
         counts = read_mask(mask, gas, bool(nest))
+    else:
+        warn(
+            "no mask: all of the sky that cube and dust map hold counts, the Galactic plane too, "
+            "where the dust does not follow the gas; pass mask=",
+            MapWarning,
+        )
     total = np.zeros(target.size, np.float32)
     for channel in gas.channels(chosen):
         total += channel

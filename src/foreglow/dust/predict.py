@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from foreglow.dust.parts import Job, Plan, blend, in_order, make_plan, weights_h
 from foreglow.dust.results import DustMap
 from foreglow.dust.stitch import Stitched
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card
-from foreglow.errors import MapError
+from foreglow.errors import MapError, warn
 from foreglow.files import scratch_directory
 from foreglow.hi_cube.arrays import as_cube
 from foreglow.hi_cube.cube import HICube, write_cube
@@ -356,10 +355,9 @@ def _warn_of_small(observed: NDArray[np.bool_], model: DustModel) -> None:
     """Say so where no cutout can be seen as a whole."""
     degrees2 = observed.mean() * 41252.96
     if degrees2 < model.grid.side_deg**2:
-        warnings.warn(
+        warn(
             f"the cube has observed {degrees2:.4g} square degrees, less than one cutout of "
             f"{model.grid.side_deg:.3g} degrees a side: the model has never seen so little sky, "
             "and its stated error does not hold",
             MapWarning,
-            stacklevel=3,
         )

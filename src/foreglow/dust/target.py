@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu, spearmanr
 
-from foreglow.errors import MapError
+from foreglow.errors import MapError, warn
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import (
     UNITS,
@@ -166,7 +166,7 @@ def question_target(path: str | Path, dust: NDArray, gas: NDArray) -> None:
         )
     else:
         return
-    warnings.warn(f"expected dust that rises with the gas, but {told}: {advice}", MapWarning, 3)
+    warn(f"expected dust that rises with the gas, but {told}: {advice}", MapWarning)
 
 
 def question_mask(path: str | Path, gas: NDArray, kept: NDArray[np.bool_]) -> None:
@@ -193,14 +193,13 @@ def question_mask(path: str | Path, gas: NDArray, kept: NDArray[np.bool_]) -> No
     brighter = float(mannwhitneyu(one, other).statistic) / (one.size * other.size)
     if brighter > _INVERTED:
         latitude = [f"{mean_latitude(where, gas.size):.0f} deg" for where in (inside, outside)]
-        warnings.warn(
+        warn(
             f"{path} keeps {inside.size / seen.sum():.0%} of the sky that is observed, and that is "
             f"the bright part: there is more gas than where it leaves the sky out in "
             f"{brighter:.0%} of all pairs of pixels (mean |b| {latitude[0]} and {latitude[1]}). "
             "The sky counts where a mask is above zero; if this one marks what to leave out, "
             "invert it",
             MapWarning,
-            stacklevel=3,
         )
 
 
@@ -212,12 +211,11 @@ def question_slope(name: str, slope: float) -> None:
     MapWarning
     """
     if slope <= 0:
-        warnings.warn(
+        warn(
             f"expected a dust map that rises with the prediction, but {name} falls where it rises "
             f"(slope {slope:.3g}), and the map that is written follows it; check the sign of the "
             "dust map, and that it shows the sky of the cube",
             MapWarning,
-            stacklevel=3,
         )
 
 

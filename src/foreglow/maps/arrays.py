@@ -15,7 +15,7 @@ from astropy.io import fits
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps import healpix as hp
-from foreglow.maps.conventions import warn_assumed
+from foreglow.maps.conventions import canonical_convention, canonical_frame, warn_assumed
 from foreglow.maps.table import Table
 
 # of an array of which so many rows are taken: what to say, and how many it may have
@@ -83,6 +83,21 @@ class GivenArray:
         table = records.view(np.uint8).reshape(len(records), -1)
         return Table(Path(self.name), header, columns, table, None)
 
+    def write(self, path: Path, names: Sequence[str]) -> None:
+        """Write that table as a FITS file, from which the same bits are read.
+
+        Raises
+        ------
+        ShapeError, MapError
+            As `table`.
+        """
+        table = self.table(names)
+        columns = [
+            fits.Column(c.name, c.format, c.unit, array=table.column(k).cells.reshape(-1))
+            for k, c in enumerate(table.columns)
+        ]
+        fits.BinTableHDU.from_columns(columns, header=table.header).writeto(path)
+
     def _rows(self, n: int) -> np.ndarray:
         """The last `n` rows as float32 or float64, UNSEEN where not observed."""
         bare, hidden = split_mask(self.values)
@@ -132,10 +147,32 @@ def split_mask(given: Any) -> tuple[np.ndarray, np.ndarray | None]:
     return values, None if mask is None else np.broadcast_to(mask, values.shape)
 
 
+def state_conventions(values: u.Quantity, frame: str, convention: str) -> u.Quantity:
+    """Let a Quantity state frame and convention, where `given_array` looks; returns it."""
+    info: Any = values.info
+    info.meta = {"frame": frame, "convention": convention}
+    return values
+
+
 def given_array(
     name: str, values: Any, nest: bool, frame: str | None, convention: str | None
 ) -> GivenArray:
-    """An array with what was said of it; what was not is assumed aloud.
+    """An array with what was said of it, or what it states; what neither says is assumed aloud.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    values : array_like, or (array_like, str)
+        A Quantity may state `frame` and `convention` in its `info.meta`.
+    nest : bool
+    frame, convention : str or None
+        As in `GivenArray`; they go before what the array states.
+
+    Raises
+    ------
+    MapError
+        If it states a frame or convention that is none.
 
     Warns
     -----
@@ -143,14 +180,26 @@ def given_array(
         If the frame (taken as Galactic) or the polarisation convention (taken as COSMO) was not
         said.
     """
-    silent = {"frame='G'": frame is None, "convention='COSMO'": convention is None}
-    if said := " and ".join(text for text, missing in silent.items() if missing):
-        warn_assumed(
-            f"an array states neither its frame nor its polarisation convention: taken as {said}; "
-            "say so to silence this"
-        )
     values, said = values if _has_words(values) else (values, "")
+    stated = _stated(values)
+    if frame is None and "frame" in stated:
+        frame = canonical_frame(f"{name}: frame of its info.meta", str(stated["frame"]))
+    if convention is None and "convention" in stated:
+        where = f"{name}: convention of its info.meta"
+        convention = canonical_convention(where, str(stated["convention"]))
+    silent = {"frame='G'": frame is None, "convention='COSMO'": convention is None}
+    if assumed := " and ".join(text for text, missing in silent.items() if missing):
+        warn_assumed(
+            "an array states neither its frame nor its polarisation convention: taken as "
+            f"{assumed}; say so to silence this"
+        )
     return GivenArray(name, values, nest, frame or "G", convention or "COSMO", said)
+
+
+def _stated(values: Any) -> dict[str, Any]:
+    """What a Quantity states of itself beside its unit; astropy lets arithmetic drop it."""
+    info = vars(values).get("info") if isinstance(values, u.Quantity) else None
+    return dict(getattr(info, "meta", None) or {})
 
 
 def is_array(value: Any) -> bool:

@@ -1,14 +1,12 @@
 """What the numbers of a map mean: units, frames and the polarisation basis."""
 
 import re
-import sys
 import warnings
-from types import FrameType
 
 import astropy.units as u
 import numpy as np
 
-from foreglow.errors import MapError, ShapeError
+from foreglow.errors import MapError, ShapeError, warn
 from foreglow.maps import healpix as hp
 
 UNITS = ("K_CMB", "mK_CMB", "uK_CMB", "K_RJ", "mK_RJ", "uK_RJ", "MJy/sr")
@@ -131,6 +129,17 @@ def canonical_frame(where: str, text: str) -> str:
         f"{where}: expected a frame G (Galactic), C (celestial, ICRS) or E (ecliptic), "
         f"got {text!r}; name one of them"
     )
+
+
+def canonical_convention(where: str, text: str) -> str:
+    """Polarisation convention "COSMO" or "IAU" from any case, as `canonical_frame`."""
+    found = text.strip().upper()
+    if found not in ("COSMO", "IAU"):
+        raise MapError(
+            f"{where}: expected the polarisation convention COSMO (that of HEALPix and Planck) or "
+            f"IAU, got {text!r}; name one of them"
+        )
+    return found
 
 
 def canonical_unit(where: str, text: str, argument: str | None = "unit") -> str:
@@ -268,12 +277,5 @@ def _by_astropy(text: str) -> u.UnitBase | None:
 
 
 def warn_assumed(message: str) -> None:
-    """Warn of an assumed convention, at the line outside foreglow that led here."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and _is_ours(frame):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, MapWarning, stacklevel=level)
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "foreglow"
+    """Warn of an assumed convention."""
+    warn(message, MapWarning)

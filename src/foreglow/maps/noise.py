@@ -27,7 +27,7 @@ from foreglow.maps.columns import (
 from foreglow.maps.conventions import UNITS, canonical_unit, power_of_unit, warn_assumed
 from foreglow.maps.given import GivenFile
 from foreglow.maps.io import is_iau, validate_numbers
-from foreglow.maps.noise_kinds import KIND_OF_POWER, kind_of_columns, unit_of_rms
+from foreglow.maps.noise_kinds import KIND_OF_POWER, kind_of_columns, unit_of_kind, unit_of_rms
 from foreglow.maps.stored import FilePart, StoredMap
 from foreglow.maps.table import Table, open_table
 
@@ -147,6 +147,20 @@ class NoiseMap(StoredMap):
         if seen is not None:
             values[:, ~seen] = np.nan
         return values
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its columns, each once."""
+        return tuple(dict.fromkeys(column.name for column in self.columns))
+
+    @property
+    def words(self) -> str:
+        """What its columns hold, as a user would say it after their names."""
+        if self.kind == "hits":
+            return f"as hits of {self.sigma0!r} {self.unit}"
+        three = len(self.columns) == 3
+        kind = self.kind.replace("variance", "covariance") if three else self.kind
+        return f"as {kind} in {unit_of_kind(self.unit, self.kind)}"
 
     @property
     def _names(self) -> str:

@@ -131,7 +131,7 @@ def unit_of_rms(given: GivenFile, columns: Sequence[Column], kind: str, unit: st
         if said is None and not stated:
             raise MapError(
                 f"{given.paths[0]}: expected a unit (TUNIT) for column {column.name}, got none; "
-                f"say it with the file, '{given} in {_written('uK_CMB', kind)}', or pass unit= "
+                f"say it with the file, '{given} in {unit_of_kind('uK_CMB', kind)}', or pass unit= "
                 f"as one of {', '.join(UNITS)}"
             )
         found.append(_agreed(given, column, stated, said))
@@ -165,14 +165,22 @@ def _base(given: GivenFile, text: str, kind: str) -> str:
     if power is None or power[1] != _POWERS[kind]:
         raise MapError(
             f"{given.paths[0]}: expected the unit of {kind}, such as "
-            f"{_written('mK_CMB', kind)}, got {text!r}; write it as the file has it"
+            f"{unit_of_kind('mK_CMB', kind)}, got {text!r}; write it as the file has it"
         )
     return power[0]
 
 
-def _written(unit: str, kind: str) -> str:
+def unit_of_kind(unit: str, kind: str) -> str:
+    """The unit of noise of a kind, by that of its rms.
+
+    Examples
+    --------
+    >>> unit_of_kind("mK_CMB", "inverse variance"), unit_of_kind("MJy/sr", "variance")
+    ('mK_CMB^-2', '(MJy/sr)^2')
+    """
     power = _POWERS[kind]
-    return unit if power == 1 else f"{unit}^{power}"
+    base = f"({unit})" if "/" in unit else unit
+    return unit if power == 1 else f"{base}^{power}"
 
 
 def _say_kind(given: GivenFile, columns: Sequence[Column], unit: str | None) -> None:
@@ -183,7 +191,7 @@ def _say_kind(given: GivenFile, columns: Sequence[Column], unit: str | None) -> 
     kind = "variance" if named == "variance" else "rms"
     word = "covariance" if len(columns) == 3 else kind
     names = " and ".join(dict.fromkeys(column.name for column in columns))
-    text = _written(unit, kind)
+    text = unit_of_kind(unit, kind)
     warn_assumed(
         f"{given.paths[0]}: {names} without a unit taken as {word} in {text}; say what it is to "
         f"silence this, '{given} as {word} in {text}'"

@@ -72,13 +72,22 @@ class TableOfMaps:
         attributes = {"nside": self.nside, "ordering": "RING", "frame": self.frame}
         return Dataset(variables, attrs=attributes | self.header())
 
-    def plot(self: _Maps, column: str | None = None, **options: Any) -> "Axes":
+    def plot(
+        self: _Maps,
+        column: str | None = None,
+        *,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        **options: Any,
+    ) -> "Axes":
         """Draw one column as a map, in healpy's look.
 
         Parameters
         ----------
         column : str, optional
             A name of `columns()`; by default the one that matters most.
+        vmin, vmax : float, optional
+            Ends of the colour scale, in the unit of the column; by default those of the map.
         **options
             Passed on to `healpy.projview`.
 
@@ -103,7 +112,8 @@ class TableOfMaps:
         seen = values >= 0 if values.dtype.kind == "i" else np.isfinite(values)
         shown = np.where(seen, values, hp.UNSEEN).astype(float)
         usual = {"title": name, "coord": [self.frame], "cbar": True, "unit": unit}
-        hp.projview(shown, **usual | self._looks(name, unit) | options)
+        ends = {key: end for key, end in (("min", vmin), ("max", vmax)) if end is not None}
+        hp.projview(shown, **usual | self._looks(name, unit) | ends | options)
         return plt.gca()
 
     def _column(self: _Maps, name: str | None) -> str:

@@ -1,7 +1,7 @@
 """Classify the pixels of a user's maps: files or arrays, in memory or to a file."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from astropy import units as u
 from foreglow.compute.device import pick_device
 from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import map_over
-from foreglow.errors import InstrumentError, MapError, RunError
+from foreglow.errors import InstrumentError, MapError, RunError, warn
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.noise import NoiseMap, warn_of_one_rms
@@ -24,7 +24,7 @@ from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.bands import by_band
-from foreglow.recognition.observation.given import Maps, Pixels, source_of, validate_for_workers
+from foreglow.recognition.observation.given import Maps, Pixels, for_workers, source_of
 from foreglow.recognition.observation.levels import Levels, warn_of_levels
 from foreglow.recognition.observation.observations import Observation, validate_output
 from foreglow.recognition.observation.streaming import (
@@ -63,6 +63,7 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     model: Recogniser | str | Path = "mock-four",
     noise: Noise | u.Quantity | None = None,
     noise_scale: float = 1.0,
+    mask: Any = None,
     unit: str | None = None,
     nest: bool = False,
     frame: str | None = None,
@@ -96,10 +97,15 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         comes with words: `(array, "rms in uK_CMB")`, `(array, "hits of 1.2 mK_CMB")`.
     noise_scale : float
         Factor on the instrument's noise, for bands that `noise` leaves out.
+    mask : path or array_like, shape (n_pix,), optional
+        The pixels that count, of the Nside and frame of the maps: where it is True, or above zero.
+        The others are taken as not observed. An array is in the ordering that `nest` says.
     unit : str, optional
         Of all maps that state none: of arrays that are no Quantities, of files without TUNIT.
     nest, frame, convention
         What arrays cannot say: whether pixels are NESTED; "G", "C" or "E"; "COSMO" or "IAU".
+        A Quantity may state the last two in its `info.meta`, as those of `simulate_sky` do; noise
+        that is an array has them of its map.
     context : ContextModel, path or str, optional
         Let the neighbours of a pixel have their say: for maps of regions wider than some pixels.
         It holds the whole sky in this process.
@@ -113,7 +119,9 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     device : torch.device or str
         "auto", "cpu" or "cuda"; of a `Recogniser`, that on which it is.
     workers : str, optional
-        "local:N", "slurm:FILE" or "tcp://HOST:PORT", see `open_workers`; maps and model in files.
+        "local:N", "slurm:FILE" or "tcp://HOST:PORT", see `open_workers`. They load the model from
+        its directory. Maps, noise and mask that are arrays are written for them beside `out`,
+        without it in the folder of temporary files (TMPDIR), as long as the work takes.
     pool : object with a method `map`, optional
         In the place of `workers`: of multiprocessing, mpi4py.futures, a client of Dask, ...
     progress : callable or bool, optional
@@ -134,14 +142,18 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     InstrumentError
         If the bands are not those of the model.
     MapError
-        If a map cannot be used, the memory does not suffice or `out` cannot be written.
+        If a map or the mask cannot be used, the memory does not suffice or `out` cannot be written.
     RunError
-        If workers are asked for maps or a model of this process alone.
+        If workers are asked for with a model of this process alone.
     """
     recogniser, file = _chosen(model, device)
-    with shown("classify", progress) as progress, map_over(workers, pool) as map_fn:
+    with (
+        shown("classify", progress) as progress,
+        map_over(workers, pool) as map_fn,
+        ExitStack() as work,
+    ):
         bands, pixels = recogniser.instrument, Pixels(nest, frame, convention)
-        source = source_of(bands, maps, noise, noise_scale, unit, pixels)
+        source = source_of(bands, maps, noise, noise_scale, unit, pixels, mask)
         opened = open_source(source)
         _validate_instrument(recogniser.instrument, opened)
         _warn_of_one_rms(opened)
@@ -156,8 +168,8 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         if map_fn is map:
             parts = _classify_here(recogniser, opened, blocks)
         else:
-            validate_for_workers(source)
-            parts = map_fn(partial(_classify_elsewhere, _required(file), source), blocks)
+            loaded, there = _required(file), work.enter_context(for_workers(source, out))
+            parts = map_fn(partial(_classify_elsewhere, loaded, there), blocks)
         found = _watched(recogniser, parts, blocks, progress)
         if out is None or context is not None:
             whole = gather(found, blocks)
@@ -329,12 +341,11 @@ def _warn_beyond_training(model: Recogniser, depth: float) -> None:
         return
     high = training["noise_range"][1]
     if depth > high:
-        warnings.warn(
+        warn(
             f"the noise reaches {depth:.3g} times the instrument's at Nside {REFERENCE_NSIDE}, but "
             f"the model was trained up to {high:g} times; probabilities there are extrapolated. "
             "Lower the Nside of the maps, or train with a wider noise range.",
             NoiseRangeWarning,
-            stacklevel=3,
         )
 
 

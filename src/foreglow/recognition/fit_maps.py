@@ -1,6 +1,7 @@
 """Fit and choose among models in every pixel of a user's maps: files or arrays."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,9 @@ from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.given import (
     Maps,
     Pixels,
+    for_workers,
     is_source,
     source_of,
-    validate_for_workers,
 )
 from foreglow.recognition.observation.levels import Levels, warn_of_levels
 from foreglow.recognition.observation.observations import Observation, validate_output
@@ -102,6 +103,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     level: float = 1e-3,
     noise: Noise | u.Quantity | None = None,
     noise_scale: float = 1.0,
+    mask: Any = None,
     unit: str | None = None,
     nest: bool = False,
     frame: str | None = None,
@@ -132,7 +134,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         C of the curved models; by default it is free.
     level : float
         The p-value under which a model does not fit.
-    noise, noise_scale, unit, nest, frame, convention
+    noise, noise_scale, mask, unit, nest, frame, convention
         As `classify` takes them.
     out, overwrite, memory, workers, pool, progress
         As `classify` takes them; the file is that of `FittedSky.to_fits`.
@@ -150,16 +152,18 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     InstrumentError
         If the bands are not the instrument's or too few, or the noise of one is zero.
     MapError
-        If a map cannot be used, no pixel is observed in bands enough, the memory does not suffice
-        or `out` cannot be written.
-    RunError
-        If workers are asked for maps of this process alone.
+        If a map or the mask cannot be used, no pixel is observed in bands enough, the memory does
+        not suffice or `out` cannot be written.
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
-    with shown("fit", progress) as progress, map_over(workers, pool) as map_fn:
+    with (
+        shown("fit", progress) as progress,
+        map_over(workers, pool) as map_fn,
+        ExitStack() as work,
+    ):
         bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
-        source = source_of(bands, maps, noise, noise_scale, unit, pixels)
+        source = source_of(bands, maps, noise, noise_scale, unit, pixels, mask)
         opened = open_source(source)
         _validate_bands(setup, opened)
         if out is not None:
@@ -169,8 +173,8 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         if map_fn is map:
             parts = map(partial(_fit_block, setup, opened), blocks)
         else:
-            validate_for_workers(source)
-            parts = map_fn(partial(_fit_elsewhere, setup, source), blocks)
+            there = work.enter_context(for_workers(source, out))
+            parts = map_fn(partial(_fit_elsewhere, setup, there), blocks)
         found = _watched(setup, opened.instrument, parts, blocks, progress)
         if out is None:
             return gather(found, blocks)

@@ -1,8 +1,9 @@
 """What is found on a user's maps, by classification and by fits: of a block, and of a whole sky."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from foreglow.maps.conventions import angle_to_galactic, turn
 from foreglow.maps.write import Columns
 from foreglow.recognition.fits.choice import Choice
 from foreglow.recognition.shown import ModelTable
+
+_IN_A_FILE = "the maps are in the file of out=: leave out= out to have them in memory"
+_OF_FITS = "the fits give it: foreglow.fit(maps, instrument)"
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class ModelCounts:
             for name, count in zip(self.models, self.pixels, strict=True)
         )
         return f"{seen} of {self.n_pix} pixels classified: {text}"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Say where the maps are."""
+            raise _missing(self, name, Classification, _IN_A_FILE)
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,6 +106,12 @@ class Classification(ModelTable):
         """Which model has which number in `CLASS`."""
         return class_header(self.models)
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Say what has what a network does not give."""
+            raise _missing(self, name, FittedSky, _OF_FITS)
+
 
 @dataclass(frozen=True)
 class FitCounts:
@@ -146,6 +162,12 @@ class FitCounts:
             f"models fits {self.none_fits / max(seen, 1):.1%} (p < {self.level:g}); "
             f"{self.not_converged / max(seen, 1):.1%} did not converge"
         )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Say where the maps are."""
+            raise _missing(self, name, FittedSky, _IN_A_FILE)
 
 
 @dataclass(frozen=True, repr=False)
@@ -248,6 +270,13 @@ class FittedSky(ModelTable):
     def header(self) -> dict[str, str | float]:
         """Which model has which number in `CLASS`, and by what it was chosen."""
         return fit_header(self.models, self.criterion, self.level)
+
+
+def _missing(result: object, name: str, having: type, hint: str) -> AttributeError:
+    """What to say of an attribute that a result lacks and another kind of result has."""
+    has = name in {*dir(having), *(field.name for field in fields(having))}
+    told = f"; {hint}" if has and not name.startswith("_") else ""
+    return AttributeError(f"{type(result).__name__} has no {name}{told}", name=name, obj=result)
 
 
 def class_header(models: tuple[str, ...]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 from astropy import units as u
 
+from foreglow.maps.arrays import state_conventions
 from foreglow.recognition.models import models_of
 from foreglow.recognition.simulation.skies import SkyRecipe, write_bands
 from foreglow.sky.instrument import Instrument, load_instrument
@@ -24,7 +25,7 @@ class KnownSky:
     Attributes
     ----------
     maps : mapping of band to Quantity [uK_RJ], shape (2, n_pix)
-        Q, U: what `classify` and `fit` take.
+        Q, U: what `classify` and `fit` take. They state their frame and convention.
     truth : ndarray, int64, shape (n_pix,)
         Place in `models` of the model that holds.
     cmb : Quantity [uK], shape (2, n_pix)
@@ -115,7 +116,7 @@ def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
     if out is not None:
         return write_bands(drawn.bands(), label, bands, chosen, Path(out))
     maps = {
-        name: u.Quantity(qu, UK_RJ, copy=False)
+        name: state_conventions(u.Quantity(qu, UK_RJ, copy=False), "G", "COSMO")
         for name, qu in zip(bands.band, drawn.bands(), strict=True)
     }
     return KnownSky(maps, label, u.Quantity(drawn.cmb, u.uK), chosen, bands)

@@ -1,7 +1,6 @@
 """Instruments: bands, sensitivities, beams, noise; TOML presets and the user's own files."""
 
 import tomllib
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -20,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from foreglow.errors import InstrumentError
+from foreglow.errors import InstrumentError, warn
 from foreglow.maps import healpix as hp
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands, Nodes, bands_of, read_table, top_hat
@@ -248,10 +247,9 @@ def _question(name_or_path: str | Path, rows: list["_BandRow"]) -> None:
         if not low <= (value := getattr(row, key)) <= high
     ]
     if odd:
-        warnings.warn(
+        warn(
             f"{name_or_path}: unusual {', '.join(odd[:3])}; check the unit.",
             InstrumentWarning,
-            stacklevel=4,
         )
 
 

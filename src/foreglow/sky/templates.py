@@ -1,7 +1,6 @@
 """Component amplitude maps from the mock Galaxy, a sky directory or PySM3."""
 
 import tomllib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from foreglow.errors import SkyError
+from foreglow.errors import SkyError, warn
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import canonical_unit, to_uk_rj_factor
 from foreglow.maps.io import open_intensity_map, open_polarisation_map
@@ -219,10 +218,9 @@ def _question(where: str, name: str, from_ghz: float, amplitude: np.ndarray) -> 
             f"sky's are {TYPICAL_UK_RJ[name]:g})"
         )
     if odd:
-        warnings.warn(
+        warn(
             f"{where}: unusual {' and '.join(odd)}; check reference_frequency_ghz and unit.",
             SkyWarning,
-            stacklevel=5,
         )
 
 

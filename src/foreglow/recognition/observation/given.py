@@ -1,19 +1,26 @@
 """What a user has in hand, files or arrays, brought into one form."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 from astropy import units as u
 
-from foreglow.errors import InstrumentError, RunError
+from foreglow.errors import InstrumentError
+from foreglow.files import scratch_directory
 from foreglow.maps.arrays import GivenArray, given_array, is_array
+from foreglow.maps.conventions import canonical_convention, canonical_frame
+from foreglow.maps.given import split_column
+from foreglow.maps.mask import MASK, mask_array, open_mask
+from foreglow.maps.noise import NoiseMap
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.bands import by_band
 from foreglow.recognition.observation.observations import Observation, open_observation
-from foreglow.recognition.observation.streaming import MapFiles, Source
+from foreglow.recognition.observation.streaming import MapFiles, Source, file_state, open_source
 from foreglow.sky.instrument import Instrument
 
 Maps = Mapping[Any, str | Path | np.ndarray | u.Quantity] | np.ndarray | u.Quantity
@@ -32,22 +39,83 @@ class Pixels:
         "G", "C" or "E".
     convention : str, optional
         Of the polarisation: "COSMO" or "IAU".
+
+    Raises
+    ------
+    MapError
+        If there is no such frame or convention.
     """
 
     nest: bool = False
     frame: str | None = None
     convention: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.frame is not None:
+            canonical_frame("frame", str(self.frame))
+        if self.convention is not None:
+            canonical_convention("convention", str(self.convention))
+
+    def array(self, name: str, values: Any, beside: Any = None) -> GivenArray:
+        """An array with what was said of its pixels; what was not is as in the array `beside`."""
+        frame, convention = self.frame, self.convention
+        if isinstance(beside, GivenArray):
+            frame, convention = beside.frame, beside.convention
+        return given_array(name, values, self.nest, frame, convention)
+
 
 @dataclass(frozen=True, eq=False)
 class OpenedMaps:
-    """Maps some of which are arrays: they are of this process alone."""
+    """Maps some of which are arrays: they are of this process alone.
+
+    Attributes
+    ----------
+    observation : Observation
+    maps, noise : mapping of band to GivenArray or what `open_observation` takes
+    noise_scale, unit
+        As `open_observation` takes them.
+    """
 
     observation: Observation
+    maps: Mapping[str, Any]
+    noise: Mapping[str, Any]
+    noise_scale: float
+    unit: str | None
 
     def open(self) -> Observation:
         """They are open."""
         return self.observation
+
+
+@dataclass(frozen=True)
+class MaskedMaps:
+    """A source of which a part of the sky counts; hashable, as it is.
+
+    Attributes
+    ----------
+    source : Source
+    mask : str or GivenArray
+        An absolute path, or an array of this process alone.
+    state : tuple or None
+        Size and time of the file.
+    """
+
+    source: Source
+    mask: str | GivenArray
+    state: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, source: Source, mask: Any, nest: bool) -> "MaskedMaps":
+        """From what a user gives; a path becomes absolute, as a worker may be elsewhere."""
+        if isinstance(mask, str | Path):
+            path = Path(mask).absolute()
+            return cls(source, str(path), file_state(split_column(path)[0]))
+        return cls(source, mask_array(mask, nest))
+
+    def open(self) -> Observation:
+        """Open both, with the errors of `open_mask`."""
+        opened = self.source.open()
+        return replace(opened, mask=open_mask(self.mask, opened.nside, opened.frame))
 
 
 def is_source(maps: Maps | Source) -> TypeGuard[Source]:
@@ -62,6 +130,7 @@ def source_of(
     noise_scale: float,
     unit: str | None,
     pixels: Pixels,
+    mask: Any = None,
 ) -> Source:
     """Maps and noise of a user as something to open, here or, if all are files, on a worker.
 
@@ -83,6 +152,8 @@ def source_of(
         As `open_observation` takes them.
     pixels : Pixels
         What is to be said of arrays.
+    mask : path or array_like, shape (n_pix,), optional
+        Pixels count where it is above zero; an array has the frame of the maps.
 
     Raises
     ------
@@ -92,34 +163,94 @@ def source_of(
         If an array is no map.
     """
     if is_source(maps):
-        return maps
-    assert instrument is not None
+        source = maps
+    else:
+        assert instrument is not None
+        source = _source_of_maps(instrument, maps, noise, noise_scale, unit, pixels)
+    return source if mask is None else MaskedMaps.of(source, mask, pixels.nest)
+
+
+def _source_of_maps(
+    instrument: Instrument,
+    maps: Any,
+    noise: Any,
+    noise_scale: float,
+    unit: str | None,
+    pixels: Pixels,
+) -> Source:
+    """As `source_of`, of the maps alone."""
     unit = None if unit is None else str(unit)
-    given = _each(instrument, maps, pixels, "map")
-    said = None if noise is None else _each(instrument, noise, pixels, "noise")
+    given = _each(instrument, maps, pixels, "map", {})
+    said = None if noise is None else _each(instrument, noise, pixels, "noise", given)
     if any(isinstance(one, GivenArray) for one in (*given.values(), *(said or {}).values())):
-        return OpenedMaps(open_observation(instrument, given, said, noise_scale, unit))
+        opened = open_observation(instrument, given, said, noise_scale, unit)
+        return OpenedMaps(opened, given, said or {}, noise_scale, unit)
     return MapFiles.of(instrument, given, said, noise_scale, unit)
 
 
-def validate_for_workers(source: Source) -> None:
-    """Check that workers can open maps by themselves.
+@contextmanager
+def for_workers(source: Source, out: str | Path | None) -> Iterator[Source]:
+    """A source that workers can open, for as long as the context lasts.
+
+    Arrays are written beside `out`, or without it in the folder of temporary files (TMPDIR); both
+    must be seen by the workers.
 
     Raises
     ------
-    RunError
-        If some are arrays of this process.
+    WriteError
+        If they cannot be written.
     """
-    if isinstance(source, OpenedMaps):
-        raise RunError(
-            "expected maps and noise in files, which workers open by themselves, got arrays; write "
-            "them (foreglow.maps.write.write_polarisation_map says unit, frame and convention in "
-            "the header), or leave workers= and pool= out."
-        )
+    if not _has_arrays(source):
+        yield source
+        return
+    beside = Path(tempfile.gettempdir(), "foreglow-maps") if out is None else Path(out).absolute()
+    with scratch_directory(beside) as folder:
+        yield _in_files(source, folder)
 
 
-def _each(instrument: Instrument, values: Any, pixels: Pixels, what: str) -> dict[str, Any]:
-    """What was given for each band, by its name; arrays with what was said of them."""
+def _has_arrays(source: Source) -> bool:
+    if isinstance(source, MaskedMaps):
+        return isinstance(source.mask, GivenArray) or _has_arrays(source.source)
+    return isinstance(source, OpenedMaps)
+
+
+def _in_files(source: Source, folder: Path) -> Source:
+    """The same maps, of which those that are arrays are written to a folder."""
+    if isinstance(source, MaskedMaps):
+        return _mask_in_file(source, folder)
+    if not isinstance(source, OpenedMaps):
+        return source
+    opened, maps, noise = source.observation, dict(source.maps), dict(source.noise)
+    for k, band in enumerate(opened.instrument.band):
+        if isinstance(array := maps.get(band), GivenArray):
+            array.write(folder / f"map_{k}.fits", "QU")
+            one = opened.maps[k]
+            assert one is not None
+            maps[band] = f"{folder / f'map_{k}.fits'} in {one.unit}"
+        if isinstance(array := noise.get(band), GivenArray):
+            rms = opened.noise[k]
+            assert isinstance(rms, NoiseMap)
+            array.write(folder / f"noise_{k}.fits", rms.names)
+            noise[band] = f"{folder / f'noise_{k}.fits'}[{','.join(rms.names)}] {rms.words}"
+    return MapFiles.of(opened.instrument, maps, noise, source.noise_scale, source.unit)
+
+
+def _mask_in_file(source: MaskedMaps, folder: Path) -> MaskedMaps:
+    mask, frame = source.mask, open_source(source).frame
+    if isinstance(mask, GivenArray):
+        path = folder / "mask.fits"
+        replace(mask, frame=frame).write(path, MASK)
+        mask = str(path)
+    return MaskedMaps(_in_files(source.source, folder), mask, file_state(mask))
+
+
+def _each(
+    instrument: Instrument, values: Any, pixels: Pixels, what: str, beside: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was given for each band, by its name; arrays with what was said of them.
+
+    Of noise that is an array, what was not said is as in the map `beside` it.
+    """
     if isinstance(values, str | Path):
         raise InstrumentError(
             f"expected a {what} for each band, as a mapping of band to file or array, got "
@@ -134,8 +265,9 @@ def _each(instrument: Instrument, values: Any, pixels: Pixels, what: str) -> dic
             )
         values = dict(zip(instrument.band, values, strict=True))
     named = {instrument.band[k]: v for k, v in by_band(instrument, values, what).items()}
-    said = (pixels.nest, pixels.frame, pixels.convention)
     return {
-        band: given_array(f"{what} of {band}", value, *said) if is_array(value) else value
+        band: pixels.array(f"{what} of {band}", value, beside.get(band))
+        if is_array(value)
+        else value
         for band, value in named.items()
     }

@@ -5,13 +5,13 @@ So each band's typical brightness is compared with that of synchrotron, dust, CM
 which the amounts are those that the bands together speak for.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foreglow.errors import warn
 from foreglow.sky import seds
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import TYPICAL_UK_RJ
@@ -103,7 +103,7 @@ def warn_of_levels(levels: Levels, instrument: Instrument) -> None:
     ):
         if wrong.any():
             rows = [(names[k], found[k], limit[k]) for k in np.flatnonzero(wrong)]
-            warnings.warn(_message(rows, how, bool(wrong.all())), LevelWarning, stacklevel=3)
+            warn(_message(rows, how, bool(wrong.all())), LevelWarning)
 
 
 def _spectra(instrument: Instrument) -> list[NDArray]:

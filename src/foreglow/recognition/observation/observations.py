@@ -1,6 +1,5 @@
 """A user's Q,U maps and their noise, opened together and read a block of pixels at a time."""
 
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from foreglow.errors import MapError
+from foreglow.errors import MapError, warn
 from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
 from foreglow.maps.conventions import angle_to_galactic, turn, turn_covariance
 from foreglow.maps.io import PolarisationMap
+from foreglow.maps.mask import Mask
 from foreglow.maps.noise import NoiseMap
 from foreglow.maps.stored import StoredMap, check_same_sky
 from foreglow.recognition.observation.band_noise import Noise, open_noise, validate_noise_scale
@@ -69,6 +69,8 @@ class Observation:
     nside : int
     frame : str
         G, C or E, as in the maps.
+    mask : Mask, optional
+        Pixels that do not count are read as not observed, in every band.
     """
 
     instrument: Instrument
@@ -76,6 +78,7 @@ class Observation:
     noise: tuple[NoiseMap | float, ...]
     nside: int
     frame: str
+    mask: Mask | None = None
 
     @property
     def ordering(self) -> str:
@@ -151,6 +154,7 @@ class Observation:
         qu = np.empty((2, n_band, len(pixels)), np.float32)
         sigma = np.empty((len(pixels), n_band), np.float32)
         sigma[:] = [np.nan if isinstance(rms, NoiseMap) else rms for rms in self.noise]
+        hidden = None if self.mask is None else ~self.mask.read(pixels)
         angle, covariances = None, {}
         if self.frame != "G":
             angle = angle_to_galactic(ring_numbers(pixels), self.nside, self.frame)
@@ -161,6 +165,8 @@ class Observation:
             else:
                 stored = one.read(pixels) if angle is None else turn(one.read(pixels), angle)
                 np.multiply(stored, factor[0], out=qu[:, k])
+            if hidden is not None:
+                qu[:, k, hidden] = np.nan
             if isinstance(rms, NoiseMap):
                 seen = np.isfinite(qu[0, k]) & np.isfinite(qu[1, k])
                 stored = rms.read_covariance(pixels, seen)
@@ -175,9 +181,10 @@ class Observation:
         return by_pixel.reshape(-1, 2, n_band), sigma, covariances
 
     @cached_property
-    def _files(self) -> tuple[PolarisationSource | NoiseMap, ...]:
+    def _files(self) -> tuple[PolarisationSource | StoredMap, ...]:
         noise = (rms for rms in self.noise if isinstance(rms, NoiseMap))
-        return (*(one for one in self.maps if one is not None), *noise)
+        mask = () if self.mask is None else (self.mask.stored,)
+        return (*(one for one in self.maps if one is not None), *noise, *mask)
 
     @cached_property
     def _to_uk_rj(self) -> tuple[tuple[float, float], ...]:
@@ -256,7 +263,7 @@ def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) ->
     if len(silent) == len(stated) and len(stated) > 1:
         listing = {name: table[name] for name in stated}
         if _loss(listing.values(), next(iter(maps.values())).nside) > _MOST_LOSS:
-            warnings.warn(
+            warn(
                 f"no map states its beam (FWHM, [arcmin] in the comment), and those of "
                 f"{instrument.name!r} go from {min(listing.values()):g} to "
                 f"{max(listing.values()):g} arcmin; the maps are taken as brought to one "
@@ -264,7 +271,6 @@ def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) ->
                 "--common-fwhm, in Python by bring_to_one_resolution of "
                 "foreglow.recognition.observation.beams (of files), or by smoothing arrays.",
                 BeamWarning,
-                stacklevel=4,
             )
         return
     beams = {name: table[name] if beam is None else beam for name, beam in stated.items()}
