@@ -142,6 +142,17 @@ def test_classes_add_up_to_the_whole(records, problem, network):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
+def test_readings_of_table_1(records, problem):
+    found = [r for r in records if "reading" in r and r["problem"] == problem]
+    ceilings = {r["reading"]: r["accuracy"] for r in found if r["method"] == "ceiling"}
+    assert len(ceilings) == 5
+    assert ceilings["the mean of the 100 realisations of the training"] == max(ceilings.values())
+    scaled = {r["reading"] for r in found if r["method"] == "ceiling_scaled"}
+    assert scaled == {"the vector", "the vector scaled to [0, 1]"}
+    assert {r["paper"] for r in found} == {TABLE_3[problem][2] / 100}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
 def test_noise_curve(records, problem):
     curve = [
         only(records, problem=problem, training="conditioned", noise_scale=s, set="test")[
