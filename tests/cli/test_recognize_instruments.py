@@ -4,7 +4,7 @@ from astropy.io import fits
 
 from foreglow.recognition.network import train as training
 from foreglow.recognition.network.recogniser import Recogniser
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 MODELS = "power_law,varying_beta_d,two_temperatures"
 

@@ -24,7 +24,7 @@ from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
 from foreglow.reproduce.farsian2020 import experiment as labs
 from foreglow.runs import Run
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 
 # Farsian et al. 2020, Table 2 (training set, test set) and Table 3 (noiseless, one, many), percent

@@ -66,7 +66,7 @@ def recognize_simulate(
     from foreglow.recognition.simulate import simulate_sky
     from foreglow.recognition.simulation.ensemble import make_ensemble
     from foreglow.recognition.simulation.skies import SkyRecipe
-    from foreglow.sky.instrument import load_instrument
+    from foreglow.sky.instrument_files import load_instrument
 
     if realisations is None:
         if resume or workers:
@@ -241,7 +241,7 @@ def recognize_fit(
     """Fit each model to each pixel of your own Q,U maps and choose, a block at a time to FITS."""
     from foreglow.recognition.fit_maps import fit
     from foreglow.recognition.observation.observations import validate_output
-    from foreglow.sky.instrument import load_instrument
+    from foreglow.sky.instrument_files import load_instrument
 
     given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     validate_output(out, overwrite)

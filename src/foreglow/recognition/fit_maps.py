@@ -42,7 +42,8 @@ from foreglow.recognition.observation.streaming import (
     with_progress,
 )
 from foreglow.recognition.results import FitCounts, FittedSky, fit_header, put, unfitted
-from foreglow.sky.instrument import Instrument, load_instrument
+from foreglow.sky.instrument import Instrument
+from foreglow.sky.instrument_files import load_instrument
 
 # of a block, for each Stokes and band: what a fit holds, what is kept of each, and what a fit holds
 # besides where the noise of Q and U differs; measured

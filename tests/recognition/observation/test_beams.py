@@ -19,7 +19,7 @@ from foreglow.recognition.observation.beams import (
     smooth_variance,
 )
 from foreglow.recognition.observation.observations import BeamWarning, open_observation
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 NSIDE = 64
 PIXELS = np.arange(hp.nside2npix(NSIDE))

@@ -29,7 +29,7 @@ from foreglow.reproduce.farsian2020.paper import PAPER_NOISELESS, PAPER_NOISY
 from foreglow.reproduce.farsian2020.separation import component_separation
 from foreglow.reproduce.farsian2020.sky import components
 from foreglow.runs import open_run
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 
 __all__ = [
