@@ -107,6 +107,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     nest: bool = False,
     frame: str | None = None,
     convention: str | None = None,
+    common_fwhm: str | u.Quantity | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     memory: str = "4 GiB",
@@ -133,7 +134,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         C of the curved models; by default it is free.
     level : float
         The p-value under which a model does not fit.
-    noise, noise_scale, unit, nest, frame, convention
+    noise, noise_scale, unit, nest, frame, convention, common_fwhm
         As `classify` takes them.
     out, overwrite, memory, workers, pool, progress
         As `classify` takes them; the file is that of `FittedSky.to_fits`.
@@ -158,13 +159,17 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
-    with shown("fit", progress) as progress, map_over(workers, pool) as map_fn:
-        bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
-        source = source_of(bands, maps, noise, noise_scale, unit, pixels)
+    bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
+    if out is not None:
+        validate_output(out, overwrite)
+    with (
+        shown("fit", progress) as progress,
+        map_over(workers, pool) as map_fn,
+        source_of(bands, maps, noise, noise_scale, unit, pixels, common_fwhm, out) as source,
+    ):
         opened = open_source(source)
         _validate_bands(setup, opened)
         if out is not None:
-            validate_output(out, overwrite)
             validate_memory(memory, _bytes_needed(setup, opened), opened.bytes_loaded)
         blocks = opened.blocks(BLOCK)
         if map_fn is map:

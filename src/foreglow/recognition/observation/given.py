@@ -1,6 +1,8 @@
 """What a user has in hand, files or arrays, brought into one form."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -8,12 +10,13 @@ from typing import Any, TypeGuard
 import numpy as np
 from astropy import units as u
 
-from foreglow.errors import InstrumentError, RunError
+from foreglow.errors import InstrumentError, MapError, RunError
 from foreglow.maps.arrays import GivenArray, given_array, is_array
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.bands import by_band
+from foreglow.recognition.observation.beams import at_one_resolution
 from foreglow.recognition.observation.observations import Observation, open_observation
-from foreglow.recognition.observation.streaming import MapFiles, Source
+from foreglow.recognition.observation.streaming import MapFiles, Source, open_source
 from foreglow.sky.instrument import Instrument
 
 Maps = Mapping[Any, str | Path | np.ndarray | u.Quantity] | np.ndarray | u.Quantity
@@ -55,6 +58,7 @@ def is_source(maps: Maps | Source) -> TypeGuard[Source]:
     return hasattr(maps, "open")
 
 
+@contextmanager
 def source_of(
     instrument: Instrument | None,
     maps: Maps | Source,
@@ -62,8 +66,12 @@ def source_of(
     noise_scale: float,
     unit: str | None,
     pixels: Pixels,
-) -> Source:
+    common_fwhm: str | u.Quantity | None = None,
+    out: str | Path | None = None,
+) -> Iterator[Source]:
     """Maps and noise of a user as something to open, here or, if all are files, on a worker.
+
+    It can be opened as long as the context lasts.
 
     Parameters
     ----------
@@ -83,23 +91,43 @@ def source_of(
         As `open_observation` takes them.
     pixels : Pixels
         What is to be said of arrays.
+    common_fwhm : str or Quantity [angle], optional
+        Bring all to this beam, in files beside `out` or in the system's temporary folder.
+    out : path, optional
+        Where the result goes.
 
     Raises
     ------
     InstrumentError
         If an array has another number of bands than the instrument.
     MapError
-        If an array is no map.
+        If an array is no map, the common beam cannot be, or what opens by itself is to have one.
     """
     if is_source(maps):
-        return maps
+        if common_fwhm is not None:
+            raise MapError(
+                "expected maps in files or arrays with common_fwhm=, got a sky that opens by "
+                "itself and has no beam; leave common_fwhm= out."
+            )
+        yield maps
+        return
     assert instrument is not None
     unit = None if unit is None else str(unit)
     given = _each(instrument, maps, pixels, "map")
     said = None if noise is None else _each(instrument, noise, pixels, "noise")
-    if any(isinstance(one, GivenArray) for one in (*given.values(), *(said or {}).values())):
-        return OpenedMaps(open_observation(instrument, given, said, noise_scale, unit))
-    return MapFiles.of(instrument, given, said, noise_scale, unit)
+    if common_fwhm is not None:
+        near = Path(tempfile.gettempdir() if out is None else Path(out).parent)
+        with at_one_resolution(
+            instrument, given, said, noise_scale, unit, common_fwhm, near
+        ) as files:
+            try:
+                yield MapFiles.of(instrument, *files, noise_scale)
+            finally:
+                open_source.cache_clear()  # what is open would keep the space of the files
+    elif any(isinstance(one, GivenArray) for one in (*given.values(), *(said or {}).values())):
+        yield OpenedMaps(open_observation(instrument, given, said, noise_scale, unit))
+    else:
+        yield MapFiles.of(instrument, given, said, noise_scale, unit)
 
 
 def validate_for_workers(source: Source) -> None:
