@@ -18,9 +18,8 @@ from foreglow.files import write_text
 from foreglow.report.html import write_report
 from foreglow.report.page.tables import accuracy_rows, rich_table
 from foreglow.reproduce import read_records
-from foreglow.reproduce.farsian2020 import experiment as labs
 from foreglow.reproduce.farsian2020.context import spatial_context
-from foreglow.reproduce.farsian2020.experiment import SCALES, Captions, Experiment
+from foreglow.reproduce.farsian2020.experiment import SCALES, Captions, Experiment, read_settings
 from foreglow.reproduce.farsian2020.fits import choose_by_fits
 from foreglow.reproduce.farsian2020.networks import NETWORKS, train_and_test
 from foreglow.reproduce.farsian2020.noise import noise_curve
@@ -88,7 +87,7 @@ def reproduce(
     Path
         The report.
     """
-    settings = labs.read_settings(scale)
+    settings = read_settings(scale)
     chosen = pick_device(device)
     instrument = load_instrument("quijote+litebird")
     templates = load_templates(sky, None if Path(sky).is_dir() else settings["template_nside"])
