@@ -28,7 +28,7 @@ from foreglow.dust.simulate import make_sky_files
 from foreglow.hi_cube.prepare import prepare
 from foreglow.reproduce.farsian2020.fits import fit_sky
 from foreglow.reproduce.farsian2020.worker import WorkerContext
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import side_by_side
 

@@ -23,7 +23,7 @@ from foreglow.recognition.fits.optimise import Fit, fit
 from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import OURS, devices, median_and_range, peak_mib, rate, rate_once, ratio, wait
 

@@ -18,7 +18,7 @@ from foreglow.recognition.classify import classify
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import OURS, REPEATS, in_turn, peak_mib, rate, side_by_side, wait
 from stages import NO_BEAM

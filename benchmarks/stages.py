@@ -35,7 +35,7 @@ from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.observation.streaming import BLOCK
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import wait
 from steps import dust_steps, noise_sky, recognition_steps

@@ -22,7 +22,7 @@ from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network import train as recognition_train
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.sky.hydrogen import velocity_channels
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import wait
 

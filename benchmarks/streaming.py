@@ -28,7 +28,7 @@ from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.observation.streaming import BLOCK, MapFiles
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import peak_mib, rate_once, ratio
 

@@ -25,7 +25,7 @@ from foreglow.recognition.network.networks import NETWORKS, ForeglowNetwork
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import TrainingPlan, train
 from foreglow.recognition.simulation.vectors import NoiseLaw, Vectors, VectorSimulator
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import OURS, devices, in_turn, side_by_side, wait
 from steps import recognition_steps

@@ -11,7 +11,7 @@ INFERENCE = (
     "open_cube", "predict_dust",
 )  # fmt: skip
 NOT_NEEDED = (
-    "camb", "dask", "distributed", "healpy", "lightning", "matplotlib", "pooch", "pysm3",
+    "camb", "dask", "distributed", "healpy", "lightning", "matplotlib", "pysm3",
     "pytorch_lightning", "reproject", "torchmetrics",
 )  # fmt: skip
 SCRIPT = """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from foreglow.recognition.network.train import TrainingPlan
     from foreglow.recognition.simulate import simulate_sky
     from foreglow.recognition.train import train_context, train_recogniser
-    from foreglow.sky.instrument import load_instrument
+    from foreglow.sky.instrument_files import load_instrument
     from foreglow.sky.templates import load_templates
 
 _HOMES = {
@@ -34,7 +34,7 @@ _HOMES = {
     "TrainingPlan": "recognition.network.train:TrainingPlan",
     "classify": "recognition.classify:classify",
     "fit": "recognition.fit_maps:fit",
-    "load_instrument": "sky.instrument:load_instrument",
+    "load_instrument": "sky.instrument_files:load_instrument",
     "load_templates": "sky.templates:load_templates",
     "open_cube": "hi_cube.cube:open_cube",
     "predict_dust": "dust.predict:predict_dust",

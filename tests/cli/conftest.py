@@ -6,7 +6,7 @@ import pytest
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,10 @@
 
 from astropy.io import fits
 
+from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.network import train as training
 from foreglow.recognition.network.recogniser import Recogniser
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 MODELS = "power_law,varying_beta_d,two_temperatures"
 
@@ -33,7 +34,13 @@ def test_own_bands_and_candidates_from_simulation_to_fit(run, tmp_path, monkeypa
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert fits.getheader(found, 1)["NSIDE"] == 8
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".foreglow")]
+    assert {p.name for p in tmp_path.iterdir()} == {"sky", "model", "found.fits"}
+    paths = {name: sky / f"band_{name}.fits" for name in load_instrument("so-sat+wmap").band}
+    fit(
+        paths, "so-sat+wmap", models=MODELS.split(","), common_fwhm="10 deg",
+        out=tmp_path / "python.fits",
+    )  # fmt: skip
+    assert (tmp_path / "python.fits").read_bytes() == found.read_bytes()
 
 
 def test_mistakes(run, tmp_path):

@@ -26,7 +26,7 @@ from foreglow.recognition.network.train import (
     make_simulator,
     train,
 )
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from forked import run_script
 

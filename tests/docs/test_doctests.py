@@ -25,4 +25,4 @@ def test_examples(name):
 
 
 def test_there_are_examples():
-    assert {"foreglow.maps.conventions", "foreglow.sky.instrument"} <= set(MODULES)
+    assert {"foreglow.maps.conventions", "foreglow.sky.instrument_files"} <= set(MODULES)

@@ -12,7 +12,7 @@ from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import TrainingPlan, train
 from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.sky import seds
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 
 # the files are as PySM's authors made them: COSMO, but without the card

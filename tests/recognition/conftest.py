@@ -10,7 +10,7 @@ from foreglow.recognition.network import train as training
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import TrainingPlan, train
 from foreglow.recognition.simulation.skies import simulate_sky
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import Templates, load_templates
 
 NSIDE = 16

@@ -21,6 +21,7 @@ from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.classify import classify
 from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.observation.given import OpenedMaps
 from foreglow.recognition.simulate import simulate_sky
 
 SAID = {"frame": "G", "convention": "COSMO"}
@@ -195,6 +196,54 @@ def test_a_file_out_and_a_pool(paper_model, arrays, tmp_path):
     assert pickle.loads(pickle.dumps(found)).counts == copy.copy(counts)
     a, b, c = ((tmp_path / f"{name}.fits").read_bytes() for name in "abc")
     assert a == b == c
+
+
+@pytest.mark.parametrize("unit", ["uK_RJ", "uK_CMB"])
+def test_one_resolution_of_arrays_is_that_of_files(paper_model, arrays, tmp_path, unit):
+    """Their noise as well, and with a unit for all, by which smoothed maps are written."""
+    paths = write_all(tmp_path, arrays, unit)
+    rms = np.linspace(0.5, 1.5, 3072)
+    write_maps(tmp_path / "rms.fits", {"RMS": (rms, unit)}, frame="G")
+    options = {"model": paper_model, "noise_scale": 0.1, "unit": unit}
+    from_files = classify(
+        paths, noise={"11": tmp_path / "rms.fits"}, common_fwhm="1200 arcmin", **options
+    )
+    wide = 20 * u.deg
+    from_arrays = classify(arrays, noise={"11": (rms, f"rms in {unit}")}, common_fwhm=wide,
+                           **options, **SAID)  # fmt: skip
+    assert from_files.nside == 4
+    assert bits(from_arrays) == bits(from_files)
+
+
+def test_fits_at_one_resolution_and_what_is_left_of_them(instrument, arrays, tmp_path):
+    """Workers take the arrays too, for they lie in files; and no file of them stays."""
+    few = {band: arrays[band] for band in instrument.band[BANDS]}
+    few["11"] = np.repeat(few["11"], 4, axis=1)  # its Nside is 32
+    (tmp_path / "in").mkdir()
+    paths = write_all(tmp_path / "in", few, "uK_RJ")
+    options = {"models": "curvature", "common_fwhm": "20 deg", "noise_scale": 0.1}
+    said = SAID | {"unit": "uK_RJ"}
+    found = fit(few, instrument, **options, **said)
+    fit(paths, instrument, **options, out=tmp_path / "files.fits")
+    with ThreadPool(2) as pool:
+        counts = fit(few, instrument, **options, **said, pool=pool, out=tmp_path / "arrays.fits")
+    assert counts == found.counts
+    found.to_fits(tmp_path / "found.fits")
+    names = ("files", "arrays", "found")
+    assert len({(tmp_path / f"{name}.fits").read_bytes() for name in names}) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {"in", *(f"{name}.fits" for name in names)}
+
+
+@pytest.mark.parametrize("given", [70, "70", 2 * u.K, [60, 70] * u.arcmin])
+def test_a_common_beam_is_an_angle(paper_model, arrays, given):
+    with pytest.raises(MapError, match="expected common_fwhm= as an angle with its unit, got"):
+        classify(arrays, model=paper_model, common_fwhm=given, unit="uK_RJ", **SAID)
+
+
+def test_what_opens_by_itself_has_no_beam(paper_model, instrument, arrays):
+    source = OpenedMaps(None)
+    with pytest.raises(MapError, match="has no beam; leave common_fwhm= out"):
+        classify(source, model=paper_model, common_fwhm="70 arcmin")
 
 
 def test_what_arrays_cannot_say_is_said(paper_model, arrays):

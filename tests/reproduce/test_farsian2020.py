@@ -22,9 +22,9 @@ from foreglow.report.page.skyview import load_view, saved_views
 from foreglow.report.recognition import figures
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
-from foreglow.reproduce.farsian2020 import experiment as labs
+from foreglow.reproduce.farsian2020 import experiment
 from foreglow.runs import Run
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 
 # Farsian et al. 2020, Table 2 (training set, test set) and Table 3 (noiseless, one, many), percent
@@ -52,7 +52,7 @@ def draw(figure, folder, name, pdf_fonts=42):
     how(figure, folder, name, pdf_fonts)
 
 
-READ = labs.read_settings
+READ = experiment.read_settings
 
 
 def read_quick(scale):
@@ -76,8 +76,8 @@ def smoke(one_thread, tmp_path_factory):
     """The run directory of a whole reproduction at smoke scale, though with shorter trainings."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labs, "read_settings", read_quick)
-        patch.setattr(labs.figures, "save", draw)
+        patch.setattr(farsian2020, "read_settings", read_quick)
+        patch.setattr(experiment.figures, "save", draw)
         patch.setattr(context_training, "_TEMPERATURE_BATCHES", 4)
         farsian2020.reproduce(folder, "smoke", "mock", seed=0, device="cpu")
     return folder
@@ -464,11 +464,11 @@ def test_one_context_is_missing(smoke, tmp_path, monkeypatch):
     for name in models:
         shutil.copytree(smoke / "model" / name, tmp_path / "model" / name)
     before = file_states(tmp_path)
-    run, settings = Run(tmp_path, {}), labs.read_settings("smoke")
+    run, settings = Run(tmp_path, {}), experiment.read_settings("smoke")
     templates = load_templates("mock", settings["template_nside"])
     instrument, cpu = load_instrument("quijote+litebird"), torch.device("cpu")
     found = contexts.trained_contexts(
-        labs.Experiment(run, settings, templates, instrument, 0, cpu, resume=True)
+        experiment.Experiment(run, settings, templates, instrument, 0, cpu, resume=True)
     )
     assert set(found) == {"unet", "potts"}
     assert set(run.timings_s) == {"train context_potts"}

@@ -12,7 +12,7 @@ from foreglow.recognition.network import train as training
 from foreglow.report.recognition import skymaps
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
-from foreglow.reproduce.farsian2020 import experiment as labs
+from foreglow.reproduce.farsian2020 import experiment
 from forked import run_script
 
 REGIMES = ("noiseless", "one_noise", "many_noise")
@@ -60,7 +60,7 @@ SMALL = (
     (context_training, "_VALIDATION_STEPS", 1),
     (context_training, "_TEMPERATURE_BATCHES", 1),
     (skymaps, "_recognition_figure", no_drawing),
-    (labs.figures, "save", no_drawing),
+    (experiment.figures, "save", no_drawing),
 )
 KILLED = """
 import os, signal, sys
@@ -68,9 +68,9 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from test_farsian2020_resumed import SMALL, TINY, farsian2020, labs
+from test_farsian2020_resumed import SMALL, TINY, farsian2020
 from foreglow.recognition.network import train as training
-labs.read_settings = lambda scale: TINY
+farsian2020.read_settings = lambda scale: TINY
 for module, name, value in SMALL:
     setattr(module, name, value)
 draw, drawn = training.VectorSimulator.draw, 0
@@ -88,7 +88,7 @@ farsian2020.reproduce(Path({folder!r}), "smoke", "mock", seed=0, device="cpu")
 @pytest.fixture(scope="module")
 def tiny():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labs, "read_settings", lambda scale: TINY)
+        patch.setattr(farsian2020, "read_settings", lambda scale: TINY)
         for module, name, value in SMALL:
             patch.setattr(module, name, value)
         yield
@@ -137,7 +137,7 @@ def test_workers_find_the_same(whole, map_fn, tmp_path, monkeypatch):
     def no_training(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(labs, "train", no_training)
+    monkeypatch.setattr(experiment, "train", no_training)
     monkeypatch.setattr(contexts.training, "train", no_training)
     monkeypatch.setattr(contexts, "pixel_ensemble", no_training)
     there = shutil.copytree(whole, tmp_path / "there")

@@ -8,7 +8,7 @@ from foreglow.recognition.simulation.skies import PAPER_LAW
 from foreglow.reproduce.farsian2020.experiment import SCALES, Experiment, read_settings
 from foreglow.reproduce.farsian2020.outside import AS_TRAINED, Case, cases, skies_of
 from foreglow.runs import Run
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 
 CHANGES = {"beta_scatter": [0.05, 0.4], "noise": [1.1], "curvature": [0.0], "ame_fraction": [0.04]}

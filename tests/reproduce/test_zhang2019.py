@@ -18,7 +18,7 @@ from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.report.page.skyview import averaged, load_view, saved_views
 from foreglow.reproduce import PAPERS, printed_tables, read_records, reproduce, zhang2019
-from foreglow.reproduce.zhang2019 import experiment as labs
+from foreglow.reproduce.zhang2019 import experiment
 from foreglow.reproduce.zhang2019.experiment import read_settings
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.source import open_source, paper_channels
@@ -60,8 +60,8 @@ FIGURES = {
 def tiny():
     """Settings and figures that take little time, for the whole module."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labs, "read_settings", lambda scale: TINY)
-        patch.setattr(labs.figures, "save", draw_small)
+        patch.setattr(zhang2019, "read_settings", lambda scale: TINY)
+        patch.setattr(experiment.figures, "save", draw_small)
         patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
@@ -246,8 +246,8 @@ def test_resume_trains_no_more_and_changes_no_record(folder, records, monkeypatc
     def no_training(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(labs, "train", no_training)
-    monkeypatch.setattr(labs.figures, "save", lambda *_: None)
+    monkeypatch.setattr(experiment, "train", no_training)
+    monkeypatch.setattr(experiment.figures, "save", lambda *_: None)
     models = {p: p.stat().st_mtime_ns for p in (folder / "model").rglob("*") if p.is_file()}
     zhang2019.reproduce(folder, "smoke", device="cpu", resume=True)
     assert read_records(folder) == records
@@ -262,7 +262,7 @@ def test_resume_with_another_seed(folder):
 # ---- scales and sources ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", labs.SCALES)
+@pytest.mark.parametrize("scale", experiment.SCALES)
 def test_every_scale_can_be_resolved(scale):
     settings = read_settings(scale)
     assert set(settings) - {"pdf_fonts"} == set(TINY)

@@ -11,7 +11,7 @@ import torch
 from foreglow.errors import InstrumentError
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands, bands_of, tabulated, top_hat
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 ROW = {
     "name": "a",

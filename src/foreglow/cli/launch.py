@@ -5,17 +5,20 @@ without a word; and those it started outlive one that is interrupted. Here the f
 says what became of the others, and they end with it.
 """
 
+import ctypes
 import logging
 import os
 import signal
+import sys
 from typing import Any, NoReturn
 
-from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from foreglow.compute.cpu import available_cores
 from foreglow.compute.processes import RESUME, Processes
 from foreglow.errors import RunError
+
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def launch(processes: Processes) -> NoReturn:
@@ -55,7 +58,8 @@ def _run(rank: int, parent: int, on_interrupt: Any) -> None:
     os.environ["LOCAL_RANK"] = str(rank)  # by which Ctrl+C leaves the message to the parent, too
     signal.signal(signal.SIGINT, on_interrupt)
     # SIGKILL: no other would end one that waits for the rest in a collective
-    multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # pyright: ignore[reportAttributeAccessIssue]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != parent:
         return
     from foreglow.__main__ import main

@@ -24,7 +24,7 @@ from foreglow.cli.options import (
     Workers,
     instrument_presets,
 )
-from foreglow.cli.sky_maps import Ensemble, GivenSky, Maps, Mask, Memory, NoiseScale, Realisation
+from foreglow.cli.sky_maps import Ensemble, Maps, Mask, Memory, NoiseScale, Realisation, given_sky
 from foreglow.cli.training import Devices, NumNodes, PlanFile, several_processes
 from foreglow.errors import ForeglowError
 
@@ -66,7 +66,7 @@ def recognize_simulate(
     from foreglow.recognition.simulate import simulate_sky
     from foreglow.recognition.simulation.ensemble import make_ensemble
     from foreglow.recognition.simulation.skies import SkyRecipe
-    from foreglow.sky.instrument import load_instrument
+    from foreglow.sky.instrument_files import load_instrument
 
     if realisations is None:
         if resume or workers:
@@ -197,15 +197,11 @@ def recognize_classify(
 ) -> None:
     """Probability of each model in each pixel of your own Q,U maps, a block at a time to FITS."""
     from foreglow.recognition.classify import classify
-    from foreglow.recognition.network.recogniser import Recogniser
-    from foreglow.recognition.observation.observations import validate_output
 
-    given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
-    validate_output(out, overwrite)
-    bands = Recogniser.load(model).instrument
-    with given.source(bands, out.parent) as source, screen.progress("classify") as show:
+    sky = given_sky(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
+    with screen.progress("classify") as show:
         found = classify(
-            source, model=model, mask=mask, context=context, out=out, overwrite=overwrite,
+            **sky, model=model, mask=mask, context=context, out=out, overwrite=overwrite,
             memory=memory, device=device, workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())
@@ -242,19 +238,13 @@ def recognize_fit(
 ) -> None:
     """Fit each model to each pixel of your own Q,U maps and choose, a block at a time to FITS."""
     from foreglow.recognition.fit_maps import fit
-    from foreglow.recognition.observation.observations import validate_output
-    from foreglow.sky.instrument import load_instrument
 
-    given = GivenSky.of(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
-    validate_output(out, overwrite)
-    with (
-        given.source(load_instrument(instrument), out.parent) as source,
-        screen.progress("fit") as show,
-    ):
+    sky = given_sky(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
+    with screen.progress("fit") as show:
         found = fit(
-            source, models=models, criterion=criterion, curvature=curvature,
-            level=level, mask=mask, out=out, overwrite=overwrite, memory=memory, device=device,
-            workers=workers, progress=show,
+            **sky, instrument=instrument, models=models, criterion=criterion,
+            curvature=curvature, level=level, mask=mask, out=out, overwrite=overwrite,
+            memory=memory, device=device, workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())
     screen.say(f"written: {out}")

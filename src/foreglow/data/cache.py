@@ -4,10 +4,9 @@ Beside FILE lies FILE.sha256, in the form that `sha256sum --check` reads, if for
 was asked for it; FILE.part is a download that was cut off.
 """
 
+import hashlib
 import os
 from pathlib import Path
-
-import pooch
 
 from foreglow.data.registry import RemoteFile
 from foreglow.errors import DataError
@@ -40,6 +39,12 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
+def checksum(path: Path, algorithm: str) -> str:
+    """Compute the checksum of a file by "sha256" or "md5", in hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
 def recorded_sha256(path: Path) -> str | None:
     """The checksum recorded beside a file, None where there is none.
 
@@ -68,7 +73,7 @@ def record_sha256(path: Path) -> str:
 
     A folder that cannot be written to, as a shared one, is left as it is.
     """
-    sha256 = pooch.file_hash(str(path), alg="sha256")
+    sha256 = checksum(path, "sha256")
     record = _record(path)
     temporary = record.with_name(f".{record.name}.{os.getpid()}.tmp")
     try:

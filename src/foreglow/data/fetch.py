@@ -1,19 +1,23 @@
-"""Fetch products into the cache, by pooch, with checksums, when asked."""
+"""Fetch products into the cache, with checksums, when asked."""
 
 import logging
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
-import pooch
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from foreglow.data.cache import local_path, partial_path, record_sha256, recorded_sha256
+from foreglow.data.cache import (
+    checksum,
+    local_path,
+    partial_path,
+    record_sha256,
+    recorded_sha256,
+)
 from foreglow.data.download import Patience, Progress, download
 from foreglow.data.registry import RemoteFile, in_words
 from foreglow.errors import DataError
@@ -155,28 +159,22 @@ def fetch(
 
 
 def _retrieve(file: RemoteFile, path: Path, patience: Patience, progress: Progress) -> None:
-    """Download a file, and let pooch verify it and put it in its place at once."""
+    """Download a file, verify it and put it in its place at once."""
     product = file.product
     least = product.bytes if product.bytes_exact else None
     part = partial_path(path)
     whole = _what_is_missing if path.suffix == ".fits" else _anything
     _LOG.info("%s: fetching %s (%s)", product.name, file.url, product.size)
     download(file.url, part, whole, patience, progress, least)
-
-    def downloader(_url: str, output_file: Any, _pooch: Any) -> None:
-        os.replace(part, output_file)
-
-    pooch.get_logger().setLevel(logging.WARNING)
-    known = f"md5:{product.md5}" if product.md5 else None
-    retrieve: Callable[..., str] = pooch.retrieve
     try:
-        retrieve(file.url, known, path.name, path.parent, downloader=downloader)
-    except ValueError as error:  # pooch has removed the file
-        raise DataError(
-            f"{file.url}: expected md5 {product.md5} ({product.md5_source}), got another file; "
-            f"fetch again, and if it comes again the archive has a new version: put it at {path} "
-            "by hand, and it is accepted"
-        ) from error
+        if product.md5 and checksum(part, "md5") != product.md5:
+            part.unlink()
+            raise DataError(
+                f"{file.url}: expected md5 {product.md5} ({product.md5_source}), got another file; "
+                "fetch again, and if it comes again the archive has a new version: put it at "
+                f"{path} by hand, and it is accepted"
+            )
+        os.replace(part, path)
     except OSError as error:
         raise _cannot_write(path.parent, error) from error
 
@@ -188,7 +186,7 @@ def _accept(file: RemoteFile, path: Path, new: bool = False) -> Fetched:
             f"{path}: expected {file.product.title}, got {missing}; remove it and fetch it again"
         )
     recorded = recorded_sha256(path)
-    actual = pooch.file_hash(str(path), alg="sha256") if recorded else record_sha256(path)
+    actual = checksum(path, "sha256") if recorded else record_sha256(path)
     if recorded not in (None, actual):
         raise DataError(
             f"{path}: expected the file whose checksum was recorded, sha256 {recorded}, got "
@@ -197,7 +195,7 @@ def _accept(file: RemoteFile, path: Path, new: bool = False) -> Fetched:
         )
     published = "none"
     if file.product.md5 and path.suffix != ".gz":
-        agrees = pooch.file_hash(str(path), alg="md5") == file.product.md5
+        agrees = checksum(path, "md5") == file.product.md5
         published = "agrees" if agrees else "differs"
     return Fetched(file.product.name, file.url, path, path.stat().st_size, actual, new, published)
 

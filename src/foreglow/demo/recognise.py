@@ -20,7 +20,8 @@ from foreglow.report.recognition import figures, skymaps
 from foreglow.report.recognition.view import recognition_view
 from foreglow.reproduce.farsian2020 import PAPER_NOISELESS, PAPER_NOISY
 from foreglow.runs import Run
-from foreglow.sky.instrument import Instrument, load_instrument
+from foreglow.sky.instrument import Instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import Templates, load_templates
 
 log = logging.getLogger("foreglow")

@@ -68,6 +68,7 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     nest: bool = False,
     frame: str | None = None,
     convention: str | None = None,
+    common_fwhm: str | u.Quantity | None = None,
     context: ContextModel | str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -85,7 +86,8 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         For every band of the model's instrument, named as the instrument does or by frequency in
         GHz, a Q,U FITS map, or an array, masked array or Quantity of shape (2, n_pix), or
         (3, n_pix) with I; or one array of shape (n_band, 2 or 3, n_pix). One Nside and frame for
-        all; any ordering, unit and sky coverage. The maps must have one common resolution.
+        all; any ordering, unit and sky coverage. The maps must have one common resolution, or
+        `common_fwhm` brings them to one.
         Pixels that are NaN, `healpy.UNSEEN` or masked are not observed.
     model : Recogniser, path or str
         A model, its directory, or the name of one that comes with foreglow.
@@ -106,6 +108,11 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         What arrays cannot say: whether pixels are NESTED; "G", "C" or "E"; "COSMO" or "IAU".
         A Quantity may state the last two in its `info.meta`, as those of `simulate_sky` do; noise
         that is an array has them of its map.
+    common_fwhm : str or Quantity, optional
+        Bring the maps, whose Nside and beams may differ, to one Gaussian beam ("70 arcmin", FWHM)
+        first, at the Nside that fits it; noise is propagated. Until the end they lie in the folder
+        of `out`, else in the system's temporary one, where `workers` must find them. `memory` does
+        not bound this.
     context : ContextModel, path or str, optional
         Let the neighbours of a pixel have their say: for maps of regions wider than some pixels.
         It holds the whole sky in this process.
@@ -146,14 +153,16 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     RunError
         If workers are asked for with a model of this process alone.
     """
+    if out is not None:
+        validate_output(out, overwrite)
     recogniser, file = _chosen(model, device)
+    bands, pixels = recogniser.instrument, Pixels(nest, frame, convention)
     with (
         shown("classify", progress) as progress,
         map_over(workers, pool) as map_fn,
+        source_of(bands, maps, noise, noise_scale, unit, pixels, common_fwhm, out, mask) as source,
         ExitStack() as work,
     ):
-        bands, pixels = recogniser.instrument, Pixels(nest, frame, convention)
-        source = source_of(bands, maps, noise, noise_scale, unit, pixels, mask)
         opened = open_source(source)
         _validate_instrument(recogniser.instrument, opened)
         _warn_of_one_rms(opened)
@@ -162,7 +171,6 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         if context is not None:
             validate_nside(opened.nside)
         if out is not None:
-            validate_output(out, overwrite)
             validate_memory(memory, _bytes_needed(recogniser, opened, context), opened.bytes_loaded)
         blocks = opened.blocks(BLOCK)
         if map_fn is map:

@@ -43,7 +43,8 @@ from foreglow.recognition.observation.streaming import (
     with_progress,
 )
 from foreglow.recognition.results import FitCounts, FittedSky, fit_header, put, unfitted
-from foreglow.sky.instrument import Instrument, load_instrument
+from foreglow.sky.instrument import Instrument
+from foreglow.sky.instrument_files import load_instrument
 
 # of a block, for each Stokes and band: what a fit holds, what is kept of each, and what a fit holds
 # besides where the noise of Q and U differs; measured
@@ -108,6 +109,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     nest: bool = False,
     frame: str | None = None,
     convention: str | None = None,
+    common_fwhm: str | u.Quantity | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     memory: str = "4 GiB",
@@ -134,7 +136,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         C of the curved models; by default it is free.
     level : float
         The p-value under which a model does not fit.
-    noise, noise_scale, mask, unit, nest, frame, convention
+    noise, noise_scale, mask, unit, nest, frame, convention, common_fwhm
         As `classify` takes them.
     out, overwrite, memory, workers, pool, progress
         As `classify` takes them; the file is that of `FittedSky.to_fits`.
@@ -157,17 +159,18 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
+    bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
+    if out is not None:
+        validate_output(out, overwrite)
     with (
         shown("fit", progress) as progress,
         map_over(workers, pool) as map_fn,
+        source_of(bands, maps, noise, noise_scale, unit, pixels, common_fwhm, out, mask) as source,
         ExitStack() as work,
     ):
-        bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
-        source = source_of(bands, maps, noise, noise_scale, unit, pixels, mask)
         opened = open_source(source)
         _validate_bands(setup, opened)
         if out is not None:
-            validate_output(out, overwrite)
             validate_memory(memory, _bytes_needed(setup, opened), opened.bytes_loaded)
         blocks = opened.blocks(BLOCK)
         if map_fn is map:

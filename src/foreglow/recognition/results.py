@@ -43,12 +43,8 @@ class ModelCounts:
 
     def summary(self) -> str:
         """A sentence: how much was classified, and how the models share it."""
-        seen = sum(self.pixels)
-        text = ", ".join(
-            f"{name} {count / max(seen, 1):.1%}"
-            for name, count in zip(self.models, self.pixels, strict=True)
-        )
-        return f"{seen} of {self.n_pix} pixels classified: {text}"
+        shares = _shares(self.models, self.pixels)
+        return f"{sum(self.pixels)} of {self.n_pix} pixels classified: {shares}"
 
     if not TYPE_CHECKING:
 
@@ -117,6 +113,9 @@ class Classification(ModelTable):
 class FitCounts:
     """How many pixels each model has by its fits, and where fits went wrong.
 
+    Apart from `ModelCounts`, because a classification has no criterion and level by which it was
+    chosen, and cannot fail in a pixel.
+
     Parameters
     ----------
     models : tuple of str
@@ -152,13 +151,9 @@ class FitCounts:
 
     def summary(self) -> str:
         """A sentence: how much was fitted, how the models share it, and what went wrong."""
-        seen = sum(self.pixels)
-        text = ", ".join(
-            f"{name} {count / max(seen, 1):.1%}"
-            for name, count in zip(self.models, self.pixels, strict=True)
-        )
+        seen, shares = sum(self.pixels), _shares(self.models, self.pixels)
         return (
-            f"{seen} of {self.n_pix} pixels fitted: {text} by {self.criterion}; none of these "
+            f"{seen} of {self.n_pix} pixels fitted: {shares} by {self.criterion}; none of these "
             f"models fits {self.none_fits / max(seen, 1):.1%} (p < {self.level:g}); "
             f"{self.not_converged / max(seen, 1):.1%} did not converge"
         )
@@ -279,6 +274,12 @@ def _missing(result: object, name: str, having: type, hint: str) -> AttributeErr
     return AttributeError(f"{type(result).__name__} has no {name}{told}", name=name, obj=result)
 
 
+def _shares(models: tuple[str, ...], pixels: tuple[int, ...]) -> str:
+    """How models share the pixels that have one, in words."""
+    seen = max(sum(pixels), 1)
+    return ", ".join(f"{name} {n / seen:.1%}" for name, n in zip(models, pixels, strict=True))
+
+
 def class_header(models: tuple[str, ...]) -> dict[str, str]:
     """Name the classes in the cards of a table."""
     return {f"CLASS{k}": name for k, name in enumerate(models)}
@@ -286,8 +287,7 @@ def class_header(models: tuple[str, ...]) -> dict[str, str]:
 
 def fit_header(models: tuple[str, ...], criterion: str, level: float) -> dict[str, str | float]:
     """Cards of the table of fits."""
-    names = {f"CLASS{k}": name for k, name in enumerate(models)}
-    return {**names, "CRITERIO": criterion, "LEVEL": level}
+    return {**class_header(models), "CRITERIO": criterion, "LEVEL": level}
 
 
 def unfitted(

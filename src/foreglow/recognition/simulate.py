@@ -11,7 +11,8 @@ from astropy import units as u
 from foreglow.maps.arrays import state_conventions
 from foreglow.recognition.models import models_of
 from foreglow.recognition.simulation.skies import SkyRecipe, write_bands
-from foreglow.sky.instrument import Instrument, load_instrument
+from foreglow.sky.instrument import Instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 
 UK_RJ = u.def_unit("uK_RJ", u.uK)

@@ -17,7 +17,7 @@ from foreglow.recognition.models import models_of
 from foreglow.recognition.network import train as recognisers
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import TrainingPlan
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import Templates, load_templates
 
 

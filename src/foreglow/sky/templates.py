@@ -17,7 +17,7 @@ from foreglow.maps.conventions import canonical_unit, to_uk_rj_factor
 from foreglow.maps.io import open_intensity_map, open_polarisation_map
 from foreglow.maps.stored import StoredMap
 from foreglow.sky import seds
-from foreglow.sky.instrument import HIGHEST_GHZ, LOWEST_GHZ, wrong_fields
+from foreglow.sky.instrument_files import HIGHEST_GHZ, LOWEST_GHZ, wrong_fields
 
 MOCK_NSIDE = 64
 COMPONENTS = ("synchrotron", "thermal_dust", "ame")

@@ -9,7 +9,7 @@ from foreglow.recognition.evaluation.ceiling import ceiling, draw_vectors, log_e
 from foreglow.recognition.models import MODELS, PROBLEMS
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 
 

@@ -17,7 +17,7 @@ from foreglow.recognition.fits.skymodel import (
 )
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 INSTRUMENT = load_instrument("quijote+litebird")
 NU = torch.tensor(INSTRUMENT.frequency_ghz, dtype=torch.float64)

@@ -19,7 +19,7 @@ from foreglow.recognition.observation.beams import (
     smooth_variance,
 )
 from foreglow.recognition.observation.observations import BeamWarning, open_observation
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 NSIDE = 64
 PIXELS = np.arange(hp.nside2npix(NSIDE))
@@ -236,7 +236,9 @@ def test_beams_that_differ_are_refused(tmp_path, instrument, sky):
 
 def test_silent_headers_are_warned_of_where_it_matters(tmp_path, instrument, sky):
     paths = write(tmp_path / "in", sky, BEAMS, header=False)
-    with pytest.warns(BeamWarning, match="no map states its beam .* from 30 to 91 arcmin"):
+    with pytest.warns(
+        BeamWarning, match="no map states .* from 30 to 91 arcmin.* give common_fwhm=,"
+    ):
         open_observation(instrument, paths)
     coarse = write(tmp_path / "in", sky, BEAMS, header=False, nside=8)
     with warnings.catch_warnings():
@@ -281,8 +283,6 @@ def test_noise_that_makes_no_sense(tmp_path, instrument, sky):
 
 def test_the_folder_goes_away(tmp_path, instrument, sky):
     paths = write(tmp_path / "in", sky, BEAMS)
-    with at_one_resolution(instrument, paths, None, 1.0, None, 120.0, tmp_path) as (maps, noise):
+    with at_one_resolution(instrument, paths, None, 1.0, None, "2 deg", tmp_path) as (maps, noise):
         assert open_observation(instrument, maps, noise).nside == 32
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
-    with at_one_resolution(instrument, paths, None, 1.0, None, None, tmp_path) as (maps, noise):
-        assert (maps, noise) == (paths, None)

@@ -14,7 +14,7 @@ from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.observation.levels import Levels, LevelWarning, warn_of_levels
 from foreglow.recognition.simulation.skies import simulate_sky
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import TYPICAL_UK_RJ, load_templates
 
 NSIDE, N_PIX = 16, hp.nside2npix(16)

@@ -19,7 +19,7 @@ from foreglow.recognition.simulate import simulate_sky
 from foreglow.recognition.simulation import ensemble as module
 from foreglow.recognition.simulation.ensemble import EnsembleSky, make_ensemble
 from foreglow.recognition.simulation.skies import SkyRecipe
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 from pieces import die_first
 
 N_PIX = hp.nside2npix(16)

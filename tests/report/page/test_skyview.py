@@ -23,7 +23,7 @@ from foreglow.report.page.skyview import (
     saved_views,
 )
 from foreglow.report.recognition.view import fitted_brightness, recognition_view
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 NSIDE = 2
 N_PIX = hp.nside2npix(NSIDE)

@@ -11,7 +11,7 @@ from foreglow.recognition.simulation.skies import SimulatedSky
 from foreglow.report.html import write_report
 from foreglow.report.page.skyview import Layer, LineSpectra, SkyView, save_view
 from foreglow.report.recognition.view import recognition_view
-from foreglow.sky.instrument import load_instrument
+from foreglow.sky.instrument_files import load_instrument
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -1,15 +1,18 @@
 """Maps of several beams: told apart, and brought to one resolution with the noise that is left."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from astropy import units as u
 
 from foreglow.errors import MapError
 from foreglow.files import scratch_directory
 from foreglow.maps import healpix as hp
+from foreglow.maps.arrays import GivenArray
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.noise import NoiseMap
 from foreglow.maps.write import write_maps, write_polarisation_map
@@ -63,13 +66,12 @@ class Resolution:
 
 def bring_to_one_resolution(
     instrument: Instrument,
-    maps: Mapping[str, str | Path],
+    maps: Mapping[Any, str | Path | GivenArray],
     folder: Path,
     fwhm_arcmin: float,
     noise: Noise | None = None,
     noise_scale: float = 1.0,
     unit: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Path], dict[str, Path | str]]:
     """Smooth a user's Q,U maps to one Gaussian beam, on one grid, and say what noise is left.
 
@@ -88,13 +90,12 @@ def bring_to_one_resolution(
         Where the maps go, as `band_NAME.fits` and `noise_NAME.fits`.
     fwhm_arcmin : float
         The common beam, no smaller than that of any map.
-    progress : callable, optional
-        Called with bands done and bands in all.
 
     Returns
     -------
     maps, noise : dict
-        To be given to `classify` or `fit`: files, and for maps without noise its value.
+        As `open_observation` takes them: files, which state their units, and for maps without
+        noise its value.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def bring_to_one_resolution(
     """
     validate_noise_scale(noise_scale)
     if not (np.isfinite(fwhm_arcmin) and fwhm_arcmin > 0):
-        raise MapError(f"expected a common FWHM above 0 arcmin, got {fwhm_arcmin}.")
+        raise MapError(f"expected common_fwhm= above 0 arcmin, got {fwhm_arcmin}.")
     opened = open_bands(instrument, maps, unit)
     noise_of_bands(instrument, noise or {}, opened)
     _validate_frames(opened)
@@ -113,14 +114,14 @@ def bring_to_one_resolution(
     widest = max(beams, key=lambda name: beams[name])
     if fwhm_arcmin < beams[widest]:
         raise MapError(
-            f"expected a common FWHM of at least {beams[widest]:g} arcmin, the beam of band "
+            f"expected common_fwhm= of at least {beams[widest]:g} arcmin, the beam of band "
             f"{widest}, got {fwhm_arcmin:g}; a map cannot be made sharper than it is."
         )
     aim = Resolution.of(fwhm_arcmin, min(one.nside for one in opened.values()))
     smooth: dict[str, Path] = {}
     left: dict[str, Path | str] = {}
     folder.mkdir(parents=True, exist_ok=True)
-    for done, (name, one) in enumerate(opened.items(), 1):
+    for name, one in opened.items():
         rms = rms_of_band(instrument, name, noise, noise_scale, one, unit)
         smooth[name] = folder / f"band_{name}.fits"
         file = folder / f"noise_{name}.fits"
@@ -129,32 +130,39 @@ def bring_to_one_resolution(
         else:
             left[name] = file if rms != 0 else "0 uK_RJ"
         _write_band(one, rms, aim, beams[name], (smooth[name], file))
-        if progress is not None:
-            progress(done, len(opened))
     return smooth, left
 
 
 @contextmanager
 def at_one_resolution(
     instrument: Instrument,
-    maps: Mapping[str, str | Path],
+    maps: Mapping[Any, str | Path | GivenArray],
     noise: Noise | None,
     noise_scale: float,
     unit: str | None,
-    fwhm_arcmin: float | None,
+    common_fwhm: str | u.Quantity,
     near: Path,
-) -> Iterator[tuple[Mapping[str, str | Path], Noise | None]]:
-    """Maps and noise as they are, or brought to a common beam in a folder that goes away.
+) -> Iterator[tuple[dict[str, Path], dict[str, Path | str]]]:
+    """Bring maps and noise to a common beam, in a folder that goes away.
 
-    Parameters are those of `bring_to_one_resolution`; the folder lies in `near`.
+    Parameters are those of `bring_to_one_resolution`, the beam as a user says it; the folder lies
+    in `near`.
     """
-    if fwhm_arcmin is None:
-        yield maps, noise
-        return
+    fwhm_arcmin = _arcmin(common_fwhm)
     with scratch_directory(near / "common-beam") as folder:
         yield bring_to_one_resolution(
             instrument, maps, folder, fwhm_arcmin, noise, noise_scale, unit
         )
+
+
+def _arcmin(common_fwhm: str | u.Quantity) -> float:
+    try:
+        return float(np.asarray(u.Quantity(common_fwhm).to_value("arcmin")).item())
+    except (TypeError, ValueError, u.UnitConversionError):
+        raise MapError(
+            f"expected common_fwhm= as an angle with its unit, got {common_fwhm!r}; give a text "
+            "such as '70 arcmin', or a Quantity."
+        ) from None
 
 
 def beams_of(instrument: Instrument, maps: Mapping[str, PolarisationMap]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from astropy import units as u
 
-from foreglow.errors import InstrumentError
+from foreglow.errors import InstrumentError, MapError
 from foreglow.files import scratch_directory
 from foreglow.maps.arrays import GivenArray, given_array, is_array
 from foreglow.maps.conventions import canonical_convention, canonical_frame
@@ -19,6 +19,7 @@ from foreglow.maps.mask import MASK, mask_array, open_mask
 from foreglow.maps.noise import NoiseMap
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.bands import by_band
+from foreglow.recognition.observation.beams import at_one_resolution
 from foreglow.recognition.observation.observations import Observation, open_observation
 from foreglow.recognition.observation.streaming import MapFiles, Source, file_state, open_source
 from foreglow.sky.instrument import Instrument
@@ -123,6 +124,7 @@ def is_source(maps: Maps | Source) -> TypeGuard[Source]:
     return hasattr(maps, "open")
 
 
+@contextmanager
 def source_of(
     instrument: Instrument | None,
     maps: Maps | Source,
@@ -130,9 +132,13 @@ def source_of(
     noise_scale: float,
     unit: str | None,
     pixels: Pixels,
+    common_fwhm: str | u.Quantity | None = None,
+    out: str | Path | None = None,
     mask: Any = None,
-) -> Source:
+) -> Iterator[Source]:
     """Maps and noise of a user as something to open, here or, if all are files, on a worker.
+
+    It can be opened as long as the context lasts.
 
     Parameters
     ----------
@@ -152,6 +158,10 @@ def source_of(
         As `open_observation` takes them.
     pixels : Pixels
         What is to be said of arrays.
+    common_fwhm : str or Quantity [angle], optional
+        Bring all to this beam, in files beside `out` or in the system's temporary folder.
+    out : path, optional
+        Where the result goes.
     mask : path or array_like, shape (n_pix,), optional
         Pixels count where it is above zero; an array has the frame of the maps.
 
@@ -160,32 +170,39 @@ def source_of(
     InstrumentError
         If an array has another number of bands than the instrument.
     MapError
-        If an array is no map.
+        If an array is no map, the common beam cannot be, or what opens by itself is to have one.
     """
     if is_source(maps):
-        source = maps
-    else:
-        assert instrument is not None
-        source = _source_of_maps(instrument, maps, noise, noise_scale, unit, pixels)
-    return source if mask is None else MaskedMaps.of(source, mask, pixels.nest)
-
-
-def _source_of_maps(
-    instrument: Instrument,
-    maps: Any,
-    noise: Any,
-    noise_scale: float,
-    unit: str | None,
-    pixels: Pixels,
-) -> Source:
-    """As `source_of`, of the maps alone."""
+        if common_fwhm is not None:
+            raise MapError(
+                "expected maps in files or arrays with common_fwhm=, got a sky that opens by "
+                "itself and has no beam; leave common_fwhm= out."
+            )
+        yield _masked(maps, mask, pixels)
+        return
+    assert instrument is not None
     unit = None if unit is None else str(unit)
     given = _each(instrument, maps, pixels, "map", {})
     said = None if noise is None else _each(instrument, noise, pixels, "noise", given)
-    if any(isinstance(one, GivenArray) for one in (*given.values(), *(said or {}).values())):
+    if common_fwhm is not None:
+        near = Path(tempfile.gettempdir() if out is None else Path(out).parent)
+        with at_one_resolution(
+            instrument, given, said, noise_scale, unit, common_fwhm, near
+        ) as files:
+            try:
+                yield _masked(MapFiles.of(instrument, *files, noise_scale), mask, pixels)
+            finally:
+                open_source.cache_clear()  # what is open would keep the space of the files
+    elif any(isinstance(one, GivenArray) for one in (*given.values(), *(said or {}).values())):
         opened = open_observation(instrument, given, said, noise_scale, unit)
-        return OpenedMaps(opened, given, said or {}, noise_scale, unit)
-    return MapFiles.of(instrument, given, said, noise_scale, unit)
+        source = OpenedMaps(opened, given, said or {}, noise_scale, unit)
+        yield _masked(source, mask, pixels)
+    else:
+        yield _masked(MapFiles.of(instrument, given, said, noise_scale, unit), mask, pixels)
+
+
+def _masked(source: Source, mask: Any, pixels: Pixels) -> Source:
+    return source if mask is None else MaskedMaps.of(source, mask, pixels.nest)
 
 
 @contextmanager

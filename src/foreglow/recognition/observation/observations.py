@@ -267,9 +267,7 @@ def _check_beams(instrument: Instrument, maps: Mapping[str, PolarisationMap]) ->
                 f"no map states its beam (FWHM, [arcmin] in the comment), and those of "
                 f"{instrument.name!r} go from {min(listing.values()):g} to "
                 f"{max(listing.values()):g} arcmin; the maps are taken as brought to one "
-                "resolution. If they are not, bring them to one: on the command line by "
-                "--common-fwhm, in Python by bring_to_one_resolution of "
-                "foreglow.recognition.observation.beams (of files), or by smoothing arrays.",
+                "resolution. If they are not, give common_fwhm=, which brings them to one.",
                 BeamWarning,
             )
         return

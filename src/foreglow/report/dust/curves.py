@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import NullFormatter, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
@@ -16,12 +16,12 @@ from foreglow.report.page.style import (
     CLASS_HUES,
     INK,
     MUTED,
+    draw_mean,
+    plain_log_ticks,
     styled,
     validate_dimensions,
     validate_shape,
 )
-
-_PLAIN = FuncFormatter(lambda x, _: f"{x:g}")
 
 
 @styled
@@ -300,17 +300,15 @@ def residual_dust(
         validate_dimensions(f"spectra of {name!r}", spectra, 2)
         validate_shape(f"spectra of {name!r}", spectra, (len(spectra), len(middle)))
         look = model_look(name)
-        _draw_mean(upper, middle, spectra, look, model_name(name))
-        _draw_mean(lower, middle, spectra / before, look)
+        draw_mean(upper, middle, spectra, look, model_name(name))
+        draw_mean(lower, middle, spectra / before, look)
     for axes in (upper, lower):
         axes.set(xscale="log", yscale="log")
         axes.grid(True)
         axes.yaxis.set_minor_formatter(NullFormatter())
     upper.set(title=title, ylabel=r"$\ell(\ell+1)C_\ell/2\pi$ [µK$^2_\mathrm{CMB}$]")
     lower.set(xlabel=r"Multipole $\ell$", ylabel="Residual dust\nover all dust")
-    lower.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    lower.xaxis.set_major_formatter(_PLAIN)
-    lower.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(lower.xaxis)
     lower.margins(x=0.01)
     figure.align_ylabels()
     figure.legend(
@@ -318,17 +316,6 @@ def residual_dust(
         handlelength=3.2,
     )  # fmt: skip
     return figure
-
-
-def _draw_mean(
-    axes: Axes, ell: NDArray, values: NDArray, look: Mapping[str, Any], label: str | None = None
-) -> None:
-    """Mean over realisations (n_real, n_bin) and its standard error."""
-    mean = values.mean(0)
-    axes.plot(ell, mean, label=label, **look)
-    if len(values) > 1:
-        error = values.std(0, ddof=1) / np.sqrt(len(values))
-        axes.fill_between(ell, mean - error, mean + error, color=look["color"], alpha=0.22, lw=0)
 
 
 def _draw_diagonal(axes: Axes, values: NDArray) -> None:

@@ -8,12 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import AsinhNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from foreglow.report.dust.style import model_name
 from foreglow.report.page.mollweide import draw_map
-from foreglow.report.page.style import NOT_OBSERVED, styled, validate_shape
+from foreglow.report.page.style import NOT_OBSERVED, plain_log_ticks, styled, validate_shape
 
 
 @styled
@@ -136,9 +135,7 @@ def _draw(
     )
     bar.set_label(unit)
     if log:
-        bar.ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        bar.ax.xaxis.set_minor_formatter(NullFormatter())
+        plain_log_ticks(bar.ax.xaxis)
     else:
         top = 10.0 ** np.floor(np.log10(scale.get_clim()[1] or 1.0))
         bar.set_ticks([-top, 0.0, top], labels=[f"−{top:g}", "0", f"{top:g}"])

@@ -1,10 +1,14 @@
-"""One look for every figure: style, colours, and the checks at the door."""
+"""One look for every figure: style, colours, ticks, errors, and the checks at the door."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.style
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from foreglow.errors import ShapeError
@@ -66,6 +70,24 @@ def tint(hue: str, start: float) -> Colormap:
     shares = np.linspace(start, 1, 256)[:, None]
     colours = 1 - shares * (1 - np.array(to_rgb(hue)))  # (256, rgb)
     return LinearSegmentedColormap.from_list(f"tint{hue}", colours)
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Mark 1, 2 and 5 of each decade of a logarithmic axis, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def draw_mean(
+    axes: Axes, ell: NDArray, values: NDArray, look: Mapping[str, Any], label: str | None = None
+) -> None:
+    """Draw the mean over realisations (n_real, n_ell) and its standard error as a band."""
+    mean = values.mean(0)
+    axes.plot(ell, mean, label=label, **look)
+    if len(values) > 1:
+        error = values.std(0, ddof=1) / np.sqrt(len(values))
+        axes.fill_between(ell, mean - error, mean + error, color=look["color"], alpha=0.2, lw=0)
 
 
 def validate_dimensions(name: str, array: NDArray, n_dimension: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from foreglow.recognition.evaluation.separation import TRUTH
@@ -14,6 +14,8 @@ from foreglow.recognition.network.calibration import Reliability
 from foreglow.report.page.style import (
     CLASS_HUES,
     MUTED,
+    draw_mean,
+    plain_log_ticks,
     styled,
     validate_dimensions,
     validate_shape,
@@ -23,7 +25,6 @@ __all__ = ["coverage_curve", "learning_curves", "reliability_diagram", "residual
 
 _FEWEST = 20  # pixels in a bin; the accuracy of fewer says little
 _MARKERS = "osD^vP"
-_PLAIN = FuncFormatter(lambda x, _: f"{x:g}")
 # beside the hue, so that curves are told apart without it
 _DASHES: Sequence[Any] = (
     "-",
@@ -212,20 +213,18 @@ def residual_spectra(
     else:
         upper = lower = figure.add_subplot()
     for name, look in _looks(spectra, best).items():
-        _draw_mean(upper, _per_log_ell(spectra[name]), look, name)
+        _draw_from_2(upper, _per_log_ell(spectra[name]), look, name)
     if cmb_bb is not None and spectra:
         lensing = np.asarray(cmb_bb, float)[: next(iter(spectra.values())).shape[1]]
         look = {"color": MUTED, "linewidth": 1.1, "linestyle": (0, (1, 2))}
-        _draw_mean(upper, _per_log_ell(lensing[None]), look, "CMB, from lensing")
+        _draw_from_2(upper, _per_log_ell(lensing[None]), look, "CMB, from lensing")
     upper.set(
         title=title, xscale="log", yscale="log",
         ylabel=r"$\ell(\ell+1)C_\ell^{BB}/2\pi$ [µK$^2_\mathrm{CMB}$]",
     )  # fmt: skip
     upper.grid(True)
     lower.set_xlabel(r"Multipole $\ell$")
-    lower.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    lower.xaxis.set_major_formatter(_PLAIN)
-    lower.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(lower.xaxis)
     lower.margins(x=0)
     figure.align_ylabels()
     handles, labels = upper.get_legend_handles_labels()
@@ -236,23 +235,17 @@ def residual_spectra(
 def _draw_ratios(axes: Axes, spectra: Mapping[str, np.ndarray], best: str) -> None:
     reference = spectra[best][:, 2:].mean(0)
     for name, look in _looks(spectra, best).items():
-        _draw_mean(axes, spectra[name][:, 2:] / reference, look)
+        _draw_from_2(axes, spectra[name][:, 2:] / reference, look)
     axes.set(xscale="log", yscale="log", ylabel=f"Ratio to\n{best}")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(_PLAIN)
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.yaxis)
     axes.grid(True)
 
 
-def _draw_mean(
+def _draw_from_2(
     axes: Axes, values: np.ndarray, look: Mapping[str, Any], label: str | None = None
 ) -> None:
-    """Mean over realisations of values (n_real, ell from 2), and its error."""
-    ell, mean = np.arange(2, 2 + values.shape[1]), values.mean(0)
-    axes.plot(ell, mean, label=label, **look)
-    if len(values) > 1:
-        error = values.std(0, ddof=1) / np.sqrt(len(values))
-        axes.fill_between(ell, mean - error, mean + error, color=look["color"], alpha=0.2, lw=0)
+    """Values (n_real, ell from 2), as `draw_mean` does."""
+    draw_mean(axes, np.arange(2, 2 + values.shape[1]), values, look, label)
 
 
 def _looks(names: Iterable[str], best: str) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FuncFormatter,
-    LogLocator,
     MaxNLocator,
     NullFormatter,
     PercentFormatter,
@@ -23,7 +22,15 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
 from foreglow.files import make_folder, new_file
-from foreglow.report.page.style import CLASS_HUES, INK, MUTED, styled, tint, validate_shape
+from foreglow.report.page.style import (
+    CLASS_HUES,
+    INK,
+    MUTED,
+    plain_log_ticks,
+    styled,
+    tint,
+    validate_shape,
+)
 from foreglow.report.recognition.skymaps import (
     goodness_of_fit,
     recognition_map,
@@ -130,9 +137,7 @@ def component_rms(frequency_ghz: ArrayLike, rms: Mapping[str, ArrayLike]) -> Fig
     )
     axes.set_ylim(bottom=1e-4)  # AME falls to nothing above 100 GHz
     axes.grid(True)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.xaxis)
     figure.legend(loc="outside right upper", handlelength=2.2, labelspacing=0.7)
     return figure
 

@@ -17,11 +17,16 @@ from foreglow.compute.workers import MapFn
 from foreglow.files import write_text
 from foreglow.report.dust.tables import correlation_rows, correlation_text
 from foreglow.report.html import write_report
-from foreglow.reproduce.zhang2019 import experiment as labs
 from foreglow.reproduce.zhang2019.ablations import ablations
 from foreglow.reproduce.zhang2019.cleaning import template_cleaning
 from foreglow.reproduce.zhang2019.east_west import east_and_west
-from foreglow.reproduce.zhang2019.experiment import SCALES, Captions, Experiment
+from foreglow.reproduce.zhang2019.experiment import (
+    SCALES,
+    Captions,
+    Experiment,
+    on_device,
+    read_settings,
+)
 from foreglow.reproduce.zhang2019.models import compare_models
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS, WINS
 from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
@@ -77,7 +82,7 @@ def reproduce(
     Path
         The report.
     """
-    settings = labs.read_settings(scale)
+    settings = read_settings(scale)
     chosen = pick_device(device)
     source = open_source(sky, settings["nside"], seed)
     config = {
@@ -86,7 +91,7 @@ def reproduce(
     }  # fmt: skip
     with open_run(out, config, resume) as run:
         with run.stage("the sky"):
-            dust_sky = labs.on_device(source.sky(LOW_KMS, HIGH_KMS), chosen)
+            dust_sky = on_device(source.sky(LOW_KMS, HIGH_KMS), chosen)
         experiment = Experiment(
             run, settings, source, dust_sky, seed, chosen, resume, map_fn=map_fn
         )

@@ -1,0 +1,259 @@
+"""Instruments read from TOML presets, the user's own files and tables."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+from astropy import units as u
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from foreglow.errors import InstrumentError, warn
+from foreglow.sky.bandpass import Nodes, read_table, top_hat
+from foreglow.sky.instrument import Instrument, in_order, joined
+
+LOWEST_GHZ, HIGHEST_GHZ = 0.1, 3000.0  # what lies beyond is in another unit
+_PRESETS = resources.files("foreglow") / "presets" / "instruments"
+# beyond these a number is more often in another unit than true
+_USUAL = {
+    "frequency": (1.0, 1000.0, "GHz"),
+    "sensitivity": (0.01, 1e6, "uK_CMB arcmin"),
+    "fwhm": (0.1, 600.0, "arcmin"),
+}
+
+
+def available_instruments() -> list[str]:
+    """Names of the built-in instruments."""
+    return sorted(
+        Path(item.name).stem for item in _PRESETS.iterdir() if item.name.endswith(".toml")
+    )
+
+
+def load_instrument(name_or_path: str | Path | Any) -> Instrument:
+    """Read an instrument: a built-in one by its name, a TOML file of the same form, or a table.
+
+    Parameters
+    ----------
+    name_or_path : str, Path, table or Instrument
+        `quijote+litebird`, or the path of a file with a `name` and one `[[band]]` table a band:
+        `name`, `frequency = "11 GHz"`, `sensitivity = "840 uK_CMB arcmin"`,
+        `fwhm = "55.2 arcmin"`, `source`, and if it has a width, `bandpass = { width = 0.3 }`
+        (relative), `{ edges = ["9 GHz", "12 GHz"] }` or `{ table = "band.txt" }` (GHz and
+        response in power units; its path counts from the folder of the file). Several of them
+        joined by plus signs are the bands of all: `s-pass+wmap+planck`. A table is a DataFrame, or
+        a mapping, with columns `frequency` [GHz], `depth_p` [uK_CMB arcmin] and `fwhm` [arcmin],
+        as FGBuster's `get_instrument` gives it; its bands are named by their frequency. An
+        Instrument stays what it is.
+
+    Raises
+    ------
+    InstrumentError
+        If there is no such preset or file, a row is wrong, or two instruments name a band alike.
+
+    Warns
+    -----
+    InstrumentWarning
+        If a frequency, sensitivity or beam is far from what instruments have.
+
+    Examples
+    --------
+    >>> bands = load_instrument("quijote+litebird")
+    >>> bands.n_band
+    17
+    >>> bands.index("40 GHz")
+    2
+    >>> [round(float(rms), 2) for rms in bands.noise_rms(16)[:3]]  # uK_RJ in a pixel
+    [3.81, 3.8, 0.16]
+    """
+    if isinstance(name_or_path, Instrument):
+        return name_or_path
+    if not isinstance(name_or_path, str | Path):
+        return _of_table(name_or_path)
+    text = str(name_or_path)
+    if "+" not in text or (_PRESETS / f"{text}.toml").is_file() or Path(text).is_file():
+        return _load_one(name_or_path)
+    return joined([_load_one(part.strip()) for part in text.split("+")])
+
+
+def _load_one(name_or_path: str | Path) -> Instrument:
+    try:
+        table = _InstrumentFile.model_validate(tomllib.loads(_read(name_or_path)))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InstrumentError(f"{name_or_path} is not valid TOML: {error}.") from error
+    except ValidationError as error:
+        raise InstrumentError(
+            f"{name_or_path} does not describe an instrument: {wrong_fields(error)}. Expected a "
+            'name and one [[band]] table a band with name, frequency = "40 GHz", '
+            'sensitivity = "36 uK_CMB arcmin", fwhm = "69 arcmin", source, and for a wide band '
+            "bandpass = { width = 0.3 }, { edges = [...] } or { table = ... }."
+        ) from error
+    _question(name_or_path, table.band)
+    return _instrument_from_rows(table.name, table.band, Path(name_or_path).parent)
+
+
+def _of_table(table: Any) -> Instrument:
+    """An instrument of columns as FGBuster names them."""
+    try:
+        columns = [
+            [float(u.Quantity(v, unit).value) for v in table[name]]
+            for name, unit in (("frequency", "GHz"), ("depth_p", ""), ("fwhm", "arcmin"))
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InstrumentError(
+            "expected the name of an instrument, a TOML file, or a table with numbers in columns "
+            f"frequency (GHz), depth_p (uK_CMB arcmin) and fwhm (arcmin), got {table!r}; correct "
+            f"it ({error})."
+        ) from error
+    rows = [
+        {
+            "name": f"{nu:g}", "frequency": f"{nu!r} GHz",
+            "sensitivity": f"{depth!r} uK_CMB arcmin",
+            "fwhm": f"{fwhm!r} arcmin", "source": "a table of frequency, depth_p and fwhm",
+        }
+        for nu, depth, fwhm in zip(*columns, strict=True)
+    ]  # fmt: skip
+    try:
+        found = _InstrumentFile.model_validate({"name": "table", "band": rows})
+    except ValidationError as error:
+        raise InstrumentError(
+            f"the table does not describe an instrument: {wrong_fields(error)}."
+        ) from error
+    _question("the table", found.band)
+    return _instrument_from_rows(found.name, found.band, Path())
+
+
+def _question(name_or_path: str | Path, rows: list["_BandRow"]) -> None:
+    """Warn of numbers that are more often in another unit than true."""
+    odd = [
+        f"{key} {value:g} {unit} of band {row.name} (most lie between {low:g} and {high:g})"
+        for row in rows
+        for key, (low, high, unit) in _USUAL.items()
+        if not low <= (value := getattr(row, key)) <= high
+    ]
+    if odd:
+        warn(
+            f"{name_or_path}: unusual {', '.join(odd[:3])}; check the unit.",
+            InstrumentWarning,
+        )
+
+
+class InstrumentWarning(UserWarning):
+    """A number of an instrument is unusual."""
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """The first few fields that a file got wrong, on one line."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})"
+        for e in error.errors()[:3]
+    )
+
+
+def _read(name_or_path: str | Path) -> str:
+    preset = _PRESETS / f"{name_or_path}.toml"
+    if preset.is_file():
+        return preset.read_text(encoding="utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise InstrumentError(
+            f"expected a built-in instrument ({', '.join(available_instruments())}) or the path "
+            f"of a TOML file, but {str(name_or_path)!r} is neither."
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def _quantity_in(unit: str) -> BeforeValidator:
+    """Read a number with a unit as the number in `unit`."""
+
+    def convert(text: object) -> float:
+        try:
+            if ("K_CMB" in unit) != ("K_CMB" in str(text)):
+                raise ValueError("thermodynamic temperature is spelled K_CMB")
+            # to astropy a plain kelvin: a unit K_CMB of our own would clash with that of PySM3
+            quantity = u.Quantity(str(text).replace("K_CMB", "K"))
+            return float(np.asarray(quantity.to_value(unit.replace("K_CMB", "K"))))
+        except (TypeError, ValueError, u.UnitConversionError) as error:
+            reason = str(error).split(". ")[0]
+            raise ValueError(f"expected a quantity in {unit}: {reason}") from error
+
+    return BeforeValidator(convert)
+
+
+_POSITIVE = Field(gt=0, allow_inf_nan=False)
+
+
+_Frequency = Annotated[
+    float, _quantity_in("GHz"), Field(ge=LOWEST_GHZ, le=HIGHEST_GHZ, allow_inf_nan=False)
+]
+
+
+class _Bandpass(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    width: Annotated[float, Field(gt=0, lt=2)] | None = None
+    edges: tuple[_Frequency, _Frequency] | None = None
+    table: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_three(self) -> Self:
+        if sum(value is not None for value in (self.width, self.edges, self.table)) != 1:
+            raise ValueError("expected one of width, edges or table")
+        return self
+
+
+class _BandRow(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    frequency: _Frequency
+    sensitivity: Annotated[float, _quantity_in("uK_CMB arcmin"), _POSITIVE]
+    fwhm: Annotated[float, _quantity_in("arcmin"), _POSITIVE]
+    source: str = Field(min_length=1)
+    bandpass: _Bandpass | None = None
+
+    def nodes(self, folder: Path) -> Nodes:
+        """Of its bandpass; a table's path counts from `folder`."""
+        given = self.bandpass
+        if given is None:
+            return ((self.frequency, 1.0),)
+        if given.width is not None:
+            half = 0.5 * given.width * self.frequency
+            found = top_hat(self.frequency - half, self.frequency + half)
+        elif given.edges is not None:
+            found = top_hat(*given.edges)
+        else:
+            found = read_table(folder / str(given.table))
+        if not found[0][0] < self.frequency < found[-1][0]:
+            raise InstrumentError(
+                f"expected the frequency of band {self.name} within its bandpass, but it is "
+                f"{self.frequency:g} GHz and the response lies about {found[0][0]:g} to "
+                f"{found[-1][0]:g} GHz; give both in GHz."
+            )
+        return found
+
+
+class _InstrumentFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    band: list[_BandRow] = Field(min_length=1)
+
+
+def _instrument_from_rows(name: str, rows: list[_BandRow], folder: Path) -> Instrument:
+    wide = any(row.bandpass for row in rows)
+    return in_order(
+        Instrument(
+            name=name,
+            band=tuple(row.name for row in rows),
+            frequency_ghz=tuple(row.frequency for row in rows),
+            sensitivity_uk_arcmin=tuple(row.sensitivity for row in rows),
+            fwhm_arcmin=tuple(row.fwhm for row in rows),
+            source=tuple(row.source for row in rows),
+            bandpass=tuple(row.nodes(folder) for row in rows) if wide else (),
+        )
+    )
