@@ -308,6 +308,10 @@ def test_chi2_of_the_truth_is_that_of_its_degrees_of_freedom(templates):
             "noise holds others; give them in the order QQ, QU, UU, or NaN",
         ),
         (lambda n: 0 * n, "expected positive definite covariances of Q and U, but"),
+        (
+            lambda n: torch.stack([n[:, 0], (n[:, 0] * n[:, 2]).sqrt(), n[:, 2]], 1),
+            "expected positive definite covariances of Q and U, but",  # if not for rounding
+        ),
     ],
 )
 def test_bad_input(pixels, change, message):
