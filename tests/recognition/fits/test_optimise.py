@@ -239,7 +239,7 @@ def test_bands_that_nobody_observed_are_no_bands(wide, unlike):
     keep = torch.zeros(len(NU), dtype=torch.bool)
     keep[3:7] = True
     data, noise = pixels(64, 1.0)
-    data[..., ~keep], noise[:, ~keep] = torch.nan, 0.0  # of which nothing is asked
+    data[..., ~keep] = torch.nan
     if unlike:
         noise = torch.stack([noise**2, 0 * noise, noise**2], 1)
     found = fit(candidate("power_law"), bands, data, noise)
@@ -249,6 +249,15 @@ def test_bands_that_nobody_observed_are_no_bands(wide, unlike):
     alone = fit(candidate("power_law"), few, data[..., keep], noise[..., keep])
     torch.testing.assert_close(found.chi2, alone.chi2)
     assert torch.equal(found.dof, alone.dof)
+
+
+@pytest.mark.parametrize("unlike", [False, True])
+def test_noise_of_what_nobody_observed_is_not_asked_for(unlike):
+    data, noise = pixels(5, 1.0)
+    data[:, :, 5], noise[:, 5] = torch.nan, 0.0
+    if unlike:
+        noise = torch.stack([noise**2, 0 * noise, noise**2], 1)
+    assert (fit(candidate("power_law"), NU, data, noise).dof == 25).all()
 
 
 def test_no_band_observed():
