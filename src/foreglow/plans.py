@@ -37,10 +37,10 @@ def read_plan(given: Any, default: _Plan, **fields: Any) -> _Plan:
     name, table = _table(given, default)
     said = {field: value for field, value in fields.items() if value is not None}
     known = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}  # pyright: ignore[reportArgumentType]
-    if unknown := table.keys() - known.keys():
+    if unknown := sorted(map(str, table.keys() - known.keys())):
         raise RunError(
             f"{name}: expected fields among {', '.join(known)}, got "
-            f"{', '.join(_with_nearest(one, known) for one in sorted(map(str, unknown)))}; "
+            f"{', '.join(_with_nearest(one, known) for one in unknown)}; "
             "correct their names, or take them out."
         )
     try:

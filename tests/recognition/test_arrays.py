@@ -158,6 +158,19 @@ def test_noise_arrays_with_words(instrument, arrays, values, words, rms):
     np.testing.assert_allclose(said.chi2, plain.chi2, rtol=1e-4)
 
 
+def test_unit_is_that_of_noise_arrays_that_leave_it_open(instrument, arrays):
+    maps = {band: arrays[band] for band in instrument.band[BANDS]}
+    options = {"models": PROBLEMS["curvature"], "noise_scale": 0.1, "unit": "uK_RJ", **SAID}
+    plain = fit(maps, instrument, noise={"11": "1.5 uK_RJ"}, **options)
+    for open_unit in (
+        (np.full(3072, 2.25), "variance"),
+        u.Quantity(np.full(3072, 1.5), "uK"),
+        u.Quantity(np.full(3072, 2.25), "uK2"),
+    ):
+        found = fit(maps, instrument, noise={"11": open_unit}, **options)
+        np.testing.assert_allclose(found.chi2, plain.chi2, rtol=1e-4)
+
+
 def test_noise_is_asked_for_where_the_map_observed_alone(instrument, arrays):
     """A variance of zero beyond the mask says nothing."""
     maps = {band: arrays[band].copy() for band in instrument.band[BANDS]}
@@ -402,6 +415,31 @@ MISTAKES = {
         lambda a: a, {"noise": {"11": np.ones((4, 3072)) * pysm_units.uK_RJ**2}}, ShapeError,
         r"got \(4, 3072\) in uK_RJ2; give the rows of Q and of U, or their covariance",
     ),
+    "three rows said to be rms": (
+        lambda a: a, {"noise": {"11": (np.ones((3, 3072)), "rms in uK_RJ")}}, ShapeError,
+        r"got \(3, 3072\), said to be 'rms in uK_RJ'; give the rows of Q and of U, or their",
+    ),
+    "three rows in the unit of an rms": (
+        lambda a: a, {"noise": {"11": (np.ones((3, 3072)), "in uK_RJ")}}, ShapeError,
+        r"got \(3, 3072\), said to be 'in uK_RJ'; give the rows",
+    ),
+    "words of nothing": (
+        lambda a: a, {"noise": {"11": (np.ones(3072) * pysm_units.uK_RJ, "varience")}}, MapError,
+        "noise of 11: expected words .* got 'varience'; write them as in .array, 'rms in uK_CMB'",
+    ),
+    "words without a unit": (
+        lambda a: {b: u.Quantity(qu, pysm_units.uK_RJ) for b, qu in a.items()},
+        {"unit": None, "noise": {"11": (np.ones(3072), "variance")}}, MapError,
+        "noise of 11: expected words .* and in which unit, got 'variance'; write",
+    ),
+    "words of a number": (
+        lambda a: a, {"noise": {"11": (np.float64(3), "rms in uK_RJ")}}, ShapeError, "got 1; fill",
+    ),
+    "noise for all": (
+        lambda a: a, {"noise": 36 * u.uK * u.arcmin}, InstrumentError,
+        "expected a noise for each band, .* got <Quantity 36.* uK>; give .band: noise, ",
+    ),
+    "a number": (lambda _: 3.0, {}, InstrumentError, "expected a map for each band, .* got 3.0;"),
     "a path": (lambda a: "maps.fits", {}, InstrumentError, "a mapping of band to file or array"),
     "frame": (lambda a: a, {"frame": "X"}, MapError, "^frame: expected a frame G"),
     "convention": (

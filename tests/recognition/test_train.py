@@ -68,6 +68,7 @@ def test_out_or_not_the_same_weights(tmp_path):
     ("changes", "error", "message"),
     [
         ({"plan": {"regime": "noisy"}}, RunError, "plan: expected regime= as a training can have"),
+        ({"plan": {3: 3}}, RunError, "expected fields among regime, epochs, .* got 3; correct"),
         (
             {"plan": {"epoch": 3}},
             RunError,

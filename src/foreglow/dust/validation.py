@@ -6,7 +6,6 @@ them may read is masked in training: the wedge with a border of half a cutout's 
 """
 
 import logging
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from foreglow.dust.evaluate import integrated_predictor, model_predictor, score
 from foreglow.dust.model import DustModel
 from foreglow.dust.predict import measure, stitched_members
 from foreglow.dust.uncertainty import to_card
+from foreglow.errors import warn
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Pointings, cutout_pixels
@@ -72,12 +72,11 @@ def hold_out(sampler: CutoutSampler) -> tuple[CutoutSampler, CutoutSampler]:
                 wedge.name, 100 * share,
             )  # fmt: skip
             return training, replace(sampler, region=wedge)
-    warnings.warn(
+    warn(
         f"expected a region of which a part can be kept from the training, got too little sky in "
         f"the {sampler.region.name}: validation is by the sky of the training, so that overfitting "
         "is not seen and stated errors are too small; give more sky",
         MapWarning,
-        stacklevel=2,
     )
     return sampler, sampler
 

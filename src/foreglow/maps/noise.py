@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foreglow.errors import MapError, ShapeError
+from foreglow.errors import MapError
 from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import GivenArray
 from foreglow.maps.blocks import PixelBlock, ring_numbers
@@ -24,10 +24,18 @@ from foreglow.maps.columns import (
     meanings,
     stokes_of_product,
 )
-from foreglow.maps.conventions import UNITS, canonical_unit, power_of_unit, warn_assumed
+from foreglow.maps.conventions import canonical_unit, power_of_unit, warn_assumed
 from foreglow.maps.given import GivenFile
 from foreglow.maps.io import is_iau, validate_numbers
-from foreglow.maps.noise_kinds import KIND_OF_POWER, kind_of_columns, unit_of_kind, unit_of_rms
+from foreglow.maps.noise_kinds import (
+    KIND_OF_POWER,
+    kind_of_columns,
+    no_such_rows,
+    unclear_array,
+    unit_of_kind,
+    unit_of_rms,
+    words_of_array,
+)
 from foreglow.maps.stored import FilePart, StoredMap
 from foreglow.maps.table import Table, open_table
 
@@ -229,7 +237,7 @@ def open_noise_map(given: str | Path | GivenFile | GivenArray, unit: str | None 
         out, or POLCCONV (taken as COSMO) is absent beside one that is not.
     """
     if isinstance(given, GivenArray):
-        return _noise_of_array(given)
+        return _noise_of_array(given, unit)
     given = GivenFile.of(given)
     pairs = zip(given.paths, given.columns, strict=True)
     tables = [open_table(path, names) for path, names in pairs]
@@ -245,43 +253,33 @@ def open_noise_map(given: str | Path | GivenFile | GivenArray, unit: str | None 
     return opened
 
 
-def _noise_of_array(given: GivenArray) -> NoiseMap:
-    """The noise that a Quantity holds: an rms, a variance or an inverse variance by its unit."""
+def _noise_of_array(given: GivenArray, unit: str | None) -> NoiseMap:
+    """The noise that an array holds: by its words, or by the unit of the Quantity."""
     names = {1: ("QU",), 2: ("Q", "U"), 3: ("QQ", "QU", "UU")}
-    rows = 1 if np.ndim(given.values) == 1 else len(given.values)
+    rows = 1 if np.ndim(given.values) < 2 else len(given.values)
     if rows not in names:
-        raise _no_such_rows(given)
+        raise no_such_rows(given)
     table = given.table(names[rows])
     columns = tuple(table.column(i) for i in range(len(table.columns)))
     part = FilePart.of(table, [0, 0] if rows == 1 else range(rows))
     flip_u = rows == 3 and is_iau(table)
+    power = power_of_unit(columns[0].unit) if columns[0].unit else None
+    if unit is not None:
+        unit = canonical_unit(f"{given.name}: unit=", unit, None)
+        if power is not None and power[0] != unit.partition("_")[0]:
+            unit = None  # it states its own
     if given.said:
-        words = GivenFile.of(f"{given.name} as {given.said}")
+        words = words_of_array(given, bool(power or unit))
         kind = kind_of_columns(words, columns, None)
         return NoiseMap(
-            (part,), unit_of_rms(words, columns, kind, None), kind, words.sigma0, flip_u
+            (part,), unit_of_rms(words, columns, kind, unit), kind, words.sigma0, flip_u
         )
-    power = power_of_unit(columns[0].unit) if columns[0].unit else None
     if power is None:
-        raise MapError(
-            f"{given.name}: expected noise as a Quantity in one of {', '.join(UNITS)} (an rms), "
-            f"its square (a variance) or one over that, got {columns[0].unit or 'no unit'}; "
-            "say what it holds, as in (array, 'rms in uK_CMB'), (array, 'variance in uK_CMB^2') "
-            "or (array, 'hits of 1.2 mK_CMB')"
-        )
+        raise unclear_array(given, columns[0].unit)
     if rows == 3 and power[1] == 1:
-        raise _no_such_rows(given)
-    unit = canonical_unit(given.name, power[0], None)
+        raise no_such_rows(given)
+    unit = canonical_unit(given.name, unit or power[0], None)
     return NoiseMap((part,), unit, KIND_OF_POWER[power[1]], flip_u=flip_u)
-
-
-def _no_such_rows(given: GivenArray) -> ShapeError:
-    unit = getattr(given.values, "unit", "no unit")
-    return ShapeError(
-        f"{given.name}: expected noise of shape (n_pix,) for Q and U alike, (2, n_pix) of Q and of "
-        f"U, or (3, n_pix) of QQ, QU and UU in the square of a unit or one over that, got "
-        f"{np.shape(given.values)} in {unit}; give the rows of Q and of U, or their covariance"
-    )
 
 
 def _numbers(given: GivenFile, tables: Sequence[Table]) -> list[list[int]]:

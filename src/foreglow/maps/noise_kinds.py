@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from foreglow.errors import MapError
+import numpy as np
+
+from foreglow.errors import MapError, ShapeError
+from foreglow.maps.arrays import GivenArray
 from foreglow.maps.columns import NOISE_KINDS, meaning_of
 from foreglow.maps.conventions import (
     UNITS,
@@ -23,6 +26,10 @@ _WAYS = {
     "inverse variance": "inverse variance in mK_CMB^-2",
     "hits": "hits of 1.2 mK_CMB",  # the rms of one
 }
+_AS_WORDS = (
+    "as in (array, 'rms in uK_CMB'), (array, 'variance in uK_CMB^2') or (array, 'hits of 1.2 "
+    "mK_CMB')"
+)
 _WAYS_OF_THREE = {
     "variance": "covariance in mK_CMB^2",
     "inverse variance": "inverse covariance in mK_CMB^-2",
@@ -195,4 +202,54 @@ def _say_kind(given: GivenFile, columns: Sequence[Column], unit: str | None) -> 
     warn_assumed(
         f"{given.paths[0]}: {names} without a unit taken as {word} in {text}; say what it is to "
         f"silence this, '{given} as {word} in {text}'"
+    )
+
+
+def words_of_array(given: GivenArray, has_unit: bool) -> GivenFile:
+    """What was said of an array, as of a file.
+
+    Parameters
+    ----------
+    given : GivenArray
+    has_unit : bool
+        Whether a unit is known without these words.
+
+    Raises
+    ------
+    MapError
+        If the words do not say what the numbers are, or leave the unit open.
+    ShapeError
+        If they say that QQ, QU and UU are an rms.
+    """
+    words = GivenFile.of(f"{given.name} as {given.said}")
+    understood = words.kind or given.said.split()[:1] == ["in"]
+    if not understood or not (words.unit or has_unit):
+        raise MapError(
+            f"{given.name}: expected words that say what the numbers are and in which unit, got "
+            f"{given.said!r}; write them {_AS_WORDS}"
+        )
+    power = power_of_unit(words.unit) if words.unit else None
+    is_rms = words.kind == "rms" or (not words.kind and power is not None and power[1] == 1)
+    if is_rms and np.ndim(given.values) == 2 and len(given.values) == 3:
+        raise no_such_rows(given)
+    return words
+
+
+def unclear_array(given: GivenArray, unit: str) -> MapError:
+    """What to say of an array without words whose unit does not say what it holds."""
+    return MapError(
+        f"{given.name}: expected noise as a Quantity in one of {', '.join(UNITS)} (an rms), its "
+        f"square (a variance) or one over that, got {unit or 'no unit'}; say what it holds, "
+        f"{_AS_WORDS}"
+    )
+
+
+def no_such_rows(given: GivenArray) -> ShapeError:
+    """What to say of an array whose rows are no noise of Q and U."""
+    unit = getattr(given.values, "unit", "no unit")
+    what = f", said to be {given.said!r}" if given.said else f" in {unit}"
+    return ShapeError(
+        f"{given.name}: expected noise of shape (n_pix,) for Q and U alike, (2, n_pix) of Q and of "
+        f"U, or (3, n_pix) of QQ, QU and UU in the square of a unit or one over that, got "
+        f"{np.shape(given.values)}{what}; give the rows of Q and of U, or their covariance"
     )

@@ -51,6 +51,14 @@ class Bands:
             return spectrum
         return (spectrum.movedim(dim, -1) @ self.weight).movedim(-1, dim)
 
+    def some(self, wanted: Tensor) -> Self:
+        """Some of the bands, by a mask or by their places."""
+        if self.weight is None:
+            return type(self)(self.node_ghz[wanted])
+        weight = self.weight[:, wanted]
+        nodes = (weight != 0).any(1)
+        return type(self)(self.node_ghz[nodes], weight[nodes])
+
     def to(self, device: torch.device | str) -> Self:
         """The same in double precision on a device."""
         weight = None if self.weight is None else self.weight.to(device, torch.float64)

@@ -308,6 +308,10 @@ def test_chi2_of_the_truth_is_that_of_its_degrees_of_freedom(templates):
             "noise holds others; give them in the order QQ, QU, UU, or NaN",
         ),
         (lambda n: 0 * n, "expected positive definite covariances of Q and U, but"),
+        (
+            lambda n: 0 * n + torch.from_numpy(np.array([0.3, np.sqrt(0.3 * 1.4), 1.4]))[:, None],
+            "expected positive definite covariances of Q and U, but",  # QU^2 rounds below QQ UU
+        ),
     ],
 )
 def test_bad_input(pixels, change, message):

@@ -16,7 +16,7 @@ from foreglow.recognition.fits.skymodel import (
     fixed_spectra,
 )
 from foreglow.sky import seds
-from foreglow.sky.bandpass import Bands
+from foreglow.sky.bandpass import Bands, bands_of
 from foreglow.sky.instrument_files import load_instrument
 
 INSTRUMENT = load_instrument("quijote+litebird")
@@ -228,6 +228,41 @@ def test_turning_q_and_u_changes_neither_chi2_nor_beta():
         one, other = (fit(candidate(name), NU, d, sigma) for d in (data, turn @ data))
         torch.testing.assert_close(one.chi2, other.chi2, rtol=1e-7, atol=1e-6)
         torch.testing.assert_close(one.parameters, other.parameters, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("unlike", [False, True])
+def test_bands_that_nobody_observed_are_no_bands(wide, unlike):
+    """Grids of starts for all bands missed the lowest minimum of few that lie close together."""
+    edges = tuple(((0.97 * nu, 0.5), (1.03 * nu, 0.5)) for nu in INSTRUMENT.frequency_ghz)
+    bands = bands_of(edges) if wide else Bands.of(NU)
+    keep = torch.zeros(len(NU), dtype=torch.bool)
+    keep[3:7] = True
+    data, noise = pixels(64, 1.0)
+    data[..., ~keep] = torch.nan
+    if unlike:
+        noise = torch.stack([noise**2, 0 * noise, noise**2], 1)
+    found = fit(candidate("power_law"), bands, data, noise)
+    few = Bands(NU[keep])
+    if wide:
+        few = bands_of(edges[3:7])
+    alone = fit(candidate("power_law"), few, data[..., keep], noise[..., keep])
+    torch.testing.assert_close(found.chi2, alone.chi2)
+    assert torch.equal(found.dof, alone.dof)
+
+
+@pytest.mark.parametrize("unlike", [False, True])
+def test_noise_of_what_nobody_observed_is_not_asked_for(unlike):
+    data, noise = pixels(5, 1.0)
+    data[:, :, 5], noise[:, 5] = torch.nan, 0.0
+    if unlike:
+        noise = torch.stack([noise**2, 0 * noise, noise**2], 1)
+    assert (fit(candidate("power_law"), NU, data, noise).dof == 25).all()
+
+
+def test_no_band_observed():
+    data, sigma = pixels(3, 1.0)
+    assert fit(candidate("curved"), NU, data * torch.nan, sigma).chi2.isnan().all()
 
 
 @pytest.mark.parametrize("missing", ["data", "sigma"])

@@ -214,6 +214,20 @@ def test_a_part_of_the_sky_keeps_its_inside(tmp_path, instrument, sky):
         assert np.isfinite(rms[0][seen]).all()
 
 
+def test_noise_is_asked_for_where_the_map_observed_alone(tmp_path, instrument, sky):
+    mask = hp.pix2ang(NSIDE, PIXELS)[0] < 1.2
+    paths = write(tmp_path / "in", sky, BEAMS, mask=mask)
+    left = {}
+    for name, beyond in (("zero", 0.0), ("unseen", hp.UNSEEN)):
+        file = tmp_path / f"{name}.fits"
+        write_maps(file, {"RMS": (np.where(mask, 2.0, beyond), "uK_RJ")}, frame="G")
+        noise = bring_to_one_resolution(
+            instrument, paths, tmp_path / name, 120.0, {"SAT_93": file}
+        )[1]
+        left[name] = open_noise_map(noise["SAT_93"]).read(np.arange(1000))
+    np.testing.assert_array_equal(left["zero"], left["unseen"])
+
+
 def test_maps_of_several_nsides_are_brought_together(tmp_path, instrument, sky):
     fine = write(tmp_path / "fine", sky, {"SAT_93": 30.0}, nside=128)
     coarse = write(tmp_path / "coarse", sky, {"SAT_27": 91.0})

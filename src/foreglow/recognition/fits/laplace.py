@@ -60,7 +60,8 @@ def log_evidence(
     -------
     Tensor, float64, shape (n,)
         Up to a constant a pixel, the same for all models; to some hundredths where the prior
-        rules, better where the data do. NaN where fewer than three bands observed.
+        rules, better where the data do. NaN where fewer than three bands observed and, if beta_d is
+        free, where `fit` finds too few.
 
     Raises
     ------

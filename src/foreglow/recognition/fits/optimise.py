@@ -88,7 +88,9 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Ten
     Farsian et al. 2020, eqs. 5.1-5.4; Stompor et al. 2009; Golub & Pereyra 2003.
     """
     bands = Bands.of(frequency_ghz).to(data.device)
-    _validate(len(bands), data, noise)
+    seen = _validate(len(bands), data, noise)
+    if not seen.all():  # else the grids of starts are as fine as bands need that nobody observed
+        bands, data, noise = bands.some(seen), data[..., seen], noise[..., seen]
     result = _empty(model, len(data), data.device)
 
     on_cpu, threads = data.device.type == "cpu", torch.get_num_threads()
@@ -121,7 +123,8 @@ def observed(data: Tensor, noise: Tensor) -> Tensor:
     return (torch.isfinite(data) & (data != hp.UNSEEN)).all(1) & known
 
 
-def _validate(n_band: int, data: Tensor, noise: Tensor) -> None:
+def _validate(n_band: int, data: Tensor, noise: Tensor) -> Tensor:
+    """Check what was given; which bands observed any pixel, bool (n_band,)."""
     if data.ndim != 3 or data.shape[1:] != (2, n_band):
         raise ShapeError(
             f"expected data of shape (n, 2, {n_band}), got {tuple(data.shape)}; "
@@ -132,19 +135,20 @@ def _validate(n_band: int, data: Tensor, noise: Tensor) -> None:
             f"expected noise of shape ({len(data)}, {n_band}) or ({len(data)}, 3, {n_band}), got "
             f"{tuple(noise.shape)}; give the rms of every pixel and band, or QQ, QU and UU."
         )
+    seen = observed(data, noise)
     if noise.ndim == 3:
         qq, qu, uu = noise.double().unbind(1)
-        known = torch.isfinite(noise).all(1)
-        if (known & ((qq <= 0) | (uu <= 0) | (qu.square() >= qq * uu))).any():
+        if (seen & ~((qq > 0) & (uu - qu.square() / qq > 0))).any():
             raise ShapeError(
                 "expected positive definite covariances of Q and U, but noise holds others; give "
                 "them in the order QQ, QU, UU, or NaN where a band did not observe."
             )
-    elif (noise <= 0).any():
+    elif (seen & (noise <= 0)).any():
         raise ShapeError(
             "expected noise above zero, but it holds values <= 0; a fit weighs the bands by their "
             "noise: give it, or NaN where a band did not observe."
         )
+    return seen.any(0)
 
 
 def _empty(model: SkyModel, n: int, device: torch.device) -> Fit:

@@ -194,12 +194,13 @@ def _write_band(
     pixels = np.arange(hp.nside2npix(one.nside))
     qu = one.read(pixels).astype(np.float64)
     unlike, noise_unit = isinstance(rms, NoiseMap) and not rms.alike, "uK_RJ"
+    seen = np.isfinite(qu[0]) & np.isfinite(qu[1])
     if isinstance(rms, NoiseMap):
-        covariance, noise_unit = rms.read_covariance(pixels), rms.unit
+        covariance, noise_unit = rms.read_covariance(pixels, seen), rms.unit
     else:
         covariance = np.tile([[rms**2], [0.0], [rms**2]], len(pixels))
     variance = covariance[[0, 2]].mean(0)
-    seen = np.isfinite(qu).all(0) & np.isfinite(variance)
+    seen &= np.isfinite(variance)
     if not seen.any():
         raise MapError(f"{one.path}: no pixel is observed; check its mask and that of the noise.")
     transfer = aim.transfer(beam_arcmin)

@@ -274,6 +274,11 @@ def _each(
             f"{str(values)!r}; give {{band: {str(values)!r}, ...}}."
         )
     if not isinstance(values, Mapping):
+        if getattr(values, "ndim", None) == 0 or not hasattr(values, "__len__"):
+            raise InstrumentError(
+                f"expected a {what} for each band, as a mapping of band to {what} or one array of "
+                f"all bands, got {values!r}; give {{band: {what}, ...}}."
+            )
         if len(values) != instrument.n_band:
             raise InstrumentError(
                 f"expected one {what} for each of the {instrument.n_band} bands of "
