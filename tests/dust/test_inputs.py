@@ -158,6 +158,15 @@ def test_a_sky_that_may_not_be_meant(gas, files, change, message):
     assert len(caught) == 1
 
 
+def test_a_cube_brighter_than_the_line(gas, files):
+    channels = [np.minimum(50 * channel, 400.0) for channel in gas.hydrogen.cube(VELOCITY)]
+    with pytest.warns(
+        MapWarning,
+        match=r"hi.zarr: .* up to 400 K, and above 300 K in .* are mK",
+    ):
+        load_sky(*files(channels), low_kms=-60, high_kms=10)
+
+
 @pytest.mark.parametrize("unit", ["MJy/sr", "mag", "K_RJ"])
 def test_a_unit_against_the_header_is_refused(files, unit):
     cube, dust, mask = files()

@@ -19,6 +19,7 @@ from foreglow.dust.model import DustModel
 from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, to_card
 from foreglow.errors import ForeglowError, MapError, ShapeError
+from foreglow.hi_cube.arrays import as_cube
 from foreglow.hi_cube.cube import open_cube, write_cube
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Grid
@@ -395,6 +396,28 @@ WRONG = {
         "healpy.Rotator(coord=['C', 'G']).rotate_map_pixel",
     ),
 }  # fmt: skip
+
+
+def test_a_cube_brighter_than_the_line(model, tb):
+    """As mK taken as K, where the sky is faint."""
+    bright = np.minimum(130 * tb, 431.2)
+    message = r"cube: .* some 200 K, got up to 431.2 K, and above 300 K in 0.\d+ of .*; if the num"
+    with pytest.warns(MapWarning, match=message) as caught:
+        predict(bright, model, unit="K")
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("name", ["units", "unit", "BUNIT"])
+def test_an_attribute_in_mk(name, tb):
+    coordinate = xarray.Variable("velocity", KMS, {"units": "km/s"})
+    attributes = {name: "mK", "frame": "G"}
+    data = xarray.DataArray(
+        1e3 * tb.astype(float), dims=("velocity", "pixel"), attrs=attributes,
+        coords={"velocity": coordinate},
+    )  # fmt: skip
+    np.testing.assert_allclose(as_cube(data).tb[:][:, hp.ring2nest(NSIDE, 0)], tb[:, 0], rtol=1e-6)
+    with pytest.raises(MapError, match="unit: expected 'mK', as the cube says, got 'K'"):
+        as_cube(data, unit="K")
 
 
 @pytest.mark.parametrize("kind", WRONG)

@@ -22,6 +22,7 @@ from foreglow.compute.workers import MapFn
 from foreglow.dust.cutouts import SkyCube
 from foreglow.errors import MapError, warn
 from foreglow.files import new_file
+from foreglow.hi_cube.brightness import Brightest
 from foreglow.hi_cube.cube import HICube, open_cube
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
@@ -151,7 +152,9 @@ def observed_sky(
     chunk = cube.tb.chunks[0]
     parts = [channels[channels // chunk == k] for k in np.unique(channels // chunk)]
     found = map_fn(partial(_observed, where_it_lies(cube)), parts)
-    for part, bits in zip(parts, found, strict=True):
+    brightest = Brightest()
+    for part, (bits, bright) in zip(parts, found, strict=True):
+        brightest += bright
         for k, packed in zip(part, bits, strict=True):
             observed = np.unpackbits(packed, count=n_pix).view(bool)
             if not observed.any():
@@ -160,6 +163,7 @@ def observed_sky(
             everywhere &= observed
             if not observed[wanted].all():
                 raise _unobserved(cube, int(k), wanted, wanted & ~observed)
+    brightest.question(cube.name)
     assert wanted is not None  # there is a channel
     return wanted, everywhere
 
@@ -192,15 +196,18 @@ def _opened(cube: Path | HICube) -> HICube:
     return open_cube(cube) if isinstance(cube, Path) else cube
 
 
-def _observed(cube: Path | HICube, channels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Where channels have observed, a bit a pixel, shape (channel, n_pix / 8), NESTED."""
+def _observed(
+    cube: Path | HICube, channels: NDArray[np.integer]
+) -> tuple[NDArray[np.uint8], Brightest]:
+    """Where channels have observed, a bit a pixel, (channel, n_pix / 8) NESTED; how bright."""
     tb = _opened(cube).tb
     step = max(tb.chunks[1], _STEP)  # a multiple of 8: pixels of a chunk are a power of two
-    parts = []
+    parts, brightest = [], Brightest()
     for first in range(0, tb.shape[1], step):
         block = _rows(tb, channels, slice(first, first + step))
         parts.append(np.packbits(np.isfinite(block), axis=1))
-    return np.concatenate(parts, axis=1)
+        brightest += Brightest.of(block)
+    return np.concatenate(parts, axis=1), brightest
 
 
 def _rows(tb: Any, channels: Any, pixels: slice) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.dust.target import describe_sky, question_mask, question_target, validate_varies
 from foreglow.errors import MapError, SkyError, warn
 from foreglow.hi_cube.arrays import as_cube
+from foreglow.hi_cube.brightness import Brightest
 from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
@@ -213,8 +214,8 @@ def load_sky(
     Warns
     -----
     MapWarning
-        If there is no mask, the dust does not rise with the gas, or the mask keeps the bright part
-        of the sky.
+        If there is no mask, the cube is brighter than the line, the dust does not rise with the
+        gas, or the mask keeps the bright part of the sky.
     """
     gas = as_cube(cube, velocity, unit, nest, frame)
     chosen = _channels_between(gas, low_kms, high_kms)
@@ -236,9 +237,11 @@ def load_sky(
             "where the dust does not follow the gas; pass mask=",
             MapWarning,
         )
-    total = np.zeros(target.size, np.float32)
+    total, brightest = np.zeros(target.size, np.float32), Brightest()
     for channel in gas.channels(chosen):
         total += channel
+        brightest += Brightest.of(channel)
+    brightest.question(gas.name)
     observed = np.isfinite(target) & np.isfinite(total)
     _validate_cover(observed & counts, gas.name, name)
     validate_varies(name, target[observed & counts], target_unit)

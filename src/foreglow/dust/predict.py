@@ -226,7 +226,8 @@ def predict_dust(
     Warns
     -----
     MapWarning
-        If there is no mask, less sky than one cutout, or an array whose frame is not stated.
+        If there is no mask, less sky than one cutout, a cube that is brighter than the line, or an
+        array whose frame is not stated.
 
     Notes
     -----

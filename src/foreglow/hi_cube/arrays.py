@@ -175,7 +175,7 @@ def _from_xarray(
         kms,
         data.shape[1],
         nest=_ordering(stated, nest),
-        to_kelvin=_kelvin_of(stated.get("units"), unit),
+        to_kelvin=_kelvin_of(_stated_unit(stated), unit),
         frame=_stated_frame(stated, frame),
         beam_arcmin=stated.get("beam_arcmin"),
         source=str(stated.get("source", "")),
@@ -322,6 +322,11 @@ def _kelvin_of(stated: Any, unit: str | u.UnitBase | None) -> float:
             f"unit: expected {str(stated)!r}, as the cube says, got {str(unit)!r}; leave unit= out"
         )
     return next(iter(factors.values()))
+
+
+def _stated_unit(stated: Mapping[str, Any]) -> Any:
+    """The unit that the attributes of xarray's cube state, by the names that programs give it."""
+    return next((stated[name] for name in ("units", "unit", "BUNIT") if name in stated), None)
 
 
 def _ordering(stated: Mapping[str, Any], nest: bool | None) -> bool:

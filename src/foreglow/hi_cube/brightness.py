@@ -15,6 +15,7 @@ from foreglow.errors import MapError
 from foreglow.maps.conventions import warn_assumed
 
 LIMIT_K = 1000.0  # the line reaches some 200 K
+_BRIGHT_K, _BRIGHT_SHARE = 300.0, 1e-3
 PLACEHOLDERS = (-99.0, -999.0, -9999.0, -99999.0, -32768.0)  # to the bit, in the unit of the file
 _FEW = 3  # different placeholders that a file may have
 _SHARE = 0.01
@@ -136,6 +137,55 @@ def validate_brightness(where: str, values: NDArray[np.float32], named: str) -> 
             f"{LIMIT_K:g} K of zero, got {max(odd.values, key=abs):.6g} in {named}; set what was "
             "not observed to NaN, or bring the maps to K"
         )
+
+
+@dataclass(frozen=True)
+class Brightest:
+    """How bright a cube is, or a part of it.
+
+    Attributes
+    ----------
+    peak_k : float
+        The highest value [K]; NaN where nothing was observed.
+    bright, looked_at : int
+        Values above what the line reaches, and in all, but for NaN.
+    """
+
+    peak_k: float = np.nan
+    bright: int = 0
+    looked_at: int = 0
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating]) -> "Brightest":
+        """Of some values [K], NaN where not observed."""
+        peak = _extreme(np.fmax, values)
+        bright = int((values > _BRIGHT_K).sum()) if peak > _BRIGHT_K else 0
+        return cls(peak, bright, values.size - int(np.isnan(values).sum()))
+
+    def __add__(self, other: "Brightest") -> "Brightest":
+        """Of both parts."""
+        return Brightest(
+            float(np.fmax(self.peak_k, other.peak_k)),
+            self.bright + other.bright,
+            self.looked_at + other.looked_at,
+        )
+
+    def question(self, where: str) -> None:
+        """Warn of a cube that is brighter than the line, as if its numbers were mK.
+
+        Single pixels may be: a mock has them, and so have continuum sources.
+
+        Warns
+        -----
+        MapWarning
+        """
+        if self.bright > _BRIGHT_SHARE * self.looked_at:
+            warn_assumed(
+                f"{where}: expected brightness temperatures of the 21 cm line, which reaches some "
+                f"200 K, got up to {self.peak_k:.4g} K, and above {_BRIGHT_K:g} K in "
+                f"{self.bright / self.looked_at:.2g} of the values; if the numbers are mK, say so "
+                "(unit= with an array, BUNIT before the cube is prepared)"
+            )
 
 
 def _odd(
