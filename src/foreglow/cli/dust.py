@@ -173,7 +173,10 @@ def dust_train(
     num_nodes: NumNodes = 1,
     resume: Resume = False,
 ) -> None:
-    """Train a network on cutouts of an HI cube and a dust map, drawn fresh at every step."""
+    """Train a network on cutouts of an HI cube and a dust map, drawn fresh at every step.
+
+    A wedge of the region, between two longitudes, is kept out of it for validation.
+    """
     from foreglow.dust.train import DustPlan, train_dust
     from foreglow.plans import read_plan
 
@@ -186,8 +189,9 @@ def dust_train(
             high_kms=high_kms, dust_unit=dust_unit, nside=nside, seed=seed, device=device,
             resume=resume, processes=processes,
         )  # fmt: skip
-        score = made.card["history"]["validation_score"][-1] / 2
-        screen.say(f"model: {out} (r of validation cutouts {score:.4f})")
+        judged = made.card["validation"]
+        score = (judged["r50"] + judged["r150"]) / 2
+        screen.say(f"model: {out} (r of validation cutouts {score:.4f}: {judged['region']})")
 
 
 @app.command("predict")

@@ -61,7 +61,7 @@ def hold_out(sampler: CutoutSampler) -> tuple[CutoutSampler, CutoutSampler]:
     MapWarning
         If the region is too small.
     """
-    centres = sampler.fixed_pointings(_CENTRES)
+    centres = sampler.fixed_pointings(_CENTRES).to(torch.device("cpu"))
     wedge = _find_wedge(sampler, centres)
     if wedge is not None:
         training = replace(sampler, sky=_masked(sampler, wedge))
