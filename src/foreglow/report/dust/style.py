@@ -9,7 +9,7 @@ MODELS = {
     "linear": "linear",
     "linear_scale_dependent": "linear, scale dependent",
     "unet": "U-Net",
-    "unet_zhang2019": "U-Net of the paper, published",
+    "unet_zhang2019": "U-Net of the paper",
     "unet_zhang2019_annealed": "U-Net of the paper, annealed",
     "unet_single": "U-Net, one network",
     "integrated_wide": "integrated intensity, wider range",
