@@ -10,11 +10,15 @@ from foreglow import ContextModel, DustModel, Recogniser, classify
 from foreglow.errors import ModelError
 from foreglow.maps.regions import layout
 from foreglow.recognition.evaluation.evaluate import Evaluation
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.simulation.skies import simulate_sky, write_sky
 from foreglow.shipped import find_model, shipped_models
 from foreglow.sky.templates import load_templates
 
 KINDS = {"mock-four": Recogniser, "mock-four-neighbours": ContextModel, "mock-dust": DustModel}
+KINDS |= {
+    f"farsian2020-{problem}{noise}": Recogniser for problem in PROBLEMS for noise in ("", "-noisy")
+}
 
 
 def test_all_are_there_and_small():

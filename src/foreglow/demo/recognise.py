@@ -41,6 +41,9 @@ _WORDS = {
     "many_noise": "with noise",
     "conditioned": "over noise scales",
 }
+_NETWORKS = {"foreglow": "network", "farsian2020": "the paper's network"}
+_PAPERS = ("farsian2020-four", "farsian2020-four-noisy")
+"""The paper's network, trained on the mock Galaxy before."""
 _NOTE = (
     "The mock Galaxy with another model in each quadrant, recognised by networks that differ in "
     "their training."
@@ -69,9 +72,10 @@ def recognise_models(run: Run, seed: int, device: torch.device) -> Captions:
         captions = _draw_templates(run, templates)
     trained = [_train(run, plan, instrument, templates, seed, device) for plan in _PLANS]
     captions |= _draw_history(run, trained[0][1])
+    models = [model for model, _ in trained] + [Recogniser.load(name, device) for name in _PAPERS]
     for name, noise_scale in _SKIES.items():
         with run.stage(f"recognise a sky: {name}"):
-            captions |= _recognise(run, name, noise_scale, trained, instrument, templates)
+            captions |= _recognise(run, name, noise_scale, models, instrument, templates)
     return captions
 
 
@@ -100,7 +104,7 @@ def _recognise(
     run: Run,
     name: str,
     noise_scale: float,
-    trained: list[tuple[Recogniser, History]],
+    models: list[Recogniser],
     instrument: Instrument,
     templates: Templates,
 ) -> Captions:
@@ -111,27 +115,26 @@ def _recognise(
     folder = run.folder / "maps" / f"noise_{noise_scale:g}"
     paths = write_sky(sky, instrument, _MODELS, folder)
     captions, chances = {}, {}
-    for model, _ in trained:
+    for model in models:
         regime = model.card["training"]["regime"]
         if noise_scale not in _tested(regime):
             continue
         found = classify(paths, model=model, noise_scale=noise_scale)
-        found.to_fits(folder / f"recognised_{regime}.fits")
-        chances[f"trained {_WORDS[regime]}"] = found.probability
+        found.to_fits(folder / f"recognised_{model.kind}_{regime}.fits")
+        which = f"{_NETWORKS[model.kind]} trained {_WORDS[regime]}"
+        chances[which] = found.probability
         evaluation = Evaluation(_MODELS, found.probability, label)
-        log.info("%s, network trained %s: accuracy %.3f", name, regime, evaluation.accuracy)
+        log.info("%s, %s: accuracy %.3f", name, which, evaluation.accuracy)
         run.records += evaluation.records(
-            problem="four", network="foreglow", training=regime,
+            problem="four", network=model.kind, training=regime,
             noise="table1" if noise_scale else "none", noise_scale=noise_scale, context="pixel",
             method="network", set="test", nside=_NSIDE, paper=_paper(regime, noise_scale),
         )  # fmt: skip
-        key = f"map_{noise_scale:g}_{regime}"
-        figure = skymaps.recognition_map(
-            evaluation.probability, label, _MODELS, f"{name}, network trained {regime}"
-        )
+        key = f"map_{noise_scale:g}_{model.kind}_{regime}"
+        figure = skymaps.recognition_map(evaluation.probability, label, _MODELS, f"{name}, {which}")
         figures.save(figure, run.figures, key)
         captions[key] = {
-            "title": f"{name}, network trained {regime}",
+            "title": f"{name}, {which}",
             "caption": f"Accuracy {evaluation.accuracy:.1%} of {len(label)} pixels.",
             "section": "Test skies",
         }

@@ -15,5 +15,6 @@ for model in shipped_models():
         subprocess.run(
             [sys.executable, "-m", "foreglow", *shlex.split(model.command), "--out", str(out)],
             check=True,
+            cwd=model.folder.parent,  # where plans lie
         )
         replace_directory(out, model.folder)
