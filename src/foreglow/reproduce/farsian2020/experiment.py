@@ -103,7 +103,8 @@ class Experiment:
         """Train, or load what this run has trained; later regimes go on from noiseless.
 
         `network` names a table of the preset, whose `network` is the architecture where the
-        table's name is none, and whose `shipped` models, by regime, need no training.
+        table's name is none, whose `shipped` models, by regime, need no training, and whose `anew`
+        says that all regimes start from new weights.
         """
         name = "_".join([problem, network, regime, *(f"{v:g}" for v in changes.values())])
         folder = self.run.models / name
@@ -118,11 +119,11 @@ class Experiment:
             model.save(folder)
             return model, model.card["history"]
         plan = self.plan(network, regime, problem, **changes)
-        before = self.run.models / f"{problem}_{network}_noiseless"
-        if regime in ("one_noise", "many_noise") and not changes:
+        before, table = self.run.models / f"{problem}_{network}_noiseless", self.settings[network]
+        if regime in ("one_noise", "many_noise") and not (changes or table.get("anew")):
             model = Recogniser.load(before, self.device)
         else:
-            kind = self.settings[network].get("network", network)
+            kind = table.get("network", network)
             model = Recogniser.untrained(kind, self.instrument, PROBLEMS[problem], self.seed)
         with self.run.stage(f"train {name}"):
             history = train(
