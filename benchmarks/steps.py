@@ -53,7 +53,7 @@ def dust_steps(
     )
     with (
         _starts(dust_train, device) as starts,
-        patch.object(dust_train, "_calibrate", lambda *_: None),
+        patch.object(dust_train, "calibrate", lambda *_: None),
         patch.object(dust_train, "VALIDATION_CUTOUTS", batch),
         tempfile.TemporaryDirectory() as folder,
     ):
