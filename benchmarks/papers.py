@@ -53,7 +53,7 @@ def keep(run: Path) -> Path:
         "device": config["device"],
         "versions": config["versions"],
         "git_revision": config.get("git_revision"),
-        "seconds": round(sum(found["timings_s"].values())),
+        # of a run that was resumed, those of its last part
         "timings_s": {name: round(seconds, 1) for name, seconds in found["timings_s"].items()},
     }
     records = [r for r in found["records"] if r.get("class") is None]

@@ -48,7 +48,7 @@ def test_a_run_is_kept_with_what_made_it(papers, run, tmp_path, monkeypatch):
     monkeypatch.setattr(papers, "KEPT", tmp_path / "kept")
     kept = json.loads(papers.keep(run).read_text())
     assert kept["command"] == "foreglow reproduce farsian2020 --scale smoke --sky mock --seed 3"
-    assert (kept["seconds"], kept["versions"]) == (62, {"torch": "2.13.0"})
+    assert (kept["timings_s"]["train"], kept["versions"]) == (61.3, {"torch": "2.13.0"})
     assert kept["machine"]["cores"] >= 1
     assert [r["class"] for r in kept["records"]] == [None, None]
     rows = list(papers.recognition_networks())
