@@ -46,8 +46,10 @@ def test_folders_come_first(tmp_path, monkeypatch):
     assert find_model("mock-four").is_absolute()
     (tmp_path / "mock-four").mkdir()
     assert not find_model("mock-four").is_absolute()
-    with pytest.raises(ModelError, match="`foreglow models` lists"):
-        Recogniser.load("mock-five")
+    with pytest.raises(ModelError, match=r"`foreglow models` lists \(do you mean mock-four\?\)\."):
+        Recogniser.load("mock-fuor")
+    with pytest.raises(ModelError, match=r"`foreglow models` lists\."):
+        Recogniser.load("mine")
 
 
 def test_recognises_at_once(tmp_path):

@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
 from types import FrameType
 
 # of a context manager's code, which stands between a line of ours and that which entered it
@@ -42,6 +44,20 @@ class DataError(ForeglowError):
 
 class WriteError(ForeglowError):
     """A file or folder that cannot be written: no room, no permission, no such folder."""
+
+
+def with_nearest(unknown: str, known: Iterable[str]) -> str:
+    """Name what is not known and, if a known name is near, that which may be meant.
+
+    Examples
+    --------
+    >>> with_nearest("epoch", ["epochs", "steps"]), with_nearest("steps", ["epochs", "steps"])
+    ('epoch (do you mean epochs?)', 'steps')
+    """
+    nearest = get_close_matches(unknown, list(known), 1)
+    return (
+        f"{unknown} (do you mean {nearest[0]}?)" if nearest and nearest[0] != unknown else unknown
+    )
 
 
 def warn(message: str, category: type[Warning]) -> None:

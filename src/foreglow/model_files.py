@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from foreglow.errors import ModelError, RunError
+from foreglow.errors import ModelError, RunError, with_nearest
 from foreglow.files import new_directory, remove_directory, settle, write_text
+from foreglow.shipped import shipped_models
 
 _WEIGHTS = "weights.safetensors"
 _CARD = "model.toml"
@@ -69,9 +70,12 @@ def read_card(folder: Path, job: str, command: str) -> dict[str, Any]:
     settle(folder)
     path = folder / _CARD
     if not path.is_file():
+        name, known = str(folder), (shipped.name for shipped in shipped_models())
+        meant = with_nearest(name, known).removeprefix(name)
         raise ModelError(
             f"expected a model directory with {_CARD}, but {path} does not exist; give the folder "
-            f"that `{command} --out` wrote, or the name of a model that `foreglow models` lists."
+            f"that `{command} --out` wrote, or the name of a model that `foreglow models` "
+            f"lists{meant}."
         )
     try:
         card = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -2,14 +2,13 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from foreglow.errors import RunError
+from foreglow.errors import RunError, with_nearest
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -40,7 +39,7 @@ def read_plan(given: Any, default: _Plan, **fields: Any) -> _Plan:
     if unknown := sorted(map(str, table.keys() - known.keys())):
         raise RunError(
             f"{name}: expected fields among {', '.join(known)}, got "
-            f"{', '.join(_with_nearest(one, known) for one in unknown)}; "
+            f"{', '.join(with_nearest(one, known) for one in unknown)}; "
             "correct their names, or take them out."
         )
     try:
@@ -52,12 +51,6 @@ def read_plan(given: Any, default: _Plan, **fields: Any) -> _Plan:
             f"{name}: expected {wrong['loc'][0]}= as a training can have it, got "
             f"{wrong['input']!r} ({wrong['msg']}); correct it."
         ) from error
-
-
-def _with_nearest(unknown: str, known: Iterable[str]) -> str:
-    """A name and, if one is near, that which may be meant."""
-    nearest = get_close_matches(unknown, known, 1)
-    return f"{unknown} (do you mean {nearest[0]}?)" if nearest else unknown
 
 
 def _table(given: Any, default: Any) -> tuple[str, dict[str, Any]]:

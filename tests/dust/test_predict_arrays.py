@@ -190,6 +190,8 @@ def test_a_result_is_shown(from_file, tmp_path):
     for column in (None, "DUST_STD", "COVER"):
         assert from_file.plot(column).get_title() == (column or "DUST")
         plt.close("all")
+    from_file.plot("DUST_STD", vmin=0)  # its scale is logarithmic else
+    plt.close("all")
     with pytest.raises(ForeglowError, match="expected a column among DUST, DUST_STD, COVER, got"):
         from_file.plot("sum")
     shown = from_file._repr_html_()

@@ -321,8 +321,12 @@ def train_tiny(tmp_path, monkeypatch):
     return call
 
 
-def test_a_model_is_written(train_tiny, tmp_path):
-    made = train_tiny()
+def test_a_model_is_written(train_tiny, tmp_path, caplog):
+    with caplog.at_level("INFO", "foreglow"):
+        made = train_tiny()
+    begun = [line.partition(":")[0] for line in caplog.messages]
+    stages = [one for one in begun if one in ("preparing", "training", "measuring")]
+    assert stages == ["preparing", *["training"] * PLAN.members, "measuring"]
     model = DustModel.load(tmp_path / "model")
     assert model.card["history"] == made.card["history"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -253,8 +253,24 @@ def test_a_common_beam_is_an_angle(paper_model, arrays, given):
         classify(arrays, model=paper_model, common_fwhm=given, unit="uK_RJ", **SAID)
 
 
+def test_a_common_beam_of_half_the_sky(paper_model, arrays):
+    with pytest.raises(MapError, match=r"at most 1800 arcmin .30 deg., got 100000 arcmin; check"):
+        classify(
+            arrays, model=paper_model, common_fwhm="100000 arcmin", unit="uK_RJ", mask=[1.0], **SAID
+        )
+
+
+def test_a_mask_beside_a_common_beam(instrument, arrays):
+    few = {band: arrays[band] for band in instrument.band[BANDS]}
+    with pytest.raises(MapError, match="as the maps after common_fwhm=, got Nside 16, frame G"):
+        fit(
+            few, instrument, models="curvature", common_fwhm="20 deg", mask=np.ones(3072),
+            unit="uK_RJ", **SAID,
+        )  # fmt: skip
+
+
 def test_what_opens_by_itself_has_no_beam(paper_model, instrument, arrays):
-    source = OpenedMaps(None)
+    source = OpenedMaps(None, {}, {}, 1.0, None)
     with pytest.raises(MapError, match="has no beam; leave common_fwhm= out"):
         classify(source, model=paper_model, common_fwhm="70 arcmin")
 

@@ -492,8 +492,10 @@ def test_model_of_another_instrument(instrument, files):
     )
     other = replace(other, frequency_ghz=(30.0, *instrument.frequency_ghz[1:]))
     model = Recogniser.untrained("foreglow", other, PROBLEMS["four"], 0)
-    with pytest.raises(ForeglowError, match=r"instrument 'other' has bands 30, 13.*'11'"):
+    with pytest.raises(ForeglowError, match=r"instrument 'other' has bands 30, 13.*'11'") as said:
         classify(files, model=model)
+    assert str(said.value).count(", 337") == 1
+    assert "train one for others (fg.train_recogniser, `foreglow rec" in str(said.value)
 
 
 # ---- evaluate --------------------------------------------------------------------------------

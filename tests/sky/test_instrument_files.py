@@ -7,6 +7,7 @@ import astropy.units as u
 import numpy as np
 import pytest
 import tomli_w
+from astropy.table import QTable, Table
 
 from foreglow.errors import InstrumentError
 from foreglow.sky.instrument_files import InstrumentWarning, available_instruments, load_instrument
@@ -243,12 +244,41 @@ def test_a_table_of_quantities_and_texts():
     assert load_instrument(given) == load_instrument(plain)
 
 
+@pytest.mark.parametrize("kind", [Table, QTable, dict])
+def test_a_table_with_units(kind):
+    import pysm3.units as pysm_u
+
+    columns = {
+        "frequency": [0.04, 0.353] * u.THz, "depth_p": [0.6, 0.35] * (pysm_u.uK_CMB * u.deg),
+        "fwhm": [1.15, 0.2] * u.deg,
+    }  # fmt: skip
+    plain = {"frequency": [40.0, 353.0], "depth_p": [36.0, 21.0], "fwhm": [69.0, 12.0]}
+    found, expected = load_instrument(kind(columns)), load_instrument(plain)
+    assert found.band == expected.band
+    for name in ("frequency_ghz", "sensitivity_uk_arcmin", "fwhm_arcmin"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name))
+
+
+def test_a_unit_that_astropy_does_not_know():
+    table = Table({"frequency": [40.0], "depth_p": [0.036], "fwhm": [69.0]})
+    table["depth_p"].unit = "mK_CMB arcmin"
+    assert load_instrument(table).sensitivity_uk_arcmin == pytest.approx((36.0,))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"depth_p": None}, "depth_p .uK_CMB arcmin. and fwhm"),
+        ({"depth_p": None}, "got columns frequency, fwhm, depth_p is missing; give"),
         ({"depth_p": [-1.0]}, "does not describe an instrument"),
-        ({"frequency": ["X"]}, "table with numbers in columns"),
+        ({"frequency": ["X"]}, "expected frequency in GHz, got 'X'"),
+        ({"frequency": 40.0}, "column frequency with a number for every band, got 40.0;"),
+        ({"fwhm": [1.0, 2.0]}, "of one length, got 1, 1, 2;"),
+        ({"fwhm": [1.0] * u.K}, "expected fwhm in arcmin, got '1.0 K' .*not convertible"),
+        (
+            {"depth_p": [9.0] * (u.uK * u.arcmin)},
+            "expected depth_p in uK_CMB arcmin, got '9.0 .*uK.*' .thermodynamic temperature is "
+            "spelled K_CMB.; write a unit such as uK_CMB arcmin, or give plain numbers",
+        ),
     ],
 )
 def test_a_table_that_is_no_instrument(change, message):

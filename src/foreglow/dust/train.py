@@ -177,9 +177,14 @@ def train(
     training, validation = hold_out(sampler)
     histories = []
     for k, member_seed in enumerate(seeds):
+        log.info(
+            "training: network %d of %d, %d epochs of %d steps",
+            k + 1, plan.members, plan.epochs, plan.steps,
+        )  # fmt: skip
         member = _Member(model.networks[k], training, validation, plan, member_seed, processes)
         histories.append(_train_member(member, folder / f"member{k}", device, resume))
     model.members.eval()
+    log.info("measuring: scale and errors on the %s", validation.region.name)
     calibrate(model, validation, _CALIBRATION_CUTOUTS, f"{sky.source}, {validation.region.name}")
     where = validation.fixed_pointings(VALIDATION_CUTOUTS, seed + _VALIDATION)
     model.card["validation"] = {
@@ -277,6 +282,7 @@ def train_dust(
             make_network(chosen.network, chosen.inputs, (0.0, 1.0), 1)  # are there such?
             settings = {"sky": given.settings(), "region": region, "seed": seed}
             work = open_training(to_be, settings | {"plan": asdict(chosen)}, resume)
+            log.info("preparing: cube and dust map, low-passed")
             return given.load(), chosen, work
 
         where = pick_device(device)

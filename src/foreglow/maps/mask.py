@@ -54,7 +54,9 @@ def mask_array(mask: Any, nest: bool) -> GivenArray:
     return given_array("mask", values, nest, "G", "COSMO")
 
 
-def open_mask(given: str | Path | GivenArray, nside: int, frame: str) -> Mask:
+def open_mask(
+    given: str | Path | GivenArray, nside: int, frame: str, beside: str = "the maps"
+) -> Mask:
     """Open a mask for maps of some Nside and frame.
 
     Parameters
@@ -64,6 +66,8 @@ def open_mask(given: str | Path | GivenArray, nside: int, frame: str) -> Mask:
     nside : int
     frame : str
         "G", "C" or "E"; an array has it.
+    beside : str
+        What has this Nside and frame, for the message.
 
     Raises
     ------
@@ -79,8 +83,8 @@ def open_mask(given: str | Path | GivenArray, nside: int, frame: str) -> Mask:
         stored = open_plain_map(given)
     if (stored.nside, stored.frame) != (nside, frame):
         raise MapError(
-            f"{stored.path}: expected a mask of Nside {nside} in frame {frame}, as the maps, got "
-            f"Nside {stored.nside}, frame {stored.frame}; bring it there (healpy.ud_grade of a "
+            f"{stored.path}: expected a mask of Nside {nside} in frame {frame}, as {beside}, "
+            f"got Nside {stored.nside}, frame {stored.frame}; bring it there (healpy.ud_grade of a "
             "mask of floats, healpy.Rotator)"
         )
     opened = Mask(stored)

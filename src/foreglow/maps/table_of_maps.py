@@ -87,7 +87,9 @@ class TableOfMaps:
         column : str, optional
             A name of `columns()`; by default the one that matters most.
         vmin, vmax : float, optional
-            Ends of the colour scale, in the unit of the column; by default those of the map.
+            Ends of the colour scale, in the unit of the column; by default those of the map. The
+            scale is linear, but for predicted dust of which all but a few pixels are above zero:
+            there it is logarithmic, unless an end is given that is zero or below.
         **options
             Passed on to `healpy.projview`.
 
@@ -113,7 +115,10 @@ class TableOfMaps:
         shown = np.where(seen, values, hp.UNSEEN).astype(float)
         usual = {"title": name, "coord": [self.frame], "cbar": True, "unit": unit}
         ends = {key: end for key, end in (("min", vmin), ("max", vmax)) if end is not None}
-        hp.projview(shown, **usual | self._looks(name, unit) | ends | options)
+        chosen = usual | self._looks(name, unit) | ends | options
+        if chosen.get("norm") == "log" and min(chosen.get("min", 1), chosen.get("max", 1)) <= 0:
+            del chosen["norm"]
+        hp.projview(shown, **chosen)
         return plt.gca()
 
     def _column(self: _Maps, name: str | None) -> str:

@@ -48,6 +48,7 @@ _CONTEXT_BYTES = 1 << 10  # a pixel and model, measured
 
 
 # what is found in a block, the greatest depth of its noise (0: nothing observed), and its levels
+_TRAINING = "fg.train_recogniser, `foreglow recognize train --instrument`"
 _Part = tuple[Classification, float, Levels]
 
 
@@ -101,7 +102,8 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         Factor on the instrument's noise, for bands that `noise` leaves out.
     mask : path or array_like, shape (n_pix,), optional
         The pixels that count, of the Nside and frame of the maps: where it is True, or above zero.
-        The others are taken as not observed. An array is in the ordering that `nest` says.
+        With `common_fwhm` the Nside is that which comes out. The others are taken as not observed.
+        An array is in the ordering that `nest` says.
     unit : str, optional
         Of all maps that state none: of arrays that are no Quantities, of files without TUNIT.
     nest, frame, convention
@@ -157,6 +159,8 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         validate_output(out, overwrite)
     recogniser, file = _chosen(model, device)
     bands, pixels = recogniser.instrument, Pixels(nest, frame, convention)
+    if isinstance(maps, Mapping):
+        _validate_names(bands, maps)
     with (
         shown("classify", progress) as progress,
         map_over(workers, pool) as map_fn,
@@ -295,11 +299,22 @@ def _bytes_needed(model: Recogniser, opened: Observation, context: ContextModel 
     return needed
 
 
+def _validate_names(instrument: Instrument, maps: Mapping[Any, Any]) -> None:
+    for band in maps:
+        try:
+            by_band(instrument, {band: None}, "map")
+        except InstrumentError as error:
+            raise InstrumentError(
+                f"{error} The model knows these bands only; train one for others ({_TRAINING})."
+            ) from error
+
+
 def _validate_instrument(instrument: Instrument, opened: Observation) -> None:
     if opened.instrument != instrument:
         raise InstrumentError(
             f"the model was trained for {instrument.name!r}, but the maps are of "
-            f"{opened.instrument.name!r}, with other bands; train a model for them."
+            f"{opened.instrument.name!r}, with other bands; train a model for them "
+            f"({_TRAINING})."
         )
     given = {b: "" for b, one in zip(instrument.band, opened.maps, strict=True) if one is not None}
     _require_every_band(instrument, given)
@@ -322,7 +337,7 @@ def _require_every_band(instrument: Instrument, maps: Mapping[str, str | Path]) 
         raise InstrumentError(
             f"the model was trained for the {instrument.n_band} bands of {instrument.name!r}; maps "
             f"came for {len(given)}, and none for {', '.join(missing)}. Give a map for every band, "
-            "or train a model for the bands you have."
+            f"or train a model for the bands you have ({_TRAINING})."
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foreglow.errors import ForeglowError, ModelError
+from foreglow.errors import ForeglowError, ModelError, with_nearest
 from foreglow.sky import seds
 
 REFERENCE_NSIDE = 16  # of the pixels in which depths of noise are stated
@@ -70,9 +70,10 @@ def models_of(models: str | Sequence[str]) -> tuple[str, ...]:
         models = [name.strip() for name in models.split(",")]
     names = tuple(models)
     if len(names) < 2 or len(set(names)) < len(names) or not MODELS.keys() >= set(names):
+        got = ", ".join(with_nearest(name, MODELS | PROBLEMS) for name in names)
         raise ForeglowError(
             f"expected models {', '.join(PROBLEMS)}, or two or more of the models "
-            f"{', '.join(MODELS)}, separated by commas, got {', '.join(names)!r}."
+            f"{', '.join(MODELS)}, separated by commas, got {got!r}."
         )
     return names
 

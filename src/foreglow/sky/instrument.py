@@ -111,9 +111,12 @@ class Instrument:
             frequency = np.nan
         found = np.flatnonzero(np.isclose(self.frequency_ghz, frequency, rtol=1e-4))
         if len(found) != 1:
+            known = (
+                name if name == f"{frequency:g}" else f"{name} ({frequency:g} GHz)"
+                for name, frequency in zip(self.band, self.frequency_ghz, strict=True)
+            )
             raise InstrumentError(
-                f"instrument {self.name!r} has bands {', '.join(self.band)} (GHz: "
-                f"{', '.join(f'{f:g}' for f in self.frequency_ghz)}), got band {band!r}; "
+                f"instrument {self.name!r} has bands {', '.join(known)}, got band {band!r}; "
                 "name the band as the instrument does, or give its frequency in GHz."
             )
         return int(found[0])

@@ -22,6 +22,7 @@ from foreglow.sky.instrument import Instrument, in_order, joined
 
 LOWEST_GHZ, HIGHEST_GHZ = 0.1, 3000.0  # what lies beyond is in another unit
 _PRESETS = resources.files("foreglow") / "presets" / "instruments"
+_COLUMNS = {"frequency": "GHz", "depth_p": "uK_CMB arcmin", "fwhm": "arcmin"}
 # beyond these a number is more often in another unit than true
 _USUAL = {
     "frequency": (1.0, 1000.0, "GHz"),
@@ -48,15 +49,17 @@ def load_instrument(name_or_path: str | Path | Any) -> Instrument:
         `fwhm = "55.2 arcmin"`, `source`, and if it has a width, `bandpass = { width = 0.3 }`
         (relative), `{ edges = ["9 GHz", "12 GHz"] }` or `{ table = "band.txt" }` (GHz and
         response in power units; its path counts from the folder of the file). Several of them
-        joined by plus signs are the bands of all: `s-pass+wmap+planck`. A table is a DataFrame, or
-        a mapping, with columns `frequency` [GHz], `depth_p` [uK_CMB arcmin] and `fwhm` [arcmin],
-        as FGBuster's `get_instrument` gives it; its bands are named by their frequency. An
-        Instrument stays what it is.
+        joined by plus signs are the bands of all: `s-pass+wmap+planck`. A table is a DataFrame, an
+        astropy Table, or a mapping, with columns `frequency` [GHz], `depth_p` [uK_CMB arcmin] and
+        `fwhm` [arcmin], as FGBuster's `get_instrument` gives it; Quantities, and columns with
+        another unit, are converted. Kelvins of `depth_p` must say K_CMB, as those of PySM3 do. Its
+        bands are named by their frequency. An Instrument stays what it is.
 
     Raises
     ------
     InstrumentError
-        If there is no such preset or file, a row is wrong, or two instruments name a band alike.
+        If there is no such preset or file, a row or column is wrong, or two instruments name a
+        band alike.
 
     Warns
     -----
@@ -101,17 +104,12 @@ def _load_one(name_or_path: str | Path) -> Instrument:
 
 def _of_table(table: Any) -> Instrument:
     """An instrument of columns as FGBuster names them."""
-    try:
-        columns = [
-            [float(u.Quantity(v, unit).value) for v in table[name]]
-            for name, unit in (("frequency", "GHz"), ("depth_p", ""), ("fwhm", "arcmin"))
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+    columns = [_column(table, name, unit) for name, unit in _COLUMNS.items()]
+    if len({len(column) for column in columns}) > 1:
         raise InstrumentError(
-            "expected the name of an instrument, a TOML file, or a table with numbers in columns "
-            f"frequency (GHz), depth_p (uK_CMB arcmin) and fwhm (arcmin), got {table!r}; correct "
-            f"it ({error})."
-        ) from error
+            f"expected columns {', '.join(_COLUMNS)} of one length, got "
+            f"{', '.join(str(len(column)) for column in columns)}; give a number for every band."
+        )
     rows = [
         {
             "name": f"{nu:g}", "frequency": f"{nu!r} GHz",
@@ -128,6 +126,46 @@ def _of_table(table: Any) -> Instrument:
         ) from error
     _question("the table", found.band)
     return _instrument_from_rows(found.name, found.band, Path())
+
+
+def _column(table: Any, name: str, unit: str) -> list[float]:
+    """A column in `unit`; its numbers, or the whole column, may state another."""
+    dtype = getattr(table, "dtype", None)  # of an array with named fields
+    there = table.keys() if hasattr(table, "keys") else getattr(dtype, "names", None)
+    if there is None or name not in there:
+        got = type(table).__name__ if there is None else f"columns {', '.join(map(str, there))}"
+        missing = "" if there is None else f", {name} is missing"
+        raise InstrumentError(
+            "expected the name of an instrument, a TOML file, or a table with columns frequency "
+            f"(GHz), depth_p (uK_CMB arcmin) and fwhm (arcmin), got {got}{missing}; give one of "
+            "them."
+        )
+    column = table[name]
+    own = getattr(column, "unit", None) or unit
+    try:
+        values = list(column)
+    except TypeError:
+        raise InstrumentError(
+            f"expected a column {name} with a number for every band, got {column!r}; give a list."
+        ) from None
+    return [_number_of(value, name, own, unit) for value in values]
+
+
+def _number_of(value: Any, name: str, own: Any, unit: str) -> float:
+    """A number in `unit`, from one in the unit `own` of its column, a Quantity or a text."""
+    if value is np.ma.masked:
+        raise InstrumentError(f"expected {name} for every band, got a masked one; fill it in.")
+    try:
+        text = f"{float(value)!r} {own}"
+    except (TypeError, ValueError):
+        text = str(value)
+    try:
+        return _number_in(unit, text)
+    except ValueError as error:
+        raise InstrumentError(
+            f"expected {name} in {unit}, got {text!r} ({error}); write a unit such "
+            f"as {unit}, or give plain numbers in {unit}."
+        ) from error
 
 
 def _question(name_or_path: str | Path, rows: list["_BandRow"]) -> None:
@@ -170,19 +208,26 @@ def _read(name_or_path: str | Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def _number_in(unit: str, text: object) -> float:
+    """What a text of a number with its unit is in `unit`; a ValueError says why not."""
+    try:
+        if ("K_CMB" in unit) != ("K_CMB" in str(text)):
+            raise ValueError("thermodynamic temperature is spelled K_CMB")
+        # to astropy a plain kelvin: a unit K_CMB of our own would clash with that of PySM3
+        quantity = u.Quantity(str(text).replace("K_CMB", "K"))
+        return float(np.asarray(quantity.to_value(unit.replace("K_CMB", "K"))))
+    except (TypeError, ValueError, u.UnitConversionError) as error:
+        raise ValueError(str(error).split(". ")[0]) from error
+
+
 def _quantity_in(unit: str) -> BeforeValidator:
     """Read a number with a unit as the number in `unit`."""
 
     def convert(text: object) -> float:
         try:
-            if ("K_CMB" in unit) != ("K_CMB" in str(text)):
-                raise ValueError("thermodynamic temperature is spelled K_CMB")
-            # to astropy a plain kelvin: a unit K_CMB of our own would clash with that of PySM3
-            quantity = u.Quantity(str(text).replace("K_CMB", "K"))
-            return float(np.asarray(quantity.to_value(unit.replace("K_CMB", "K"))))
-        except (TypeError, ValueError, u.UnitConversionError) as error:
-            reason = str(error).split(". ")[0]
-            raise ValueError(f"expected a quantity in {unit}: {reason}") from error
+            return _number_in(unit, text)
+        except ValueError as error:
+            raise ValueError(f"expected a quantity in {unit}: {error}") from error
 
     return BeforeValidator(convert)
 

@@ -241,6 +241,7 @@ def test_refuses_a_file_for_a_folder(tmp_path, sky, instrument):
     ("change", "message"),
     [
         ({"models": "three"}, "expected models curvature, ame, four, or .* got 'three'"),
+        ({"models": "powerlaw,curved"}, r"got 'powerlaw \(do you mean power_law\?\), curved'"),
         ({"layout": "stripes"}, "expected a layout"),
         ({"layout": "halves"}, "holds 2 classes, got 4"),
         ({"layout": "single:4"}, "expected a class from 0 to 3"),

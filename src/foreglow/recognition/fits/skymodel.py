@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foreglow.errors import ModelError
+from foreglow.errors import ModelError, with_nearest
 from foreglow.recognition.models import BETA_MEAN, BETA_SCATTER, MODELS
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
@@ -148,7 +148,8 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
     Farsian et al. 2020, section 5.
     """
     if name not in MODELS:
-        raise ModelError(f"expected models among {', '.join(MODELS)}, got {name!r}.")
+        got = with_nearest(name, MODELS)
+        raise ModelError(f"expected models among {', '.join(MODELS)}, got {got!r}.")
     model = MODELS[name]
     running = 0.0 if curvature is None else curvature
     if model.curvature and curvature is None:

@@ -26,6 +26,7 @@ from foreglow.recognition.observation.bands import open_bands
 from foreglow.sky.instrument import Instrument
 
 _LEAST_COVER = 0.9  # of the common beam that observed, else a pixel is left out
+_WIDEST_ARCMIN = 1800.0  # of a common beam: maps of more have no detail left
 _ITERATIONS = 3
 _MOST_APART = 0.999  # of the mean variance: the difference that a covariance is made of
 
@@ -100,13 +101,18 @@ def bring_to_one_resolution(
     Raises
     ------
     MapError
-        If the beam is smaller than that of a map, or a map cannot be used.
+        If the beam is smaller than that of a map or wider than 30 deg, or a map cannot be used.
     InstrumentError
         If the bands are not the instrument's, or noise came for one without a map.
     """
     validate_noise_scale(noise_scale)
     if not (np.isfinite(fwhm_arcmin) and fwhm_arcmin > 0):
         raise MapError(f"expected common_fwhm= above 0 arcmin, got {fwhm_arcmin}.")
+    if fwhm_arcmin > _WIDEST_ARCMIN:
+        raise MapError(
+            f"expected common_fwhm= of at most {_WIDEST_ARCMIN:g} arcmin (30 deg), got "
+            f"{fwhm_arcmin:g} arcmin; check its unit."
+        )
     opened = open_bands(instrument, maps, unit)
     noise_of_bands(instrument, noise or {}, opened)
     _validate_frames(opened)

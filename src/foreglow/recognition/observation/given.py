@@ -99,24 +99,28 @@ class MaskedMaps:
         An absolute path, or an array of this process alone.
     state : tuple or None
         Size and time of the file.
+    beside : str
+        What the mask must have the Nside and frame of, for the message.
     """
 
     source: Source
     mask: str | GivenArray
     state: tuple[int, int] | None = None
+    beside: str = "the maps"
 
     @classmethod
-    def of(cls, source: Source, mask: Any, nest: bool) -> "MaskedMaps":
+    def of(cls, source: Source, mask: Any, nest: bool, beside: str = "the maps") -> "MaskedMaps":
         """From what a user gives; a path becomes absolute, as a worker may be elsewhere."""
         if isinstance(mask, str | Path):
             path = Path(mask).absolute()
-            return cls(source, str(path), file_state(split_column(path)[0]))
-        return cls(source, mask_array(mask, nest))
+            return cls(source, str(path), file_state(split_column(path)[0]), beside)
+        return cls(source, mask_array(mask, nest), beside=beside)
 
     def open(self) -> Observation:
         """Open both, with the errors of `open_mask`."""
         opened = self.source.open()
-        return replace(opened, mask=open_mask(self.mask, opened.nside, opened.frame))
+        mask = open_mask(self.mask, opened.nside, opened.frame, self.beside)
+        return replace(opened, mask=mask)
 
 
 def is_source(maps: Maps | Source) -> TypeGuard[Source]:
@@ -163,7 +167,8 @@ def source_of(
     out : path, optional
         Where the result goes.
     mask : path or array_like, shape (n_pix,), optional
-        Pixels count where it is above zero; an array has the frame of the maps.
+        Pixels count where it is above zero; an array has the frame of the maps. It has the Nside
+        that the maps have after `common_fwhm`.
 
     Raises
     ------
@@ -190,7 +195,8 @@ def source_of(
             instrument, given, said, noise_scale, unit, common_fwhm, near
         ) as files:
             try:
-                yield _masked(MapFiles.of(instrument, *files, noise_scale), mask, pixels)
+                smooth = MapFiles.of(instrument, *files, noise_scale)
+                yield _masked(smooth, mask, pixels, "the maps after common_fwhm=")
             finally:
                 open_source.cache_clear()  # what is open would keep the space of the files
     elif any(isinstance(one, GivenArray) for one in (*given.values(), *(said or {}).values())):
@@ -201,8 +207,8 @@ def source_of(
         yield _masked(MapFiles.of(instrument, given, said, noise_scale, unit), mask, pixels)
 
 
-def _masked(source: Source, mask: Any, pixels: Pixels) -> Source:
-    return source if mask is None else MaskedMaps.of(source, mask, pixels.nest)
+def _masked(source: Source, mask: Any, pixels: Pixels, beside: str = "the maps") -> Source:
+    return source if mask is None else MaskedMaps.of(source, mask, pixels.nest, beside)
 
 
 @contextmanager
