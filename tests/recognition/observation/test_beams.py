@@ -10,15 +10,14 @@ from foreglow.errors import InstrumentError, MapError
 from foreglow.maps.io import open_polarisation_map
 from foreglow.maps.noise import open_noise_map
 from foreglow.maps.write import write_maps, write_polarisation_map
-from foreglow.recognition.observation.beams import (
+from foreglow.recognition.observation.beams import at_one_resolution, bring_to_one_resolution
+from foreglow.recognition.observation.observations import BeamWarning, open_observation
+from foreglow.recognition.observation.smoothing import (
     Resolution,
-    at_one_resolution,
-    bring_to_one_resolution,
     smooth_difference,
     smooth_polarisation,
     smooth_variance,
 )
-from foreglow.recognition.observation.observations import BeamWarning, open_observation
 from foreglow.sky.instrument_files import load_instrument
 
 NSIDE = 64
@@ -212,6 +211,24 @@ def test_a_part_of_the_sky_keeps_its_inside(tmp_path, instrument, sky):
         assert gap < 0.02
         rms = open_noise_map(noise[name]).read(low)
         assert np.isfinite(rms[0][seen]).all()
+
+
+def test_bands_agree_up_to_the_edge(tmp_path, instrument, sky):
+    """One sky in all bands is one sky afterwards, also where one of them observed less."""
+    theta = hp.pix2ang(NSIDE, PIXELS)[0]
+    dead = np.isin(PIXELS, [1000, 9000, 9001])
+    paths = write(tmp_path / "in", sky, BEAMS, mask=(theta < 1.8) & ~dead)
+    paths |= write(tmp_path / "less", sky, {"SAT_27": 91.0}, mask=theta < 1.2)
+    maps, _ = bring_to_one_resolution(instrument, paths, tmp_path / "out", 120.0)
+    low = np.arange(12 * 32**2)
+    qu = np.stack([open_polarisation_map(maps[name]).read(low) for name in SO])
+    seen = np.isfinite(qu).all(1)
+    theta = hp.pix2ang(32, low)[0]
+    assert seen[0, theta < 1.05].mean() > 0.97
+    assert seen[1:, theta < 1.7].mean() > 0.97
+    for one in (0, 1):
+        both = seen[one] & seen[2]
+        assert np.abs(qu[one] - qu[2])[:, both].max() < 0.01 * qu[2][:, both].std()
 
 
 def test_noise_is_asked_for_where_the_map_observed_alone(tmp_path, instrument, sky):

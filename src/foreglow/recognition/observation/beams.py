@@ -23,46 +23,20 @@ from foreglow.recognition.observation.band_noise import (
     validate_noise_scale,
 )
 from foreglow.recognition.observation.bands import open_bands
+from foreglow.recognition.observation.smoothing import (
+    Resolution,
+    cover,
+    filled,
+    smooth_difference,
+    smooth_polarisation,
+    smooth_variance,
+    to_common_beam,
+)
 from foreglow.sky.instrument import Instrument
 
-_LEAST_COVER = 0.9  # of the common beam that observed, else a pixel is left out
+_LEAST_COVER = 0.99  # of the common beam that observed, else a pixel is left out
 _WIDEST_ARCMIN = 1800.0  # of a common beam: maps of more have no detail left
-_ITERATIONS = 3
 _MOST_APART = 0.999  # of the mean variance: the difference that a covariance is made of
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """One beam and pixel size for all bands.
-
-    Harmonics end at ell = 2 Nside, smoothly from 1.5 Nside on, so lowering Nside aliases nothing;
-    all bands share that, so ratios of bands are kept.
-
-    Parameters
-    ----------
-    fwhm_arcmin : float
-        Gaussian beam.
-    nside : int
-    """
-
-    fwhm_arcmin: float
-    nside: int
-
-    @classmethod
-    def of(cls, fwhm_arcmin: float, most: int) -> "Resolution":
-        """The finest pixels, of Nside `most` at most, that are at least half a beam wide."""
-        nside = most
-        while nside > 1 and hp.nside2resol(nside, arcmin=True) < 0.5 * fwhm_arcmin:
-            nside //= 2
-        return cls(fwhm_arcmin, nside)
-
-    def transfer(self, beam_arcmin: float) -> np.ndarray:
-        """Factor on the harmonics of a map of some beam, shape (2 Nside + 1,)."""
-        ell = np.arange(2 * self.nside + 1)
-        variance = (np.radians([self.fwhm_arcmin, beam_arcmin]) / 60) ** 2 / (8 * np.log(2))
-        beam = np.exp(-0.5 * ell * (ell + 1) * (variance[0] - variance[1]))
-        end = np.clip((ell - 1.5 * self.nside) / (0.5 * self.nside), 0, 1)
-        return beam * np.cos(0.5 * np.pi * end) ** 2
 
 
 def bring_to_one_resolution(
@@ -80,6 +54,11 @@ def bring_to_one_resolution(
     propagated through the same transfer function, pixel by pixel: its mean over Q and U, and where
     theirs may differ also how it differs and correlates. What is left is correlated between
     neighbours closer than the beam.
+
+    Of a part of the sky, pixels are left out where less than 0.99 of the common beam observed. The
+    end of the harmonics makes an edge ring over several beams, in each band otherwise if its beam
+    is changed at the same time. So each band is first brought to the beam by a Gaussian kernel,
+    which stays near; then all are cut to the same pixels, and only then do their harmonics end.
 
     Parameters
     ----------
@@ -127,15 +106,22 @@ def bring_to_one_resolution(
     smooth: dict[str, Path] = {}
     left: dict[str, Path | str] = {}
     folder.mkdir(parents=True, exist_ok=True)
+    given = {
+        name: rms_of_band(instrument, name, noise, noise_scale, one, unit)
+        for name, one in opened.items()
+    }
+    regions = _regions(
+        {name: _observed(_read(one, given[name])[2], aim) for name, one in opened.items()}
+    )
     for name, one in opened.items():
-        rms = rms_of_band(instrument, name, noise, noise_scale, one, unit)
+        rms = given[name]
         smooth[name] = folder / f"band_{name}.fits"
         file = folder / f"noise_{name}.fits"
         if isinstance(rms, NoiseMap) and not rms.alike:
             left[name] = f"{file}[QQ,QU,UU] as covariance"
         else:
             left[name] = file if rms != 0 else "0 uK_RJ"
-        _write_band(one, rms, aim, beams[name], (smooth[name], file))
+        _write_band(one, rms, aim, beams[name], regions[name], (smooth[name], file))
     return smooth, left
 
 
@@ -189,47 +175,120 @@ def _validate_frames(maps: Mapping[str, PolarisationMap]) -> None:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """Pixels that the same bands observed, and all that these bands observed together.
+
+    Parameters
+    ----------
+    pixels, area : ndarray of bool, shape (n_pix,) of the aim
+    """
+
+    pixels: np.ndarray
+    area: np.ndarray
+
+
+def _read(one: PolarisationMap, rms: NoiseMap | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Q,U (2, n_pix), their QQ, QU, UU (3, n_pix) and where both are known (n_pix,)."""
+    pixels = np.arange(hp.nside2npix(one.nside))
+    qu = one.read(pixels).astype(np.float64)
+    seen = np.isfinite(qu[0]) & np.isfinite(qu[1])
+    if isinstance(rms, NoiseMap):
+        covariance = rms.read_covariance(pixels, seen)
+    else:
+        covariance = np.tile([[rms**2], [0.0], [rms**2]], len(pixels))
+    seen &= np.isfinite(covariance[[0, 2]].mean(0))
+    if not seen.any():
+        raise MapError(f"{one.path}: no pixel is observed; check its mask and that of the noise.")
+    return qu, covariance, seen
+
+
+def _observed(seen: np.ndarray, aim: Resolution) -> np.ndarray:
+    """Pixels of the aim all over which the common beam observed, shape (n_pix,)."""
+    if seen.all():
+        return np.ones(hp.nside2npix(aim.nside), bool)
+    good = to_common_beam(seen.astype(float), aim, 0.0) >= _LEAST_COVER
+    return hp.ud_grade(good.astype(float), aim.nside) == 1
+
+
+def _regions(observed: Mapping[str, np.ndarray]) -> dict[str, list[_Region]]:
+    """Regions of each band: bands meet in a pixel only if they were cut alike."""
+    stack = np.stack(list(observed.values()))
+    which = np.zeros(stack.shape[1], np.int64)
+    for good in stack:  # numbered anew after each, so they stay small
+        which = np.unique(2 * which + good, return_inverse=True)[1]
+    regions: dict[str, list[_Region]] = {name: [] for name in observed}
+    for k in range(which.max() + 1):
+        pixels = which == k
+        bands = stack[:, pixels.argmax()]
+        for name, good in zip(observed, bands, strict=True):
+            if good:
+                regions[name].append(_Region(pixels, np.asarray(stack[bands].all(0))))
+    return regions
+
+
 def _write_band(
     one: PolarisationMap,
     rms: NoiseMap | float,
     aim: Resolution,
     beam_arcmin: float,
+    regions: list[_Region],
     paths: tuple[Path, Path],
 ) -> None:
     """Smooth one band and its noise, and write them."""
-    pixels = np.arange(hp.nside2npix(one.nside))
-    qu = one.read(pixels).astype(np.float64)
-    unlike, noise_unit = isinstance(rms, NoiseMap) and not rms.alike, "uK_RJ"
-    seen = np.isfinite(qu[0]) & np.isfinite(qu[1])
-    if isinstance(rms, NoiseMap):
-        covariance, noise_unit = rms.read_covariance(pixels, seen), rms.unit
-    else:
-        covariance = np.tile([[rms**2], [0.0], [rms**2]], len(pixels))
-    variance = covariance[[0, 2]].mean(0)
-    seen &= np.isfinite(variance)
-    if not seen.any():
-        raise MapError(f"{one.path}: no pixel is observed; check its mask and that of the noise.")
-    transfer = aim.transfer(beam_arcmin)
-    cover = _cover(seen, aim)
-    good = cover >= _LEAST_COVER
-    weight = np.where(good, cover, np.nan)
-    smooth = smooth_polarisation(np.where(seen, qu, 0.0), transfer, aim.nside) / weight
-    left = smooth_variance(np.where(seen, variance, 0.0), transfer, aim.nside) / weight**2
+    qu, covariance, seen = _read(one, rms)
+    noise_unit = rms.unit if isinstance(rms, NoiseMap) else "uK_RJ"
+    unlike = isinstance(rms, NoiseMap) and not rms.alike
+    apart = np.stack([0.5 * (covariance[0] - covariance[2]), covariance[1]])
+    variance, transfer = covariance[[0, 2]].mean(0), aim.transfer(beam_arcmin)
+    smooth, left, left_apart = (np.full((n, hp.nside2npix(aim.nside)), np.nan) for n in (2, 1, 2))
+    common = qu
+    if not (seen.all() and all(region.area.all() for region in regions)):
+        common = to_common_beam(filled(qu, seen, aim), aim, beam_arcmin)
+    for region in regions:
+        at, area = region.pixels, _refined(region.area, one.nside)
+        kept, weight = seen & area, cover(region.area, aim)[at]
+        if kept.all():
+            found = smooth_polarisation(qu, transfer, aim.nside)
+        else:
+            end = aim.transfer(aim.fwhm_arcmin)
+            found = smooth_polarisation(np.where(area, common, 0.0), end, aim.nside)
+        smooth[:, at] = found[:, at] / weight
+        noise = smooth_variance(np.where(kept, variance, 0.0), transfer, aim.nside)
+        left[:, at] = noise[at] / weight**2
+        if unlike:
+            noise = smooth_difference(np.where(kept, apart, 0.0), transfer, aim.nside)
+            left_apart[:, at] = noise[:, at] / weight**2
+    _write(paths, one, (smooth, left[0], left_apart if unlike else None), noise_unit, aim)
+
+
+def _write(
+    paths: tuple[Path, Path],
+    one: PolarisationMap,
+    found: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    noise_unit: str,
+    aim: Resolution,
+) -> None:
+    """Write Q,U, their mean variance and, where it counts, how QQ, QU, UU differ from it."""
+    smooth, left, apart = found
     header = {"FWHM": (aim.fwhm_arcmin, "[arcmin] common beam")}
     write_polarisation_map(
         paths[0], smooth.astype(np.float32), one.unit, one.frame, header=header, overwrite=True
     )
     # quadrature may leave less than nothing far from where anything was observed
-    left = np.maximum(left, np.finfo(np.float32).tiny)
-    columns = {"RMS": (np.sqrt(left).astype(np.float32), noise_unit)}
-    if unlike:
-        apart = np.where(seen, [0.5 * (covariance[0] - covariance[2]), covariance[1]], 0.0)
-        left = _covariance(left, smooth_difference(apart, transfer, aim.nside) / weight**2)
+    mean = np.maximum(left, np.finfo(np.float32).tiny)
+    columns = {"RMS": (np.sqrt(mean).astype(np.float32), noise_unit)}
+    if apart is not None:
         columns = {
             name: (row, f"({noise_unit})^2")
-            for name, row in zip(("QQ", "QU", "UU"), left, strict=True)
+            for name, row in zip(("QQ", "QU", "UU"), _covariance(mean, apart), strict=True)
         }
     write_maps(paths[1], columns, frame=one.frame, header=header, overwrite=True)
+
+
+def _refined(area: np.ndarray, nside: int) -> np.ndarray:
+    """The same area in smaller pixels."""
+    return hp.ud_grade(area.astype(float), nside) > 0.5
 
 
 def _covariance(mean: np.ndarray, apart: np.ndarray) -> np.ndarray:
@@ -237,56 +296,3 @@ def _covariance(mean: np.ndarray, apart: np.ndarray) -> np.ndarray:
     # quadrature may leave them a little more apart than a covariance can be
     apart = apart * np.minimum(1, _MOST_APART * mean / np.maximum(np.hypot(*apart), mean * 1e-9))
     return np.stack([mean + apart[0], apart[1], mean - apart[0]])
-
-
-def smooth_polarisation(qu: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
-    """Q,U (2, n_pix) of any Nside with E and B multiplied by `transfer`, (2, n_pix) of `nside`."""
-    l_max = len(transfer) - 1
-    none = np.zeros(qu.shape[1])
-    alm = hp.map2alm([none, *qu], lmax=l_max, iter=_ITERATIONS, pol=True)
-    alm = [hp.almxfl(a, transfer) for a in alm]
-    return np.asarray(hp.alm2map(alm, nside, lmax=l_max, pol=True))[1:]
-
-
-def smooth_variance(variance: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
-    """Variance of smoothed white noise, from that of each pixel (n_pix,): the kernel squared.
-
-    The variance of Q and of U at a point is the sum over pixels of theirs times the kernel
-    squared, itself a smoothing, by the Legendre transform of that square.
-    """
-    pixel_area = 4 * np.pi / len(variance)
-    alm = hp.map2alm(variance * pixel_area, lmax=len(transfer) - 1, iter=_ITERATIONS)
-    return hp.alm2map(hp.almxfl(alm, _squared(transfer)), nside, lmax=len(transfer) - 1)
-
-
-def smooth_difference(apart: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
-    """As `smooth_variance`, of half of QQ less UU and of QU, (2, n_pix): together of spin 4.
-
-    They are the mean of (Q + iU)^2, so they turn by twice the angle by which Q and U turn.
-    """
-    l_max, nside_in = len(transfer) - 1, hp.npix2nside(apart.shape[1])
-    values = apart * (4 * np.pi / apart.shape[1])
-    alm = [np.zeros(hp.Alm.getsize(l_max), complex) for _ in range(2)]
-    for _ in range(_ITERATIONS + 1):
-        left = values - np.stack(hp.alm2map_spin(alm, nside_in, 4, l_max))
-        alm = [a + more for a, more in zip(alm, hp.map2alm_spin(left, 4, l_max), strict=True)]
-    alm = [hp.almxfl(a, _squared(transfer)) for a in alm]
-    return np.stack(hp.alm2map_spin(alm, nside, 4, l_max))
-
-
-def _squared(transfer: np.ndarray) -> np.ndarray:
-    """Transfer function of the square of the kernel of another."""
-    ell = np.arange(len(transfer))
-    x, w = np.polynomial.legendre.leggauss(2 * len(transfer))
-    kernel = np.polynomial.legendre.legval(x, (2 * ell + 1) / (4 * np.pi) * transfer)
-    modes = np.polynomial.legendre.legvander(x, len(transfer) - 1)
-    return 2 * np.pi * (w * kernel**2) @ modes
-
-
-def _cover(seen: np.ndarray, aim: Resolution) -> np.ndarray:
-    """How much of the common beam observed, shape (n_pix,) of the aim."""
-    if seen.all():
-        return np.ones(hp.nside2npix(aim.nside))
-    transfer = aim.transfer(0.0)
-    alm = hp.map2alm(seen.astype(float), lmax=len(transfer) - 1, iter=_ITERATIONS)
-    return hp.alm2map(hp.almxfl(alm, transfer), aim.nside, lmax=len(transfer) - 1)

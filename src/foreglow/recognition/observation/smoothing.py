@@ -1,0 +1,134 @@
+"""Smoothing of Q,U and of their noise to a common beam, of all of the sky or of a part."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from foreglow.maps import healpix as hp
+
+_ITERATIONS = 3
+_NEGLIGIBLE = 1e-3  # of a kernel's harmonics: where they may end
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """One beam and pixel size for all bands.
+
+    Harmonics end at ell = 2 Nside, smoothly from 1.5 Nside on, so lowering Nside aliases nothing;
+    all bands share that, so ratios of bands are kept.
+
+    Parameters
+    ----------
+    fwhm_arcmin : float
+        Gaussian beam.
+    nside : int
+    """
+
+    fwhm_arcmin: float
+    nside: int
+
+    @classmethod
+    def of(cls, fwhm_arcmin: float, most: int) -> "Resolution":
+        """The finest pixels, of Nside `most` at most, that are at least half a beam wide."""
+        nside = most
+        while nside > 1 and hp.nside2resol(nside, arcmin=True) < 0.5 * fwhm_arcmin:
+            nside //= 2
+        return cls(fwhm_arcmin, nside)
+
+    def transfer(self, beam_arcmin: float) -> np.ndarray:
+        """Factor on the harmonics of a map of some beam, shape (2 Nside + 1,)."""
+        ell = np.arange(2 * self.nside + 1)
+        end = np.clip((ell - 1.5 * self.nside) / (0.5 * self.nside), 0, 1)
+        return self.ratio(beam_arcmin, ell) * np.cos(0.5 * np.pi * end) ** 2
+
+    def ratio(self, beam_arcmin: float, ell: np.ndarray) -> np.ndarray:
+        """Harmonics of the common beam over those of another; the kernel is a Gaussian."""
+        variance = (np.radians([self.fwhm_arcmin, beam_arcmin]) / 60) ** 2 / (8 * np.log(2))
+        return np.exp(-0.5 * ell * (ell + 1) * (variance[0] - variance[1]))
+
+
+def smooth_polarisation(qu: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
+    """Q,U (2, n_pix) of any Nside with E and B multiplied by `transfer`, (2, n_pix) of `nside`."""
+    l_max = len(transfer) - 1
+    none = np.zeros(qu.shape[1])
+    alm = hp.map2alm([none, *qu], lmax=l_max, iter=_ITERATIONS, pol=True)
+    alm = [hp.almxfl(a, transfer) for a in alm]
+    return np.asarray(hp.alm2map(alm, nside, lmax=l_max, pol=True))[1:]
+
+
+def smooth_variance(variance: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
+    """Variance of smoothed white noise, from that of each pixel (n_pix,): the kernel squared.
+
+    The variance of Q and of U at a point is the sum over pixels of theirs times the kernel
+    squared, itself a smoothing, by the Legendre transform of that square.
+    """
+    pixel_area = 4 * np.pi / len(variance)
+    alm = hp.map2alm(variance * pixel_area, lmax=len(transfer) - 1, iter=_ITERATIONS)
+    return hp.alm2map(hp.almxfl(alm, _squared(transfer)), nside, lmax=len(transfer) - 1)
+
+
+def smooth_difference(apart: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
+    """As `smooth_variance`, of half of QQ less UU and of QU, (2, n_pix): together of spin 4.
+
+    They are the mean of (Q + iU)^2, so they turn by twice the angle by which Q and U turn.
+    """
+    l_max, nside_in = len(transfer) - 1, hp.npix2nside(apart.shape[1])
+    values = apart * (4 * np.pi / apart.shape[1])
+    alm = [np.zeros(hp.Alm.getsize(l_max), complex) for _ in range(2)]
+    for _ in range(_ITERATIONS + 1):
+        left = values - np.stack(hp.alm2map_spin(alm, nside_in, 4, l_max))
+        alm = [a + more for a, more in zip(alm, hp.map2alm_spin(left, 4, l_max), strict=True)]
+    alm = [hp.almxfl(a, _squared(transfer)) for a in alm]
+    return np.stack(hp.alm2map_spin(alm, nside, 4, l_max))
+
+
+def _squared(transfer: np.ndarray) -> np.ndarray:
+    """Transfer function of the square of the kernel of another."""
+    ell = np.arange(len(transfer))
+    x, w = np.polynomial.legendre.leggauss(2 * len(transfer))
+    kernel = np.polynomial.legendre.legval(x, (2 * ell + 1) / (4 * np.pi) * transfer)
+    modes = np.polynomial.legendre.legvander(x, len(transfer) - 1)
+    return 2 * np.pi * (w * kernel**2) @ modes
+
+
+def cover(seen: np.ndarray, aim: Resolution) -> np.ndarray:
+    """How much of the common beam observed, shape (n_pix,) of the aim."""
+    if seen.all():
+        return np.ones(hp.nside2npix(aim.nside))
+    transfer = aim.transfer(0.0)
+    alm = hp.map2alm(seen.astype(float), lmax=len(transfer) - 1, iter=_ITERATIONS)
+    return hp.alm2map(hp.almxfl(alm, transfer), aim.nside, lmax=len(transfer) - 1)
+
+
+def to_common_beam(values: np.ndarray, aim: Resolution, beam_arcmin: float) -> np.ndarray:
+    """A map (n_pix,), or Q,U (2, n_pix), at the common beam, in its own pixels.
+
+    The kernel is a Gaussian, which stays near: nothing ends its harmonics before they are small.
+    """
+    if beam_arcmin == aim.fwhm_arcmin:
+        return values
+    nside = hp.npix2nside(values.shape[-1])
+    ratio = aim.ratio(beam_arcmin, np.arange(3 * nside))
+    ratio = ratio[: 1 + np.count_nonzero(ratio >= _NEGLIGIBLE)]
+    # of a narrow kernel what it takes away is smoother than what it leaves
+    narrow = ratio[-1] > 0.5
+    factor = 1 - ratio if narrow else ratio
+    if values.ndim == 2:
+        smooth = smooth_polarisation(values, factor, nside)
+    else:
+        l_max = len(factor) - 1
+        alm = hp.map2alm(values, lmax=l_max, iter=_ITERATIONS)
+        smooth = hp.alm2map(hp.almxfl(alm, factor), nside, lmax=l_max)
+    return values - smooth if narrow else smooth
+
+
+def filled(qu: np.ndarray, seen: np.ndarray, aim: Resolution) -> np.ndarray:
+    """Q,U with means over the common beam where they were not observed, fading from there.
+
+    Dead pixels then hold what is around them, and no edge is a cliff.
+    """
+    if seen.all():
+        return qu
+    mean = to_common_beam(np.where(seen, qu, 0.0), aim, 0.0)
+    cover = to_common_beam(seen.astype(float), aim, 0.0)
+    return np.where(seen, qu, mean / np.maximum(cover, 0.5))
