@@ -182,8 +182,8 @@ def _checkpoint(path: Path) -> tuple[str, bytes]:
 
 def make_small_reproductions() -> None:
     """Let the reproductions be as small as their tests have them."""
-    farsian2020.read_settings = lambda scale: test_farsian2020_resumed.TINY
-    zhang2019.read_settings = lambda scale: test_zhang2019.TINY
+    farsian2020.read_settings = lambda *_: test_farsian2020_resumed.TINY
+    zhang2019.read_settings = lambda *_: test_zhang2019.TINY
     for module, name, value in test_farsian2020_resumed.SMALL:
         setattr(module, name, value)
 

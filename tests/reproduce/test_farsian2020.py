@@ -23,6 +23,7 @@ from foreglow.report.recognition import figures
 from foreglow.reproduce import farsian2020
 from foreglow.reproduce.farsian2020 import context as contexts
 from foreglow.reproduce.farsian2020 import experiment
+from foreglow.reproduce.settings import read_settings
 from foreglow.runs import Run
 from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
@@ -52,17 +53,17 @@ def draw(figure, folder, name, pdf_fonts=42):
     how(figure, folder, name, pdf_fonts)
 
 
-READ = experiment.read_settings
+READ = read_settings
 
 
-def read_quick(scale):
+def read_quick(paper, scale):
     """A scale with a few steps a training."""
     few = {"steps": 5, "batch": 256}
     return {
         key: {name: shortened(plan, few) for name, plan in value.items()}
         if key in NETWORKS
         else value
-        for key, value in READ(scale).items()
+        for key, value in READ(paper, scale).items()
     }
 
 
@@ -465,7 +466,7 @@ def test_one_context_is_missing(smoke, tmp_path, monkeypatch):
     for name in models:
         shutil.copytree(smoke / "model" / name, tmp_path / "model" / name)
     before = file_states(tmp_path)
-    run, settings = Run(tmp_path, {}), experiment.read_settings("smoke")
+    run, settings = Run(tmp_path, {}), read_settings("farsian2020", "smoke")
     templates = load_templates("mock", settings["template_nside"])
     instrument, cpu = load_instrument("quijote+litebird"), torch.device("cpu")
     found = contexts.trained_contexts(

@@ -70,7 +70,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_farsian2020_resumed import SMALL, TINY, farsian2020
 from foreglow.recognition.network import train as training
-farsian2020.read_settings = lambda scale: TINY
+farsian2020.read_settings = lambda *_: TINY
 for module, name, value in SMALL:
     setattr(module, name, value)
 draw, drawn = training.VectorSimulator.draw, 0
@@ -88,7 +88,7 @@ farsian2020.reproduce(Path({folder!r}), "smoke", "mock", seed=0, device="cpu")
 @pytest.fixture(scope="module")
 def tiny():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(farsian2020, "read_settings", lambda scale: TINY)
+        patch.setattr(farsian2020, "read_settings", lambda *_: TINY)
         for module, name, value in SMALL:
             patch.setattr(module, name, value)
         yield

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from foreglow.recognition.simulation.skies import PAPER_LAW
-from foreglow.reproduce.farsian2020.experiment import SCALES, Experiment, read_settings
+from foreglow.reproduce.farsian2020.experiment import Experiment
 from foreglow.reproduce.farsian2020.outside import AS_TRAINED, Case, cases, skies_of
+from foreglow.reproduce.settings import SCALES, read_settings
 from foreglow.runs import Run
 from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
@@ -53,7 +54,7 @@ def test_problems_that_are_not_run_are_left_out():
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_presets_name_laws_that_exist(scale):
-    settings = read_settings(scale)
+    settings = read_settings("farsian2020", scale)
     assert len(list(cases(settings["outside"]["changes"], settings["problems"]))) >= 5
 
 

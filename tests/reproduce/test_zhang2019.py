@@ -18,8 +18,8 @@ from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.report.page.skyview import averaged, load_view, saved_views
 from foreglow.reproduce import PAPERS, printed_tables, read_records, reproduce, zhang2019
+from foreglow.reproduce.settings import SCALES, read_settings
 from foreglow.reproduce.zhang2019 import experiment
-from foreglow.reproduce.zhang2019.experiment import read_settings
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.source import open_source, paper_channels
 from foreglow.sky.gas import mock_gas
@@ -60,7 +60,7 @@ FIGURES = {
 def tiny():
     """Settings and figures that take little time, for the whole module."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zhang2019, "read_settings", lambda scale: TINY)
+        patch.setattr(zhang2019, "read_settings", lambda *_: TINY)
         patch.setattr(experiment.figures, "save", draw_small)
         patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
@@ -262,9 +262,9 @@ def test_resume_with_another_seed(folder):
 # ---- scales and sources ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", experiment.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_can_be_resolved(scale):
-    settings = read_settings(scale)
+    settings = read_settings("zhang2019", scale)
     assert set(settings) - {"pdf_fonts"} == set(TINY)
     assert 30.0 in settings["lambdas"]
     for table in (*NETWORKS, "variants"):
@@ -277,7 +277,7 @@ def test_every_scale_can_be_resolved(scale):
 
 
 def test_the_paper_scale_is_the_paper():
-    settings = read_settings("paper")
+    settings = read_settings("zhang2019", "paper")
     plan = DustPlan(**settings["unet_zhang2019"])
     assert (plan.epochs, plan.batch, plan.width, plan.learning_rate) == (40, 64, 64, 1e-3)
     assert plan.steps == -(-50000 // plan.batch)
@@ -289,7 +289,7 @@ def test_unknown_paper_and_scale(tmp_path):
     with pytest.raises(RunError, match="expected the paper farsian2020 or zhang2019, got 'x'"):
         reproduce("x", tmp_path, "smoke")
     with pytest.raises(RunError, match="expected scale smoke, laptop, evening, paper, got 'huge'"):
-        read_settings("huge")
+        read_settings("zhang2019", "huge")
 
 
 def test_a_wide_range_holds_the_channels_of_the_paper():

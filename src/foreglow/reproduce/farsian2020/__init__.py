@@ -19,7 +19,7 @@ from foreglow.report.html import write_report
 from foreglow.report.page.tables import accuracy_rows, rich_table
 from foreglow.reproduce import read_records
 from foreglow.reproduce.farsian2020.context import spatial_context
-from foreglow.reproduce.farsian2020.experiment import SCALES, Captions, Experiment, read_settings
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 from foreglow.reproduce.farsian2020.fits import choose_by_fits
 from foreglow.reproduce.farsian2020.networks import NETWORKS, train_and_test
 from foreglow.reproduce.farsian2020.noise import noise_curve
@@ -28,6 +28,7 @@ from foreglow.reproduce.farsian2020.paper import PAPER_NOISELESS, PAPER_NOISY
 from foreglow.reproduce.farsian2020.readings import noise_readings
 from foreglow.reproduce.farsian2020.separation import component_separation
 from foreglow.reproduce.farsian2020.sky import components
+from foreglow.reproduce.settings import read_settings
 from foreglow.runs import open_run
 from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
@@ -36,7 +37,6 @@ __all__ = [
     "NETWORKS",
     "PAPER_NOISELESS",
     "PAPER_NOISY",
-    "SCALES",
     "STEPS",
     "printed_tables",
     "read_records",
@@ -89,7 +89,7 @@ def reproduce(
     Path
         The report.
     """
-    settings = read_settings(scale)
+    settings = read_settings("farsian2020", scale)
     chosen = pick_device(device)
     instrument = load_instrument("quijote+litebird")
     templates = load_templates(sky, None if Path(sky).is_dir() else settings["template_nside"])

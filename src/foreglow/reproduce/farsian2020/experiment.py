@@ -1,9 +1,7 @@
 """What every step of the reproduction shares: the sky, trained models, test skies, recording."""
 
 import logging
-import tomllib
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ from matplotlib.figure import Figure
 
 from foreglow.compute.training import History
 from foreglow.compute.workers import MapFn
-from foreglow.errors import RunError
 from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.calibration import expected_calibration_error
@@ -25,30 +22,12 @@ from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 
-__all__ = ["REGIONS", "SCALES", "Captions", "Experiment", "joined", "read_settings"]
+__all__ = ["REGIONS", "Captions", "Experiment", "joined"]
 
 log = logging.getLogger("foreglow")
 
-SCALES = ("smoke", "laptop", "evening", "paper")
-
 Captions = dict[str, dict[str, str]]
 """Title, caption and section of figures, by file name."""
-
-
-def read_settings(scale: str) -> dict[str, Any]:
-    """The preset at a scale.
-
-    Raises
-    ------
-    RunError
-        If there is no such scale.
-    """
-    if scale not in SCALES:
-        raise RunError(f"expected scale {', '.join(SCALES)}, got {scale!r}.")
-    preset = resources.files("foreglow") / "presets" / "farsian2020.toml"
-    scales = tomllib.loads(preset.read_text(encoding="utf-8"))
-    settings = scales[scale]
-    return scales.get(settings.pop("like", None), {}) | settings
 
 
 @dataclass(frozen=True)

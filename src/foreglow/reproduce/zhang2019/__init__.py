@@ -17,15 +17,14 @@ from foreglow.compute.workers import MapFn
 from foreglow.files import write_text
 from foreglow.report.dust.tables import correlation_rows, correlation_text
 from foreglow.report.html import write_report
+from foreglow.reproduce.settings import read_settings
 from foreglow.reproduce.zhang2019.ablations import ablations
 from foreglow.reproduce.zhang2019.cleaning import template_cleaning
 from foreglow.reproduce.zhang2019.east_west import east_and_west
 from foreglow.reproduce.zhang2019.experiment import (
-    SCALES,
     Captions,
     Experiment,
     on_device,
-    read_settings,
 )
 from foreglow.reproduce.zhang2019.models import compare_models
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS, WINS
@@ -35,7 +34,7 @@ from foreglow.reproduce.zhang2019.source import open_source
 from foreglow.reproduce.zhang2019.weights import compare_weights
 from foreglow.runs import open_run
 
-__all__ = ["SCALES", "STEPS", "WINS", "printed_tables", "reproduce"]
+__all__ = ["STEPS", "WINS", "printed_tables", "reproduce"]
 
 STEPS: tuple[Callable[[Experiment], Captions], ...] = (
     what_the_sky_holds,
@@ -82,7 +81,7 @@ def reproduce(
     Path
         The report.
     """
-    settings = read_settings(scale)
+    settings = read_settings("zhang2019", scale)
     chosen = pick_device(device)
     source = open_source(sky, settings["nside"], seed)
     config = {

@@ -1,10 +1,8 @@
 """What every step of the reproduction shares: the sky, trained models, scores, recording."""
 
 import logging
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ from foreglow.dust.results import DustMap
 from foreglow.dust.spectra import fundamental_bands
 from foreglow.dust.train import DustPlan, train
 from foreglow.dust.validation import hold_out
-from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import Method, Region, split
 from foreglow.report.recognition import figures
@@ -31,26 +28,11 @@ from foreglow.runs import Run
 
 log = logging.getLogger("foreglow")
 
-SCALES = ("smoke", "laptop", "evening", "paper")
 SETS = ("train", "test", "validation")
 METHOD: Method = "nearest"
 
 Captions = dict[str, dict[str, str]]
 """Title, caption and section of figures, by file name."""
-
-
-def read_settings(scale: str) -> dict[str, Any]:
-    """The preset at a scale.
-
-    Raises
-    ------
-    RunError
-        If there is no such scale.
-    """
-    if scale not in SCALES:
-        raise RunError(f"expected scale {', '.join(SCALES)}, got {scale!r}.")
-    preset = resources.files("foreglow") / "presets" / "zhang2019.toml"
-    return tomllib.loads(preset.read_text(encoding="utf-8"))[scale]
 
 
 @dataclass(frozen=True, eq=False)
