@@ -1,5 +1,6 @@
 """What all benchmarks share: rates, ratios of works that take turns, and memory."""
 
+import platform
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,16 @@ import torch
 
 REPEATS = 7
 OURS = "foreglow"
+
+
+def processor() -> str:
+    """The name of the processor, as Linux says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def rate(work: Callable[[], int]) -> dict[str, float]:

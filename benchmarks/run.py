@@ -23,7 +23,7 @@ from fits import fits, full_sky
 from foreglow.runs import package_versions
 from limits import limits
 from machine import machine
-from measure import devices
+from measure import devices, processor
 from precision import precision
 from recognition import classification, memory, simulation
 from scaling import scaling
@@ -108,7 +108,7 @@ def _write(rows: list[dict], seconds: dict[str, float]) -> None:
     rows += [{"part": "limits", **row} for row in limits(rows)]
     table = {
         "machine": {
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -123,15 +123,6 @@ def _write(rows: list[dict], seconds: dict[str, float]) -> None:
     temporary = RESULTS.with_suffix(".part")
     temporary.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     temporary.replace(RESULTS)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -147,7 +147,8 @@ def test_readings_of_table_1(records, problem):
     found = [r for r in records if "reading" in r and r["problem"] == problem]
     ceilings = {r["reading"]: r["accuracy"] for r in found if r["method"] == "ceiling"}
     assert len(ceilings) == 5
-    assert ceilings["the mean of the 100 realisations of the training"] == max(ceilings.values())
+    stated = ceilings["Table 1 in uK_CMB arcmin, pixels of the test's Nside"]
+    assert ceilings["the mean of the 100 realisations of the training"] > stated
     scaled = {r["reading"] for r in found if r["method"] == "ceiling_scaled"}
     assert scaled == {"the vector", "the vector scaled to [0, 1]"}
     assert {r["paper"] for r in found} == {TABLE_3[problem][2] / 100}

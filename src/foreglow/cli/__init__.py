@@ -103,7 +103,7 @@ def reproduce(
     scale: Annotated[
         str,
         typer.Option(
-            help="smoke, laptop (25 min, 2 cores), evening (2 h) or paper.",
+            help="smoke, laptop (25 min, 2 cores), evening (some hours) or paper.",
             autocompletion=one_of("smoke", "laptop", "evening", "paper"),
         ),
     ] = "laptop",

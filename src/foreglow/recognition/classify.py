@@ -17,7 +17,8 @@ from foreglow.compute.workers import map_over
 from foreglow.errors import InstrumentError, MapError, RunError, warn
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
-from foreglow.maps.noise import NoiseMap, warn_of_one_rms
+from foreglow.maps.noise import warn_of_one_rms
+from foreglow.maps.noise_map import NoiseMap
 from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.models import REFERENCE_NSIDE

@@ -16,7 +16,7 @@ from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import map_over
 from foreglow.errors import InstrumentError, MapError, ModelError
 from foreglow.maps.blocks import PixelBlock
-from foreglow.maps.noise import NoiseMap
+from foreglow.maps.noise_map import NoiseMap
 from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.fits.choice import CRITERIA, choose
 from foreglow.recognition.fits.skymodel import candidate

@@ -14,7 +14,8 @@ from foreglow.maps.arrays import GivenArray
 from foreglow.maps.conventions import canonical_unit
 from foreglow.maps.given import GivenFile
 from foreglow.maps.io import PolarisationMap
-from foreglow.maps.noise import NoiseMap, open_noise_map
+from foreglow.maps.noise import open_noise_map
+from foreglow.maps.noise_map import NoiseMap
 from foreglow.maps.stored import check_same_sky
 from foreglow.recognition.observation.bands import by_band
 from foreglow.sky.instrument import Instrument

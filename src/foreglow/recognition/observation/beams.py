@@ -14,7 +14,7 @@ from foreglow.files import scratch_directory
 from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import GivenArray
 from foreglow.maps.io import PolarisationMap
-from foreglow.maps.noise import NoiseMap
+from foreglow.maps.noise_map import NoiseMap
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.observation.band_noise import (
     Noise,

@@ -16,7 +16,7 @@ from foreglow.maps.arrays import GivenArray, given_array, is_array
 from foreglow.maps.conventions import canonical_convention, canonical_frame
 from foreglow.maps.given import split_column
 from foreglow.maps.mask import MASK, mask_array, open_mask
-from foreglow.maps.noise import NoiseMap
+from foreglow.maps.noise_map import NoiseMap
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.bands import by_band
 from foreglow.recognition.observation.beams import at_one_resolution

@@ -15,7 +15,7 @@ from foreglow.maps.blocks import PixelBlock, PixelBlocks, ring_numbers
 from foreglow.maps.conventions import angle_to_galactic, turn, turn_covariance
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.mask import Mask
-from foreglow.maps.noise import NoiseMap
+from foreglow.maps.noise_map import NoiseMap
 from foreglow.maps.stored import StoredMap, check_same_sky
 from foreglow.recognition.observation.band_noise import Noise, open_noise, validate_noise_scale
 from foreglow.recognition.observation.bands import open_bands

@@ -41,7 +41,7 @@ def _train_all(experiment: Experiment) -> None:
 
 
 def _train(experiment: Experiment, pair: tuple[str, str]) -> dict[str, float]:
-    """Train a network on a problem; returns the seconds of each regime."""
+    """Train a network on a problem; returns the seconds of all stages until then."""
     for regime in _REGIMES:
         experiment.trained(*pair, regime)
     return experiment.run.timings_s
