@@ -124,7 +124,7 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Iterator[
     if not log.isEnabledFor(logging.INFO):  # called from Python: log.txt is written all the same
         log.setLevel(logging.INFO)
     try:
-        yield Run(folder, resolved)
+        yield Run(folder.absolute(), resolved)  # workers may be elsewhere
     finally:
         log.setLevel(level)
         log.removeHandler(handler)

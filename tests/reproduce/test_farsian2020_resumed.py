@@ -1,6 +1,7 @@
 """A reproduction of a few steps: killed and resumed, or judged by workers, it is the same."""
 
 import logging
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -147,3 +148,4 @@ def test_workers_find_the_same(whole, map_fn, tmp_path, monkeypatch):
     reproduce(Path("there"), resume=True, map_fn=map_fn)
     assert farsian2020.read_records(there) == farsian2020.read_records(whole)
     assert weights_of(there) == models
+    assert list(map_fn(os.path.exists, ["there"])) == [False]  # nor trained again where they are

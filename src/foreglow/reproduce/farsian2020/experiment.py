@@ -67,7 +67,7 @@ class Experiment:
             self.instrument,
             self.seed,
             str(self.device),
-            self.run.models.absolute(),
+            self.run.models,
         )
 
     def plan(self, network: str, regime: Regime, problem: str, **changes: Any) -> TrainingPlan:
