@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from foreglow.compute.optimisers import MuonAndAdam, adamw, muon, orthogonal
+from foreglow.compute.optimisers import MuonAndAdam, adamw, muon, orthogonal, whitening
+
+INPUTS = torch.randn(256, 6, generator=torch.Generator().manual_seed(99))
 
 
 class Dense(nn.Module):
@@ -22,11 +24,12 @@ class Dense(nn.Module):
         return self.output(x)
 
 
-def steps(network, made, count, first=0):
+def steps(network, made, count, first=0, mixed=None):
     """Some steps on a task that is to be learned; the loss before the last."""
     for k in range(first, first + count):
         x = torch.randn(64, 6, generator=torch.Generator().manual_seed(k))
-        loss = nn.functional.cross_entropy(network(x), (x[:, 0] * x[:, 1] > 0).long())
+        seen = x if mixed is None else x @ mixed
+        loss = nn.functional.cross_entropy(network(seen), (x[:, 0] * x[:, 1] > 0).long())
         made["optimizer"].zero_grad()
         loss.backward()
         made["optimizer"].step()
@@ -36,7 +39,7 @@ def steps(network, made, count, first=0):
 
 def test_matrices_of_hidden_layers_go_by_muon():
     network = Dense()
-    optimiser = muon(network, 0.02, 100)["optimizer"]
+    optimiser = muon(network, 0.02, 100, INPUTS)["optimizer"]
     others, matrices = ({id(p) for p in group["params"]} for group in optimiser.param_groups)
     assert matrices == {id(layer.weight) for layer in network.hidden}
     assert matrices | others == {id(p) for p in network.parameters()}
@@ -81,17 +84,41 @@ def test_the_first_steps_are_those_of_pytorch():
 
 def test_it_learns():
     network = Dense()
-    assert steps(network, muon(network, 0.02, 400), 400) < 0.2  # of log 2 = .69 at chance
+    assert steps(network, muon(network, 0.02, 400, INPUTS), 400) < 0.2  # of log 2 = .69 at chance
+
+
+def test_inputs_made_white_have_no_directions():
+    mixed = INPUTS @ torch.diag(torch.logspace(-3, 0, 6)) + 0.5
+    white = mixed @ whitening(mixed)
+    torch.testing.assert_close(white.T @ white / len(white), torch.eye(6), atol=2e-3, rtol=0)
+    flat = torch.cat([mixed, torch.zeros(256, 1)], 1)  # a column that nothing is in
+    assert whitening(flat).isfinite().all()
+
+
+def test_how_inputs_are_mixed_makes_no_difference():
+    """Of inputs that differ by a thousand in size it learns what it learns of equal ones."""
+    mixed = torch.randn(6, 6, generator=torch.Generator().manual_seed(5)).double()
+    mixed = torch.diag(torch.logspace(-3, 0, 6, dtype=torch.float64)) @ torch.linalg.qr(mixed)[0]
+    plain, other, inputs = Dense().double(), Dense().double(), INPUTS.double()
+    with torch.no_grad():
+        other.hidden[0].weight.copy_(plain.hidden[0].weight @ torch.linalg.inv(mixed).mT)
+    torch.set_default_dtype(torch.float64)
+    try:
+        a = steps(plain, muon(plain, 0.02, 50, inputs), 50)
+        b = steps(other, muon(other, 0.02, 50, inputs @ mixed), 50, mixed=mixed)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert a == pytest.approx(b, rel=1e-6)
 
 
 def test_a_state_that_was_stored_goes_on_as_if_it_had_not_been():
     whole, first = Dense(), Dense()
-    steps(whole, muon(whole, 0.02, 20), 20)
-    begun = muon(first, 0.02, 20)
+    steps(whole, muon(whole, 0.02, 20, INPUTS), 20)
+    begun = muon(first, 0.02, 20, INPUTS)
     steps(first, begun, 8)
     then = Dense(seed=1)
     then.load_state_dict(first.state_dict())
-    resumed = muon(then, 0.02, 20)
+    resumed = muon(then, 0.02, 20, INPUTS)
     resumed["optimizer"].load_state_dict(begun["optimizer"].state_dict())
     schedule = resumed["lr_scheduler"]["scheduler"]
     schedule.load_state_dict(begun["lr_scheduler"]["scheduler"].state_dict())
@@ -103,7 +130,7 @@ def test_a_state_that_was_stored_goes_on_as_if_it_had_not_been():
 @pytest.mark.parametrize(("make", "rise"), [(adamw, 10), (muon, 5)])
 def test_rates_rise_and_fall_to_zero(make, rise):
     network = Dense()
-    made = make(network if make is muon else network.parameters(), 1.0, 100)
+    made = muon(network, 1.0, 100, INPUTS) if make is muon else make(network.parameters(), 1.0, 100)
     rates = []
     for k in range(100):
         rates.append(made["optimizer"].param_groups[-1]["lr"])

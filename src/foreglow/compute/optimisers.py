@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 _MOMENTUM = 0.95  # of Muon
+_LEAST_MOMENT = 1e-8  # of the largest, of inputs; below, float32 has only rounding
 
 
 def adamw(parameters: Any, learning_rate: float, total_steps: int) -> dict[str, Any]:
@@ -32,17 +33,20 @@ def dropping_adam(
     return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def muon(network: nn.Module, learning_rate: float, total_steps: int) -> dict[str, Any]:
+def muon(
+    network: nn.Module, learning_rate: float, total_steps: int, inputs: Tensor
+) -> dict[str, Any]:
     """Muon on the weights of hidden layers, Adam at a tenth of its rate on all other parameters.
 
     The rates rise over a twentieth of the steps, then fall as a cosine. For dense networks whose
-    last layer is `output`.
+    first layer sees `inputs`, a sample of shape (n, n_input), and whose last is `output`.
     """
     hidden, others = [], []
     for name, parameter in network.named_parameters():
         of_hidden = parameter.ndim == 2 and not name.startswith("output.")
         (hidden if of_hidden else others).append(parameter)
-    optimiser = MuonAndAdam(hidden, others, learning_rate, 0.1 * learning_rate)
+    rates = learning_rate, 0.1 * learning_rate
+    optimiser = MuonAndAdam(hidden, others, *rates, whitening(inputs))
     return _annealed(optimiser, total_steps, rise=0.05)
 
 
@@ -50,12 +54,16 @@ class MuonAndAdam(torch.optim.Optimizer):
     """Muon on matrices and Adam on other parameters.
 
     The orthogonal steps are found in float32: PyTorch's own Muon does it in bfloat16, which on
-    processors takes three times as long for matrices of these sizes.
+    processors takes three times as long for matrices of these sizes. The steps of the first
+    matrix are orthogonal as weights of its inputs made white, so that it learns from what hardly
+    varies as soon as from what varies most.
 
     Parameters
     ----------
     matrices, others : list of Parameter
     learning_rate, learning_rate_of_others : float
+    whitening : Tensor, optional
+        Of the inputs of the first matrix, shape (n_input, n_input), see `whitening`.
 
     References
     ----------
@@ -68,7 +76,9 @@ class MuonAndAdam(torch.optim.Optimizer):
         others: list[nn.Parameter],
         learning_rate: float,
         learning_rate_of_others: float,
+        whitening: Tensor | None = None,
     ):
+        self.whitening = whitening
         self.adam = torch.optim.Adam(others, lr=learning_rate_of_others, fused=True)
         groups = [*self.adam.param_groups, {"params": matrices, "lr": learning_rate}]
         super().__init__(groups, {})
@@ -92,15 +102,26 @@ class MuonAndAdam(torch.optim.Optimizer):
                 loss = closure()
         self.adam.step()
         matrices = self.param_groups[1]
-        for matrix in matrices["params"]:
+        for place, matrix in enumerate(matrices["params"]):
             state = self.state[matrix]
             if not state:
                 state["momentum"] = torch.zeros_like(matrix)
-            momentum = state["momentum"].lerp_(matrix.grad, 1 - _MOMENTUM)
-            step = orthogonal(matrix.grad.lerp(momentum, _MOMENTUM))  # Nesterov's
+            white = None if place else self.whitening
+            gradient = matrix.grad if white is None else matrix.grad @ white
+            momentum = state["momentum"].lerp_(gradient, 1 - _MOMENTUM)
+            step = orthogonal(gradient.lerp(momentum, _MOMENTUM))  # Nesterov's
+            step = step if white is None else step @ white
             rows_by_columns = matrix.shape[0] / matrix.shape[1]
             matrix.add_(step, alpha=-matrices["lr"] * max(1.0, rows_by_columns) ** 0.5)
         return loss
+
+
+def whitening(inputs: Tensor) -> Tensor:
+    """The inverse square root of the second moments of inputs of shape (n, n_input), symmetric."""
+    x = inputs.double()
+    moment, directions = torch.linalg.eigh(x.mT @ x / len(x))
+    root = moment.clamp_min(_LEAST_MOMENT * moment.max()).rsqrt()
+    return ((directions * root) @ directions.mT).to(inputs.dtype)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -52,9 +52,7 @@ class FarsianNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logits, shape (n, n_class); `generator` draws the dropout in training."""
-        x = data.flatten(1)  # (n, 2 * n_band)
-        low, high = x.aminmax(dim=1, keepdim=True)
-        x = (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+        x = self.inputs(data, sigma)
         with layers(x.device):
             for place, layer in enumerate(self.hidden):
                 x = torch.tanh(layer(x))
@@ -64,6 +62,12 @@ class FarsianNetwork(nn.Module):
         if logits.shape[1] == 1:  # a sigmoid is the softmax of (z, 0)
             logits = nn.functional.pad(logits, (0, 1))
         return logits
+
+    def inputs(self, data: Tensor, _sigma: Tensor) -> Tensor:
+        """What the first layer sees: vectors scaled to [0, 1], shape (n, 2 * n_band)."""
+        x = data.flatten(1)
+        low, high = x.aminmax(dim=1, keepdim=True)
+        return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def _twice_or_nothing(
@@ -119,12 +123,17 @@ class ForeglowNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Logits, shape (n, n_class), of data (n, 2, n_band) with noise (n, n_band), uK_RJ."""
-        x = (self._features(data, sigma) - self.mean) / self.scale
+        x = self.inputs(data, sigma)
         with layers(x.device):
-            x = _affine(self.input, x.clamp(-_CLIP, _CLIP))
+            x = _affine(self.input, x)
             for block in self.blocks:
                 x = block(x)
             return self.output(self.norm(x)).float()
+
+    def inputs(self, data: Tensor, sigma: Tensor) -> Tensor:
+        """What the first layer sees: standardised features, shape (n, n_feature)."""
+        x = (self._features(data, sigma) - self.mean) / self.scale
+        return x.clamp(-_CLIP, _CLIP)
 
     def remember(self, templates: "Templates") -> None:
         """Keep the sky of the training, where there is a memory."""

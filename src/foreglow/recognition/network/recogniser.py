@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foreglow.errors import ModelError
 from foreglow.model_files import (
@@ -18,7 +18,7 @@ from foreglow.model_files import (
     write_model,
 )
 from foreglow.recognition.models import MODELS, dust_tests
-from foreglow.recognition.network.networks import NETWORKS
+from foreglow.recognition.network.networks import NETWORKS, FarsianNetwork, ForeglowNetwork
 from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument, instrument_of
 
@@ -34,7 +34,7 @@ class Recogniser:
 
     Parameters
     ----------
-    network : Module
+    network : FarsianNetwork or ForeglowNetwork
         Maps (data, sigma) to logits; holds its own normalisation.
     kind : str
         Its name in `NETWORKS`.
@@ -48,7 +48,7 @@ class Recogniser:
         it.
     """
 
-    network: nn.Module
+    network: FarsianNetwork | ForeglowNetwork
     kind: str
     instrument: Instrument
     models: tuple[str, ...]

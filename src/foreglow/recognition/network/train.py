@@ -52,7 +52,8 @@ class TrainingPlan:
         drawn again from its seeds, never stored.
     optimiser : str
         `adamw` and `muon` anneal the learning rate: it rises, then falls as a cosine to zero.
-        `adadelta` keeps it, as the paper does.
+        `adadelta` keeps it, as the paper does. `muon` is preconditioned by the second moments of
+        what the first layer sees; see `foreglow.compute.optimisers.MuonAndAdam`.
     learning_rate : float
         The highest. Of `muon` that of the hidden layers, ten times that of all else.
     noise_scale : float
@@ -139,13 +140,14 @@ def train(
     processes.validate_batch(plan.batch)
     simulator = make_simulator(model, templates, plan).to(device)
     network = model.network.to(device).train()
+    generator = make_generator(device, seed, _STANDARDISATION)
+    sample = simulator.draw(min(plan.sample, _STANDARDISATION_SAMPLE), plan.noise, generator)
     if isinstance(network, ForeglowNetwork):
-        generator = make_generator(device, seed, _STANDARDISATION)
-        size = min(plan.sample, _STANDARDISATION_SAMPLE)
-        sample = simulator.draw(size, plan.noise, generator)
         network.remember(templates)
         network.standardise(sample.data, sample.sigma)
-    task = _task(network, simulator, plan, seed, processes)
+    with torch.no_grad():
+        inputs = network.inputs(sample.data, sample.sigma)
+    task = _task(network, simulator, plan, seed, processes, inputs)
     schedule = Schedule(plan.epochs, plan.steps, plan.validation_steps)
     with threads_for(plan.batch // processes.size, device), arithmetic(plan.precision):
         history = fit(task, schedule, folder, seed, device, resume, processes)
@@ -196,6 +198,7 @@ def _task(
     plan: TrainingPlan,
     seed: int,
     processes: Processes,
+    inputs: Tensor,
 ) -> Task:
     device = simulator.sigma.device
     share = processes.share(plan.batch)
@@ -231,7 +234,7 @@ def _task(
 
     def optimiser(parameters: Any, total_steps: int) -> Any:
         if plan.optimiser == "muon":
-            return muon(network, plan.learning_rate, total_steps)
+            return muon(network, plan.learning_rate, total_steps, inputs)
         if plan.optimiser == "adamw":
             return adamw(parameters, plan.learning_rate, total_steps)
         # Keras's Adadelta: rho 0.95, epsilon 1e-7
