@@ -24,6 +24,7 @@ TINY = {
     "test_skies": 2,
     "noise_scales": [0.1],
     "dedicated_noise_scales": [],
+    "annealed_noise_scales": [0.1],
     "ceiling_noise_scales": [0.1],
     "ceiling_vectors": 64,
     "fit_skies": 2,
@@ -114,8 +115,9 @@ def weights_of(folder):
 def test_killed_and_resumed(whole, tmp_path, caplog):
     """kill -9 in the second epoch of the third training, then --resume: the same numbers."""
     killed = tmp_path / "killed"
-    # two epochs of two steps and one validation each, and one calibration: 7 draws a training
-    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(killed), after=19)
+    # a sample of inputs, two epochs of two steps and one validation each, and one calibration: 8
+    # draws a training
+    script = KILLED.format(tests=str(Path(__file__).parent), folder=str(killed), after=22)
     ended = run_script(script)
     assert ended.code == -signal.SIGKILL, ended.err[-2000:]
     assert {p.name for p in (killed / "model").iterdir()} == {

@@ -207,17 +207,25 @@ def test_noise_curve_holds_curves_ceilings_chance_and_paper():
         "four": (scale, [0.98, 0.8, 0.45], [0.01] * 3),
     }
     ceiling = {"four": (scale, [0.99, 0.85, 0.5])}
-    figure = figures.noise_curve(curves, {"curvature": 0.97}, (0.5, 0.25), ceiling)
+    own = {"four": ([0.1, 1.0], [0.7, 0.4])}
+    figure = figures.noise_curve(curves, {"curvature": 0.97}, (0.5, 0.25), ceiling, own)
     (axes,) = figure.axes
     drawn = [line.get_xydata().tolist() for line in axes.lines]
     assert np.transpose(curves["four"][:2]).tolist() in drawn
     assert np.transpose(ceiling["four"]).tolist() in drawn
+    assert np.transpose(own["four"]).tolist() in drawn
     assert [[1.0, 0.97]] in drawn
     assert [[0, 0.5], [1, 0.5]] in drawn
     assert [[0, 0.25], [1, 0.25]] in drawn
     assert axes.get_xscale() == "log"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["curvature", "four", "ceiling, one pixel", "paper"]
+    assert legend == [
+        "curvature",
+        "four",
+        "ceiling, one pixel",
+        "paper's network",
+        "paper",
+    ]
     assert axes.get_ylim()[0] < 0.25
 
 

@@ -193,6 +193,7 @@ def noise_curve(
     paper: Mapping[str, float],
     chance: Sequence[float],
     ceiling: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+    own: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
 ) -> Figure:
     """Accuracy against the noise, in units of the instrument's.
 
@@ -206,6 +207,8 @@ def noise_curve(
         Levels of guessing, such as 1/2 and 1/4.
     ceiling : mapping of str to (noise_scale, accuracy), optional
         The best any classifier of single pixels can do, for any of the names in `curves`.
+    own : mapping of str to (noise_scale, accuracy), optional
+        Of the paper's own network, trained for each noise.
 
     Returns
     -------
@@ -225,6 +228,8 @@ def noise_curve(
         axes.errorbar(scale, accuracy, error, color=hue, marker="o", markersize=4, label=name)
         if ceiling and name in ceiling:
             axes.plot(*ceiling[name], color=hue, linestyle="--", linewidth=1.1)
+        if own and name in own:
+            axes.plot(*own[name], "s", color=hue, markersize=5, markerfacecolor="none")
         if name in paper:
             # side by side, since the paper's figures lie closer than a star is high
             aside = ScaledTranslation(
@@ -239,7 +244,7 @@ def noise_curve(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.grid(True)
     axes.set_xlim(right=1.35)
-    _noise_legend(figure, axes, bool(paper), bool(ceiling))
+    _noise_legend(figure, axes, bool(paper), bool(ceiling), bool(own))
     return figure
 
 
@@ -347,11 +352,14 @@ def _plot_history(axes: Axes, history: Mapping[str, ArrayLike], quantity: str) -
             axes.plot(epochs, values[taken], color=hue, marker=marker, label=label, ms=2.5, lw=1.2)
 
 
-def _noise_legend(figure: Figure, axes: Axes, paper: bool, ceiling: bool) -> None:
+def _noise_legend(figure: Figure, axes: Axes, paper: bool, ceiling: bool, own: bool) -> None:
     handles = axes.get_legend_handles_labels()[0]
     if ceiling:
         label = "ceiling, one pixel"
         handles += axes.plot([], [], color=MUTED, linestyle="--", linewidth=1.1, label=label)
+    if own:
+        label, look = "paper's network", {"markersize": 5, "markerfacecolor": "none"}
+        handles += axes.plot([], [], "s", color=MUTED, label=label, **look)
     if paper:
         handles += axes.plot([], [], "*", color=MUTED, markersize=9, label="paper")
     figure.legend(handles=handles, loc="outside right upper", labelspacing=0.8)
