@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import pickle
 import tomllib
 from functools import cache
 
@@ -74,8 +75,15 @@ def tiny():
 def folder(tiny, tmp_path_factory):
     """The run directory of a whole reproduction."""
     path = tmp_path_factory.mktemp("runs") / "tiny"
-    assert reproduce("zhang2019", path, "smoke", device="cpu") == path / "report.html"
+    report = reproduce("zhang2019", path, "smoke", device="cpu", map_fn=sent)
+    assert report == path / "report.html"
     return path
+
+
+def sent(work, items):
+    """A map whose work goes as it would go to workers."""
+    for item in items:
+        yield pickle.loads(pickle.dumps((work, item)))[0](item)
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,10 @@ import torch
 from rich.table import Table
 
 from foreglow.report.dust.tables import correlation_rows, correlation_text
-from foreglow.reproduce.zhang2019.experiment import Captions, Experiment, on_device
+from foreglow.reproduce.zhang2019.experiment import Captions, Opening, open_experiment
 from foreglow.reproduce.zhang2019.models import compare_models
-from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
 from foreglow.reproduce.zhang2019.skymap import predicted_map
-from foreglow.reproduce.zhang2019.source import open_source
 from foreglow.runs import Run
 
 _SETTINGS: dict[str, Any] = {
@@ -46,9 +44,8 @@ def predict_dust(run: Run, seed: int, device: torch.device) -> Captions:
         Captions of the figures.
     """
     with run.stage("the mock Galaxy's gas"):
-        source = open_source("mock", _SETTINGS["nside"], seed)
-        sky = on_device(source.sky(LOW_KMS, HIGH_KMS), device)
-    experiment = Experiment(run, _SETTINGS, source, sky, seed, device, resume=False)
+        opening = Opening("mock", _SETTINGS["nside"], seed, str(device))
+        experiment = open_experiment(run, _SETTINGS, opening, resume=False)
     captions: Captions = {}
     for step in (what_the_sky_holds, compare_models, predicted_map):
         captions |= step(experiment)

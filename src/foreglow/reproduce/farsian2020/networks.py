@@ -1,5 +1,6 @@
 """Tables 2 and 3, and Figures 3 to 8: every network on the three problems."""
 
+import logging
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -16,8 +17,10 @@ from foreglow.report.recognition.curves import learning_curves
 from foreglow.reproduce.farsian2020 import paper
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 
+log = logging.getLogger("foreglow")
+
 NETWORKS = ("farsian2020", "farsian2020_annealed", "foreglow")
-"""The paper's network trained as published, the same trained by Muon and an annealed rate, ours."""
+"""The paper's network trained as published, the same by Muon with white inputs, ours."""
 _REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise")
 
 
@@ -36,8 +39,11 @@ def _train_all(experiment: Experiment) -> None:
     # the four models take the longest
     pairs = list(product(reversed(experiment.settings["problems"]), NETWORKS))
     work = partial(_train, replace(experiment, map_fn=map))
-    for timings in experiment.map_fn(work, pairs):
+    log.info("training: %d networks, each in %d regimes", len(pairs), len(_REGIMES))
+    done = experiment.map_fn(work, pairs)
+    for k, (pair, timings) in enumerate(zip(pairs, done, strict=True), start=1):
         experiment.run.timings_s |= timings
+        log.info("trained: %s, %s (%d of %d)", *pair, k, len(pairs))
 
 
 def _train(experiment: Experiment, pair: tuple[str, str]) -> dict[str, float]:
@@ -65,8 +71,8 @@ def _learning_curves(experiment: Experiment) -> Captions:
         "Accuracy against vectors seen, without noise",
         "On validation vectors, after every epoch. farsian2020: the paper's network, trained as "
         "published (Adadelta at a constant rate); farsian2020_annealed: the same network by Muon, "
-        "its rate falling to zero; foreglow: ours. Stars: where the paper's training ended, and "
-        "its accuracy on the training set.",
+        "as if its inputs were white, its rate falling to zero; foreglow: ours. Stars: where the "
+        "paper's training ended, and its accuracy on the training set.",
     )
 
 

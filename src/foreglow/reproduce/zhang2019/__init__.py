@@ -1,8 +1,8 @@
 """Every figure of Zhang et al. 2019, its ablations, and what its dust is good for.
 
-`sky`, `models`, `weights`, `east_west`, `ablations`, `skymap` and `cleaning` hold a step each: a
-function of the `Experiment` that adds its records to the run and returns the captions of its
-figures, run in the order of `STEPS`.
+`sky`, `networks`, `models`, `weights`, `east_west`, `ablations`, `skymap` and `cleaning` hold a
+step each: a function of the `Experiment` that adds its records to the run and returns the captions
+of its figures, run in the order of `STEPS`.
 """
 
 import json
@@ -21,13 +21,10 @@ from foreglow.reproduce.settings import read_settings
 from foreglow.reproduce.zhang2019.ablations import ablations
 from foreglow.reproduce.zhang2019.cleaning import template_cleaning
 from foreglow.reproduce.zhang2019.east_west import east_and_west
-from foreglow.reproduce.zhang2019.experiment import (
-    Captions,
-    Experiment,
-    on_device,
-)
+from foreglow.reproduce.zhang2019.experiment import Captions, Experiment, Opening, open_experiment
 from foreglow.reproduce.zhang2019.models import compare_models
-from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS, WINS
+from foreglow.reproduce.zhang2019.networks import train_networks
+from foreglow.reproduce.zhang2019.paper import WINS
 from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
 from foreglow.reproduce.zhang2019.skymap import predicted_map
 from foreglow.reproduce.zhang2019.source import open_source
@@ -38,6 +35,7 @@ __all__ = ["STEPS", "WINS", "printed_tables", "reproduce"]
 
 STEPS: tuple[Callable[[Experiment], Captions], ...] = (
     what_the_sky_holds,
+    train_networks,
     compare_models,
     predicted_map,
     template_cleaning,
@@ -83,17 +81,17 @@ def reproduce(
     """
     settings = read_settings("zhang2019", scale)
     chosen = pick_device(device)
-    source = open_source(sky, settings["nside"], seed)
+    if sky != "mock":
+        sky = str(Path(sky).absolute())  # workers may be elsewhere
+        open_source(sky, settings["nside"], seed)  # or there is an error before the run begins
     config = {
         "experiment": "zhang2019", "scale": scale, "sky": sky, "seed": seed,
         "device": str(chosen), "settings": settings,
     }  # fmt: skip
     with open_run(out, config, resume) as run:
         with run.stage("the sky"):
-            dust_sky = on_device(source.sky(LOW_KMS, HIGH_KMS), chosen)
-        experiment = Experiment(
-            run, settings, source, dust_sky, seed, chosen, resume, map_fn=map_fn
-        )
+            opening = Opening(sky, settings["nside"], seed, str(chosen))
+            experiment = open_experiment(run, settings, opening, resume, map_fn)
         captions: Captions = {}
         for step in STEPS:
             captions |= step(experiment)

@@ -3,7 +3,7 @@
 from foreglow.dust.baselines import integrated
 from foreglow.dust.evaluate import Scores
 from foreglow.report.dust import curves as dust_curves
-from foreglow.reproduce.zhang2019.experiment import Captions, Experiment, log, on_device
+from foreglow.reproduce.zhang2019.experiment import WIDE, Captions, Experiment, log, on_device
 from foreglow.reproduce.zhang2019.paper import WEIGHT
 from foreglow.reproduce.zhang2019.weights import trained_with_weight
 
@@ -17,8 +17,7 @@ def ablations(experiment: Experiment) -> Captions:
     scores["unet_single"] = trained_with_weight(experiment, WEIGHT)
     for inputs in ("moments", "integrated"):
         name = f"unet_{inputs}"
-        model = experiment.trained(name, experiment.plan("variants", inputs=inputs))
-        scores[name] = experiment.network_scores(name, model)
+        scores[name] = experiment.network_scores(name, experiment.trained(name))
     scores |= _wide(experiment)
     for name, found in scores.items():
         weight = WEIGHT if name.startswith("unet") else None
@@ -46,7 +45,6 @@ def _wide(experiment: Experiment) -> dict[str, Scores]:
         return {}
     with experiment.run.stage("a wider range of velocities"):
         sky = on_device(experiment.source.sky(-kms, kms), experiment.device)
-        model = experiment.trained("unet_wide", experiment.plan("variants"), sky=sky)
-        network = experiment.network_scores("unet_wide", model, sky=sky)
+        network = experiment.network_scores(WIDE, experiment.trained(WIDE, sky), sky=sky)
         total = {"integrated_wide": lambda cutouts: integrated(cutouts.inputs)}
-        return experiment.score(total, _SPLIT, "test", sky) | {"unet_wide": network}
+        return experiment.score(total, _SPLIT, "test", sky) | {WIDE: network}

@@ -1,16 +1,15 @@
 """Figure 7: trained in the east, tested in the west."""
 
 from foreglow.report.dust import curves as dust_curves
-from foreglow.reproduce.zhang2019.experiment import Captions, Experiment
+from foreglow.reproduce.zhang2019.experiment import SPLITS, Captions, Experiment
 
-SPLIT = "east_west"
+SPLIT = SPLITS[1]
 _TITLES = {"train": "Training region (east)", "test": "Test region (west)"}
 
 
 def east_and_west(experiment: Experiment) -> Captions:
     """The models on the other division of the sky."""
-    plan = experiment.plan("variants")
-    model = experiment.trained("east_west", plan, SPLIT)
+    model, plan = experiment.trained(SPLIT), experiment.trainings[SPLIT][0]
     panels = {}
     for which in _TITLES:
         scores = {**experiment.baselines(SPLIT, which)}

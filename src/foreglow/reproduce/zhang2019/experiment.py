@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -23,12 +25,16 @@ from foreglow.dust.validation import hold_out
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import Method, Region, split
 from foreglow.report.recognition import figures
-from foreglow.reproduce.zhang2019.source import Source
+from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
+from foreglow.reproduce.zhang2019.source import Source, open_source
 from foreglow.runs import Run
 
 log = logging.getLogger("foreglow")
 
 SETS = ("train", "test", "validation")
+SPLITS = ("north_south", "east_west")
+WIDE = "unet_wide"
+"""The one network that sees another range of velocities than the experiment's."""
 METHOD: Method = "nearest"
 
 Captions = dict[str, dict[str, str]]
@@ -51,6 +57,8 @@ class Experiment:
     device : torch.device
     resume : bool
         Go on with a training that was interrupted.
+    opening : Opening
+        How other processes open the sky.
     grid : Grid
         Of the cutouts: the paper's.
     map_fn : MapFn
@@ -66,6 +74,7 @@ class Experiment:
     seed: int
     device: torch.device
     resume: bool
+    opening: "Opening"
     grid: Grid = field(default_factory=Grid)
     map_fn: MapFn = map
     maps: list[DustMap] = field(default_factory=list)
@@ -104,28 +113,30 @@ class Experiment:
 
     # ---- models -------------------------------------------------------------------------------
 
-    def plan(self, table: str, **changes: Any) -> DustPlan:
-        """A plan of the preset, with changes."""
-        return DustPlan(**{**self.settings[table], **changes})
+    @property
+    def trainings(self) -> dict[str, tuple[DustPlan, str]]:
+        """Plan and split of every network, by the name of its folders in the run."""
+        table, north_south = self.settings, SPLITS[0]
+        plans = {name: DustPlan(**table[name]) for name in table["networks"]}
+        if "variants" not in table:  # as in the demo
+            return {name: (plan, north_south) for name, plan in plans.items()}
+        variant = DustPlan(**table["variants"])
+        plans |= {f"lambda_{w:g}": replace(variant, weight=w) for w in table["lambdas"]}
+        plans |= {f"unet_{i}": replace(variant, inputs=i) for i in ("moments", "integrated")}
+        found = {name: (plan, north_south) for name, plan in plans.items()}
+        return found | {"east_west": (variant, SPLITS[1]), WIDE: (variant, north_south)}
 
-    def trained(
-        self,
-        name: str,
-        plan: DustPlan,
-        split_name: str = "north_south",
-        sky: DustSky | None = None,
-    ) -> DustModel:
+    def trained(self, name: str, sky: DustSky | None = None) -> DustModel:
         """Train a model in the training region, or load what this run has trained.
 
         Parameters
         ----------
         name : str
-            Of its folders in the run.
-        plan : DustPlan
-        split_name : str
+            One of `trainings`.
         sky : DustSky, optional
             Another than the experiment's.
         """
+        plan, split_name = self.trainings[name]
         folder = self.run.models / name
         if (folder / "model.toml").is_file():  # by an earlier step, or before an interruption
             log.info("%s: trained already", name)
@@ -243,6 +254,45 @@ class Experiment:
     def _keep(self, split_name: str, which: str, scores: Mapping[str, Scores]) -> None:
         for name, value in scores.items():
             self._scores[split_name, which, name] = value
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a process needs to open the sky of an experiment.
+
+    Parameters
+    ----------
+    sky : str
+        As `open_source` takes it.
+    nside, seed : int
+    device : str
+    call : str
+        Of one reproduction: files may have changed before the next.
+    """
+
+    sky: str
+    nside: int
+    seed: int
+    device: str
+    call: str = field(default_factory=lambda: uuid4().hex)
+
+
+def open_experiment(
+    run: Run, settings: dict[str, Any], opening: Opening, resume: bool, map_fn: MapFn = map
+) -> Experiment:
+    """An experiment with its sky, which a process opens once."""
+    source, sky = _opened(opening)
+    device = torch.device(opening.device)
+    return Experiment(
+        run, settings, source, sky, opening.seed, device, resume, opening, map_fn=map_fn
+    )
+
+
+@lru_cache(maxsize=1)
+def _opened(opening: Opening) -> tuple[Source, DustSky]:
+    """The source, and its sky in the range of the paper."""
+    source = open_source(opening.sky, opening.nside, opening.seed)
+    return source, on_device(source.sky(LOW_KMS, HIGH_KMS), torch.device(opening.device))
 
 
 def network_predictor(model: DustModel) -> Predictor:

@@ -8,29 +8,25 @@ from foreglow.dust.model import DustModel
 from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import learning
 from foreglow.report.dust import maps as dust_maps
-from foreglow.reproduce.zhang2019.experiment import SETS, Captions, Experiment
+from foreglow.reproduce.zhang2019.experiment import SETS, SPLITS, Captions, Experiment
 from foreglow.reproduce.zhang2019.paper import WINS
 
-SPLIT = "north_south"
+SPLIT = SPLITS[0]
 _SECTION = "Correlation with the dust"
 _TITLES = {"train": "Training region (north)", "test": "Test region (south)"}
 
 
 def compare_models(experiment: Experiment) -> Captions:
-    """Train the networks in the north, and score all models there and in the south."""
-    networks = {
-        name: experiment.trained(name, experiment.plan(name), SPLIT)
-        for name in experiment.settings["networks"]
-    }
+    """The networks trained in the north; all models are scored there and in the south."""
+    networks = {name: experiment.trained(name) for name in experiment.settings["networks"]}
     scores: dict[str, dict[str, Scores]] = {}
     for which in SETS:
         scores[which] = experiment.baselines(SPLIT, which)
         for name, model in networks.items():
             scores[which][name] = experiment.network_scores(name, model, SPLIT, which)
         for name, found in scores[which].items():
-            _record(
-                experiment, found, which, experiment.plan(name).weight if name in networks else None
-            )
+            weight = experiment.trainings[name][0].weight if name in networks else None
+            _record(experiment, found, which, weight)
     test = scores["test"]
     return (
         _example_figure(experiment, networks["unet"], test)
@@ -123,7 +119,7 @@ def _learning_figure(
 ) -> Captions:
     """What each network knew of its own sky, of the wedge and in the end of the test region."""
     histories = {name: model.card["history"] for name, model in networks.items()}
-    plans = {name: experiment.plan(name) for name in networks}
+    plans = {name: experiment.trainings[name][0] for name in networks}
     cutouts = {name: plan.steps * plan.batch for name, plan in plans.items()}
     found = {name: (test[name].r50.mean(), test[name].r150.mean()) for name in networks}
     region = experiment.sampler(SPLIT, "validation").region.name

@@ -32,7 +32,7 @@ _TURN_DEG = 31.0  # the pixels of the coarse grid repeat every 22.5 degrees near
 
 def predicted_map(experiment: Experiment) -> Captions:
     """Blend the network's cutouts into a map, measure its error, and write it as FITS."""
-    model = experiment.trained("unet", experiment.plan("unet"), SPLIT)
+    model = experiment.trained("unet")
     dust = stitched_map(experiment)
     path = experiment.run.folder / "maps" / "dust.fits"
     path.parent.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def predicted_map(experiment: Experiment) -> Captions:
 def stitched_map(experiment: Experiment) -> DustMap:
     """The map of our network, by the calibration and error of its card; made once."""
     if not experiment.maps:
-        model = experiment.trained("unet", experiment.plan("unet"), SPLIT)
+        model = experiment.trained("unet")
         with experiment.run.stage("the map of the whole footprint"):
             where = centres(experiment.settings["centres_nside"])
             experiment.maps.append(

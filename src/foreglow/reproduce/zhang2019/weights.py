@@ -16,7 +16,7 @@ def compare_weights(experiment: Experiment) -> Captions:
         scores = trained_with_weight(experiment, weight)
         experiment.record(scores, "lambda", weight=weight, model="unet_single")
         curves[f"lambda_{weight:g}"] = experiment.curve(scores)
-    plan = experiment.plan("variants")
+    plan, _ = experiment.trainings[f"lambda_{weights[0]:g}"]
     return experiment.draw(
         dust_curves.correlation_by_ell(
             experiment.ell, {"Test region (south)": curves}, dust_curves.weight_looks(weights)
@@ -32,5 +32,4 @@ def compare_weights(experiment: Experiment) -> Captions:
 def trained_with_weight(experiment: Experiment, weight: float) -> Scores:
     """Scores on the test region of the network of one lambda."""
     name = f"lambda_{weight:g}"
-    model = experiment.trained(name, experiment.plan("variants", weight=weight))
-    return experiment.network_scores(name, model)
+    return experiment.network_scores(name, experiment.trained(name))
