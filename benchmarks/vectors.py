@@ -18,17 +18,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
-from foreglow.compute.optimisers import adamw
+from foreglow.compute.optimisers import adamw, muon
 from foreglow.compute.random import make_generator
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.networks import NETWORKS, ForeglowNetwork
 from foreglow.recognition.network.recogniser import Recogniser
-from foreglow.recognition.network.train import TrainingPlan, train
+from foreglow.recognition.network.train import train
 from foreglow.recognition.simulation.vectors import NoiseLaw, Vectors, VectorSimulator
 from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import OURS, devices, in_turn, side_by_side, wait
-from steps import recognition_steps
+from steps import recipe, recognition_steps
 
 PROBLEM = "four"
 BATCH = 4096
@@ -121,7 +121,8 @@ def _plain(kind: str, sample: Vectors, steps: int) -> Callable[[], list[float]]:
         network.standardise(sample.data, sample.sigma)
         optimiser = adamw(network.parameters(), 2e-3, 10**6)["optimizer"]
     else:
-        optimiser = torch.optim.Adadelta(network.parameters(), lr=1.0, rho=0.95, eps=1e-7)
+        inputs = network.inputs(sample.data, sample.sigma)
+        optimiser = muon(network, 2e-2, 10**6, inputs)["optimizer"]
     network.train()
 
     def work() -> list[float]:
@@ -144,7 +145,7 @@ def _plain(kind: str, sample: Vectors, steps: int) -> Callable[[], list[float]]:
 
 
 def _classifier() -> MLPClassifier:
-    """The paper's widths and tanh; dropout and Adadelta it does not have."""
+    """The paper's widths and tanh; dropout and Muon it does not have."""
     return MLPClassifier(WIDTHS, activation="tanh", batch_size=BATCH, max_iter=1, random_state=0)
 
 
@@ -178,8 +179,7 @@ def _trained(kind: str) -> tuple[Recogniser, int]:
     rate = BATCH / float(np.median(recognition_steps(kind, PROBLEM, BATCH, 5, torch.device("cpu"))))
     steps = max(1, int(SECONDS * rate / BATCH))
     model = Recogniser.untrained(kind, _INSTRUMENT, PROBLEMS[PROBLEM], 0)
-    speed = 2e-3 if kind == "foreglow" else 1.0
-    plan = TrainingPlan("conditioned", 1, steps, BATCH, False, speed)
+    plan = recipe(kind, steps, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         train(model, load_templates("mock"), plan, Path(folder), 0, torch.device("cpu"))
     return model, steps * BATCH
