@@ -16,7 +16,7 @@ from foreglow.dust.inputs import DustSky, SkySource
 from foreglow.dust.model import DustModel
 from foreglow.dust.train import REGIONS, DustPlan, load_best, train, train_dust
 from foreglow.dust.validation import hold_out
-from foreglow.errors import ModelError, RunError
+from foreglow.errors import ModelError, RunError, SkyError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import NORTH, SOUTH, reached
 from forked import run_script
@@ -381,3 +381,34 @@ def test_bf16_learns_as_float32_does(uninterrupted, tmp_path):
     # layers round to 0.4 per cent, and a step goes on from where the last one came to
     assert other["train_loss"][0] == pytest.approx(history["train_loss"][0], rel=0.02)
     assert other["train_loss"] == pytest.approx(history["train_loss"], rel=0.2)
+
+
+# ---- further skies ---------------------------------------------------------------------------
+
+
+def test_further_skies_are_trained_on_and_not_measured_on(tmp_path, monkeypatch):
+    """Steps see all of them; scales, epochs and errors are of the first alone."""
+    first, other = make_sky(), make_sky()
+    seen, drawn = set(), CutoutSampler.draw
+
+    def draw(sampler, *arguments):
+        seen.add((sampler.sky.inputs is other.cube.inputs, sampler.region.name))
+        return drawn(sampler, *arguments)
+
+    monkeypatch.setattr(CutoutSampler, "draw", draw)
+    plan = replace(PLAN, steps=8)
+    model, _ = train(first, NORTH, plan, tmp_path, 3, CPU, grid=GRID, others=[other])
+    assert seen == {(False, NORTH.name), (True, NORTH.name), (True, SOUTH.name)}
+    assert model.card["training"]["skies"] == 2
+    assert model.card["validation"]["held_out"]
+
+
+def test_skies_of_the_mock():
+    source = SkySource("mock", nside=16, seed=4, skies=3)
+    made = source.others()
+    for sky, seed in zip(made, (5, 6), strict=True):
+        whole = SkySource("mock", nside=16, seed=seed).load()
+        assert torch.equal(sky.cube.inputs, whole.cube.inputs)
+    for arguments in ({"sky": "mock", "skies": 0}, {"cube": "a", "dust": "b", "skies": 2}):
+        with pytest.raises(SkyError, match="expected skies= of the mock, one or more"):
+            SkySource(**arguments)

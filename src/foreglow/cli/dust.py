@@ -151,6 +151,10 @@ def dust_train(
     low_kms: Low = -64.5,
     high_kms: High = 17.0,
     nside: MockNside = 256,
+    skies: Annotated[
+        int,
+        typer.Option(help="Skies of the mock, of seeds from --seed on.", min=1),
+    ] = 1,
     region: HalfSky = "north",
     network: Annotated[
         str | None, typer.Option(help="unet or unet_zhang2019.", show_default="unet")
@@ -186,8 +190,8 @@ def dust_train(
     with several_processes(devices, num_nodes, device) as processes:
         made = train_dust(
             cube, dust, mask, sky=sky, region=region, plan=chosen, out=out, low_kms=low_kms,
-            high_kms=high_kms, dust_unit=dust_unit, nside=nside, seed=seed, device=device,
-            resume=resume, processes=processes,
+            high_kms=high_kms, dust_unit=dust_unit, nside=nside, skies=skies, seed=seed,
+            device=device, resume=resume, processes=processes,
         )  # fmt: skip
         judged = made.card["validation"]
         score = (judged["r50"] + judged["r150"]) / 2

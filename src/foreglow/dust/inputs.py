@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,14 @@ class SkySource:
         As for `load_sky`; the mock has the range of velocities too.
     nside, seed : int
         Of the mock.
+    skies : int
+        So many of the mock, of this seed and those that follow.
 
     Raises
     ------
     SkyError
-        If neither, or both, of the mock and of a user's own are given.
+        If neither, or both, of the mock and of a user's own are given, or several skies that are
+        not the mock's.
     """
 
     sky: str | None = None
@@ -98,6 +101,7 @@ class SkySource:
     frame: str | None = None
     nside: int = 256
     seed: int = 0
+    skies: int = 1
 
     def __post_init__(self) -> None:
         if self.sky not in (None, "mock"):
@@ -110,6 +114,11 @@ class SkySource:
             raise SkyError(
                 f"expected sky='mock', or both cube= and dust=, got {', '.join(given) or 'none'}."
             )
+        if self.skies < 1 or (self.skies > 1 and not self.sky):
+            raise SkyError(
+                f"expected skies= of the mock, one or more with sky='mock', got {self.skies}; "
+                "leave it out for a sky of yours."
+            )
 
     def load(self) -> DustSky:
         """Read it, or make it."""
@@ -120,6 +129,10 @@ class SkySource:
             self.cube, self.dust, self.mask, self.low_kms, self.high_kms, self.dust_unit,
             velocity=self.velocity, unit=self.unit, nest=self.nest, frame=self.frame,
         )  # fmt: skip
+
+    def others(self) -> list[DustSky]:
+        """All skies of the mock but the first."""
+        return [replace(self, seed=self.seed + k, skies=1).load() for k in range(1, self.skies)]
 
     def settings(self) -> dict[str, str | None]:
         """What tells this sky from another, in plain values."""

@@ -1,8 +1,9 @@
 """Training of the dust networks on cutouts drawn fresh at every step."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from foreglow.dust.validation import calibrate, hold_out, is_overfitted, validat
 from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
-from foreglow.maps.hemispheres import REGIONS, Method, Region
+from foreglow.maps.hemispheres import NORTH, REGIONS, SOUTH, Method, Region
 from foreglow.model_files import close_training, model_to_be, open_training
 from foreglow.plans import Count, NotNegative, Positive, read_plan
 
@@ -122,6 +123,7 @@ def train(
     grid: Grid | None = None,
     method: Method = "nearest",
     processes: Processes = ALONE,
+    others: Sequence[DustSky] = (),
 ) -> tuple[DustModel, History]:
     """Train a model on cutouts with centres in a region; nothing else of the sky is looked at.
 
@@ -148,6 +150,9 @@ def train(
         Those that train together: each has the same model in the end. Batch norm is over the whole
         batch on GPUs; on the CPU it is over the share of each process, and what the network keeps
         of it for prediction is that of the first process, for PyTorch has no other there.
+    others : sequence of DustSky
+        Further skies of the same channels, of which each step may be on cutouts of anywhere; what
+        is measured before and after the training is measured on `sky`.
 
     Returns
     -------
@@ -175,13 +180,19 @@ def train(
         sky.target_unit, seeds,
     )  # fmt: skip
     training, validation = hold_out(sampler)
+    further = [
+        CutoutSampler(other.cube.to(device), half, sampler.grid, method)
+        for other, half in product(others, (NORTH, SOUTH))
+    ]
     histories = []
     for k, member_seed in enumerate(seeds):
         log.info(
             "training: network %d of %d, %d epochs of %d steps",
             k + 1, plan.members, plan.epochs, plan.steps,
         )  # fmt: skip
-        member = _Member(model.networks[k], training, validation, plan, member_seed, processes)
+        member = _Member(
+            model.networks[k], (training, *further), validation, plan, member_seed, processes
+        )
         histories.append(_train_member(member, folder / f"member{k}", device, resume))
     model.members.eval()
     log.info("measuring: scale and errors on the %s", validation.region.name)
@@ -192,6 +203,7 @@ def train(
 **validation_scores(model, validation, where),
     }  # fmt: skip
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
+    model.card["training"]["skies"] = 1 + len(others)
     model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
     return model, {
         key: np.mean([h[key] for h in histories], axis=0).tolist() for key in histories[0]
@@ -215,6 +227,7 @@ def train_dust(
     frame: str | None = None,
     dust_unit: str | None = None,
     nside: int = 256,
+    skies: int = 1,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -243,6 +256,9 @@ def train_dust(
         What arrays do not state, as for `load_sky`.
     nside : int
         Of the mock.
+    skies : int
+        So many skies of the mock, of seeds from `seed` on; all but the first are trained on whole.
+        In memory each takes as much as the first, 0.25 GB at Nside 256.
     seed : int
         Of the networks, the cutouts, and the mock.
     device : str
@@ -269,11 +285,11 @@ def train_dust(
     """
     given = SkySource(
         sky, cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, nside,
-        seed,
+        seed, skies,
     )  # fmt: skip
     with model_to_be(out, resume, processes.size) as to_be:
 
-        def prepare() -> tuple[DustSky, DustPlan, Path]:
+        def prepare() -> tuple[list[DustSky], DustPlan, Path]:
             chosen = read_plan(plan, DustPlan())
             if region not in REGIONS:
                 raise RunError(f"expected region {', '.join(REGIONS)}, got {region!r}.")
@@ -283,13 +299,14 @@ def train_dust(
             settings = {"sky": given.settings(), "region": region, "seed": seed}
             work = open_training(to_be, settings | {"plan": asdict(chosen)}, resume)
             log.info("preparing: cube and dust map, low-passed")
-            return given.load(), chosen, work
+            return [given.load(), *given.others()], chosen, work
 
         where = pick_device(device)
-        loaded, chosen, work = run_on_all_ranks(processes, prepare)
+        (loaded, *others), chosen, work = run_on_all_ranks(processes, prepare)
         model, history = train(
-            loaded, REGIONS[region], chosen, work, seed, where, resume, processes=processes
-        )
+            loaded, REGIONS[region], chosen, work, seed, where, resume, processes=processes,
+            others=others,
+        )  # fmt: skip
         model.card["history"] = history
         if processes.rank == 0:
             model.save(to_be)
@@ -302,7 +319,7 @@ class _Member:
     """A network to train, and what it is trained by."""
 
     network: DustNetwork
-    training: CutoutSampler
+    training: tuple[CutoutSampler, ...]
     validation: CutoutSampler
     plan: DustPlan
     seed: int
@@ -311,15 +328,15 @@ class _Member:
 
 def _train_member(member: _Member, folder: Path, device: torch.device, resume: bool) -> History:
     network, plan, seed = member.network.to(device).train(), member.plan, member.seed
-    bands = paper_bands(member.training.grid).to(device)
+    bands = paper_bands(member.validation.grid).to(device)
     generator = make_generator(device, seed, _STANDARDISATION)
-    sample = member.training.draw(_STANDARDISATION_CUTOUTS, generator)
+    sample = member.training[0].draw(_STANDARDISATION_CUTOUTS, generator)
     network.standardise(sample.inputs, sample.target, sample.mask, bands)
     schedule = Schedule(plan.epochs, plan.steps, -(-VALIDATION_CUTOUTS // plan.batch))
     with arithmetic(plan.precision):
         task = _task(member, bands)
         history = fit(task, schedule, folder, seed, device, resume, member.processes)
-    if member.training is not member.validation:
+    if member.training[0] is not member.validation:
         load_best(network, folder)
         _warn_of_gap(history, folder)
     return history
@@ -342,7 +359,7 @@ def _task(member: _Member, bands: Bands) -> Task:
     training, validation = member.training, member.validation
     where = validation.fixed_pointings(VALIDATION_CUTOUTS, member.seed + _VALIDATION)
     share = processes.share(plan.batch)
-    room = training.room(plan.batch // processes.size)
+    room = validation.room(plan.batch // processes.size)
     most = round(plan.shift / network.step_kms)
 
     def compare(cut: Cutouts) -> tuple[Tensor, dict[str, Tensor]]:
@@ -352,10 +369,15 @@ def _task(member: _Member, bands: Bands) -> Task:
         )
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
+        sampler = training[0]
+        if len(training) > 1:
+            device = generator.device
+            place = torch.randint(len(training), (), generator=generator, device=device)
+            sampler = training[int(place)]
         if processes.size == 1:
-            cut = training.draw(plan.batch, generator, room)
+            cut = sampler.draw(plan.batch, generator, room)
         else:
-            cut = training.at(training.draw_pointings(plan.batch, generator)[share], room)
+            cut = sampler.at(sampler.draw_pointings(plan.batch, generator)[share], room)
         if most:
             size, device = (plan.batch,), generator.device
             steps = torch.randint(-most, most + 1, size, generator=generator, device=device)
