@@ -6,6 +6,7 @@ import logging
 import pickle
 import tomllib
 from functools import cache
+from types import SimpleNamespace
 
 import healpy as hp
 import numpy as np
@@ -20,7 +21,7 @@ from foreglow.maps.write import write_maps
 from foreglow.report.page.skyview import averaged, load_view, saved_views
 from foreglow.reproduce import PAPERS, printed_tables, read_records, reproduce, zhang2019
 from foreglow.reproduce.settings import SCALES, read_settings
-from foreglow.reproduce.zhang2019 import experiment
+from foreglow.reproduce.zhang2019 import experiment, models
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.source import open_source, paper_channels
 from foreglow.sky.gas import mock_gas
@@ -245,6 +246,24 @@ def test_log(folder):
     log = (folder / "log.txt").read_text()
     for words in ("train unet", "template cleaning", "cannot be predicted from gas", "maps/dust"):
         assert words in log
+
+
+def test_the_shipped_model_is_judged_on_skies_that_are_as_its_own_and_that_it_never_saw():
+    model = DustModel.load("mock-dust")
+    training = model.card["training"]
+    velocity = np.array(model.velocity_kms)
+
+    def judged(seed=0, nside=model.nside, velocity_kms=velocity, gas=True):
+        sky = SimpleNamespace(nside=nside, velocity_kms=velocity_kms)
+        source = SimpleNamespace(gas=gas or None)
+        return models._shipped(
+            SimpleNamespace(sky=sky, source=source, seed=seed, device=model.members[0].unit.device)
+        )
+
+    last = training["seed"] + training["skies"] - 1
+    assert set(judged()) == set(judged(last + 1)) == set(judged(last, gas=False)) == {"mock-dust"}
+    wrong = [{"seed": last}, {"nside": 128}, {"velocity_kms": velocity + 50}]
+    assert all(judged(**change) == {} for change in wrong)
 
 
 # ---- resuming --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import numpy as np
 from foreglow.dust.baselines import integrated
 from foreglow.dust.evaluate import Scores
 from foreglow.dust.model import DustModel
+from foreglow.errors import ModelError
 from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import learning
 from foreglow.report.dust import maps as dust_maps
@@ -12,6 +13,7 @@ from foreglow.reproduce.zhang2019.experiment import SETS, SPLITS, Captions, Expe
 from foreglow.reproduce.zhang2019.paper import WINS
 
 SPLIT = SPLITS[0]
+SHIPPED = "mock-dust"
 _SECTION = "Correlation with the dust"
 _TITLES = {"train": "Training region (north)", "test": "Test region (south)"}
 
@@ -19,13 +21,14 @@ _TITLES = {"train": "Training region (north)", "test": "Test region (south)"}
 def compare_models(experiment: Experiment) -> Captions:
     """The networks trained in the north; all models are scored there and in the south."""
     networks = {name: experiment.trained(name) for name in experiment.settings["networks"]}
+    judged = networks | _shipped(experiment)
     scores: dict[str, dict[str, Scores]] = {}
     for which in SETS:
         scores[which] = experiment.baselines(SPLIT, which)
-        for name, model in networks.items():
+        for name, model in judged.items():
             scores[which][name] = experiment.network_scores(name, model, SPLIT, which)
         for name, found in scores[which].items():
-            weight = experiment.trainings[name][0].weight if name in networks else None
+            weight = judged[name].card["training"]["weight"] if name in judged else None
             _record(experiment, found, which, weight)
     test = scores["test"]
     return (
@@ -34,6 +37,24 @@ def compare_models(experiment: Experiment) -> Captions:
         | _curve_figure(experiment, scores)
         | _learning_figure(experiment, networks, test)
     )
+
+
+def _shipped(experiment: Experiment) -> dict[str, DustModel]:
+    """The model that comes with foreglow, trained on other skies of the mock.
+
+    None where the sky is of another Nside or other channels than its own, or was seen in its
+    training.
+    """
+    model = DustModel.load(SHIPPED, experiment.device)
+    seen, sky = model.card["training"], experiment.sky
+    seeds = range(seen["seed"], seen["seed"] + seen["skies"])
+    known = experiment.source.gas is not None and experiment.seed in seeds
+    try:
+        channels = model.find_channels(sky.velocity_kms)
+    except ModelError:
+        return {}
+    same = sky.nside == model.nside and len(channels) == len(sky.velocity_kms)
+    return {SHIPPED: model} if same and not known else {}
 
 
 def _record(experiment: Experiment, scores: Scores, which: str, weight: float | None) -> None:
