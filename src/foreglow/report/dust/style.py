@@ -30,7 +30,7 @@ _LOOKS: dict[str, tuple[str, Any, str]] = {
     "unet": (CLASS_HUES[1], (0, (4, 1, 1, 1)), "^"),
     "unet_zhang2019": (CLASS_HUES[3], (0, (9, 2, 1, 2, 1, 2)), "D"),
     "unet_zhang2019_annealed": (CLASS_HUES[5], (0, (9, 2, 3, 2)), "d"),
-    "mock-dust": (CLASS_HUES[4], (0, (5, 1)), "p"),
+    "mock-dust": (CLASS_HUES[1], "-", "p"),
     "unet_single": (CLASS_HUES[1], (0, (3, 1.2)), "v"),
     "integrated_wide": (CLASS_HUES[0], (0, (2, 1)), "s"),
     "unet_wide": (CLASS_HUES[2], (0, (4, 1, 1, 1, 1, 1)), "P"),

@@ -9,6 +9,7 @@ from foreglow.errors import ModelError
 from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import learning
 from foreglow.report.dust import maps as dust_maps
+from foreglow.report.dust.style import model_name
 from foreglow.reproduce.zhang2019.experiment import SETS, SPLITS, Captions, Experiment
 from foreglow.reproduce.zhang2019.paper import WINS
 
@@ -121,6 +122,7 @@ def _win_figure(experiment: Experiment, scores: dict[str, Scores]) -> Captions:
 
 
 def _curve_figure(experiment: Experiment, scores: dict[str, dict[str, Scores]]) -> Captions:
+    other = SHIPPED in scores["test"]
     panels = {
         _TITLES[which]: {name: experiment.curve(s) for name, s in scores[which].items()}
         for which in _TITLES
@@ -131,7 +133,8 @@ def _curve_figure(experiment: Experiment, scores: dict[str, dict[str, Scores]]) 
         _SECTION,
         "Figure 5: correlation by scale, trained in the north, tested in the south",
         f"Mean over {experiment.settings['test_cutouts']:,} cutouts in bands of width ell_F, "
-        "single Fourier modes averaged; bands: standard errors of the mean.",
+        "single Fourier modes averaged; bands: standard errors of the mean."
+        + (f" {model_name(SHIPPED)}: {SHIPPED}, which never saw this one." if other else ""),
     )
 
 
