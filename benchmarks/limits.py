@@ -8,6 +8,7 @@ limit is never too low: what operations hand on to each other, start-up, functio
 `python benchmarks/limits.py` counts without timing anything.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +30,7 @@ from foreglow.dust.model import DustModel
 from foreglow.dust.networks import make_network
 from foreglow.dust.spectra import paper_bands
 from foreglow.maps.hemispheres import NORTH
-from foreglow.recognition.fits import optimise as parametric
+from foreglow.recognition.fits import likelihood, optimise, starts
 from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.networks import ForeglowNetwork
@@ -95,7 +96,7 @@ def fits_of_pixels() -> Need:
     rows, powers = STOKES + fixed, 2 * p + 1
     # a step: the spectrum; moments of each row, and of the spectrum's square, by power
     step = BAND * (FUNCTION + 2 * p + 3) + BAND * (rows + 1) * (1 + 2 * powers)
-    nodes = parametric._BETA_NODES * len(parametric._CURVATURE_STARTS)
+    nodes = math.prod(starts._CURVED[0])  # the second grid is for few pixels
     grid = nodes * BAND * 2 * (rows + 1)
     projection = BAND * 4 * fixed * (STOKES + 1)
     steps = _steps_of_fits()
@@ -114,7 +115,7 @@ def fits_of_pixels() -> Need:
 def _steps_of_fits() -> float:
     """Points at which the likelihood was taken, a pixel."""
     taken = []
-    linearise = parametric.linearise
+    linearise = likelihood.linearise
 
     def counted(*arguments):
         point = linearise(*arguments)
@@ -123,8 +124,8 @@ def _steps_of_fits() -> float:
 
     data, sigma = vectors(COUNTED)
     frequency = torch.tensor(INSTRUMENT.frequency_ghz, dtype=torch.float64)
-    with patch.object(parametric, "linearise", counted):
-        parametric.fit(candidate("curved"), frequency, data, sigma)
+    with patch.object(likelihood, "linearise", counted):
+        optimise.fit(candidate("curved"), frequency, data, sigma)
     return sum(taken) / COUNTED
 
 

@@ -72,6 +72,13 @@ def test_every_stage_has_a_limit_and_four_sizes(load, results):
     assert limited == {stage for stage, *_ in limits.NEEDS}
 
 
+def test_what_every_stage_needs_can_be_counted(load, one_thread):
+    for stage, _, count in load("limits").NEEDS:
+        need = count()
+        assert need.amount, stage
+        assert min(need.amount.values()) > 0, stage
+
+
 def test_exponent_of_a_power_and_its_error(load):
     scaling = load("scaling")
     sizes = [1, 4, 16, 64]
