@@ -2,7 +2,6 @@
 
 import base64
 import json
-import logging
 import pickle
 import tomllib
 from functools import cache
@@ -387,12 +386,3 @@ def test_a_real_column_density_is_no_cube(real_data, tmp_path):
     with pytest.raises(SkyError, match=r"holds no velocities. Prepare a cube \(HI4PI"):
         reproduce("zhang2019", tmp_path / "run", "smoke", str(tmp_path))
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_smoke(tmp_path, caplog):
-    """The preset itself."""
-    with caplog.at_level(logging.INFO, logger="foreglow"):
-        zhang2019.reproduce(tmp_path / "run", "smoke", device="cpu")
-    found = {r["model"]: r for r in of(read_records(tmp_path / "run"), step="models", set="test")}
-    assert found["unet"]["r50"] > found["integrated"]["r50"]
