@@ -371,9 +371,8 @@ def _task(member: _Member, bands: Bands) -> Task:
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
         sampler = training[0]
         if len(training) > 1:
-            device = generator.device
-            place = torch.randint(len(training), (), generator=generator, device=device)
-            sampler = training[int(place)]
+            k = torch.randint(len(training), (), generator=generator, device=generator.device)
+            sampler = training[int(k)]
         if processes.size == 1:
             cut = sampler.draw(plan.batch, generator, room)
         else:

@@ -1,8 +1,5 @@
 """Tables 2 and 3, and Figures 3 to 8: every network on the three problems."""
 
-import logging
-from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -17,8 +14,6 @@ from foreglow.report.recognition.curves import learning_curves
 from foreglow.reproduce.farsian2020 import paper
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 
-log = logging.getLogger("foreglow")
-
 NETWORKS = ("farsian2020", "farsian2020_annealed", "foreglow")
 """The paper's network trained as published, the same by Muon with white inputs, ours."""
 _REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise")
@@ -26,31 +21,14 @@ _REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise")
 
 def train_and_test(experiment: Experiment) -> Captions:
     """Train and test every network on every problem."""
-    _train_all(experiment)
+    # the four models take the longest
+    pairs = product(reversed(experiment.settings["problems"]), NETWORKS)
+    experiment.train_side_by_side([(*pair, _REGIMES, {}) for pair in pairs])
     captions: Captions = {}
     for problem in experiment.settings["problems"]:
         for network in NETWORKS:
             captions |= _one_network(experiment, problem, network)
     return captions | _learning_curves(experiment)
-
-
-def _train_all(experiment: Experiment) -> None:
-    """Train every network in every regime; where there are workers, side by side."""
-    # the four models take the longest
-    pairs = list(product(reversed(experiment.settings["problems"]), NETWORKS))
-    work = partial(_train, replace(experiment, map_fn=map))
-    log.info("training: %d networks, each in %d regimes", len(pairs), len(_REGIMES))
-    done = experiment.map_fn(work, pairs)
-    for k, (pair, timings) in enumerate(zip(pairs, done, strict=True), start=1):
-        experiment.run.timings_s |= timings
-        log.info("trained: %s, %s (%d of %d)", *pair, k, len(pairs))
-
-
-def _train(experiment: Experiment, pair: tuple[str, str]) -> dict[str, float]:
-    """Train a network on a problem; returns the seconds of all stages until then."""
-    for regime in _REGIMES:
-        experiment.trained(*pair, regime)
-    return experiment.run.timings_s
 
 
 def _learning_curves(experiment: Experiment) -> Captions:

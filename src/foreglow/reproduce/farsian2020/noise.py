@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -60,10 +59,10 @@ def _paper_network(experiment: Experiment) -> dict[str, tuple[np.ndarray, np.nda
     """
     problems = experiment.settings["problems"]
     scales = sorted([*experiment.settings["annealed_noise_scales"], 1.0])
-    pairs = list(product(reversed(problems), scales[:-1]))  # the four models take the longest
-    work = partial(_train_for, replace(experiment, map_fn=map))
-    for timings in experiment.map_fn(work, pairs):
-        experiment.run.timings_s |= timings
+    pairs = product(reversed(problems), scales[:-1])  # the four models take the longest
+    experiment.train_side_by_side(
+        [(problem, _ANNEALED, ("many_noise",), {"noise_scale": scale}) for problem, scale in pairs]
+    )
     accuracy: dict[str, list[float]] = {problem: [] for problem in problems}
     for problem, scale in product(problems, scales):
         changes = {} if scale == 1 else {"noise_scale": scale}
@@ -76,13 +75,6 @@ def _paper_network(experiment: Experiment) -> dict[str, tuple[np.ndarray, np.nda
             )  # fmt: skip
         accuracy[problem].append(summarise(tested, scale).accuracy)
     return {problem: (np.array(scales), np.array(found)) for problem, found in accuracy.items()}
-
-
-def _train_for(experiment: Experiment, case: tuple[str, float]) -> dict[str, float]:
-    """Train the paper's network for a noise; returns the seconds of all stages until then."""
-    problem, scale = case
-    experiment.trained(problem, _ANNEALED, "many_noise", noise_scale=scale)
-    return experiment.run.timings_s
 
 
 def _curve(
