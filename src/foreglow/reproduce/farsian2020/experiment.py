@@ -119,7 +119,8 @@ class Experiment:
 
     def train_side_by_side(self, cases: list[Case]) -> None:
         """Train what steps will ask for; where there are workers, side by side."""
-        log.info("training: %d cases", len(cases))
+        if cases:
+            log.info("training: %d cases", len(cases))
         done = self.map_fn(partial(_train, replace(self, map_fn=map)), cases)
         for k, (case, timings) in enumerate(zip(cases, done, strict=True), start=1):
             self.run.timings_s |= timings
