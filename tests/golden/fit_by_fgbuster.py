@@ -1,4 +1,4 @@
-"""Makes `fgbuster.npz`: pixels, and what FGBuster's fits find in each of them by itself.
+"""Makes `fgbuster.npz`: pixels, and what FGBuster's fits find in each of them, and in patches.
 
     PYTHON tests/golden/fit_by_fgbuster.py
 
@@ -24,7 +24,8 @@ import healpy as hp
 import numpy as np
 
 SEED = 20200306
-NSIDE = 4  # 192 pixels, handed over as a map so that each is fitted by itself
+NSIDE = 4  # 192 pixels, handed over as a map (RING) so that each is fitted by itself
+PATCH_NSIDE = 1  # and sixteen together
 PIVOT_GHZ = 23.0
 # quijote+litebird: rms of Q and of U in a pixel of Nside 16 [uK_RJ]
 FREQUENCY_GHZ = np.array(
@@ -72,9 +73,12 @@ def main() -> None:
     maps = np.ascontiguousarray(data.transpose(2, 1, 0))  # (band, stokes, pixel)
     warnings.simplefilter("ignore")
     for name in ("power_law", "curved"):
-        fit = fgbuster.basic_comp_sep(components(name == "curved"), instrument, maps, nside=NSIDE)
-        found[f"parameters_{name}"] = fit.x.T
-        found[f"chi2_{name}"] = (fit.chi**2).sum((0, 1))
+        for nside, where in ((NSIDE, ""), (PATCH_NSIDE, "_patches")):
+            fit = fgbuster.basic_comp_sep(
+                components(name == "curved"), instrument, maps, nside=nside
+            )
+            found[f"parameters_{name}{where}"] = fit.x.T
+            found[f"chi2_{name}{where}"] = (fit.chi**2).sum((0, 1))
     packages = ("fgbuster", "numpy", "scipy", "healpy")
     versions = [f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)]
     np.savez_compressed(

@@ -152,7 +152,7 @@ def test_evidence_is_a_probability(templates):
 def test_criteria_by_their_definitions(choice):
     n_amplitude, n_spectral = np.array([6, 6, 8, 8]), np.array([1, 2, 1, 2])
     chi2, k = choice.chi2.numpy(), n_amplitude + n_spectral
-    assert choice.n_parameters.tolist() == k.tolist()
+    assert choice.n_parameters[0].tolist() == k.tolist()
     assert (choice.n_data == 34).all()
     np.testing.assert_array_equal(choice.dof.numpy(), np.tile(34 - k, (len(chi2), 1)))
     np.testing.assert_allclose(choice.reduced_chi2.numpy(), chi2 / (34 - k))

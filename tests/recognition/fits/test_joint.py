@@ -13,7 +13,7 @@ from foreglow.recognition.fits.choice import choose
 from foreglow.recognition.fits.integrand import AME_OVER_DUST
 from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.likelihood import Point
-from foreglow.recognition.fits.optimise import _whiten, fit
+from foreglow.recognition.fits.optimise import fit, whiten
 from foreglow.recognition.fits.skymodel import (
     BETA_PRIOR,
     FREE_BETA_D,
@@ -164,7 +164,7 @@ def test_derivatives_are_those_of_the_cost(pixels, model):
     bands = Bands.of(NU)
     start = torch.tensor([{"beta_s": -2.8}.get(k, f.start + 0.05) for k, f in model.free.items()])
     at = start.double()[:, None].repeat(1, 8)
-    whole = _whiten(pixels[0][:8], pixels[1][:8]).project(fixed_spectra(model, bands)[..., None])
+    whole = whiten(pixels[0][:8], pixels[1][:8]).project(fixed_spectra(model, bands)[..., None])
 
     def point(k: int, step: float) -> Point:
         aside = torch.zeros_like(at)

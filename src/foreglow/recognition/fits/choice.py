@@ -9,7 +9,8 @@ from torch import Tensor
 from foreglow.errors import ModelError
 from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.optimise import Fit, fit, observed
-from foreglow.recognition.fits.skymodel import candidate
+from foreglow.recognition.fits.patches import fit_patches
+from foreglow.recognition.fits.skymodel import SkyModel, candidate
 from foreglow.sky.bandpass import Bands
 
 Criterion = Literal["chi2", "aic", "bic", "evidence"]
@@ -20,7 +21,9 @@ CRITERIA: tuple[Criterion, ...] = ("chi2", "aic", "bic", "evidence")
 class Choice:
     """The fits of some models to the same pixels, and what they say of each other.
 
-    A pixel is fitted where every model could be: elsewhere all is NaN.
+    A pixel is fitted where every model could be: elsewhere all is NaN. Where pixels share their
+    parameters by patches, each has the evidence, the chi-square and the numbers of data of its
+    patch; amplitudes, and chi-square in `fits`, are its own.
 
     Parameters
     ----------
@@ -31,12 +34,18 @@ class Choice:
         Up to a constant a pixel.
     n_data : Tensor, int64, shape (n,)
         Observed data values: bands times two Stokes.
+    chi2 : Tensor, shape (n, n_class)
+        Of each model.
+    dof : Tensor, int64, shape (n, n_class)
+        Degrees of freedom of each model.
     """
 
     models: tuple[str, ...]
     fits: tuple[Fit, ...]
     log_evidence: Tensor
     n_data: Tensor
+    chi2: Tensor
+    dof: Tensor
 
     @property
     def fitted(self) -> Tensor:
@@ -49,25 +58,14 @@ class Choice:
         return torch.stack([f.converged for f in self.fits], 1).all(1)
 
     @property
-    def chi2(self) -> Tensor:
-        """Chi-square of each model, shape (n, n_class)."""
-        return torch.stack([f.chi2 for f in self.fits], 1)
-
-    @property
-    def dof(self) -> Tensor:
-        """Degrees of freedom of each model, int64, shape (n, n_class)."""
-        return torch.stack([f.dof for f in self.fits], 1)
-
-    @property
     def reduced_chi2(self) -> Tensor:
         """Chi-square over degrees of freedom, shape (n, n_class)."""
         return self.chi2 / self.dof
 
     @property
     def n_parameters(self) -> Tensor:
-        """Amplitudes and spectral parameters of each model, int64, shape (n_class,)."""
-        counts = [2 * len(f.model.components) + len(f.model.free) for f in self.fits]
-        return torch.tensor(counts, device=self.n_data.device)
+        """Amplitudes and spectral parameters of each model, int64, shape (n, n_class)."""
+        return self.n_data[:, None] - self.dof
 
     @property
     def aic(self) -> Tensor:
@@ -142,8 +140,9 @@ def choose(
     data: Tensor,
     noise: Tensor,
     curvature: float | None = None,
+    patches: Tensor | None = None,
 ) -> Choice:
-    """Fit every model to every pixel.
+    """Fit every model to every pixel, or to every patch of pixels.
 
     Parameters
     ----------
@@ -157,6 +156,9 @@ def choose(
         band. NaN or infinite where a band did not observe.
     curvature : float, optional
         C of the curved models; by default it is free.
+    patches : Tensor, int64, shape (n,), optional
+        The number of each pixel's patch, whose pixels share the spectral parameters, and so the
+        model; below 0 where a pixel is left out. By default every pixel has its own.
 
     Returns
     -------
@@ -171,10 +173,44 @@ def choose(
         If the shapes do not agree, an observed rms is not above zero, or an observed covariance is
         not positive definite.
     """
-    fits = tuple(fit(candidate(name, curvature), frequency_ghz, data, noise) for name in models)
-    evidence = [
-        log_evidence(candidate(name, curvature, priors=True), frequency_ghz, data, noise)
-        for name in models
+    plain = [candidate(name, curvature) for name in models]
+    known = [candidate(name, curvature, priors=True) for name in models]
+    if patches is not None:
+        return _choose_by_patches(models, plain, known, frequency_ghz, data, noise, patches)
+    fits = tuple(fit(model, frequency_ghz, data, noise) for model in plain)
+    evidence = [log_evidence(model, frequency_ghz, data, noise) for model in known]
+    return Choice(
+        models, fits, torch.stack(evidence, 1), 2 * observed(data, noise).sum(1),
+        torch.stack([f.chi2 for f in fits], 1), torch.stack([f.dof for f in fits], 1),
+    )  # fmt: skip
+
+
+def _choose_by_patches(
+    models: tuple[str, ...],
+    plain: list[SkyModel],
+    known: list[SkyModel],
+    frequency_ghz: Tensor | Bands,
+    data: Tensor,
+    noise: Tensor,
+    patches: Tensor,
+) -> Choice:
+    """Fit every model to the same pixels: those with bands enough for all of them."""
+    needed = max(len(model.components) for model in plain)
+    patches = torch.where(observed(data, noise).sum(1) > needed, patches, -1)
+    found = [
+        fit_patches(model, frequency_ghz, data, noise, patches, evidence=priors)
+        for model, priors in zip(plain, known, strict=True)
     ]
-    n_data = 2 * observed(data, noise).sum(1)
-    return Choice(models, fits, torch.stack(evidence, 1), n_data)
+
+    def everywhere(name: str) -> Tensor:  # in every pixel what its patch has, by model
+        columns = []
+        for f in found:
+            empty = torch.nan if getattr(f, name).is_floating_point() else 0
+            none = getattr(f, name).new_full((1,), empty)  # the last: of pixels not fitted
+            columns.append(torch.cat([getattr(f, name), none])[f.region])
+        return torch.stack(columns, 1)
+
+    return Choice(
+        models, tuple(f.pixels for f in found), everywhere("log_evidence"),
+        everywhere("n_data")[:, 0], everywhere("chi2"), everywhere("dof"),
+    )  # fmt: skip

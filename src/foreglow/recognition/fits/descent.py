@@ -13,7 +13,7 @@ from foreglow.sky.bandpass import Bands
 
 MAX_STEPS = 100
 TOLERANCE = 1e-8  # converged where a step promises less than this in chi-square
-_DAMPING_RANGE = (1e-9, 1e12)
+DAMPING_RANGE = (1e-9, 1e12)
 # a descent is given up this near to a lower end in chi-square, or if it cannot come below that end
 # even where it falls so many times further than its step promises, and by so much more
 _NEAR = 0.01
@@ -53,7 +53,9 @@ def lowest_ends(model: SkyModel, bands: Bands, data: AnyWhitened, batch: int) ->
     for search in searches(model, bands):
         found = [search(part, best.parameters) for part in parts]
         if torch.isinf(best.cost).all():
-            found = [s.of_all(part, model) for part, s in zip(parts, found, strict=True)]
+            found = [
+                s.of_all(part.first, part.n, model) for part, s in zip(parts, found, strict=True)
+            ]
             first = [starts.select(starts.rank == 0) for starts in found]
             best = _ends_of(model, bands, parts, first, best, batch)
             found = [starts.select(starts.rank > 0) for starts in found]
@@ -126,7 +128,7 @@ def _descend(model: SkyModel, bands: Bands, descents: _Descents, ends: Ends, few
         aim = torch.clamp(now.point.parameters + step, low, high)
         trial = now.pixels.linearise(model, bands, aim)
         better = trial.no_higher(now.point)
-        damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*_DAMPING_RANGE)
+        damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*DAMPING_RANGE)
         now = replace(now, point=trial.where(better, now.point), damping=damping)
         converged = promise < TOLERANCE
     _end(ends, now, torch.ones_like(converged), converged)

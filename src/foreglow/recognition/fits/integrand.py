@@ -12,7 +12,7 @@ from foreglow.recognition.fits import joint
 from foreglow.recognition.fits.joint import JointPixels, JointWhitened
 from foreglow.recognition.fits.likelihood import Columns
 from foreglow.recognition.fits.optimise import observed
-from foreglow.recognition.fits.skymodel import SkyModel, dust_spectrum
+from foreglow.recognition.fits.skymodel import SkyModel, dust_spectrum, without_priors
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
@@ -202,8 +202,22 @@ def evaluate(
     model: SkyModel, bands: Bands, pixels: Integrand | JointIntegrand, parameters: Tensor
 ) -> At:
     """The integrand at parameters (n, n_param)."""
+    at = likelihood_at(model, bands, pixels, parameters)
+    mean, rms = torch.tensor([f.prior for f in model.free.values()]).to(parameters).unbind(1)
+    pull, narrow = (mean - parameters) / rms, torch.diag(rms**-2)
+    away = 0.5 * pull.square().sum(1)
+    return At(
+        parameters, at.log_value - away - torch.log(rms).sum(), at.cost + away,
+        at.fall + pull / rms, at.fisher + narrow, at.hessian + narrow,
+    )  # fmt: skip
+
+
+def likelihood_at(
+    model: SkyModel, bands: Bands, pixels: Integrand | JointIntegrand, parameters: Tensor
+) -> At:
+    """The same without the priors of the spectral parameters."""
     if isinstance(pixels, JointIntegrand):
-        return _evaluate_joint(model, bands, pixels, parameters)
+        return _joint_likelihood_at(model, bands, pixels, parameters)
     power = {"beta_s": 1, "curvature": 2}  # of the log of frequency that a parameter multiplies
     place = [power[name] for name in model.free]
     ratio = pixels.log_ratio
@@ -226,24 +240,18 @@ def evaluate(
     along = along[:, place]
     second = torch.stack([slope[:, [p + q for q in place]] for p in place], 1)
     hessian = fisher + mixed + mixed.mT - (along @ along.mT) / length[:, None, None] - second
-    mean, rms = torch.tensor([f.prior for f in model.free.values()]).to(parameters).unbind(1)
-    pull = (mean - parameters) / rms
-    cost = 0.5 * (residual.square().sum((1, 2)) + pull.square().sum(1))
-    log_value = -cost - torch.log(length) - torch.log(rms).sum() + pixels.log_volume
-    narrow = torch.diag(rms**-2)
-    return At(parameters, log_value, cost, fall + pull / rms, fisher + narrow, hessian + narrow)
+    cost = 0.5 * residual.square().sum((1, 2))
+    log_value = -cost - torch.log(length) + pixels.log_volume
+    return At(parameters, log_value, cost, fall, fisher, hessian)
 
 
-def _evaluate_joint(
+def _joint_likelihood_at(
     model: SkyModel, bands: Bands, pixels: JointIntegrand, parameters: Tensor
 ) -> At:
     whole = pixels.whole
-    point, root, residual = joint.linearise(model, bands, whole, parameters.T)
-    mean, rms = torch.tensor([f.prior for f in model.free.values()]).to(parameters).unbind(1)
-    pull = (mean - parameters) / rms
-    cost = 0.5 * (residual.square().sum(0) + pull.square().sum(1))
-    log_length = torch.log(torch.diagonal(root)).sum(1)
-    log_value = -cost - log_length - torch.log(rms).sum() + pixels.log_volume
+    point, root, residual = joint.linearise(without_priors(model), bands, whole, parameters.T)
+    cost = 0.5 * residual.square().sum(0)
+    log_value = -cost - torch.log(torch.diagonal(root)).sum(1) + pixels.log_volume
     fisher, hessian = (m.movedim(-1, 0) for m in (point.fisher, point.hessian))
     return At(parameters, log_value, cost, point.fall.T, fisher, hessian)
 

@@ -68,7 +68,7 @@ def log_evidence(
     ModelError
         If a free parameter has no Gaussian prior, or the dust's temperature is free.
     """
-    _validate(model)
+    require_priors(model)
     bands = Bands.of(frequency_ghz).to(data.device)
     if "beta_d" not in model.free:
         return _evidence(model, bands, data, noise)
@@ -121,14 +121,15 @@ def _evidence(
                 if best is None
                 else best[here]
             )
-            again = _climb(model, bands, _take(pixels, poor), low)
+            again = _climb(model, bands, take(pixels, poor), low)
             higher = again.cost < mode.cost[poor]
-            _put(mode, poor[higher], _take(again, higher))
+            _put(mode, poor[higher], take(again, higher))
         result[start + seen] = _integral(mode)
     return result
 
 
-def _validate(model: SkyModel) -> None:
+def require_priors(model: SkyModel) -> None:
+    """Check that all that is free has a Gaussian prior, and the dust's temperature is fixed."""
     flat = [name for name, free in model.free.items() if free.prior is None]
     if flat or "dust_temperature" in model.free:
         raise ModelError(
@@ -166,7 +167,7 @@ def _climb(
         start = mean.repeat(n, 1)
     point = evaluate(model, bands, pixels, start)
     live = torch.arange(n, device=start.device)
-    found = _take(point, live)
+    found = take(point, live)
     damping = torch.full_like(point.cost, 1e-3)
     for _ in range(_MAX_STEPS):
         precision = _precision(point)
@@ -176,19 +177,19 @@ def _climb(
         keep = torch.nonzero((step * point.fall).sum(1) > _TOLERANCE).squeeze(1)
         if len(keep) < 0.75 * len(live):  # a few finished pixels cost less than a copy
             _put(found, live, point)
-            pixels, point = _take(pixels, keep), _take(point, keep)
+            pixels, point = take(pixels, keep), take(point, keep)
             live, damping, step = live[keep], damping[keep], step[keep]
         if len(live) == 0 or len(keep) == 0:
             break
         trial = evaluate(model, bands, pixels, point.parameters + step)
         better = trial.cost <= point.cost
-        _put(point, torch.nonzero(better).squeeze(1), _take(trial, better))
+        _put(point, torch.nonzero(better).squeeze(1), take(trial, better))
         damping = torch.where(better, damping / 10, damping * 10).clamp(1e-9, 1e9)
     _put(found, live, point)
     return found
 
 
-def _take(values: Any, index: Tensor) -> Any:
+def take(values: Any, index: Tensor) -> Any:
     """The same dataclass of tensors for some pixels."""
     if isinstance(values, Columns):
         return values.take(index)

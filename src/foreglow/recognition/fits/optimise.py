@@ -87,11 +87,8 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Ten
     ----------
     Farsian et al. 2020, eqs. 5.1-5.4; Stompor et al. 2009; Golub & Pereyra 2003.
     """
-    bands = Bands.of(frequency_ghz).to(data.device)
-    seen = _validate(len(bands), data, noise)
-    if not seen.all():  # else the grids of starts are as fine as bands need that nobody observed
-        bands, data, noise = bands.some(seen), data[..., seen], noise[..., seen]
-    result = _empty(model, len(data), data.device)
+    bands, data, noise = prepare(frequency_ghz, data, noise)
+    result = empty_fit(model, len(data), data.device)
 
     on_cpu, threads = data.device.type == "cpu", torch.get_num_threads()
     chunk = CHUNK if on_cpu else GPU_BATCH
@@ -102,7 +99,7 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Ten
 
     def work(start: int) -> None:
         part = slice(start, start + chunk)
-        _fit_chunk(model, bands, _whiten(data[part], noise[part]), batch, result, start)
+        _fit_chunk(model, bands, whiten(data[part], noise[part]), batch, result, start)
 
     # a chunk a thread: the operations are too small to be shared between threads
     pool = ThreadPoolExecutor(threads if on_cpu else 1, "fit", torch.set_num_threads, (1,))
@@ -112,6 +109,20 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Ten
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # else threads yet to be made would begin with one
     return result
+
+
+def prepare(
+    frequency_ghz: Tensor | Bands, data: Tensor, noise: Tensor
+) -> tuple[Bands, Tensor, Tensor]:
+    """Check what `fit` takes; all of it without the bands that nobody observed.
+
+    Else the grids of starts would be as fine as those bands need.
+    """
+    bands = Bands.of(frequency_ghz).to(data.device)
+    seen = _validate(len(bands), data, noise)
+    if seen.all():
+        return bands, data, noise
+    return bands.some(seen), data[..., seen], noise[..., seen]
 
 
 def observed(data: Tensor, noise: Tensor) -> Tensor:
@@ -151,7 +162,8 @@ def _validate(n_band: int, data: Tensor, noise: Tensor) -> Tensor:
     return seen.any(0)
 
 
-def _empty(model: SkyModel, n: int, device: torch.device) -> Fit:
+def empty_fit(model: SkyModel, n: int, device: torch.device) -> Fit:
+    """Of pixels of which nothing is known yet."""
     p, m = len(model.free), len(model.components)
 
     def unknown(*shape: int) -> Tensor:
@@ -164,7 +176,7 @@ def _empty(model: SkyModel, n: int, device: torch.device) -> Fit:
     )  # fmt: skip
 
 
-def _whiten(data: Tensor, noise: Tensor) -> AnyWhitened:
+def whiten(data: Tensor, noise: Tensor) -> AnyWhitened:
     """Data (n, 2, n_band) over their noise, as `fit` takes both; 0 where not observed."""
     seen = observed(data, noise)
     if noise.ndim == 3:
@@ -192,7 +204,7 @@ def _fit_chunk(
     for part in torch.arange(len(enough), device=enough.device).split(batch // 8):
         end, columns = best.take(part), slice(int(part[0]), int(part[-1]) + 1)
         covariance = invert(end.fisher)
-        amplitudes, map_fn, chi2 = _amplitudes(
+        amplitudes, map_fn, chi2 = amplitudes_of(
             model, bands, data.at(columns), end.parameters, covariance
         )
         index = offset + enough[part]
@@ -204,7 +216,7 @@ def _fit_chunk(
         result.converged[index] = end.converged
 
 
-def _amplitudes(
+def amplitudes_of(
     model: SkyModel,
     bands: Bands,
     data: AnyWhitened,

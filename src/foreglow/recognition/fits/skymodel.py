@@ -172,6 +172,11 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
     )
 
 
+def without_priors(model: SkyModel) -> SkyModel:
+    """The same model, flat between the bounds of what is free."""
+    return replace(model, **{name: replace(f, prior=None) for name, f in model.free.items()})
+
+
 def fixed_spectra(model: SkyModel, frequency_ghz: Tensor | Bands) -> Tensor:
     """SEDs of the components without a free parameter, shape (n_band, n_fixed)."""
     bands = Bands.of(frequency_ghz)

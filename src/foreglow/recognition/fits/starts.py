@@ -59,13 +59,13 @@ class Starts:
         places = torch.arange(len(self.pixel), device=self.pixel.device)
         return [self.select(some) for some in places.split(count)]
 
-    def of_all(self, part: "Part", model: SkyModel) -> "Starts":
-        """One at least for each pixel: the model's own, where none was found or dust is free.
+    def of_all(self, first: int, n: int, model: SkyModel) -> "Starts":
+        """One at least for each of n pixels: the model's own, where none was found or dust is free.
 
         Pixels whose likelihood is beyond single precision have no peak, and those of bright dust
         may have none near it.
         """
-        count = (self.pixel - part.first).bincount(minlength=part.n)
+        count = (self.pixel - first).bincount(minlength=n)
         wanted = torch.ones_like(count).bool() if "dust" in model.bent else count == 0
         if not wanted.any():
             return self
@@ -73,7 +73,7 @@ class Starts:
         start = self.parameters.new_tensor([free.start for free in model.free.values()])
         parameters = start[:, None].expand(-1, len(place))
         cost = self.cost.new_full((len(place),), torch.inf)
-        own = Starts(place + part.first, count[place], parameters, cost)
+        own = Starts(place + first, count[place], parameters, cost)
         every = Starts.join([self, own])
         return every.select(every.pixel.argsort(stable=True))
 
@@ -136,6 +136,42 @@ def searches(model: SkyModel, bands: Bands) -> list[Search]:
         lambda part, _: _sought([both], fixed, part),
         partial(_beside_dust, model, bands, synchrotron),
     ]
+
+
+def common_starts(
+    model: SkyModel, bands: Bands, part: Part, region: Tensor, n_region: int
+) -> Starts:
+    """Starts of spectra that the pixels of a region share: peaks of the sum of their likelihoods.
+
+    Parameters
+    ----------
+    model : SkyModel
+    bands : Bands
+    part : Part
+        The pixels of all regions.
+    region : Tensor, int64, shape (n,)
+        From 0 to n_region - 1.
+
+    Returns
+    -------
+    Starts
+        Of the regions, in the place of pixels; one at least each, the model's own.
+    """
+    curved, fixed = "curvature" in model.free, fixed_spectra(model, bands)
+    if "dust" in model.bent:
+        nodes = grid(model, bands, *_BESIDE_DUST[curved])
+    else:
+        nodes = grid(model, bands, *(_CURVED if curved else _STRAIGHT)[-1])
+    alone = replace(nodes, penalty=torch.zeros_like(nodes.penalty))
+    total = part.data.data.new_zeros(len(nodes.nodes), n_region)
+    for columns in _columns(part.n, len(nodes.nodes)):
+        gain, _ = _gain(alone, fixed, part, columns)
+        total.index_add_(1, region[columns], gain.double())
+    total -= nodes.penalty
+    margin = _MARGIN + _SHARE * (total.amax(0) - total.amin(0))
+    peaks = _peaks(total, margin, nodes.shape, nodes.rows)
+    starts = _starts(peaks.pixel, _between(nodes, peaks), peaks.height)
+    return starts.of_all(0, n_region, model)
 
 
 def _beside_dust(
