@@ -18,6 +18,7 @@ from foreglow.recognition import fit_maps as module
 from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.fits.choice import choose
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulate import simulate_sky
 
 N_PIX = hp.nside2npix(16)
 CURVATURE = PROBLEMS["curvature"]
@@ -321,3 +322,144 @@ def test_help_names_defaults_and_units():
     out = CliRunner().invoke(cli.app, ["recognize", "fit", "--help"], env={"COLUMNS": "200"}).output
     for word in ("BAND=FILE", "quijote+litebird", "default: evidence", "default: 0.001", "chi2"):
         assert word in out
+
+
+# ---- patches ---------------------------------------------------------------------------------
+
+PARENT = hp.ring2nest(16, np.arange(N_PIX)) // 16
+"""The pixel of Nside 4 of each pixel, RING."""
+
+
+def beta_s_of(path):
+    """The column, RING."""
+    with fits.open(path) as table:
+        values = np.array(table[1].data["BETA_S"], np.float32).ravel()
+        return hp.reorder(values, n2r=True) if table[1].header["ORDERING"] == "NESTED" else values
+
+
+@pytest.fixture(scope="module")
+def by_patches(instrument, files):
+    return fit(files, instrument, models=CURVATURE, noise_scale=0.1, patches=4)
+
+
+def test_patches_share_what_they_should(by_patches, instrument, sky):
+    frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+    data = torch.from_numpy(np.ascontiguousarray(np.moveaxis(sky.data, 2, 0)))
+    noise = torch.from_numpy(sky.sigma).float().expand(N_PIX, -1)
+    wanted = choose(CURVATURE, frequency, data, noise, patches=torch.from_numpy(PARENT))
+    np.testing.assert_allclose(by_patches.probability.T, wanted.probability(), atol=1e-5)
+    np.testing.assert_allclose(by_patches.chi2.T, wanted.chi2, rtol=1e-5)
+    for values in (by_patches.beta_s, by_patches.beta_s_error, by_patches.best):
+        for patch in range(0, 192, 31):
+            assert len(np.unique(values[patch == PARENT])) == 1
+    assert np.unique(by_patches.cmb[0]).size > 0.99 * N_PIX
+    assert by_patches.header()["PATCHES"] == "4"
+
+
+def test_any_map_of_the_same_patches_gives_the_same(
+    by_patches, instrument, files, tmp_path, monkeypatch
+):
+    names = np.random.default_rng(0).permutation(1000)[:192][PARENT]
+    path = tmp_path / "patches.fits"
+    hp.write_map(path, names.astype(float), dtype=np.float64, coord="G", column_names=["PATCH"])
+    nested = hp.reorder(names.astype(float), r2n=True).astype(int)
+    monkeypatch.setattr(module, "BLOCK", 1024)  # three blocks of whole patches
+    options = {"models": CURVATURE, "noise_scale": 0.1}
+    out = tmp_path / "fit.fits"
+    for given in (names, f"{path}[PATCH]", 4):
+        found = fit(files, instrument, patches=given, **options)
+        np.testing.assert_allclose(found.chi2, by_patches.chi2, rtol=1e-6)
+        np.testing.assert_array_equal(found.best, by_patches.best)
+    fit(files, instrument, patches=nested, nest=True, out=out, **options)
+    with fits.open(out) as table:
+        assert table[1].header["PATCHES"] == "map"
+    np.testing.assert_allclose(beta_s_of(out), by_patches.beta_s, atol=1e-5)
+    fit(files, instrument, patches=4, out=out, overwrite=True, **options)
+    with fits.open(out) as table:
+        assert (table[1].header["PATCHES"], table[1].header["ORDERING"]) == ("4", "NESTED")
+    np.testing.assert_allclose(beta_s_of(out), by_patches.beta_s, atol=1e-5)
+
+
+def test_patches_go_to_workers(by_patches, instrument, files, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        for given in (4, PARENT):
+            found = fit(
+                files, instrument, models=CURVATURE, noise_scale=0.1, patches=given, pool=pool
+            )
+            np.testing.assert_allclose(found.chi2, by_patches.chi2, rtol=1e-6)
+
+
+def test_one_curvature_and_model_a_patch(monkeypatch):
+    """Where beta varies from pixel to pixel, it is C and the model that a patch tells."""
+    monkeypatch.setattr(module, "BLOCK", 1024)
+    sky = simulate_sky(models="curvature", layout="halves", noise_scale=0.3, seed=5)
+    options = {"models": CURVATURE, "noise_scale": 0.3}
+    alone = fit(sky.maps, sky.instrument, **options)
+    shared = fit(sky.maps, sky.instrument, patches={"curvature": 8}, **options)
+    grand = hp.ring2nest(16, np.arange(N_PIX)) // 4
+    same = [len(np.unique(shared.best[grand == k])) for k in range(0, 768, 17)]
+    assert same == [1] * len(same)
+    assert np.unique(shared.beta_s).size > 0.9 * N_PIX
+    assert shared.patches == "curvature=8"
+    assert sky.accuracy(shared) > sky.accuracy(alone) + 0.05
+    apart = fit(sky.maps, sky.instrument, patches={"model": 8}, **options)
+    np.testing.assert_allclose(
+        np.bincount(grand, apart.chi2[1]) / 4, np.bincount(grand, alone.chi2[1]), rtol=1e-4
+    )
+    assert sky.accuracy(alone) < sky.accuracy(apart) < sky.accuracy(shared)
+
+
+def test_a_pixel_without_a_patch_is_left_out(instrument, files):
+    patches = np.ma.masked_where(PARENT == 7, PARENT.astype(float))
+    patches[PARENT == 9], patches[PARENT == 11] = np.nan, hp.UNSEEN
+    found = fit(files, instrument, models=CURVATURE, noise_scale=0.1, patches=patches)
+    np.testing.assert_array_equal(found.fitted, ~np.isin(PARENT, (7, 9, 11)))
+
+
+@pytest.mark.parametrize(
+    ("patches", "message"),
+    [
+        (3, "an Nside, a power of 2 from 1 to that of the maps, 16, got 3"),
+        (32, "to that of the maps, 16, got 32"),
+        (0, "to that of the maps, 16, got 0"),
+        (
+            {"curvatur": 4},
+            r"patches of model, beta_s, curvature, .* 'curvatur \(do you mean curvature",
+        ),
+        ({"beta_d": 4}, "expected patches of model, beta_s, curvature, as these models have them"),
+        (PARENT[:-1], r"patches of shape \(3072,\), a number for each pixel of Nside 16, got"),
+        (PARENT + 0.5, r"patches: expected whole numbers, got [0-9]+\.5"),
+        (np.full(N_PIX, -1), "patches: expected patches numbered from 0, got none such pixel"),
+    ],
+)
+def test_wrong_patches(instrument, files, patches, message):
+    with pytest.raises(ForeglowError, match=message):
+        fit(files, instrument, models=CURVATURE, noise_scale=0.1, patches=patches)
+
+
+def test_patches_in_a_file_must_be_those_of_the_maps(instrument, files, tmp_path):
+    path = tmp_path / "patches.fits"
+    hp.write_map(path, np.zeros(192), dtype=np.float64, coord="G")
+    with pytest.raises(MapError, match="expected patches of Nside 16 in frame G, as the maps"):
+        fit(files, instrument, models=CURVATURE, noise_scale=0.1, patches=path)
+    hp.write_map(path, np.full(N_PIX, 2.0**24), dtype=np.float64, coord="G", overwrite=True)
+    with pytest.raises(MapError, match="numbered below 16777216, got one of 16777216"):
+        fit(files, instrument, models=CURVATURE, noise_scale=0.1, patches=path)
+
+
+def test_patches_by_the_command(by_patches, files, tmp_path):
+    out = tmp_path / "fit.fits"
+    maps = [part for band, path in files.items() for part in ("--maps", f"{band}={path}")]
+    arguments = [*maps, "--models", "curvature", "--noise-scale", "0.1", "--out", str(out)]
+    done = CliRunner().invoke(cli.app, ["recognize", "fit", *arguments, "--patches", "4"])
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(beta_s_of(out), by_patches.beta_s, atol=1e-5)
+    both = ["--patches", "curvature=4", "--patches", "beta_s=4", "--overwrite"]
+    done = CliRunner().invoke(cli.app, ["recognize", "fit", *arguments, *both])
+    assert done.exit_code == 0, done.output
+    np.testing.assert_allclose(beta_s_of(out), by_patches.beta_s, atol=1e-5)
+    for wrong in (["4", "8"], ["curvature=4", "curvature=8"], ["4", "curvature=8"]):
+        options = [part for text in wrong for part in ("--patches", text)]
+        done = CliRunner().invoke(cli.app, ["recognize", "fit", *arguments, *options])
+        assert done.exit_code != 0
+        assert "expected --patches once, or as NAME=PATCHES" in str(done.exception)

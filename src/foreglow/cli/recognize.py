@@ -1,7 +1,8 @@
 """`foreglow recognize ...`: which foreground model holds in each pixel."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -26,7 +27,7 @@ from foreglow.cli.options import (
 )
 from foreglow.cli.sky_maps import Ensemble, Maps, Mask, Memory, NoiseScale, Realisation, given_sky
 from foreglow.cli.training import Devices, NumNodes, PlanFile, several_processes
-from foreglow.errors import ForeglowError
+from foreglow.errors import ForeglowError, MapError
 
 app = typer.Typer(
     no_args_is_help=True, help="Recognise foreground models in Q,U maps (Farsian et al. 2020)."
@@ -208,6 +209,25 @@ def recognize_classify(
     screen.say(f"written: {out}")
 
 
+def _patches(given: list[str] | None) -> Any:
+    """What --patches say, as `fit` takes them."""
+
+    def size(text: str) -> int | str:
+        return int(text) if text.lstrip("+-").isdigit() else text
+
+    if not given:
+        return None
+    pairs = [re.fullmatch(r"(\w+)=(.*)", text) for text in given]
+    if not any(pairs) and len(given) == 1:
+        return size(given[0])
+    if not all(pairs) or len({pair[1] for pair in pairs if pair}) < len(pairs):
+        raise MapError(
+            f"expected --patches once, or as NAME=PATCHES for different names, got {given}; such "
+            "as --patches curvature=4 --patches beta_s=16."
+        )
+    return {pair[1]: size(pair[2]) for pair in pairs if pair}
+
+
 @app.command("fit")
 def recognize_fit(
     out: OutFile,
@@ -226,6 +246,14 @@ def recognize_fit(
         float | None, typer.Option(help="C of the curved models, -0.052 for Kogut's; else free.")
     ] = None,
     level: Annotated[float, typer.Option(help="A model of smaller p-value does not fit.")] = 1e-3,
+    patches: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Pixels of a patch share the spectral parameters, and the model: Nside of the "
+            "patches, or FILE[COLUMN] with the number of each pixel's patch. Or, often, "
+            "NAME=PATCHES of beta_s, curvature or model alone."
+        ),
+    ] = None,
     noise: NoiseOfBands = None,
     noise_scale: NoiseScale = None,
     mask: Mask = None,
@@ -236,15 +264,17 @@ def recognize_fit(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Fit each model to each pixel of your own Q,U maps and choose, a block at a time to FITS."""
+    """Fit each model to each pixel or patch of your own Q,U maps and choose, by blocks to FITS."""
     from foreglow.recognition.fit_maps import fit
 
     sky = given_sky(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
     with screen.progress("fit") as show:
         found = fit(
             **sky, instrument=instrument, models=models, criterion=criterion,
-            curvature=curvature, level=level, mask=mask, out=out, overwrite=overwrite,
-            memory=memory, device=device, workers=workers, progress=show,
+            curvature=curvature, level=level,
+            patches=_patches(patches),
+            mask=mask, out=out, overwrite=overwrite, memory=memory, device=device,
+            workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())
     screen.say(f"written: {out}")

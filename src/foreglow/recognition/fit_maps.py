@@ -18,8 +18,8 @@ from foreglow.errors import InstrumentError, MapError, ModelError
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.noise_map import NoiseMap
 from foreglow.maps.write import write_map_blocks
-from foreglow.recognition.fits.choice import CRITERIA, choose
-from foreglow.recognition.fits.skymodel import candidate
+from foreglow.recognition.fits.choice import CRITERIA, MODEL, choose
+from foreglow.recognition.fits.skymodel import SkyModel, candidate
 from foreglow.recognition.models import MODELS, models_of
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.given import (
@@ -31,6 +31,7 @@ from foreglow.recognition.observation.given import (
 )
 from foreglow.recognition.observation.levels import Levels, warn_of_levels
 from foreglow.recognition.observation.observations import Observation, validate_output
+from foreglow.recognition.observation.patches import Patches
 from foreglow.recognition.observation.streaming import (
     BLOCK,
     LIBRARIES,
@@ -42,7 +43,13 @@ from foreglow.recognition.observation.streaming import (
     validate_memory,
     with_progress,
 )
-from foreglow.recognition.results import FitCounts, FittedSky, fit_header, put, unfitted
+from foreglow.recognition.results import (
+    FitCounts,
+    FittedSky,
+    fit_header,
+    put,
+    unfitted,
+)
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.instrument_files import load_instrument
 
@@ -68,10 +75,20 @@ class FitSetup:
         _validate(self.models, self.criterion, self.curvature, self.level)
 
     @property
+    def candidates(self) -> tuple[SkyModel, ...]:
+        """What is fitted."""
+        return tuple(candidate(name, self.curvature) for name in self.models)
+
+    @property
+    def names_of_patches(self) -> tuple[str, ...]:
+        """What there may be patches of: the model, and what is free in any."""
+        return (MODEL, *dict.fromkeys(name for model in self.candidates for name in model.free))
+
+    @property
     def bands_needed(self) -> int:
         """Bands that leave every model a degree of freedom."""
         needed = 0
-        for model in (candidate(name, self.curvature) for name in self.models):
+        for model in self.candidates:
             needed = max(needed, len(model.components) + len(model.free) // 2 + 1)
         return needed
 
@@ -102,6 +119,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     criterion: str = "evidence",
     curvature: float | None = None,
     level: float = 1e-3,
+    patches: Any = None,
     noise: Noise | u.Quantity | None = None,
     noise_scale: float = 1.0,
     mask: Any = None,
@@ -118,7 +136,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     pool: Any = None,
     progress: Shown = None,
 ) -> FittedSky | FitCounts:
-    """Fit each candidate model to each pixel of Q,U maps, and choose.
+    """Fit each candidate model to each pixel or patch of Q,U maps, and choose.
 
     No training is needed, and not every band: a pixel is fitted with the bands that observed it.
 
@@ -136,6 +154,14 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         C of the curved models; by default it is free.
     level : float
         The p-value under which a model does not fit.
+    patches : int, path, array_like of shape (n_pix,), or mapping of str to such, optional
+        Pixels of a patch share their spectral parameters, and so their model, with amplitudes of
+        their own: the pixels of this Nside; or the number of each pixel's patch from 0, a map of
+        the Nside and frame of the maps, an array in the ordering that `nest` says, negative, NaN or
+        masked where a pixel is left out. A mapping has patches of "beta_s", "curvature" and
+        "model" (where one model holds, whatever is shared) each; what it lacks each pixel has for
+        itself: {"curvature": 4} seeks one C and one model in a pixel of Nside 4, with a beta_s
+        for each pixel. By default every pixel is by itself.
     noise, noise_scale, mask, unit, nest, frame, convention, common_fwhm
         As `classify` takes them.
     out, overwrite, memory, workers, pool, progress
@@ -150,12 +176,13 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     Raises
     ------
     ModelError
-        If a model or the criterion does not exist, or `curvature` or `level` make no sense.
+        If a model or the criterion does not exist, `curvature` or `level` make no sense, or patches
+        are of what no model has free, or those of a model with a free beta_d.
     InstrumentError
         If the bands are not the instrument's or too few, or the noise of one is zero.
     MapError
-        If a map or the mask cannot be used, no pixel is observed in bands enough, the memory does
-        not suffice or `out` cannot be written.
+        If a map, the mask or the patches cannot be used, no pixel is observed in bands enough, the
+        memory does not suffice or `out` cannot be written.
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
@@ -170,31 +197,34 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     ):
         opened = open_source(source)
         _validate_bands(setup, opened)
+        shared = Patches.of(patches, setup.names_of_patches, opened.nside, opened.frame, nest)
+        blocks = shared.blocks(opened.blocks(BLOCK))
         if out is not None:
-            validate_memory(memory, _bytes_needed(setup, opened), opened.bytes_loaded)
-        blocks = opened.blocks(BLOCK)
+            needed = _bytes_needed(setup, opened, blocks.size)
+            validate_memory(memory, needed, opened.bytes_loaded)
         if map_fn is map:
-            parts = map(partial(_fit_block, setup, opened), blocks)
+            parts = map(partial(_fit_block, setup, opened, shared), blocks)
         else:
             there = work.enter_context(for_workers(source, out))
-            parts = map_fn(partial(_fit_elsewhere, setup, there), blocks)
+            parts = map_fn(partial(_fit_elsewhere, setup, there, shared), blocks)
         found = _watched(setup, opened.instrument, parts, blocks, progress)
         if out is None:
             return gather(found, blocks)
         counts: list[FitCounts] = []
         write_map_blocks(
             out, counted(found, counts), opened.nside, frame=opened.frame,
-            ordering=opened.ordering,
-            header=fit_header(setup.models, setup.criterion, setup.level), overwrite=overwrite,
+            ordering=blocks.ordering,
+            header=fit_header(setup.models, setup.criterion, setup.level, shared.told),
+            overwrite=overwrite,
         )  # fmt: skip
         return FitCounts.of(counts)
 
 
-def _bytes_needed(setup: FitSetup, opened: Observation) -> int:
+def _bytes_needed(setup: FitSetup, opened: Observation, size: int) -> int:
     a_value = _BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)
     if opened.bands_of_unlike_noise:
         a_value += _BYTES_UNLIKE
-    return LIBRARIES + opened.bytes_loaded + a_value * 2 * opened.instrument.n_band * BLOCK
+    return LIBRARIES + opened.bytes_loaded + a_value * 2 * opened.instrument.n_band * size
 
 
 def _instrument(given: Instrument | str | Path | None, maps: Maps | Source) -> Instrument | None:
@@ -209,22 +239,28 @@ def _instrument(given: Instrument | str | Path | None, maps: Maps | Source) -> I
     return None
 
 
-def _fit_elsewhere(setup: FitSetup, source: Source, block: PixelBlock) -> tuple[FittedSky, Levels]:
+def _fit_elsewhere(
+    setup: FitSetup, source: Source, shared: Patches, block: PixelBlock
+) -> tuple[FittedSky, Levels]:
     """What a worker does: it opens for itself what it has not opened yet."""
-    return _fit_block(setup, open_quietly(source), block)
+    return _fit_block(setup, open_quietly(source), shared, block)
 
 
-def _fit_block(setup: FitSetup, opened: Observation, block: PixelBlock) -> tuple[FittedSky, Levels]:
+def _fit_block(
+    setup: FitSetup, opened: Observation, shared: Patches, block: PixelBlock
+) -> tuple[FittedSky, Levels]:
     data, sigma, noise = opened.read_all_noise(block)
     observed = np.isfinite(data).all(1) & np.isfinite(sigma)
     enough = np.flatnonzero(observed.sum(1) >= setup.bands_needed)
     found = unfitted(
-        setup.models, setup.criterion, setup.level, opened.nside, opened.frame, len(block)
-    )
+        setup.models, setup.criterion, setup.level, opened.nside, opened.frame, len(block),
+        shared.told,
+    )  # fmt: skip
     if len(enough):
         values, errors = (torch.from_numpy(a[enough]).to(setup.device) for a in (data, noise))
         bands = opened.instrument.bands.to(setup.device)
-        choice = choose(setup.models, bands, values, errors, setup.curvature)
+        patches = shared.labels(setup.names_of_patches[1:], block, enough, values.device)
+        choice = choose(setup.models, bands, values, errors, setup.curvature, patches)
         put(found, enough, choice, block.ring[enough])
     return found, Levels.of(data[enough], sigma[enough])
 

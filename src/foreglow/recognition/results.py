@@ -180,7 +180,8 @@ class FittedSky(ModelTable):
     frame : str
         G, C or E, as in the maps.
     probability, chi2 : ndarray, float32, shape (n_class, n_pix)
-        Weights of the models by the criterion, and their chi-square.
+        Weights of the models by the criterion, and their chi-square; of the pixel's patch, where
+        there are patches, as the p-value and the spectral parameters.
     p_value : ndarray, float64, shape (n_pix,)
         Of the model that fits best: the largest.
     beta_s, beta_s_error : ndarray, float32, shape (n_pix,)
@@ -191,6 +192,9 @@ class FittedSky(ModelTable):
         Q, U [uK_CMB], COSMO, in the frame of the maps.
     converged : ndarray, bool, shape (n_pix,)
         Whether the fits of all models did.
+    patches : str
+        What pixels share spectral parameters: "" where each has its own, the Nside of patches or
+        "map" for a user's, and `curvature=4` and the like where patches differ by parameter.
     """
 
     models: tuple[str, ...]
@@ -207,6 +211,7 @@ class FittedSky(ModelTable):
     curvature_error: np.ndarray
     cmb: np.ndarray
     converged: np.ndarray
+    patches: str = ""
 
     @property
     def fitted(self) -> np.ndarray:
@@ -264,7 +269,7 @@ class FittedSky(ModelTable):
 
     def header(self) -> dict[str, str | float]:
         """Which model has which number in `CLASS`, and by what it was chosen."""
-        return fit_header(self.models, self.criterion, self.level)
+        return fit_header(self.models, self.criterion, self.level, self.patches)
 
 
 def _missing(result: object, name: str, having: type, hint: str) -> AttributeError:
@@ -285,13 +290,22 @@ def class_header(models: tuple[str, ...]) -> dict[str, str]:
     return {f"CLASS{k}": name for k, name in enumerate(models)}
 
 
-def fit_header(models: tuple[str, ...], criterion: str, level: float) -> dict[str, str | float]:
+def fit_header(
+    models: tuple[str, ...], criterion: str, level: float, patches: str
+) -> dict[str, str | float]:
     """Cards of the table of fits."""
-    return {**class_header(models), "CRITERIO": criterion, "LEVEL": level}
+    cards = {**class_header(models), "CRITERIO": criterion, "LEVEL": level}
+    return {**cards, "PATCHES": patches} if patches else cards
 
 
 def unfitted(
-    models: tuple[str, ...], criterion: str, level: float, nside: int, frame: str, n: int
+    models: tuple[str, ...],
+    criterion: str,
+    level: float,
+    nside: int,
+    frame: str,
+    n: int,
+    patches: str = "",
 ) -> FittedSky:
     """Some pixels of which nothing is known yet."""
 
@@ -301,7 +315,7 @@ def unfitted(
     return FittedSky(
         models, criterion, level, nside, frame,
         unknown(len(models)), unknown(len(models)), np.full(n, np.nan),
-        unknown(), unknown(), unknown(), unknown(), unknown(2), np.zeros(n, bool),
+        unknown(), unknown(), unknown(), unknown(), unknown(2), np.zeros(n, bool), patches,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Choose among parametric models by their fits: chi-square, AIC, BIC or evidence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,12 +10,17 @@ from torch import Tensor
 from foreglow.errors import ModelError
 from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.optimise import Fit, fit, observed
-from foreglow.recognition.fits.patches import fit_patches
+from foreglow.recognition.fits.patches import Patches, fit_patches, labels
+from foreglow.recognition.fits.shared import connected
 from foreglow.recognition.fits.skymodel import SkyModel, candidate
 from foreglow.sky.bandpass import Bands
 
 Criterion = Literal["chi2", "aic", "bic", "evidence"]
 CRITERIA: tuple[Criterion, ...] = ("chi2", "aic", "bic", "evidence")
+
+
+MODEL = "model"
+"""The name of patches in which one model holds, beside those of parameters."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ def choose(
     data: Tensor,
     noise: Tensor,
     curvature: float | None = None,
-    patches: Tensor | None = None,
+    patches: Patches | None = None,
 ) -> Choice:
     """Fit every model to every pixel, or to every patch of pixels.
 
@@ -156,9 +162,11 @@ def choose(
         band. NaN or infinite where a band did not observe.
     curvature : float, optional
         C of the curved models; by default it is free.
-    patches : Tensor, int64, shape (n,), optional
-        The number of each pixel's patch, whose pixels share the spectral parameters, and so the
-        model; below 0 where a pixel is left out. By default every pixel has its own.
+    patches : Tensor, int64, shape (n,), or mapping of str to such, optional
+        As `fit_patches` takes them, for all parameters that any model has; and, if need be, as
+        "model" patches in which one model holds, whatever parameters they share. Where patches
+        hang together, one model holds: by the sum of the evidence of its regions there. By
+        default every pixel is by itself.
 
     Returns
     -------
@@ -192,22 +200,34 @@ def _choose_by_patches(
     frequency_ghz: Tensor | Bands,
     data: Tensor,
     noise: Tensor,
-    patches: Tensor,
+    patches: Patches,
 ) -> Choice:
     """Fit every model to the same pixels: those with bands enough for all of them."""
+    every = {name for model in plain for name in model.free}
+    if isinstance(patches, Mapping) and MODEL in patches:
+        every |= {MODEL}
+    maps = labels(every, patches, len(data))
     needed = max(len(model.components) for model in plain)
-    patches = torch.where(observed(data, noise).sum(1) > needed, patches, -1)
-    found = [
-        fit_patches(model, frequency_ghz, data, noise, patches, evidence=priors)
-        for model, priors in zip(plain, known, strict=True)
-    ]
+    n_seen = observed(data, noise).sum(1)
+    used = (n_seen > needed) & (torch.stack(list(maps.values())) >= 0).all(0)
+    found = []
+    for model, priors in zip(plain, known, strict=True):
+        mine = {name: torch.where(used, maps[name], -1) for name in model.free}
+        found.append(fit_patches(model, frequency_ghz, data, noise, mine, evidence=priors))
+    # one model where any parameters hang together: in all regions of a model, their sum
+    whole = torch.full_like(n_seen, -1)
+    if used.any():
+        whole[used] = connected(torch.stack([label[used] for label in maps.values()]))
 
-    def everywhere(name: str) -> Tensor:  # in every pixel what its patch has, by model
+    def everywhere(name: str) -> Tensor:
         columns = []
         for f in found:
-            empty = torch.nan if getattr(f, name).is_floating_point() else 0
-            none = getattr(f, name).new_full((1,), empty)  # the last: of pixels not fitted
-            columns.append(torch.cat([getattr(f, name), none])[f.region])
+            values = getattr(f, name)
+            first = torch.nonzero(f.region >= 0).squeeze(1)
+            owner = torch.zeros_like(f.dof).scatter_(0, f.region[first], whole[first])
+            total = values.new_zeros(int(whole.amax()) + 2).index_add_(0, owner, values)
+            total[-1] = torch.nan if values.is_floating_point() else 0  # of pixels not used
+            columns.append(total[whole])
         return torch.stack(columns, 1)
 
     return Choice(

@@ -5,14 +5,14 @@ parameters, hang together: they are a region, whose parameters are found at once
 its summed likelihood.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from foreglow.errors import ShapeError
+from foreglow.errors import ModelError, ShapeError
 from foreglow.recognition.fits.integrand import integrand_of
 from foreglow.recognition.fits.laplace import require_priors
 from foreglow.recognition.fits.optimise import (
@@ -127,9 +127,15 @@ def fit_patches(
     ----------
     Stompor et al. 2009; Errard & Stompor 2019 (patches that differ by parameter).
     """
-    label = _labels(model, patches, len(data)).to(data.device)
+    maps = labels(model.free, patches, len(data))
+    label = torch.stack([maps[name] for name in model.free]).to(data.device)
     if evidence is not None:
         require_priors(evidence)
+        if "beta_d" in evidence.free:
+            raise ModelError(
+                "expected dust of a fixed index for the evidence of patches, got a free beta_d; "
+                "leave that model out, or fit each pixel by itself."
+            )
     given = _Given(model, evidence, *prepare(frequency_ghz, data, noise))
     result, n_seen = _nothing(model, label, data), observed(given.data, given.noise).sum(1)
     seen = (n_seen > len(model.components)) & (label >= 0).all(0)
@@ -186,24 +192,22 @@ class _Given:
     noise: Tensor
 
 
-def _labels(model: SkyModel, patches: Patches, n: int) -> Tensor:
-    """The patches of every free parameter, int64, shape (n_param, n)."""
-    names = tuple(model.free)
+def labels(names: Collection[str], patches: Patches, n: int) -> dict[str, Tensor]:
+    """The patches of each of some parameters, int64, shape (n,)."""
     each = patches if isinstance(patches, Mapping) else dict.fromkeys(names, patches)
     if set(each) != set(names):
         raise ShapeError(
-            f"expected patches of {', '.join(names)}, the free parameters, got those of "
+            f"expected patches of {', '.join(sorted(names))}, the free parameters, got those of "
             f"{', '.join(map(str, each)) or 'none'}; give a map for each of them, or one for all."
         )
-    for name in names:
-        label = each[name]
+    for name, label in each.items():
         if label.shape != (n,) or label.is_floating_point() or label.is_complex():
             raise ShapeError(
                 f"expected the patches of {name} as whole numbers of shape ({n},), got "
                 f"{str(label.dtype).removeprefix('torch.')} of shape {tuple(label.shape)}; give "
                 "the number of every pixel's patch from 0, or -1 where it is left out."
             )
-    return torch.stack([each[name].long() for name in names])
+    return {name: label.long() for name, label in each.items()}
 
 
 def _nothing(model: SkyModel, label: Tensor, data: Tensor) -> PatchFit:
