@@ -215,14 +215,15 @@ def test_neighbours(records, problem, layout):
         if r.get("layout") == layout and r["problem"] == problem
     }
     regular = layout in ("halves", "quadrants")
-    assert set(found) == {"network", "unet", "potts", *(ORACLES if regular else ())}
+    methods = {"network", "unet", "potts", "patch_evidence"}
+    assert set(found) == {*methods, *(ORACLES if regular else ())}
     paper = TABLE_3[problem][2] / 100 if regular else None
     for name, record in found.items():
         assert set(record) == set(SPATIAL)
         assert record["context"] == ("pixel" if name == "network" else "spatial")
-        assert (record["network"], record["training"], record["noise"], record["set"]) == (
-            "foreglow", "conditioned", "table1", "test",
-        )  # fmt: skip
+        by = (None, None) if name == "patch_evidence" else ("foreglow", "conditioned")
+        assert (record["network"], record["training"]) == by
+        assert (record["noise"], record["set"]) == ("table1", "test")
         assert (record["noise_scale"], record["nside"], record["n_pixels"]) == (1.0, 16, 3072)
         assert record["paper"] == paper
         assert record["error"] is None  # of one sky
@@ -409,8 +410,8 @@ def test_report_holds_it_all(smoke):
         assert_shown(path, page)
     for table in (2, 3):
         assert f"Table {table}:" in page
-    # Tables 2 and 3; section 5: networks, chi-square, contexts
-    assert page.count("<small>paper ") == 9 * 2 + 9 * 3 + (9 + 1 + 2 * 3)
+    # Tables 2 and 3; section 5: networks, chi-square, contexts, fits by patch
+    assert page.count("<small>paper ") == 9 * 2 + 9 * 3 + (9 + 1 + 2 * 3 + 3)
     for section in ("sky", "neighbours", "separation", "outside"):
         assert f'<h2 id="{section}">' in page
     views = [load_view(path) for path in saved_views(smoke / "maps")]

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 
 from foreglow.errors import ModelError
+from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
 from foreglow.recognition.context.model import ContextModel, validate_nside
-from foreglow.recognition.fits.choice import Choice, choose
+from foreglow.recognition.fits.choice import MODEL, Choice, choose
+from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import models_of
 from foreglow.recognition.network.recogniser import Recogniser, pixel_log_probability
 from foreglow.recognition.simulation.skies import SimulatedSky, simulate_sky
@@ -192,6 +194,7 @@ def choose_on_sky(
     models: tuple[str, ...],
     curvature: float | None = None,
     device: torch.device | str = "cpu",
+    patch_nside: int | None = None,
 ) -> Choice:
     """Fit every model to every pixel of a simulated sky; see `choose`.
 
@@ -204,7 +207,17 @@ def choose_on_sky(
     curvature : float, optional
         C of the curved models; by default it is free.
     device : torch.device or str
+    patch_nside : int, optional
+        One model, and one C where it is free, in each pixel of this Nside; beta_s is each pixel's
+        own, as in the training law.
     """
     data = torch.from_numpy(np.moveaxis(sky.data, 2, 0)).to(device)
     sigma = torch.from_numpy(sky.sigma).to(device).expand(len(data), -1)
-    return choose(models, instrument.bands, data, sigma, curvature)
+    if patch_nside is None:
+        return choose(models, instrument.bands, data, sigma, curvature)
+    free = {name for model in models for name in candidate(model, curvature).free}
+    nside, alone = hp.npix2nside(len(data)), torch.arange(len(data), device=device)
+    number = hp.ring2nest(nside, np.arange(len(data))) // (nside // patch_nside) ** 2
+    patch = torch.from_numpy(number).to(device)
+    shared = {name: patch if name in (MODEL, "curvature") else alone for name in {MODEL, *free}}
+    return choose(models, instrument.bands, data, sigma, curvature, shared)

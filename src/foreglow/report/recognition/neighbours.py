@@ -18,6 +18,7 @@ _FEWEST = 30  # pixels in a bin
 _DASHES = ("-", (0, (5, 1.5)), (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 _METHODS = {
     "pixel": "One pixel",
+    "patch_evidence": "Fits, patches of Nside 4",
     "potts": "Potts field",
     "unet": "U-Net",
     "oracle_rings": "Oracle, rings",

@@ -18,7 +18,7 @@ from foreglow.recognition.context.limits import boundary_oracle, distance_to_bou
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.networks import CONTEXT_NETWORKS
 from foreglow.recognition.context.train import ContextPlan, pixel_ensemble
-from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
+from foreglow.recognition.evaluation.evaluate import Evaluation, choose_on_sky, evaluate
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.calibration import (
     accuracy_against_coverage,
@@ -36,6 +36,9 @@ _SECTION = "Neighbours"
 _REGULAR = "regular"  # halves or quadrants, the paper's
 _PATCHES = "patches"  # the law of the training, other draws
 _PIXEL = "one pixel"
+_BY_PATCH = "patch_evidence"
+_PATCH_NSIDE = 4  # at the Nside of the test skies, 16, sixteen pixels
+_FITS = {"network": None, "training": None}
 _ORACLES = {"oracle_rings": True, "oracle_meridian": False}
 
 
@@ -43,7 +46,8 @@ _ORACLES = {"oracle_rings": True, "oracle_meridian": False}
 class _Trial:
     """What each method said of the skies of a problem, layout and noise; labels sky by sky.
 
-    right: by method, bool (sky, pixel); evaluations: by method, all skies in a row.
+    right: by method, bool (sky, pixel); evaluations: by method, all skies in a row. By patches only
+    the first skies.
     """
 
     label: NDArray[np.int64]
@@ -105,8 +109,10 @@ def _try(experiment: Experiment, problem: str, kind: str, noise_scale: float) ->
     """Recognise skies of one layout by each method; of regular ones by the oracles, too."""
     # calibration is measured on patches: it takes more skies than an accuracy
     skies = experiment.settings["patch_skies" if kind == _PATCHES else "context_skies"]
+    fitted = experiment.settings["fit_skies"]  # of the skies the first, for fits take long
+    numbers = [(k, k < fitted) for k in range(skies)]
     found = experiment.map_fn(
-        partial(_try_sky, experiment.worker, problem, kind, noise_scale), range(skies)
+        partial(_try_sky, experiment.worker, problem, kind, noise_scale), numbers
     )
     labels: list[NDArray[np.int64]] = []
     said: dict[str, list[Evaluation]] = {}
@@ -125,9 +131,13 @@ def _try(experiment: Experiment, problem: str, kind: str, noise_scale: float) ->
 
 
 def _try_sky(
-    worker: WorkerContext, problem: str, kind: str, noise_scale: float, number: int
+    worker: WorkerContext, problem: str, kind: str, noise_scale: float, sky_number: tuple[int, bool]
 ) -> tuple[NDArray[np.int64], dict[str, Evaluation], dict[str, NDArray[np.bool_]]]:
-    """The true models of a sky, what each method said of it, and where each was right."""
+    """The true models of a sky, what each method said of it, and where each was right.
+
+    The sky by its number, and whether it is fitted by patches, too.
+    """
+    number, by_patch = sky_number
     models, nside = PROBLEMS[problem], worker.templates.nside
     rng = np.random.default_rng([worker.seed, 12, number])
     label = _label(kind, problem, nside, number, rng)
@@ -136,6 +146,11 @@ def _try_sky(
     said = {_PIXEL: alone}
     for name in CONTEXT_NETWORKS:
         said[name] = alone.with_neighbours(worker.context(f"context_{name}"))
+    if by_patch:
+        choice = choose_on_sky(
+            sky, worker.instrument, models, device=worker.device, patch_nside=_PATCH_NSIDE
+        )
+        said[_BY_PATCH] = Evaluation(models, choice.probability().T.cpu().numpy(), label)
     right = {name: found.predicted == label for name, found in said.items()}
     if kind == _REGULAR:
         with np.errstate(divide="ignore"):
@@ -172,7 +187,7 @@ def _record(
     fields: dict[str, Any] = {
         "problem": problem, "network": "foreglow", "training": "conditioned", "noise": "table1",
         "noise_scale": noise_scale, "set": "test", "class": None, "layout": where,
-        "nside": experiment.settings["test_nside"], "n_pixels": trial.label.size,
+        "nside": experiment.settings["test_nside"],
     }  # fmt: skip
     target = PAPER_NOISY[problem]["many_noise"] if kind == _REGULAR and noise_scale == 1 else None
     for name, right in trial.right.items():
@@ -182,7 +197,8 @@ def _record(
         ece = expected_calibration_error(found.probability, found.label) if found else None
         experiment.run.records.append(
             {
-                **fields, "method": name if name in _ORACLES else "network",
+                **fields, **(_FITS if name == _BY_PATCH else {}), "n_pixels": right.size,
+                "method": name if name in (*_ORACLES, _BY_PATCH) else "network",
                 "context": "pixel" if name == _PIXEL else "spatial",
                 "spatial": None if name == _PIXEL or name in _ORACLES else name,
                 "accuracy": float(right.mean()), "error": error, "ece": ece, "paper": target,
@@ -222,7 +238,7 @@ def _boundary_figure(experiment: Experiment, regular: dict[str, _Trial]) -> Capt
         distance = np.array([distance_to_boundary(label) for label in trial.label]).ravel()
         panels[problem] = (
             distance,
-            {names[name]: right.ravel() for name, right in trial.right.items()},
+            {shown: trial.right[name].ravel() for name, shown in names.items()},
         )
     return experiment.draw(
         neighbours.accuracy_by_distance(panels, "Table 1 noise, regular regions"),
