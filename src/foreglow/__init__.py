@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from foreglow.recognition.fit_maps import fit
     from foreglow.recognition.network.recogniser import Recogniser
     from foreglow.recognition.network.train import TrainingPlan
+    from foreglow.recognition.separate import separate
     from foreglow.recognition.simulate import simulate_sky
     from foreglow.recognition.train import train_context, train_recogniser
     from foreglow.sky.instrument_files import load_instrument
@@ -39,6 +40,7 @@ _HOMES = {
     "open_cube": "hi_cube.cube:open_cube",
     "predict_dust": "dust.predict:predict_dust",
     "prepare_cube": "hi_cube.prepare:prepare",
+    "separate": "recognition.separate:separate",
     "simulate_sky": "recognition.simulate:simulate_sky",
     "train_context": "recognition.train:train_context",
     "train_dust": "dust.train:train_dust",
@@ -59,6 +61,7 @@ __all__ = [
     "open_cube",
     "predict_dust",
     "prepare_cube",
+    "separate",
     "simulate_sky",
     "train_context",
     "train_dust",

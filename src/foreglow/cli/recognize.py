@@ -209,6 +209,16 @@ def recognize_classify(
     screen.say(f"written: {out}")
 
 
+PatchesOfMaps = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Pixels of a patch share the spectral parameters, and the model: Nside of the "
+        "patches, or FILE[COLUMN] with the number of each pixel's patch. Or, often, "
+        "NAME=PATCHES of beta_s, curvature or model alone."
+    ),
+]
+
+
 def _patches(given: list[str] | None) -> Any:
     """What --patches say, as `fit` takes them."""
 
@@ -246,14 +256,7 @@ def recognize_fit(
         float | None, typer.Option(help="C of the curved models, -0.052 for Kogut's; else free.")
     ] = None,
     level: Annotated[float, typer.Option(help="A model of smaller p-value does not fit.")] = 1e-3,
-    patches: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Pixels of a patch share the spectral parameters, and the model: Nside of the "
-            "patches, or FILE[COLUMN] with the number of each pixel's patch. Or, often, "
-            "NAME=PATCHES of beta_s, curvature or model alone."
-        ),
-    ] = None,
+    patches: PatchesOfMaps = None,
     noise: NoiseOfBands = None,
     noise_scale: NoiseScale = None,
     mask: Mask = None,
@@ -275,6 +278,55 @@ def recognize_fit(
             patches=_patches(patches),
             mask=mask, out=out, overwrite=overwrite, memory=memory, device=device,
             workers=workers, progress=show,
+        )  # fmt: skip
+    screen.say(found.summary())
+    screen.say(f"written: {out}")
+
+
+@app.command("separate")
+def recognize_separate(
+    out: OutFile,
+    maps: Maps = None,
+    ensemble: Ensemble = None,
+    realisation: Realisation = 0,
+    instrument: Annotated[
+        str,
+        typer.Option(help="Preset or TOML file; --maps may lack some of its bands."),
+    ] = "quijote+litebird",
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Model of every pixel, such as power_law; or a file of `recognize classify` or "
+            "`fit`: the most probable model of each pixel."
+        ),
+    ] = "power_law",
+    average: Annotated[
+        bool, typer.Option("--average", help="Average the models by their probabilities.")
+    ] = False,
+    curvature: Annotated[
+        float | None, typer.Option(help="C of the curved models, -0.052 for Kogut's; else free.")
+    ] = None,
+    level: Annotated[float, typer.Option(help="A model of smaller p-value does not fit.")] = 1e-3,
+    patches: PatchesOfMaps = None,
+    noise: NoiseOfBands = None,
+    noise_scale: NoiseScale = None,
+    mask: Mask = None,
+    unit: Unit = None,
+    common_fwhm: CommonFwhm = None,
+    memory: Memory = "4 GiB",
+    workers: Workers = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """CMB, dust, synchrotron and AME from your own Q,U maps, with errors, by the right model."""
+    from foreglow.recognition.separate import separate
+
+    sky = given_sky(maps, noise, noise_scale, unit, common_fwhm, ensemble, realisation)
+    with screen.progress("separate") as show:
+        found = separate(
+            **sky, instrument=instrument, by=by, average=average, curvature=curvature,
+            level=level, patches=_patches(patches), mask=mask, out=out, overwrite=overwrite,
+            memory=memory, device=device, workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())
     screen.say(f"written: {out}")

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -56,6 +56,14 @@ from foreglow.sky.instrument_files import load_instrument
 # of a block, for each Stokes and band: what a fit holds, what is kept of each, and what a fit holds
 # besides where the noise of Q and U differs; measured
 _BYTES_A_VALUE, _BYTES_A_MODEL, _BYTES_UNLIKE = 500, 60, 600
+
+
+class _Found(Protocol):
+    @property
+    def fitted(self) -> np.ndarray: ...
+
+
+_Part = TypeVar("_Part", bound=_Found)
 
 
 @dataclass(frozen=True)
@@ -186,7 +194,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
-    bands, pixels = _instrument(instrument, maps), Pixels(nest, frame, convention)
+    bands, pixels = instrument_of(instrument, maps), Pixels(nest, frame, convention)
     if out is not None:
         validate_output(out, overwrite)
     with (
@@ -196,18 +204,18 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         ExitStack() as work,
     ):
         opened = open_source(source)
-        _validate_bands(setup, opened)
+        validate_bands(setup, opened)
         shared = Patches.of(patches, setup.names_of_patches, opened.nside, opened.frame, nest)
         blocks = shared.blocks(opened.blocks(BLOCK))
         if out is not None:
-            needed = _bytes_needed(setup, opened, blocks.size)
+            needed = bytes_needed(setup, opened, blocks.size)
             validate_memory(memory, needed, opened.bytes_loaded)
         if map_fn is map:
             parts = map(partial(_fit_block, setup, opened, shared), blocks)
         else:
             there = work.enter_context(for_workers(source, out))
             parts = map_fn(partial(_fit_elsewhere, setup, there, shared), blocks)
-        found = _watched(setup, opened.instrument, parts, blocks, progress)
+        found = watched(setup, opened.instrument, parts, blocks, progress)
         if out is None:
             return gather(found, blocks)
         counts: list[FitCounts] = []
@@ -220,14 +228,15 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         return FitCounts.of(counts)
 
 
-def _bytes_needed(setup: FitSetup, opened: Observation, size: int) -> int:
+def bytes_needed(setup: FitSetup, opened: Observation, size: int) -> int:
+    """Memory of a process that fits blocks of some size."""
     a_value = _BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)
     if opened.bands_of_unlike_noise:
         a_value += _BYTES_UNLIKE
     return LIBRARIES + opened.bytes_loaded + a_value * 2 * opened.instrument.n_band * size
 
 
-def _instrument(given: Instrument | str | Path | None, maps: Maps | Source) -> Instrument | None:
+def instrument_of(given: Instrument | str | Path | None, maps: Maps | Source) -> Instrument | None:
     """The instrument that was given; what is opened by itself brings its own."""
     if given is not None:
         return given if isinstance(given, Instrument) else load_instrument(given)
@@ -265,13 +274,13 @@ def _fit_block(
     return found, Levels.of(data[enough], sigma[enough])
 
 
-def _watched(
+def watched(
     setup: FitSetup,
     instrument: Instrument,
-    parts: Iterable[tuple[FittedSky, Levels]],
+    parts: Iterable[tuple[_Part, Levels]],
     blocks: Sequence[PixelBlock],
     progress: Progress,
-) -> Iterator[FittedSky]:
+) -> Iterator[_Part]:
     """The parts of a sky as they come, and in the end what is to be said of them."""
     fitted, levels = False, Levels.none(instrument.n_band)
     for part, level in with_progress(parts, blocks, progress):
@@ -285,7 +294,8 @@ def _watched(
     warn_of_levels(levels, instrument)
 
 
-def _validate_bands(setup: FitSetup, opened: Observation) -> None:
+def validate_bands(setup: FitSetup, opened: Observation) -> None:
+    """Check that there are maps enough, and that each has noise."""
     needed = setup.bands_needed
     band = opened.instrument.band
     given = [k for k, one in enumerate(opened.maps) if one is not None]

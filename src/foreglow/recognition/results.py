@@ -339,10 +339,10 @@ def put(sky: FittedSky, places: np.ndarray, choice: Choice, pixels: np.ndarray) 
         else:
             sky.curvature[at] = fit.model.fixed["curvature"]
         cmb = _array(fit.amplitudes[of][:, :, fit.model.components.index("cmb")]).T
-        sky.cmb[:, at] = _from_galactic(cmb, pixels[_array(of)], sky.nside, sky.frame)
+        sky.cmb[:, at] = from_galactic(cmb, pixels[_array(of)], sky.nside, sky.frame)
 
 
-def _from_galactic(qu: np.ndarray, pixels: np.ndarray, nside: int, frame: str) -> np.ndarray:
+def from_galactic(qu: np.ndarray, pixels: np.ndarray, nside: int, frame: str) -> np.ndarray:
     """Refer Q,U (2, n) to the meridians of `frame`."""
     return qu if frame == "G" else turn(qu, -angle_to_galactic(pixels, nside, frame))
 
