@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from foreglow.errors import ForeglowError
     from foreglow.hi_cube.cube import open_cube
     from foreglow.hi_cube.prepare import prepare as prepare_cube
+    from foreglow.maps.patches import adaptive_patches
     from foreglow.recognition.classify import classify
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.context.train import ContextPlan
@@ -33,6 +34,7 @@ _HOMES = {
     "ForeglowError": "errors:ForeglowError",
     "Recogniser": "recognition.network.recogniser:Recogniser",
     "TrainingPlan": "recognition.network.train:TrainingPlan",
+    "adaptive_patches": "maps.patches:adaptive_patches",
     "classify": "recognition.classify:classify",
     "fit": "recognition.fit_maps:fit",
     "load_instrument": "sky.instrument_files:load_instrument",
@@ -54,6 +56,7 @@ __all__ = [
     "ForeglowError",
     "Recogniser",
     "TrainingPlan",
+    "adaptive_patches",
     "classify",
     "fit",
     "load_instrument",

@@ -75,3 +75,73 @@ def patch_numbers(given: Any, nside: int, frame: str, nest: bool = False) -> NDA
     if not known.any():
         raise MapError(f"{name}: expected patches numbered from 0, got none such pixel")
     return np.where(known, np.unique(whole, return_inverse=True)[1] - int(not known.all()), -1)
+
+
+def adaptive_patches(
+    error: Any, target: float, coarsest: int = 1, nest: bool = False
+) -> NDArray[np.int64]:
+    """Patches as small as a target for the error of their mean allows.
+
+    Pixels of Nside `coarsest` are split in four for as long as each quarter that was observed has
+    an error, by the inverse variances of its pixels, no larger than the target.
+
+    Parameters
+    ----------
+    error : array_like, shape (n_pix,)
+        Of what is to be shared, pixel by pixel: `found.beta_s_error` of `fit`. NaN, infinite,
+        UNSEEN or zero where it is not known.
+    target : float
+        In the same unit.
+    coarsest : int
+        Nside of the largest patches, which stay whole if they miss the target.
+    nest : bool
+        Whether `error` is NESTED, and what is returned.
+
+    Returns
+    -------
+    ndarray, int64, shape (n_pix,)
+        Number of each pixel's patch, from 0; -1 where the error is not known. What `fit` takes as
+        `patches`.
+
+    Raises
+    ------
+    ShapeError
+        If the error is no map.
+    MapError
+        If `coarsest` is no Nside of at most that of the map, the target is not above zero, or no
+        error is known.
+    """
+    values, hidden = split_mask(error)
+    if values.ndim != 1 or not hp.isnpixok(values.size):
+        raise ShapeError(f"expected a map of errors of shape (n_pix,), got shape {values.shape}")
+    nside = hp.npix2nside(values.size)
+    if not (hp.isnsideok(coarsest, nest=True) and coarsest <= nside):
+        raise MapError(
+            f"expected coarsest as a power of 2 up to the Nside of the errors, {nside}, got "
+            f"{coarsest}"
+        )
+    if not target > 0:
+        raise MapError(f"expected a target above zero, got {target:g}")
+    order = np.arange(values.size) if nest else hp.nest2ring(nside, np.arange(values.size))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = np.where(values > 0, values.astype(float) ** -2.0, 0.0)
+    weight = np.where(np.isfinite(weight) & (values != hp.UNSEEN), weight, 0.0)
+    weight = np.where(False if hidden is None else hidden, 0.0, weight)[order]
+    if not weight.any():
+        raise MapError("expected errors above zero in some pixel, got none")
+    number = np.arange(weight.size) // (nside // coarsest) ** 2 * (nside // coarsest) ** 2
+    split, size = np.ones(12 * coarsest**2, bool), coarsest
+    while size < nside:  # number: of the first pixel of the patch
+        size *= 2
+        quarters = weight.reshape(12 * size**2, -1).sum(1).reshape(-1, 4)
+        good = ((quarters == 0) | (quarters >= target**-2)).all(1)
+        split = split & good & quarters.any(1)
+        pixels = (nside // size) ** 2
+        finer = np.arange(weight.size) // pixels * pixels
+        number = np.where(np.repeat(split, 4 * pixels), finer, number)
+        split = np.repeat(split, 4)
+    found = np.unique(np.where(weight > 0, number, -1), return_inverse=True)[1]
+    found = found - int((weight == 0).any())
+    patches = np.empty(values.size, np.int64)
+    patches[order] = found
+    return patches
