@@ -15,7 +15,7 @@ import foreglow as fg
 from foreglow import cli
 from foreglow.errors import ForeglowError, MapError, ModelError
 from foreglow.maps.write import write_polarisation_map
-from foreglow.recognition import separate as module
+from foreglow.recognition import fit_maps as module
 from foreglow.recognition.fits.optimise import fit as fit_pixels
 from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.separated import COMPONENTS

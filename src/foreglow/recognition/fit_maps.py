@@ -1,11 +1,12 @@
 """Fit and choose among models in every pixel of a user's maps: files or arrays."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -46,7 +47,6 @@ from foreglow.recognition.observation.streaming import (
 from foreglow.recognition.results import (
     FitCounts,
     FittedSky,
-    fit_header,
     put,
     unfitted,
 )
@@ -56,14 +56,6 @@ from foreglow.sky.instrument_files import load_instrument
 # of a block, for each Stokes and band: what a fit holds, what is kept of each, and what a fit holds
 # besides where the noise of Q and U differs; measured
 _BYTES_A_VALUE, _BYTES_A_MODEL, _BYTES_UNLIKE = 500, 60, 600
-
-
-class _Found(Protocol):
-    @property
-    def fitted(self) -> np.ndarray: ...
-
-
-_Part = TypeVar("_Part", bound=_Found)
 
 
 @dataclass(frozen=True)
@@ -88,9 +80,9 @@ class FitSetup:
         return tuple(candidate(name, self.curvature) for name in self.models)
 
     @property
-    def names_of_patches(self) -> tuple[str, ...]:
-        """What there may be patches of: the model, and what is free in any."""
-        return (MODEL, *dict.fromkeys(name for model in self.candidates for name in model.free))
+    def free(self) -> tuple[str, ...]:
+        """What is free in any model."""
+        return tuple(dict.fromkeys(name for model in self.candidates for name in model.free))
 
     @property
     def bands_needed(self) -> int:
@@ -194,49 +186,115 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     """
     chosen = models_of(models) if isinstance(models, str) else tuple(models)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
-    bands, pixels = instrument_of(instrument, maps), Pixels(nest, frame, convention)
+    given = GivenSky(
+        instrument, maps, noise, noise_scale, unit, Pixels(nest, frame, convention), common_fwhm,
+        mask, patches,
+    )  # fmt: skip
+    output = Output(out, overwrite, memory, workers, pool, progress)
+    names = (MODEL, *setup.free)
+    return fit_by_blocks("fit", setup, given, output, _fit_block, FitCounts, names)
+
+
+@dataclass(frozen=True)
+class GivenSky:
+    """Maps and what is said of them, as `fit` takes it."""
+
+    instrument: Any
+    maps: Any
+    noise: Any
+    noise_scale: float
+    unit: str | None
+    pixels: Pixels
+    common_fwhm: Any
+    mask: Any
+    patches: Any
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go, and who works, as `fit` takes it."""
+
+    out: str | Path | None
+    overwrite: bool
+    memory: str
+    workers: str | None
+    pool: Any
+    progress: Shown
+
+
+def fit_by_blocks(
+    title: str,
+    setup: FitSetup,
+    given: GivenSky,
+    output: Output,
+    work: Callable[[FitSetup, Observation, Patches, PixelBlock], tuple[Any, Levels]],
+    counts: Any,
+    names: Sequence[str],
+    check: Callable[[Observation], None] = lambda _: None,
+) -> Any:
+    """What `work` finds in all blocks of a sky: in memory, or its counts if it goes to a file.
+
+    Parameters
+    ----------
+    title : str
+        Of the progress.
+    setup : FitSetup
+    given : GivenSky
+    output : Output
+    work : callable
+        Of the setup, the open sky, its patches and a block: a table of maps and the levels.
+    counts : type
+        Of the table's `counts`: its `of` combines those of several blocks.
+    names : sequence of str
+        Of what there may be patches.
+    check : callable, optional
+        Of the open sky, before the work.
+    """
+    bands, out = _instrument(given.instrument, given.maps), output.out
     if out is not None:
-        validate_output(out, overwrite)
+        validate_output(out, output.overwrite)
     with (
-        shown("fit", progress) as progress,
-        map_over(workers, pool) as map_fn,
-        source_of(bands, maps, noise, noise_scale, unit, pixels, common_fwhm, out, mask) as source,
-        ExitStack() as work,
-    ):
+        shown(title, output.progress) as progress,
+        map_over(output.workers, output.pool) as map_fn,
+        source_of(
+            bands, given.maps, given.noise, given.noise_scale, given.unit, given.pixels,
+            given.common_fwhm, out, given.mask,
+        ) as source,
+        ExitStack() as stack,
+    ):  # fmt: skip
         opened = open_source(source)
-        validate_bands(setup, opened)
-        shared = Patches.of(patches, setup.names_of_patches, opened.nside, opened.frame, nest)
+        _validate_bands(setup, opened)
+        check(opened)
+        shared = Patches.of(given.patches, names, opened.nside, opened.frame, given.pixels.nest)
         blocks = shared.blocks(opened.blocks(BLOCK))
         if out is not None:
-            needed = bytes_needed(setup, opened, blocks.size)
-            validate_memory(memory, needed, opened.bytes_loaded)
+            needed = _bytes_needed(setup, opened, blocks.size)
+            validate_memory(output.memory, needed, opened.bytes_loaded)
         if map_fn is map:
-            parts = map(partial(_fit_block, setup, opened, shared), blocks)
+            parts = map(partial(work, setup, opened, shared), blocks)
         else:
-            there = work.enter_context(for_workers(source, out))
-            parts = map_fn(partial(_fit_elsewhere, setup, there, shared), blocks)
-        found = watched(setup, opened.instrument, parts, blocks, progress)
+            there = stack.enter_context(for_workers(source, out))
+            parts = map_fn(partial(_elsewhere, work, setup, there, shared), blocks)
+        found = _watched(setup, opened.instrument, parts, blocks, progress)
         if out is None:
             return gather(found, blocks)
-        counts: list[FitCounts] = []
+        first = next(found)
+        kept: list[Any] = []
         write_map_blocks(
-            out, counted(found, counts), opened.nside, frame=opened.frame,
-            ordering=blocks.ordering,
-            header=fit_header(setup.models, setup.criterion, setup.level, shared.told),
-            overwrite=overwrite,
+            out, counted(chain([first], found), kept), opened.nside, frame=opened.frame,
+            ordering=blocks.ordering, header=first.header(), overwrite=output.overwrite,
         )  # fmt: skip
-        return FitCounts.of(counts)
+        return counts.of(kept)
 
 
-def bytes_needed(setup: FitSetup, opened: Observation, size: int) -> int:
-    """Memory of a process that fits blocks of some size."""
+def _bytes_needed(setup: FitSetup, opened: Observation, size: int) -> int:
     a_value = _BYTES_A_VALUE + _BYTES_A_MODEL * len(setup.models)
     if opened.bands_of_unlike_noise:
         a_value += _BYTES_UNLIKE
     return LIBRARIES + opened.bytes_loaded + a_value * 2 * opened.instrument.n_band * size
 
 
-def instrument_of(given: Instrument | str | Path | None, maps: Maps | Source) -> Instrument | None:
+def _instrument(given: Instrument | str | Path | None, maps: Maps | Source) -> Instrument | None:
     """The instrument that was given; what is opened by itself brings its own."""
     if given is not None:
         return given if isinstance(given, Instrument) else load_instrument(given)
@@ -248,11 +306,15 @@ def instrument_of(given: Instrument | str | Path | None, maps: Maps | Source) ->
     return None
 
 
-def _fit_elsewhere(
-    setup: FitSetup, source: Source, shared: Patches, block: PixelBlock
-) -> tuple[FittedSky, Levels]:
+def _elsewhere(
+    work: Callable[[FitSetup, Observation, Patches, PixelBlock], Any],
+    setup: FitSetup,
+    source: Source,
+    shared: Patches,
+    block: PixelBlock,
+) -> Any:
     """What a worker does: it opens for itself what it has not opened yet."""
-    return _fit_block(setup, open_quietly(source), shared, block)
+    return work(setup, open_quietly(source), shared, block)
 
 
 def _fit_block(
@@ -268,19 +330,19 @@ def _fit_block(
     if len(enough):
         values, errors = (torch.from_numpy(a[enough]).to(setup.device) for a in (data, noise))
         bands = opened.instrument.bands.to(setup.device)
-        patches = shared.labels(setup.names_of_patches[1:], block, enough, values.device)
+        patches = shared.labels(setup.free, block, enough, values.device)
         choice = choose(setup.models, bands, values, errors, setup.curvature, patches)
         put(found, enough, choice, block.ring[enough])
     return found, Levels.of(data[enough], sigma[enough])
 
 
-def watched(
+def _watched(
     setup: FitSetup,
     instrument: Instrument,
-    parts: Iterable[tuple[_Part, Levels]],
+    parts: Iterable[tuple[Any, Levels]],
     blocks: Sequence[PixelBlock],
     progress: Progress,
-) -> Iterator[_Part]:
+) -> Iterator[Any]:
     """The parts of a sky as they come, and in the end what is to be said of them."""
     fitted, levels = False, Levels.none(instrument.n_band)
     for part, level in with_progress(parts, blocks, progress):
@@ -294,8 +356,7 @@ def watched(
     warn_of_levels(levels, instrument)
 
 
-def validate_bands(setup: FitSetup, opened: Observation) -> None:
-    """Check that there are maps enough, and that each has noise."""
+def _validate_bands(setup: FitSetup, opened: Observation) -> None:
     needed = setup.bands_needed
     band = opened.instrument.band
     given = [k for k, one in enumerate(opened.maps) if one is not None]

@@ -269,7 +269,8 @@ class FittedSky(ModelTable):
 
     def header(self) -> dict[str, str | float]:
         """Which model has which number in `CLASS`, and by what it was chosen."""
-        return fit_header(self.models, self.criterion, self.level, self.patches)
+        cards = {**class_header(self.models), "CRITERIO": self.criterion, "LEVEL": self.level}
+        return {**cards, "PATCHES": self.patches} if self.patches else cards
 
 
 def _missing(result: object, name: str, having: type, hint: str) -> AttributeError:
@@ -288,14 +289,6 @@ def _shares(models: tuple[str, ...], pixels: tuple[int, ...]) -> str:
 def class_header(models: tuple[str, ...]) -> dict[str, str]:
     """Name the classes in the cards of a table."""
     return {f"CLASS{k}": name for k, name in enumerate(models)}
-
-
-def fit_header(
-    models: tuple[str, ...], criterion: str, level: float, patches: str
-) -> dict[str, str | float]:
-    """Cards of the table of fits."""
-    cards = {**class_header(models), "CRITERIO": criterion, "LEVEL": level}
-    return {**cards, "PATCHES": patches} if patches else cards
 
 
 def unfitted(

@@ -1,7 +1,6 @@
 """Separate the components of a user's Q,U maps, with the model that holds in each pixel."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,45 +13,30 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from foreglow.compute.device import pick_device
-from foreglow.compute.progress import Shown, shown
-from foreglow.compute.workers import map_over
+from foreglow.compute.progress import Shown
 from foreglow.errors import MapError, ModelError, with_nearest
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.conventions import angle_to_galactic, turn_covariance
 from foreglow.maps.io import IntensityMap, open_plain_map
-from foreglow.maps.write import write_map_blocks
-from foreglow.recognition.fit_maps import (
-    FitSetup,
-    bytes_needed,
-    instrument_of,
-    validate_bands,
-    watched,
-)
+from foreglow.recognition.fit_maps import FitSetup, GivenSky, Output, fit_by_blocks
 from foreglow.recognition.fits.optimise import Fit
 from foreglow.recognition.fits.optimise import fit as fit_pixels
 from foreglow.recognition.fits.patches import fit_patches
 from foreglow.recognition.fits.skymodel import SkyModel, candidate
 from foreglow.recognition.models import MODELS
 from foreglow.recognition.observation.band_noise import Noise
-from foreglow.recognition.observation.given import Maps, Pixels, for_workers, source_of
+from foreglow.recognition.observation.given import Maps, Pixels
 from foreglow.recognition.observation.levels import Levels
-from foreglow.recognition.observation.observations import Observation, validate_output
+from foreglow.recognition.observation.observations import Observation
 from foreglow.recognition.observation.patches import Patches
 from foreglow.recognition.observation.streaming import (
-    BLOCK,
     Source,
-    counted,
-    gather,
-    open_quietly,
-    open_source,
-    validate_memory,
 )
 from foreglow.recognition.results import Classification, FittedSky, from_galactic
 from foreglow.recognition.separated import (
     COMPONENTS,
     SeparatedCounts,
     SeparatedSky,
-    separated_header,
 )
 from foreglow.sky.instrument import Instrument
 
@@ -149,38 +133,15 @@ def separate(  # pyright: ignore[reportInconsistentOverload]
     """
     said = _Said.of(by, average)
     setup = FitSetup(said.models, "evidence", curvature, level, str(pick_device(device)))
-    bands, pixels = instrument_of(instrument, maps), Pixels(nest, frame, convention)
-    if out is not None:
-        validate_output(out, overwrite)
-    with (
-        shown("separate", progress) as progress,
-        map_over(workers, pool) as map_fn,
-        source_of(bands, maps, noise, noise_scale, unit, pixels, common_fwhm, out, mask) as source,
-        ExitStack() as work,
-    ):
-        opened = open_source(source)
-        validate_bands(setup, opened)
-        said.validate(opened)
-        shared = Patches.of(patches, setup.names_of_patches[1:], opened.nside, opened.frame, nest)
-        blocks = shared.blocks(opened.blocks(BLOCK))
-        if out is not None:
-            needed = bytes_needed(setup, opened, blocks.size)
-            validate_memory(memory, needed, opened.bytes_loaded)
-        if map_fn is map:
-            parts = map(partial(_separate_block, setup, said, opened, shared), blocks)
-        else:
-            there = work.enter_context(for_workers(source, out))
-            parts = map_fn(partial(_separate_elsewhere, setup, said, there, shared), blocks)
-        found = watched(setup, opened.instrument, parts, blocks, progress)
-        if out is None:
-            return gather(found, blocks)
-        counts: list[SeparatedCounts] = []
-        write_map_blocks(
-            out, counted(found, counts), opened.nside, frame=opened.frame,
-            ordering=blocks.ordering, header=separated_header(said.models, average),
-            overwrite=overwrite,
-        )  # fmt: skip
-        return SeparatedCounts.of(counts)
+    given = GivenSky(
+        instrument, maps, noise, noise_scale, unit, Pixels(nest, frame, convention), common_fwhm,
+        mask, patches,
+    )  # fmt: skip
+    output = Output(out, overwrite, memory, workers, pool, progress)
+    work = partial(_separate_block, said)
+    return fit_by_blocks(
+        "separate", setup, given, output, work, SeparatedCounts, setup.free, said.validate
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,15 +228,8 @@ def _models_in(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _separate_elsewhere(
-    setup: FitSetup, said: _Said, source: Source, shared: Patches, block: PixelBlock
-) -> tuple[SeparatedSky, Levels]:
-    """What a worker does: it opens for itself what it has not opened yet."""
-    return _separate_block(setup, said, open_quietly(source), shared, block)
-
-
 def _separate_block(
-    setup: FitSetup, said: _Said, opened: Observation, shared: Patches, block: PixelBlock
+    said: _Said, setup: FitSetup, opened: Observation, shared: Patches, block: PixelBlock
 ) -> tuple[SeparatedSky, Levels]:
     data, sigma, noise = opened.read_all_noise(block)
     observed = np.isfinite(data).all(1) & np.isfinite(sigma)

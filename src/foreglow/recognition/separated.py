@@ -179,7 +179,7 @@ class SeparatedSky(TableOfMaps):
 
     def header(self) -> dict[str, Any]:
         """Which model has which number in `CLASS`, and where amplitudes are given."""
-        return separated_header(self.models, self.average)
+        return {**class_header(self.models), "AVERAGED": self.average, **_REFERENCES_GHZ}
 
     def _column(self, name: str | None) -> str:
         """`CMB_Q` by default."""
@@ -187,8 +187,3 @@ class SeparatedSky(TableOfMaps):
 
     def _looks(self, name: str, unit: str) -> dict[str, Any]:
         return {}
-
-
-def separated_header(models: tuple[str, ...], average: bool) -> dict[str, Any]:
-    """Cards of the table."""
-    return {**class_header(models), "AVERAGED": average, **_REFERENCES_GHZ}
