@@ -1,8 +1,9 @@
 """FGBuster's own fits of given pixels: run by the Python of an environment that has FGBuster.
 
-`python fgbuster_fits.py PIXELS.npz MODEL RESULT.npz` prints a line of JSON: its version, and
-pixels a second for each of its settings. Pixels are handed over as maps of a small Nside, so that
-`basic_comp_sep(..., nside=Nside)` fits each by itself, Q and U with the same spectral parameters.
+`python fgbuster_fits.py PIXELS.npz MODEL RESULT.npz [NSIDE]` prints a line of JSON: its version,
+and pixels a second for each of its settings. Pixels are handed over as maps (RING), so that
+`basic_comp_sep(..., nside=NSIDE)` fits those of each patch together, or each by itself, Q and U
+with the same spectral parameters.
 """
 
 import json
@@ -24,11 +25,12 @@ SETTINGS = {
 }
 
 
-def main(pixels: str, model: str, result: str) -> None:
+def main(pixels: str, model: str, result: str, patch_nside: str = "") -> None:
     """Time every setting, and save parameters and chi-square of each."""
     with np.load(pixels) as file:
         frequency, sigma, data = file["frequency_ghz"], file["sigma"], file["data"]
     nside = hp.npix2nside(len(data))
+    patches = int(patch_nside or nside)
     instrument = {"frequency": frequency, "depth_p": sigma * hp.nside2resol(nside, arcmin=True)}
     maps = np.ascontiguousarray(data.transpose(2, 1, 0))  # (band, stokes, pixel)
     components = [
@@ -42,7 +44,7 @@ def main(pixels: str, model: str, result: str) -> None:
     warnings.simplefilter("ignore")
     for name, settings in SETTINGS.items():
         start = time.perf_counter()
-        fit = fgbuster.basic_comp_sep(components, instrument, maps, nside=nside, **settings)
+        fit = fgbuster.basic_comp_sep(components, instrument, maps, nside=patches, **settings)
         rates[name] = len(data) / (time.perf_counter() - start)
         found[f"{name}/parameters"] = fit.x.T
         found[f"{name}/chi2"] = (fit.chi**2).sum((0, 1))

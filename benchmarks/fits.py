@@ -71,7 +71,8 @@ def _in_turn(name: str, data: Tensor, sigma: Tensor) -> Iterator[dict]:
     theirs: dict[tuple[str, str], list[float]] = {}
     _fit_with(max(mine), name, data, sigma)
     with tempfile.TemporaryDirectory() as folder:
-        fgbuster = _FGBuster(Path(folder), name, data, sigma)
+        n = hp.nside2npix(FGBUSTER_NSIDE)
+        fgbuster = FGBuster(Path(folder), name, data[:n], sigma[:n])
         for _ in range(REPEATS):
             for count, rates in mine.items():
                 rates.append(rate_once(lambda c=count: _fit_with(c, name, data, sigma)))
@@ -107,18 +108,24 @@ def _fit_with(threads: int, name: str, data: Tensor, sigma: Tensor) -> int:
     return len(data)
 
 
-class _FGBuster:
-    """FGBuster's fits of the first pixels, by the Python that FGBUSTER_PYTHON names."""
+class FGBuster:
+    """FGBuster's fits of a map of pixels, by the Python that FGBUSTER_PYTHON names.
 
-    def __init__(self, folder: Path, model: str, data: Tensor, sigma: Tensor):
-        self.n = hp.nside2npix(FGBUSTER_NSIDE)
+    Each pixel by itself, or together those of patches of some Nside.
+    """
+
+    def __init__(
+        self, folder: Path, model: str, data: Tensor, sigma: Tensor, patch_nside: int | None = None
+    ):
+        self.n = len(data)
         self.version = ""
         self.missing = ""
         self._model = model
+        self._patches = [] if patch_nside is None else [str(patch_nside)]
         self._pixels, self._result = folder / "pixels.npz", folder / "result.npz"
         np.savez(
             self._pixels, frequency_ghz=_FREQUENCY.numpy(), sigma=sigma[0].double().numpy(),
-            data=data[: self.n].double().numpy(),
+            data=data.double().numpy(),
         )  # fmt: skip
 
     def rates(self, threads: str) -> dict[str, float]:
@@ -132,7 +139,8 @@ class _FGBuster:
         if threads == "1":
             environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         script = Path(__file__).with_name("fgbuster_fits.py")
-        command = [python, str(script), str(self._pixels), self._model, str(self._result)]
+        files = [str(self._pixels), self._model, str(self._result)]
+        command = [python, str(script), *files, *self._patches]
         try:
             answer = subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=True

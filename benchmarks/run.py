@@ -24,6 +24,7 @@ from foreglow.runs import package_versions
 from limits import limits
 from machine import machine
 from measure import devices, processor
+from patches import patch_fits
 from precision import precision
 from recognition import classification, memory, simulation
 from scaling import scaling
@@ -45,8 +46,8 @@ OF_A_DEVICE = (
     precision,
 )
 OF_THE_PROCESSOR = (
-    filtering, classifying, accuracy, memory, full_sky, classification_from_files, fit_from_files,
-    distributed, workers, settings,
+    filtering, patch_fits, classifying, accuracy, memory, full_sky, classification_from_files,
+    fit_from_files, distributed, workers, settings,
 )  # fmt: skip
 
 Part = Callable[[], Iterator[dict]]

@@ -163,6 +163,23 @@ def test_what_batches_there_are_changes_nothing(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("name", ["power_law", "curved_ame"])
+def test_many_pixels_alike_are_as_good_as_few(name, monkeypatch):
+    """Sums of pixels of one noise are found from a few rows; others stay as they are."""
+    data, sigma = DATA.clone(), SIGMA.clone()
+    sigma[::50] *= 1.3  # in the first patch and the last, not alike
+    data[150, :, 3] = torch.nan
+    patches = torch.tensor([0] * 50 + [1] * 10 + [2] * 90 + [3] * 42)
+    found = fit_patches(candidate(name), NU, data, sigma, patches)
+    monkeypatch.setattr(module, "compressed", lambda *same: same)
+    every = fit_patches(candidate(name), NU, data, sigma, patches)
+    torch.testing.assert_close(found.chi2, every.chi2, rtol=1e-9, atol=0)
+    for parameter, error in every.errors.items():
+        away = found.values[parameter] - every.values[parameter]
+        assert (away / error).abs().max() < 1e-3
+        torch.testing.assert_close(found.errors[parameter], error, rtol=1e-5, atol=0)
+
+
 def test_a_prior_counts_once_a_patch():
     model = candidate("power_law", priors=True)
     flat = fit_patches(candidate("power_law"), NU, DATA, SIGMA, PARENT)

@@ -15,6 +15,7 @@ from torch import Tensor
 from foreglow.errors import ModelError, ShapeError
 from foreglow.recognition.fits.integrand import integrand_of
 from foreglow.recognition.fits.laplace import require_priors
+from foreglow.recognition.fits.likelihood import Whitened
 from foreglow.recognition.fits.optimise import (
     BATCH,
     Fit,
@@ -29,6 +30,7 @@ from foreglow.recognition.fits.shared import (
     Profile,
     Shared,
     Solved,
+    compressed,
     connected,
     descend,
     log_integral,
@@ -256,6 +258,8 @@ def _fit_regions(given: _Given, pixel: Tensor, shared: Shared) -> Solved:
     """The lowest minimum of some regions, of which `pixel` are the pixels."""
     model, bands = given.model, given.bands
     data = whiten(given.data[pixel], given.noise[pixel])
+    if isinstance(data, Whitened):
+        data, shared = compressed(data, shared)
     part = Part(0, data, data.project(fixed_spectra(model, bands)[..., None]))
     n_region, n_param = len(shared.kind), len(model.free)
     alike = Shared.alike(shared.region, n_region, n_param)

@@ -16,7 +16,7 @@ from foreglow.recognition.fits.descent import DAMPING_RANGE, MAX_STEPS, TOLERANC
 from foreglow.recognition.fits.integrand import At, Integrand, JointIntegrand, likelihood_at
 from foreglow.recognition.fits.joint import AnyPixels
 from foreglow.recognition.fits.laplace import take
-from foreglow.recognition.fits.likelihood import Point
+from foreglow.recognition.fits.likelihood import Point, Whitened
 from foreglow.recognition.fits.skymodel import SkyModel, without_priors
 from foreglow.sky.bandpass import Bands
 
@@ -84,6 +84,44 @@ class Shared:
         return pixels, type(self)(
             new[pixels], self.place[:, pixels], self.kind[regions], self.patch[regions]
         )
+
+
+def compressed(data: Whitened, shared: Shared) -> tuple[Whitened, Shared]:
+    """The same likelihoods of few pixels, where many have the same parameters and the same noise.
+
+    All that is summed is quadratic in the data: of pixels alike it depends on the sum of d d^T
+    alone, of Q and U of all, and rows of its triangular root are as good as all the data.
+    """
+    n_band = len(data.weight)
+    few = -(-n_band // 2)  # pixels, whose Q and U hold a row each
+    key, most = shared.region, shared.kind.shape[1]
+    for place in shared.place:
+        key = key * most + place
+    group = torch.unique(key, return_inverse=True)[1]
+    size = torch.bincount(group)
+    if size.amax() <= 2 * few:
+        return data, shared
+    order = group.argsort(stable=True)
+    first = order[size.cumsum(0) - size]
+    alike = torch.ones_like(size).bool()
+    differs = (data.weight != data.weight[:, first[group]]).any(0)
+    alike[group[differs]] = False
+    alike &= size > 2 * few
+    kept = torch.nonzero(~alike[group]).squeeze(1)
+    roots, members = [], order.split(size.tolist())
+    for k in torch.nonzero(alike).squeeze(1).tolist():
+        rows = data.data[:, :, members[k]].flatten(1)  # (band, 2 n)
+        root = torch.linalg.qr(rows.T, mode="r").R
+        root = torch.nn.functional.pad(root, (0, 0, 0, 2 * few - n_band))
+        roots.append(root.reshape(few, 2, n_band).permute(2, 1, 0))
+    if not roots:
+        return data, shared
+    of = first[alike].repeat_interleave(few)
+    index = torch.cat([kept, of])
+    weight = data.weight[:, index]
+    values = torch.cat([data.data[..., kept], *roots], -1)
+    fewer = replace(shared, region=shared.region[index], place=shared.place[:, index])
+    return Whitened(weight, values), fewer
 
 
 class Summand(Protocol):
