@@ -178,7 +178,11 @@ def test_what_notebooks_ask_of_it(averaged):
     ("options", "error", "message"),
     [
         ({"by": "power_lae"}, ModelError, r"a file of classify or fit, got 'power_lae \(do you"),
-        ({"by": "power_law", "average": True}, ModelError, "expected probabilities to average"),
+        (
+            {"by": "power_law", "average": True},
+            ModelError,
+            "expected by= with probabilities to average",
+        ),
         ({"by": "power_law", "curvature": -0.05}, ModelError, "none of the models power_law is"),
         ({"by": "curved", "level": 2.0}, ModelError, "a p-value between 0 and 1"),
     ],

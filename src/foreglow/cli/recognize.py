@@ -232,8 +232,8 @@ def _patches(given: list[str] | None) -> Any:
         return size(given[0])
     if not all(pairs) or len({pair[1] for pair in pairs if pair}) < len(pairs):
         raise MapError(
-            f"expected --patches once, or as NAME=PATCHES for different names, got {given}; such "
-            "as --patches curvature=4 --patches beta_s=16."
+            f"expected --patches once, or as NAME=PATCHES for different names, got {given}; give "
+            "them as in `--patches curvature=4 --patches beta_s=16`."
         )
     return {pair[1]: size(pair[2]) for pair in pairs if pair}
 

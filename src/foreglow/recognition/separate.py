@@ -167,13 +167,13 @@ class _Said:
         if by in MODELS:
             if average:
                 raise ModelError(
-                    f"expected probabilities to average models by, got {by} for all pixels; give "
-                    "what classify or fit said as by, or leave average out."
+                    f"expected by= with probabilities to average models by, got {by} for all "
+                    "pixels; give what classify or fit said, or leave average= out."
                 )
             return cls((str(by),), average)
         if not path.is_file():
             raise ModelError(
-                f"expected by as a model ({', '.join(MODELS)}) or a file of classify or fit, got "
+                f"expected by= as a model ({', '.join(MODELS)}) or a file of classify or fit, got "
                 f"{with_nearest(str(by), MODELS)!r}."
             )
         return cls(_models_in(path), average, str(path), path=path.absolute())

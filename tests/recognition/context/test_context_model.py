@@ -31,7 +31,7 @@ def small():
     """Little to validate and to calibrate with."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_VALIDATION_STEPS", 2)
-        patch.setattr(training, "_TEMPERATURE_BATCHES", 8)
+        patch.setattr(training, "_TEMPERATURE_BATCHES", 2)
         yield
 
 

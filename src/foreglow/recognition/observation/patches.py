@@ -66,7 +66,7 @@ class Patches:
                 found[name] = int(value)
             else:
                 raise MapError(
-                    "expected patches as an Nside, a power of 2 from 1 to that of the maps, "
+                    "expected patches= as an Nside, a power of 2 from 1 to that of the maps, "
                     f"{nside}, got {value}; give one, or a map of the patches' numbers."
                 )
         return cls(found)
