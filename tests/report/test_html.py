@@ -122,6 +122,7 @@ SEPARATION = {
     "problem": "curvature", "noise_scale": 1.0, "method": "separation", "nside": 16,
     "option": "true models", "region": "|b| > 20 deg", "realisations": 7, "rms": 0.02,
     "rms_sem": None, "bb": 1e-6, "bb_sem": None, "rms_over_truth": 1.0, "bb_over_truth": 1.0,
+    "r_bias": 1e-3, "r_bias_sem": None, "r_error": 1e-3,
 }  # fmt: skip
 
 

@@ -272,6 +272,7 @@ def test_component_separation(records):
         assert record["rms"] > 0.5 * record["expected"] > 0
         assert record["bb"] > 0
         assert record["bb_sem"] >= 0
+        assert record["r_error"] > 0
         if record["option"] == "true models":
             assert record["rms_over_truth"] == record["bb_over_truth"] == 1
 
@@ -281,6 +282,7 @@ def test_a_wrong_model_leaves_more_in_the_cmb(records):
     right = only(records, option="true models", region="full sky")
     assert wrong["rms"] > right["rms"]
     assert wrong["rms_over_truth"] > 1
+    assert wrong["r_bias"] > 3 * abs(right["r_bias"])
 
 
 def test_dedicated_model(records):

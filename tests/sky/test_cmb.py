@@ -26,6 +26,17 @@ def test_spectra_agree_with_the_planck_best_fit(real_data):
     np.testing.assert_allclose(te / scale, expected_te / scale, atol=0.02)
 
 
+def test_tensors_have_their_two_bumps():
+    bb, ell = cmb.tensor_bb(600), np.arange(601)
+    power = ell * (ell + 1) * bb / (2 * np.pi)
+    assert 75 < power[20:].argmax() + 20 < 100
+    assert power.max() == pytest.approx(0.066, rel=0.05)  # of r = 1 [uK^2]
+    assert power[3] > 3 * power[10]
+    assert not bb[:2].any()
+    with pytest.raises(ValueError, match="expected 2 <= l_max <= 600, got 601"):
+        cmb.tensor_bb(601)
+
+
 def test_spectra_have_the_shape_of_the_cmb():
     tt, ee, bb, te = cmb.cmb_spectra(1500)
     ell = np.arange(1501)

@@ -1,6 +1,7 @@
 """The CMB: CAMB spectra of the Planck 2018 best fit, and Gaussian maps."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ PLANCK_2018 = {
     "ns": 0.9649,
 }
 _L_MAX = 3072
+_L_MAX_TENSOR = 600
 
 
 def cmb_spectra(l_max: int) -> np.ndarray:
@@ -54,16 +56,31 @@ def cmb_spectra(l_max: int) -> np.ndarray:
     """
     if not 2 <= l_max <= _L_MAX:
         raise ValueError(f"expected 2 <= l_max <= {_L_MAX}, got {l_max}")
-    cache = _cache_file()
-    # a cache that is absent, damaged or another user's costs two seconds, not the run
-    with suppress(OSError, ValueError, EOFError):
-        spectra = np.load(cache, allow_pickle=False)
-        if spectra.shape == (4, _L_MAX + 1):
-            return spectra[:, : l_max + 1]
-    spectra = _run_camb()
-    with suppress(OSError, WriteError):
-        _save(cache, spectra)
-    return spectra[:, : l_max + 1]
+    return _cached(f"lmax{_L_MAX}", (4, _L_MAX + 1), _run_camb)[:, : l_max + 1]
+
+
+def tensor_bb(l_max: int) -> np.ndarray:
+    """B modes of primordial gravitational waves of r = 1, scale invariant, not lensed.
+
+    Parameters
+    ----------
+    l_max : int
+        At most 600, above which there are hardly any.
+
+    Returns
+    -------
+    ndarray, shape (l_max + 1,)
+        C_ell of BB [uK_CMB^2], by CAMB once and cached, as `cmb_spectra`; r at 0.05 per Mpc.
+
+    Raises
+    ------
+    ValueError
+        If `l_max` is out of range.
+    """
+    if not 2 <= l_max <= _L_MAX_TENSOR:
+        raise ValueError(f"expected 2 <= l_max <= {_L_MAX_TENSOR}, got {l_max}")
+    shape = (_L_MAX_TENSOR + 1,)
+    return _cached(f"tensor{_L_MAX_TENSOR}", shape, _run_camb_for_tensors)[: l_max + 1]
 
 
 def cmb_polarisation_rms(nside: int) -> float:
@@ -135,8 +152,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FOREGLOW_CACHE") or Path.home() / ".cache" / "foreglow")
 
 
-def _cache_file() -> Path:
-    return cache_folder() / f"camb_planck2018_lmax{_L_MAX}.npy"
+def _cached(name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
+    cache = cache_folder() / f"camb_planck2018_{name}.npy"
+    # a cache that is absent, damaged or another user's costs two seconds, not the run
+    with suppress(OSError, ValueError, EOFError):
+        spectra = np.load(cache, allow_pickle=False)
+        if spectra.shape == shape:
+            return spectra
+    spectra = make()
+    with suppress(OSError, WriteError):
+        _save(cache, spectra)
+    return spectra
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -146,16 +172,24 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _run_camb() -> np.ndarray:
+    total = _camb_results(lmax=_L_MAX + 500, lens_potential_accuracy=1).get_lensed_scalar_cls(
+        lmax=_L_MAX, CMB_unit="muK", raw_cl=True
+    )
+    return np.ascontiguousarray(total.T)
+
+
+def _run_camb_for_tensors() -> np.ndarray:
+    results = _camb_results(lmax=_L_MAX_TENSOR, WantTensors=True, r=1.0, nt=0.0)
+    return results.get_tensor_cls(lmax=_L_MAX_TENSOR, CMB_unit="muK", raw_cl=True)[:, 2].copy()
+
+
+def _camb_results(**options: Any) -> Any:
     require("simulate")
     import camb  # slow to import, and needed once only
 
     parameters = camb.set_params(
         As=1e-10 * np.exp(PLANCK_2018["ln10A_s"]),
-        lmax=_L_MAX + 500,
-        lens_potential_accuracy=1,
         **cast(Any, {key: value for key, value in PLANCK_2018.items() if key != "ln10A_s"}),
+        **options,
     )
-    total = camb.get_results(parameters).get_lensed_scalar_cls(
-        lmax=_L_MAX, CMB_unit="muK", raw_cl=True
-    )
-    return np.ascontiguousarray(total.T)
+    return camb.get_results(parameters)

@@ -12,9 +12,10 @@ from foreglow.recognition.evaluation.separation import (
     TRUTH,
     bb_spectrum,
     galactic_cuts,
+    join_residuals,
     models_everywhere,
+    residuals_of_sky,
     separate,
-    separate_many,
     summarise_residuals,
 )
 from foreglow.recognition.fits.skymodel import BETA_PRIOR, CURVATURE_PRIOR
@@ -44,6 +45,18 @@ def noiseless(templates, instrument, noisy):
     clean = make_sky(templates, instrument, QUARTERS, 0.0)
     np.testing.assert_array_equal(clean.cmb, noisy.cmb)
     return replace(clean, sigma=noisy.sigma)
+
+
+def of_skies(seeds, templates, instrument, maps=lambda sky: {}, **options):
+    """Residuals of skies of the four models, with noise and without."""
+    pairs = [
+        [make_sky(templates, instrument, QUARTERS, scale, seed) for scale in (0.1, 0.0)]
+        for seed in seeds
+    ]
+    return join_residuals(
+        residuals_of_sky(noisy, quiet, instrument, FOUR, maps(noisy), **options)
+        for noisy, quiet in pairs
+    )
 
 
 def rms(values):
@@ -106,18 +119,23 @@ def test_models_everywhere_hold_what_the_sky_may_hold():
 
 def test_what_recognition_is_for(templates, instrument):
     """With the right models less is left than with any one model everywhere, sky by sky."""
-    skies = (make_sky(templates, instrument, QUARTERS, 0.1, seed) for seed in range(3))
-    found = separate_many(skies, instrument, FOUR, lambda sky: {"wrong": 3 - sky.label})
+    found = of_skies(range(3), templates, instrument, lambda sky: {"wrong": 3 - sky.label})
     by_option = {r.option: r for r in found if r.region == FULL_SKY}
     best = by_option.pop(TRUTH)
     assert set(by_option) == {*models_everywhere(FOUR), "wrong"}
     for other in by_option.values():
         assert (other.rms > 1.3 * best.rms).all()
-    assert best.bb.shape == (3, 3 * NSIDE)
+    assert best.bb.shape == best.left.shape == (3, 3 * NSIDE)
+    # true models leave noise alone, wrong ones foregrounds
+    assert best.left[:, 2:].mean() < 1e-3 * best.bb[:, 2:].mean()
+    assert by_option["wrong"].left[:, 2:].mean() > 0.5 * by_option["wrong"].bb[:, 2:].mean()
+    records = {r["option"]: r for r in summarise_residuals(found) if r["region"] == FULL_SKY}
+    assert abs(records[TRUTH]["r_bias"]) < 1e-3 * records["wrong"]["r_bias"]
+    assert 0 < records[TRUTH]["r_error"] < 0.1
 
 
-def test_records(noisy, instrument):
-    found = separate_many([noisy, noisy], instrument, FOUR, lambda sky: {}, cut_deg=30)
+def test_records(templates, instrument):
+    found = of_skies([0, 0], templates, instrument, cut_deg=30)
     records = summarise_residuals(found)
     assert {r["region"] for r in records} == {FULL_SKY, "|b| > 30 deg"}
     assert len(records) == 2 * 5
@@ -128,15 +146,15 @@ def test_records(noisy, instrument):
     assert plain["rms_sem"] == 0  # twice the same sky
     mine = next(r for r in found if r.option == TRUTH and r.region == FULL_SKY)
     assert truth["bb"] == pytest.approx(mine.bb[:, 2:].mean())
-    alone = summarise_residuals(
-        r for r in separate_many([noisy], instrument, FOUR, lambda sky: {}) if r.option == TRUTH
-    )
+    assert {r["region"]: r for r in records}["|b| > 30 deg"]["r_error"] > truth["r_error"]
+    found = of_skies([0], templates, instrument)
+    alone = summarise_residuals(r for r in found if r.option == TRUTH)
     assert alone[0]["rms_sem"] is None
     assert alone[0]["realisations"] == 1
 
 
-def test_records_without_the_truth(noisy, instrument):
-    found = separate_many([noisy], instrument, FOUR, lambda sky: {})
+def test_records_without_the_truth(templates, instrument):
+    found = of_skies([0], templates, instrument)
     records = summarise_residuals(r for r in found if r.option != TRUTH)
     assert not any("rms_over_truth" in record for record in records)
 

@@ -11,6 +11,7 @@ def record(option="true models", region=CUT, **changes):
         "option": option, "region": region, "realisations": 100, "rms": 0.01, "rms_sem": 0.0001,
         "expected": 0.01, "expected_sem": 0.0, "bb": 2e-6, "bb_sem": 1e-8, "rms_over_truth": 1.0,
         "rms_over_truth_sem": 0.0, "bb_over_truth": 1.0, "bb_over_truth_sem": 0.0,
+        "r_bias": 0.00123, "r_bias_sem": 0.00002, "r_error": 0.0004,
     }  # fmt: skip
     return plain | changes
 
@@ -40,7 +41,7 @@ def test_rows_of_the_cut_sky_in_order():
 def test_table_by_hand():
     """Micro to nano kelvin, and 1e-6 uK^2."""
     text = cleaning_table(cleaning_rows(RECORDS))
-    assert text.count('<th scope="col">') == 7
+    assert text.count('<th scope="col">') == 9
     assert "Residual rms [nK]" in text
     assert "Residual BB [10⁻⁶ µK²]" in text
     assert (
@@ -48,13 +49,14 @@ def test_table_by_hand():
         "<td><strong>23.45</strong> <small>± 0.10</small></td>"
         "<td><strong>2.345</strong> <small>± 0.000</small></td>"
         "<td><strong>7.123</strong> <small>± 0.010</small></td>"
-        "<td><strong>1.00</strong> <small>± 0.00</small></td></tr>\n"
+        "<td><strong>1.00</strong> <small>± 0.00</small></td>"
+        "<td><strong>1.230</strong> <small>± 0.020</small></td><td>0.400</td></tr>\n"
     ) in text
     assert text.count("<tr>") == 1 + 4
 
 
 def test_one_sky_has_no_error():
-    names = ("rms", "expected", "bb", "rms_over_truth", "bb_over_truth")
+    names = ("rms", "expected", "bb", "rms_over_truth", "bb_over_truth", "r_bias")
     (row,) = cleaning_rows([record(realisations=1, **{f"{name}_sem": None for name in names})])
     assert "±" not in cleaning_table([row])
     assert "<td><strong>10.00</strong></td>" in cleaning_table([row])

@@ -4,8 +4,8 @@ The fits are those of `parametric`, pixel by pixel. Pixels do not know of each o
 fitted once over the sky, and a map of models takes its pixels from the fits of each.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from foreglow.errors import ModelError, ShapeError
 from foreglow.maps import healpix as hp
+from foreglow.recognition.evaluation.tensors import ELL_MIN, tensor_ratio
 from foreglow.recognition.fits.optimise import fit
 from foreglow.recognition.fits.skymodel import SkyModel, candidate
 from foreglow.recognition.models import MODELS
@@ -23,8 +24,7 @@ from foreglow.sky.instrument import Instrument
 
 TRUTH = "true models"
 FULL_SKY = "full sky"
-ELL_MIN = 2
-_COLUMNS = ("rms", "expected", "bb")
+_COLUMNS = ("rms", "expected", "bb", "left")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ class Residuals:
         ones.
     bb : ndarray, shape (n_real, 3 Nside)
         C_ell of the residual's B modes from ell 0 [uK_CMB^2], see `bb_spectrum`.
+    left : ndarray, shape (n_real, 3 Nside)
+        That of the foregrounds alone: of the same fits to the same sky without its noise.
+    sky_fraction : float
+        Of the region.
     """
 
     option: str
@@ -67,6 +71,8 @@ class Residuals:
     rms: NDArray[np.float64]
     expected: NDArray[np.float64]
     bb: NDArray[np.float64]
+    left: NDArray[np.float64]
+    sky_fraction: float
 
 
 def models_everywhere(models: Sequence[str]) -> dict[str, SkyModel]:
@@ -142,24 +148,24 @@ def separate(
     return cleaned
 
 
-def separate_many(
-    skies: Iterable[SimulatedSky],
+def residuals_of_sky(
+    sky: SimulatedSky,
+    quiet: SimulatedSky,
     instrument: Instrument,
     models: Sequence[str],
-    recognise: Callable[[SimulatedSky], Mapping[str, NDArray]],
+    maps: Mapping[str, NDArray],
     curvature: float | None = seds.KOGUT_CURVATURE,
     cut_deg: float = 20.0,
 ) -> list[Residuals]:
-    """Clean many skies; the truth is cleaned with, too.
+    """Clean one sky, by the true models, too.
 
     Parameters
     ----------
-    skies : iterable of SimulatedSky
-        Of one Nside; made one at a time if it is a generator.
-    instrument, models, curvature
-        As in `separate`.
-    recognise : callable
-        Gives the `maps` of `separate` for a sky; the true models are added to them.
+    sky : SimulatedSky
+    quiet : SimulatedSky
+        The same without noise in its data.
+    instrument, models, maps, curvature
+        As in `separate`; the true models are added to the maps.
     cut_deg : float
         The residuals are taken over the full sky, and over what is left where the Galactic plane
         up to this latitude [deg] is cut, as an analyst would.
@@ -169,23 +175,11 @@ def separate_many(
     list of Residuals
         One for each option and region.
     """
-    return join_residuals(
-        residuals_of_sky(sky, instrument, models, recognise(sky), curvature, cut_deg)
-        for sky in skies
-    )
-
-
-def residuals_of_sky(
-    sky: SimulatedSky,
-    instrument: Instrument,
-    models: Sequence[str],
-    maps: Mapping[str, NDArray],
-    curvature: float | None = seds.KOGUT_CURVATURE,
-    cut_deg: float = 20.0,
-) -> list[Residuals]:
-    """Clean one sky, with the truth, too; see `separate_many`."""
     regions = galactic_cuts(hp.npix2nside(len(sky.label)), cut_deg)
-    found = separate(sky, instrument, models, {**maps, TRUTH: sky.label}, curvature)
+    chosen = {**maps, TRUTH: sky.label}
+    found = separate(sky, instrument, models, chosen, curvature)
+    weighed = replace(quiet, sigma=sky.sigma)
+    left = separate(weighed, instrument, models, chosen, curvature)
     return [
         Residuals(
             option,
@@ -193,6 +187,8 @@ def residuals_of_sky(
             np.array([_rms(cleaned.residual[:, inside])]),
             np.array([_rms(cleaned.expected[:, inside])]),
             bb_spectrum(cleaned.residual, inside)[None],
+            bb_spectrum(left[option].residual, inside)[None],
+            float(inside.mean()),
         )
         for option, cleaned in found.items()
         for region, inside in regions.items()
@@ -206,8 +202,8 @@ def join_residuals(skies: Iterable[list[Residuals]]) -> list[Residuals]:
         for one in sky:
             rows.setdefault((one.option, one.region), []).append(one)
     return [
-        Residuals(*key, *(np.concatenate([getattr(r, part) for r in row]) for part in _COLUMNS))
-        for key, row in rows.items()
+        replace(row[0], **{c: np.concatenate([getattr(r, c) for r in row]) for c in _COLUMNS})
+        for row in rows.values()
     ]
 
 
@@ -257,7 +253,9 @@ def summarise_residuals(residuals: Iterable[Residuals]) -> list[dict[str, Any]]:
     list of dict
         `option`, `region`, `realisations`; `rms` and `expected` [uK_CMB]; `bb` [uK_CMB^2], the
         plain mean of C_ell over ell from 2 to 3 Nside - 1; `rms_over_truth` and `bb_over_truth`,
-        sky by sky against the fit of the true models, absent without one; a `_sem` beside each.
+        sky by sky against the fit of the true models, absent without one; `r_bias`, the r that
+        would be measured where there is none; a `_sem` beside each. `r_error`, the rms of r by
+        cosmic variance and the noise let in, see `tensor_ratio`.
     """
     residuals = list(residuals)
     truth = {r.region: r for r in residuals if r.option == TRUTH}
@@ -267,11 +265,14 @@ def summarise_residuals(residuals: Iterable[Residuals]) -> list[dict[str, Any]]:
         if best := truth.get(mine.region):
             values["rms_over_truth"] = mine.rms / best.rms
             values["bb_over_truth"] = values["bb"] / best.bb[:, ELL_MIN:].mean(1)
+        noise = (mine.bb.mean(0) - mine.left.mean(0)).clip(0)
+        ratio = tensor_ratio(mine.left, noise, mine.sky_fraction)
+        values["r_bias"] = ratio.bias
         record = {"option": mine.option, "region": mine.region, "realisations": len(mine.rms)}
         for name, value in values.items():
             record[name] = float(value.mean())
             record[f"{name}_sem"] = _standard_error(value)
-        records.append(record)
+        records.append({**record, "r_error": ratio.error})
     return records
 
 

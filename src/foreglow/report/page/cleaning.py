@@ -9,7 +9,7 @@ from foreglow.report.page.tables import PROBLEMS, Record, problem_place
 
 _HEAD = (
     "Noise", "Problem", "Models fitted", "Residual rms [nK]", "over the truth's",
-    "Residual BB [10⁻⁶ µK²]", "over the truth's",
+    "Residual BB [10⁻⁶ µK²]", "over the truth's", "Bias of r [10⁻³]", "error of r [10⁻³]",
 )  # fmt: skip
 
 
@@ -40,6 +40,8 @@ def _line(row: Record) -> list[str | Cell]:
         _with_error(row, "rms_over_truth", 1, 3),
         _with_error(row, "bb", 1e6, 3),
         _with_error(row, "bb_over_truth", 1, 2),
+        _with_error(row, "r_bias", 1e3, 3),
+        f"{1e3 * row['r_error']:.3f}",
     ]
 
 

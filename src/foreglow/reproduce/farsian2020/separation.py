@@ -14,7 +14,7 @@ from foreglow.recognition.evaluation.separation import (
     summarise_residuals,
 )
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.simulation.skies import simulate_sky
+from foreglow.recognition.simulation.skies import SimulatedSky, simulate_sky
 from foreglow.report.recognition import curves
 from foreglow.reproduce.farsian2020.context import trained_contexts
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
@@ -59,9 +59,13 @@ def _separate(
 ) -> list[Residuals]:
     """Clean a sky of its own CMB, beta_s and noise."""
     models, nside = PROBLEMS[problem], worker.templates.nside
-    rng = np.random.default_rng([worker.seed, 13, number])
     turned = (layout(REGIONS[problem], nside, len(models)) + number) % len(models)
-    sky = simulate_sky(worker.templates, worker.instrument, models, turned, noise_scale, rng)
+
+    def make(scale: float) -> SimulatedSky:  # of one CMB and beta_s, whatever the noise
+        rng = np.random.default_rng([worker.seed, 13, number])
+        return simulate_sky(worker.templates, worker.instrument, models, turned, scale, rng)
+
+    sky = make(noise_scale)
     alone = evaluate(worker.recogniser("four_foreglow_conditioned"), sky, models)
     together = alone.with_neighbours(worker.context("context_unet"))
     maps = {
@@ -69,7 +73,7 @@ def _separate(
         "recognised, with neighbours": together.predicted,
         "averaged, with neighbours": together.probability,
     }
-    return residuals_of_sky(sky, worker.instrument, models, maps)
+    return residuals_of_sky(sky, make(0.0), worker.instrument, models, maps)
 
 
 def _figure(
