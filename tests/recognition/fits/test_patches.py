@@ -66,7 +66,7 @@ def test_a_pixel_a_patch_is_the_fit_of_the_pixel(name, noise):
 
 
 @pytest.mark.parametrize("noise", [SIGMA, COVARIANCE], ids=["rms", "covariance"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["curved", "power_law_ame"])
 def test_evidence_of_a_pixel_a_patch_is_that_of_the_pixel(name, noise):
     model = candidate(name, priors=True)
     found = fit_patches(model, NU, DATA, noise, torch.arange(N), evidence=model)
