@@ -179,9 +179,7 @@ def _run_camb() -> np.ndarray:
 
 
 def _run_camb_for_tensors() -> np.ndarray:
-    results = _camb_results(
-        lmax=_L_MAX_TENSOR, WantScalars=False, WantTensors=True, r=1.0, nt=0.0
-    )
+    results = _camb_results(lmax=_L_MAX_TENSOR, WantScalars=False, WantTensors=True, r=1.0, nt=0.0)
     return results.get_tensor_cls(lmax=_L_MAX_TENSOR, CMB_unit="muK", raw_cl=True)[:, 2].copy()
 
 
