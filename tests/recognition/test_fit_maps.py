@@ -422,6 +422,7 @@ def test_a_pixel_without_a_patch_is_left_out(instrument, files):
         (3, "an Nside, a power of 2 from 1 to that of the maps, 16, got 3"),
         (32, "to that of the maps, 16, got 32"),
         (0, "to that of the maps, 16, got 0"),
+        (True, "to that of the maps, 16, got True"),
         (
             {"curvatur": 4},
             r"patches of model, beta_s, curvature, .* 'curvatur \(do you mean curvature",

@@ -9,13 +9,16 @@ import pytest
 import torch
 from astropy import units as u
 from astropy.io import fits
+from matplotlib import pyplot as plt
 from typer.testing import CliRunner
 
 import foreglow as fg
 from foreglow import cli
 from foreglow.errors import ForeglowError, MapError, ModelError
+from foreglow.maps.io import open_plain_map
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition import fit_maps as module
+from foreglow.recognition import separate as separation
 from foreglow.recognition.fits.optimise import fit as fit_pixels
 from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.separated import COMPONENTS
@@ -121,6 +124,26 @@ def test_files_give_what_memory_gives(known, fitted, averaged, tmp_path, monkeyp
             assert table.header.get(f"TUNIT{place}", "") == unit
 
 
+def test_what_is_in_memory_goes_to_workers_as_a_file(known, fitted, averaged, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 1024)
+    with ThreadPoolExecutor(2) as pool:
+        found = fg.separate(
+            known.maps, known.instrument, by=fitted, average=True, pool=pool, **SCALE
+        )
+    np.testing.assert_allclose(found.amplitude, averaged.amplitude, rtol=1e-4, atol=1e-6)
+
+
+def test_a_file_is_opened_once_for_all_blocks(known, fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 1024)
+    fitted.to_fits(tmp_path / "fit.fits")
+    opened = []
+    monkeypatch.setattr(
+        separation, "open_plain_map", lambda name: opened.append(name) or open_plain_map(name)
+    )
+    fg.separate(known.maps, known.instrument, by=tmp_path / "fit.fits", **SCALE)
+    assert len(opened) == len(fitted.models)
+
+
 def test_another_frame_turns_the_maps_and_their_errors(known, tmp_path):
     """A sky in celestial pixels: what comes out, turned back, is the Galactic one's."""
     rotator = hp.Rotator(coord=["C", "G"])
@@ -171,7 +194,9 @@ def test_what_notebooks_ask_of_it(averaged):
     dataset = averaged.to_xarray()
     assert dataset["DUST_Q"].attrs["units"] == "uK_RJ"
     assert dataset.attrs["DUSTGHZ"] == 353
-    averaged.plot()
+    axes = averaged.plot()
+    assert axes.get_title() == "CMB_Q"
+    plt.close(axes.figure)
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,8 @@ PatchesOfMaps = Annotated[
     list[str] | None,
     typer.Option(
         help="Pixels of a patch share the spectral parameters, and the model: Nside of the "
-        "patches, or FILE[COLUMN] with the number of each pixel's patch. Or, often, "
-        "NAME=PATCHES of beta_s, curvature or model alone."
+        "patches, or FILE[COLUMN] with the number of each pixel's patch. Or NAME=PATCHES, may be "
+        "given often: of beta_s, of curvature and, in `fit`, of model alone."
     ),
 ]
 
@@ -274,10 +274,8 @@ def recognize_fit(
     with screen.progress("fit") as show:
         found = fit(
             **sky, instrument=instrument, models=models, criterion=criterion,
-            curvature=curvature, level=level,
-            patches=_patches(patches),
-            mask=mask, out=out, overwrite=overwrite, memory=memory, device=device,
-            workers=workers, progress=show,
+            curvature=curvature, level=level, patches=_patches(patches), mask=mask, out=out,
+            overwrite=overwrite, memory=memory, device=device, workers=workers, progress=show,
         )  # fmt: skip
     screen.say(found.summary())
     screen.say(f"written: {out}")

@@ -44,12 +44,7 @@ from foreglow.recognition.observation.streaming import (
     validate_memory,
     with_progress,
 )
-from foreglow.recognition.results import (
-    FitCounts,
-    FittedSky,
-    put,
-    unfitted,
-)
+from foreglow.recognition.results import FitCounts, FittedSky, put, unfitted
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.instrument_files import load_instrument
 

@@ -1,8 +1,9 @@
 """Separate the components of a user's Q,U maps, with the model that holds in each pixel."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,6 +19,7 @@ from foreglow.errors import MapError, ModelError, with_nearest
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.conventions import angle_to_galactic, turn_covariance
 from foreglow.maps.io import IntensityMap, open_plain_map
+from foreglow.maps.write import Columns, write_maps
 from foreglow.recognition.fit_maps import FitSetup, GivenSky, Output, fit_by_blocks
 from foreglow.recognition.fits.optimise import Fit
 from foreglow.recognition.fits.optimise import fit as fit_pixels
@@ -25,19 +27,13 @@ from foreglow.recognition.fits.patches import fit_patches
 from foreglow.recognition.fits.skymodel import SkyModel, candidate
 from foreglow.recognition.models import MODELS
 from foreglow.recognition.observation.band_noise import Noise
-from foreglow.recognition.observation.given import Maps, Pixels
+from foreglow.recognition.observation.given import Maps, Pixels, folder_of_workers
 from foreglow.recognition.observation.levels import Levels
 from foreglow.recognition.observation.observations import Observation
 from foreglow.recognition.observation.patches import Patches
-from foreglow.recognition.observation.streaming import (
-    Source,
-)
+from foreglow.recognition.observation.streaming import Source, file_state
 from foreglow.recognition.results import Classification, FittedSky, from_galactic
-from foreglow.recognition.separated import (
-    COMPONENTS,
-    SeparatedCounts,
-    SeparatedSky,
-)
+from foreglow.recognition.separated import COMPONENTS, SeparatedCounts, SeparatedSky
 from foreglow.sky.instrument import Instrument
 
 _LEAST_SHARE = 1e-3  # of a model that is averaged
@@ -138,10 +134,11 @@ def separate(  # pyright: ignore[reportInconsistentOverload]
         mask, patches,
     )  # fmt: skip
     output = Output(out, overwrite, memory, workers, pool, progress)
-    work = partial(_separate_block, said)
-    return fit_by_blocks(
-        "separate", setup, given, output, work, SeparatedCounts, setup.free, said.validate
-    )
+    with said.for_workers(out) if workers or pool else nullcontext(said) as said:
+        work = partial(_separate_block, said)
+        return fit_by_blocks(
+            "separate", setup, given, output, work, SeparatedCounts, setup.free, said.validate
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +205,33 @@ class _Said:
             filled = (np.arange(len(filled))[:, None] == filled.argmax(0)).astype(float)
         return np.where(known, filled, np.nan)
 
+    @contextmanager
+    def for_workers(self, out: str | Path | None) -> "Iterator[_Said]":
+        """The same, in a file if it is in memory, as long as the context lasts.
+
+        Else the whole sky would go to the workers with every block.
+        """
+        if self.probability is None:
+            yield self
+            return
+        with folder_of_workers(out) as folder:
+            path = folder / "models.fits"
+            each = zip(self.models, self.probability, strict=True)
+            columns: Columns = {f"P_{name.upper()}": (values, "") for name, values in each}
+            write_maps(path, columns, frame=self.frame)
+            yield replace(self, probability=None, path=path)
+
     def _stored(self) -> list[IntensityMap]:
-        return [open_plain_map(f"{self.path}[P_{name.upper()}]") for name in self.models]
+        assert self.path is not None
+        return _opened(self.path, self.models, file_state(self.path))
+
+
+@lru_cache(maxsize=1)
+def _opened(
+    path: Path, models: tuple[str, ...], _state: tuple[int, int] | None
+) -> list[IntensityMap]:
+    """The probabilities in a file, opened once in a process for all blocks that follow."""
+    return [open_plain_map(f"{path}[P_{name.upper()}]") for name in models]
 
 
 def _models_in(path: Path) -> tuple[str, ...]:

@@ -8,12 +8,14 @@ import torch
 
 from foreglow.errors import ModelError
 from foreglow.maps import healpix as hp
+from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.regions import layout
 from foreglow.recognition.context.model import ContextModel, validate_nside
 from foreglow.recognition.fits.choice import MODEL, Choice, choose
 from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import models_of
 from foreglow.recognition.network.recogniser import Recogniser, pixel_log_probability
+from foreglow.recognition.observation.patches import Patches
 from foreglow.recognition.simulation.skies import SimulatedSky, simulate_sky
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import load_templates
@@ -216,8 +218,7 @@ def choose_on_sky(
     if patch_nside is None:
         return choose(models, instrument.bands, data, sigma, curvature)
     free = {name for model in models for name in candidate(model, curvature).free}
-    nside, alone = hp.npix2nside(len(data)), torch.arange(len(data), device=device)
-    number = hp.ring2nest(nside, np.arange(len(data))) // (nside // patch_nside) ** 2
-    patch = torch.from_numpy(number).to(device)
-    shared = {name: patch if name in (MODEL, "curvature") else alone for name in {MODEL, *free}}
-    return choose(models, instrument.bands, data, sigma, curvature, shared)
+    of = {name: patch_nside for name in (MODEL, "curvature") if name in {MODEL, *free}}
+    sky_block = PixelBlock(hp.npix2nside(len(data)), "RING", 0, len(data))
+    patches = Patches(of).labels(sorted(free), sky_block, np.arange(len(data)), data.device)
+    return choose(models, instrument.bands, data, sigma, curvature, patches)

@@ -51,7 +51,7 @@ def tensor_ratio(left: ArrayLike, noise: ArrayLike, sky_fraction: float = 1.0) -
 
     References
     ----------
-    Stompor et al. 2016, eqs. 37-39 (the mean log likelihood).
+    Stompor, Errard & Poletti 2016 (the mean log likelihood).
     """
     left, noise = np.atleast_2d(np.asarray(left, float)), np.asarray(noise, float)
     if left.ndim != 2 or noise.shape != left.shape[1:] or len(noise) <= ELL_MIN:

@@ -226,9 +226,16 @@ def for_workers(source: Source, out: str | Path | None) -> Iterator[Source]:
     if not _has_arrays(source):
         yield source
         return
+    with folder_of_workers(out) as folder:
+        yield _in_files(source, folder)
+
+
+@contextmanager
+def folder_of_workers(out: str | Path | None) -> Iterator[Path]:
+    """A folder that workers see, for as long as the context lasts; see `for_workers`."""
     beside = Path(tempfile.gettempdir(), "foreglow-maps") if out is None else Path(out).absolute()
     with scratch_directory(beside) as folder:
-        yield _in_files(source, folder)
+        yield folder
 
 
 def _has_arrays(source: Source) -> bool:

@@ -62,7 +62,7 @@ class Patches:
                 )
             if not isinstance(value, int | np.integer):
                 found[name] = patch_numbers(value, nside, frame, nest)
-            elif value >= 1 and value <= nside and hp.isnsideok(int(value), nest=True):
+            elif value is not True and 1 <= value <= nside and hp.isnsideok(int(value), nest=True):
                 found[name] = int(value)
             else:
                 raise MapError(
@@ -105,7 +105,8 @@ class Patches:
         found = {}
         for name, value in self.maps.items():
             if isinstance(value, int):
-                number = (block.start + places) // (block.nside // value) ** 2
+                nested = hp.ring2nest(block.nside, block.ring[places])
+                number = nested // (block.nside // value) ** 2
                 number -= number.min(initial=hp.nside2npix(value))  # tables are as long as it
             else:
                 number = value[block.ring[places]]

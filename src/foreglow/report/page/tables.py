@@ -192,9 +192,11 @@ def method_rows(records: Sequence[Record]) -> list[MethodRow]:
         beside[COLUMNS[3]["ceiling"]] = ceiling
     for record in records:
         if record.get("spatial") and _is_noisy_test(record) and record.get("layout") in _REGULAR:
-            name = f"Network {record['network']}, neighbours by {record['spatial']}"
-            if record["network"] is None:
-                name = "Fits, evidence of patches of Nside 4"
+            name = (
+                f"Network {record['network']}, neighbours by {record['spatial']}"
+                if record["network"]
+                else "Fits, evidence of patches of Nside 4"
+            )
             beside.setdefault(name, {})[str(record["problem"])] = _score(record)
     return rows + [MethodRow(name, scores) for name, scores in beside.items()] if rows else []
 
