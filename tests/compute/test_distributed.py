@@ -190,8 +190,20 @@ def free_port():
     raise AssertionError("no port is free")
 
 
-@pytest.mark.parametrize("launcher", [[], pytest.param(TORCHRUN, marks=pytest.mark.slow)])
-def test_mistake_is_said_once(tmp_path, launcher):
+def test_mistake_is_said_once(tmp_path):
+    (tmp_path / "two").mkdir()
+    ended = begin_foreglow(
+        *RECOGNIZE, "--out", tmp_path / "two", "--devices", 2, environment=environment(),
+        before=FORK,
+    )()  # fmt: skip
+    assert ended.code == 2
+    assert ended.err.count("exists; give another --out") == 1
+    assert len(ended.err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], TORCHRUN])
+def test_mistake_is_said_once_by_new_processes(tmp_path, launcher):
     (tmp_path / "two").mkdir()
     words = [*RECOGNIZE, "--out", tmp_path / "two", "--devices", 2]
     ended = subprocess.run(
