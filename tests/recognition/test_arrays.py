@@ -131,7 +131,7 @@ def test_noise_maps_in_memory(instrument, arrays, sky, tmp_path, power):
     unit = {1: "uK_RJ", 2: "uK_RJ^2", -2: "uK_RJ^-2"}[power]
     write_maps(tmp_path / "noise.fits", {"VALUES": (rms**power, unit)}, frame="G")
     paths = write_all(tmp_path, maps, "uK_RJ")
-    options = {"models": PROBLEMS["curvature"], "noise_scale": 0.1}
+    options = {"models": PROBLEMS["curvature"], "curvature": -0.052, "noise_scale": 0.1}
     a = fit(paths, instrument, noise={"11": tmp_path / "noise.fits"}, **options)
     b = fit(maps, instrument, noise={11.0: given}, unit="uK_RJ", **SAID, **options)
     assert bits(a) == bits(b)
@@ -152,7 +152,13 @@ def test_noise_maps_in_memory(instrument, arrays, sky, tmp_path, power):
 )  # fmt: skip
 def test_noise_arrays_with_words(instrument, arrays, values, words, rms):
     maps = {band: arrays[band] for band in instrument.band[BANDS]}
-    options = {"models": PROBLEMS["curvature"], "noise_scale": 0.1, "unit": "uK_RJ", **SAID}
+    options = {
+        "models": PROBLEMS["curvature"],
+        "curvature": -0.052,
+        "noise_scale": 0.1,
+        "unit": "uK_RJ",
+        **SAID,
+    }
     said = fit(maps, instrument, noise={"11": (values, words)}, **options)
     plain = fit(maps, instrument, noise={"11": f"{rms} uK_RJ"}, **options)
     np.testing.assert_allclose(said.chi2, plain.chi2, rtol=1e-4)
@@ -160,7 +166,13 @@ def test_noise_arrays_with_words(instrument, arrays, values, words, rms):
 
 def test_unit_is_that_of_noise_arrays_that_leave_it_open(instrument, arrays):
     maps = {band: arrays[band] for band in instrument.band[BANDS]}
-    options = {"models": PROBLEMS["curvature"], "noise_scale": 0.1, "unit": "uK_RJ", **SAID}
+    options = {
+        "models": PROBLEMS["curvature"],
+        "curvature": -0.052,
+        "noise_scale": 0.1,
+        "unit": "uK_RJ",
+        **SAID,
+    }
     plain = fit(maps, instrument, noise={"11": "1.5 uK_RJ"}, **options)
     for open_unit in (
         (np.full(3072, 2.25), "variance"),
@@ -176,7 +188,13 @@ def test_noise_is_asked_for_where_the_map_observed_alone(instrument, arrays):
     maps = {band: arrays[band].copy() for band in instrument.band[BANDS]}
     maps["11"][:, :1000] = hp.UNSEEN
     rms = np.where(np.arange(3072) < 1000, 0.0, 1.5)
-    options = {"models": PROBLEMS["curvature"], "noise_scale": 0.1, "unit": "uK_RJ", **SAID}
+    options = {
+        "models": PROBLEMS["curvature"],
+        "curvature": -0.052,
+        "noise_scale": 0.1,
+        "unit": "uK_RJ",
+        **SAID,
+    }
     zero = fit(maps, instrument, noise={"11": (rms, "rms in uK_RJ")}, **options)
     plain = fit(maps, instrument, noise={"11": "1.5 uK_RJ"}, **options)
     np.testing.assert_allclose(zero.chi2, plain.chi2, rtol=1e-4)
@@ -234,7 +252,12 @@ def test_fits_at_one_resolution_and_what_is_left_of_them(instrument, arrays, tmp
     few["11"] = np.repeat(few["11"], 4, axis=1)  # its Nside is 32
     (tmp_path / "in").mkdir()
     paths = write_all(tmp_path / "in", few, "uK_RJ")
-    options = {"models": "curvature", "common_fwhm": "20 deg", "noise_scale": 0.1}
+    options = {
+        "models": "curvature",
+        "curvature": -0.052,
+        "common_fwhm": "20 deg",
+        "noise_scale": 0.1,
+    }
     said = SAID | {"unit": "uK_RJ"}
     found = fit(few, instrument, **options, **said)
     fit(paths, instrument, **options, out=tmp_path / "files.fits")

@@ -83,11 +83,13 @@ def test_it_is_right_about_model_and_cmb(found, sky):
 @pytest.mark.parametrize("block", [1000, N_PIX])
 def test_blocks_do_not_matter(instrument, files, monkeypatch, block):
     monkeypatch.setattr(module, "BLOCK", 700)
-    one = fit(files, instrument, models=CURVATURE, noise_scale=0.1)
+    one = fit(files, instrument, models=CURVATURE, curvature=-0.052, noise_scale=0.1)
     monkeypatch.setattr(module, "BLOCK", block)
     calls = []
     progress = lambda *done: calls.append(done)  # noqa: E731
-    other = fit(files, instrument, models=CURVATURE, noise_scale=0.1, progress=progress)
+    other = fit(
+        files, instrument, models=CURVATURE, curvature=-0.052, noise_scale=0.1, progress=progress
+    )
     np.testing.assert_allclose(one.probability, other.probability, atol=1e-4)
     assert calls == [(min(b + block, N_PIX), N_PIX) for b in range(0, N_PIX, block)]
 
@@ -152,7 +154,7 @@ def test_the_noise_of_q_and_u_is_used_as_it_comes(instrument, sky, files, tmp_pa
     covariance = np.stack([q**2, rng.uniform(-0.9, 0.9, N_PIX) * q * u, u**2])
     columns = {name: (row, "uK_RJ^2") for name, row in zip("ABC", covariance, strict=True)}
     write_maps(tmp_path / "n.fits", columns, frame="G")
-    options = {"models": CURVATURE, "noise_scale": 0.1}
+    options = {"models": CURVATURE, "curvature": -0.052, "noise_scale": 0.1}
     said = {"60": f"{tmp_path / 'n.fits'}[A,B,C] as covariance"}
     found = fit(files, instrument, noise=said, **options)
     whole = np.zeros((N_PIX, 3, 17))
@@ -160,7 +162,7 @@ def test_the_noise_of_q_and_u_is_used_as_it_comes(instrument, sky, files, tmp_pa
     whole[:, :, 4] = covariance.T
     frequency = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
     data = torch.from_numpy(np.ascontiguousarray(np.moveaxis(sky.data, 2, 0)))
-    wanted = choose(CURVATURE, frequency, data, torch.from_numpy(whole))
+    wanted = choose(CURVATURE, frequency, data, torch.from_numpy(whole), -0.052)
     np.testing.assert_allclose(found.probability.T, wanted.probability(), atol=1e-5)
     np.testing.assert_allclose(found.chi2.T, wanted.chi2, rtol=1e-5)
     for noise, more in (

@@ -59,12 +59,13 @@ READ = read_settings
 def read_quick(paper, scale):
     """A scale with a few steps a training."""
     few = {"steps": 5, "batch": 256}
-    return {
+    settings = {
         key: {name: shortened(plan, few) for name, plan in value.items()}
         if key in NETWORKS
         else value
         for key, value in READ(paper, scale).items()
     }
+    return settings | {"scaled_ceiling_vectors": 1}
 
 
 def shortened(plan, few):

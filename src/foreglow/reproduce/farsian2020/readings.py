@@ -58,7 +58,7 @@ def noise_readings(experiment: Experiment) -> Captions:
     if number:
         with experiment.run.stage("ceiling of scaled vectors"):
             worker = experiment.worker
-            parts = [(k, number // _PARTS) for k in range(_PARTS)]
+            parts = [(k, n) for k in range(_PARTS) if (n := (number + k) // _PARTS)]
             work = partial(_scaled_scores, worker.templates, experiment.instrument, worker.seed)
             _record_scaled(experiment, list(experiment.map_fn(work, parts)))
     return {}
