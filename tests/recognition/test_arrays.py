@@ -220,8 +220,8 @@ def test_a_file_out_and_a_pool(paper_model, arrays, tmp_path):
     assert counts == found.counts
     with pytest.raises(AttributeError, match=r"ModelCounts has no probability; .* leave out= out"):
         _ = counts.probability
-    with pytest.raises(AttributeError, match=r"Classification has no p_value; .* foreglow.fit\("):
-        _ = found.p_value
+    with pytest.raises(AttributeError, match=r"Classification has no beta_s; .* foreglow.fit\("):
+        _ = found.beta_s
     with pytest.raises(AttributeError, match=r"Classification has no colour$"):
         _ = found.colour
     assert pickle.loads(pickle.dumps(found)).counts == copy.copy(counts)

@@ -195,10 +195,24 @@ def test_masked_and_partial_sky(model, sky, files, expected, tmp_path):
     assert (found.best[~seen] == -1).all()
     assert found.summary().startswith(f"{seen.sum()} of 3072 pixels classified: power_law ")
     found.to_fits(tmp_path / "out.fits")
-    *columns, best = hp.read_map(tmp_path / "out.fits", field=None)
-    assert (np.array(columns)[:, ~seen] == hp.UNSEEN).all()
+    *columns, best, none_fits, p_value = hp.read_map(tmp_path / "out.fits", field=None)
+    assert (np.array([*columns, p_value])[:, ~seen] == hp.UNSEEN).all()
     np.testing.assert_array_equal(np.array(columns)[:, seen], found.probability[:, seen])
     np.testing.assert_array_equal(best[seen], found.best[seen])
+    np.testing.assert_array_equal(p_value[seen], found.p_value[seen])
+    np.testing.assert_array_equal(none_fits, np.where(seen, found.none_fits, -1))
+
+
+def test_what_no_model_fits_is_said(model, sky, files, tmp_path):
+    """One band whose U has the other sign: the network does not notice, chi-square does."""
+    found = classify(files, model=model, noise_scale=SCALE)
+    assert found.counts.none_fits < 20
+    assert found.counts.misfits == (found.p_value < 1e-3).sum() >= found.counts.none_fits
+    turned = sky.data[:, 4] * np.array([[1], [-1]], np.float32)
+    write_polarisation_map(tmp_path / "60.fits", turned, "uK_RJ")
+    odd = classify(files | {"60": tmp_path / "60.fits"}, model=model, noise_scale=SCALE)
+    assert odd.none_fits.mean() > 0.5
+    assert f"none of these models {odd.none_fits.mean():.1%}" in odd.summary()
 
 
 def test_output(model, files, tmp_path):
@@ -206,8 +220,10 @@ def test_output(model, files, tmp_path):
     path = tmp_path / "found.fits"
     found.to_fits(path)
     header = fits.getheader(path, 1)
-    names = [header[f"TTYPE{k}"] for k in range(1, 6)]
-    assert names == [*(f"P_{name.upper()}" for name in PROBLEMS["four"]), "CLASS"]
+    names = [header[f"TTYPE{k}"] for k in range(1, 8)]
+    probabilities = [f"P_{name.upper()}" for name in PROBLEMS["four"]]
+    assert names == [*probabilities, "CLASS", "NONE_FITS", "P_VALUE"]
+    assert header["LEVEL"] == 1e-3
     assert [header[f"CLASS{k}"] for k in range(4)] == list(PROBLEMS["four"])
     assert header["COORDSYS"] == "G"
     with pytest.raises(MapError, match="exists already"):
@@ -218,7 +234,9 @@ def test_output(model, files, tmp_path):
 
 def test_summary_shares_add_up(model, files):
     text = classify(files, model=model, noise_scale=SCALE).summary()
-    shares = [float(word.rstrip("%,")) for word in text.split() if "%" in word]
+    shared, fitting = text.split("; ")
+    assert fitting.startswith("the most probable model does not fit 0.")
+    shares = [float(word.rstrip("%,")) for word in shared.split() if "%" in word]
     assert sum(shares) == pytest.approx(100, abs=0.2)
     assert len(shares) == 4
 

@@ -1,11 +1,16 @@
 """Where the work is done: the processor or a graphics card, and by how many threads."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 from foreglow.errors import RunError
+
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
 
 # at 256 two threads took twice the time of one; at 2048, beside other work, ten times
 _SMALL_BATCH = 2049
@@ -43,3 +48,22 @@ def threads_for(batch: int, device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def each_on_a_thread(
+    work: Callable[[_Item], _Done], items: Iterable[_Item], device: torch.device
+) -> list[_Done]:
+    """Work on items side by side, each on one thread of the processor; one by one elsewhere.
+
+    For operations that are too small to be shared between threads. The results are in the order
+    of the items.
+    """
+    items, threads = list(items), torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or len(items) == 1:
+        return list(map(work, items))
+    pool = ThreadPoolExecutor(threads, "foreglow", torch.set_num_threads, (1,))
+    try:
+        return list(pool.map(work, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # else threads yet to be made would begin with one

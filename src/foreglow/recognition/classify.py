@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 from astropy import units as u
+from torch import Tensor
 
 from foreglow.compute.device import pick_device
 from foreglow.compute.progress import Progress, Shown, shown
@@ -21,7 +22,9 @@ from foreglow.maps.noise import warn_of_one_rms
 from foreglow.maps.noise_map import NoiseMap
 from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.context.model import ContextModel, validate_nside
+from foreglow.recognition.fits.goodness import goodness_of_fit
 from foreglow.recognition.models import REFERENCE_NSIDE
+from foreglow.recognition.network.features import NOISE_FLOOR
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.bands import by_band
@@ -40,7 +43,12 @@ from foreglow.recognition.observation.streaming import (
     validate_memory,
     with_progress,
 )
-from foreglow.recognition.results import Classification, ModelCounts, class_header
+from foreglow.recognition.results import (
+    Classification,
+    ModelCounts,
+    classification_header,
+    unclassified,
+)
 from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 
@@ -194,7 +202,8 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         counts: list[ModelCounts] = []
         write_map_blocks(
             out, counted(found, counts), opened.nside, frame=opened.frame,
-            ordering=opened.ordering, header=class_header(recogniser.models), overwrite=overwrite,
+            ordering=opened.ordering, header=classification_header(recogniser.models),
+            overwrite=overwrite,
         )  # fmt: skip
         return ModelCounts.of(counts)
 
@@ -256,16 +265,16 @@ def _classify_block(
     model: Recogniser, opened: Observation, data: np.ndarray, sigma: np.ndarray
 ) -> _Part:
     n, depth = len(data), 0.0
-    if np.isfinite(data).all() and np.isfinite(sigma).all():
-        probability, depth = _probabilities(model, data, sigma), _depth(model, sigma)
-    else:
-        probability = np.full((len(model.models), n), np.nan, np.float32)
-        seen = np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1)
-        if seen.any():
+    found = unclassified(model.models, opened.nside, opened.frame, n)
+    seen = np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1)
+    if seen.any():
+        if not seen.all():
             data, sigma = data[seen], sigma[seen]
-            probability[:, seen] = _probabilities(model, data, sigma)
-            depth = _depth(model, sigma)
-    found = Classification(model.models, opened.nside, opened.frame, probability)
+        log_probability, p_value, none_fits = _answers(model, data, sigma)
+        found.probability[:, seen] = log_probability.exp().T.cpu().numpy()
+        found.p_value[seen] = p_value.cpu().numpy()
+        found.none_fits[seen] = none_fits.cpu().numpy()
+        depth = _depth(model, sigma)
     return found, depth, Levels.of(data, sigma)
 
 
@@ -342,12 +351,17 @@ def _require_every_band(instrument: Instrument, maps: Mapping[str, str | Path]) 
         )
 
 
-def _probabilities(model: Recogniser, data: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+def _answers(
+    model: Recogniser, data: np.ndarray, sigma: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities (n, n_class), p-values (n,) and where none fits (n,)."""
     device = next(model.network.parameters()).device
-    log_probability = model.log_probability(
-        torch.from_numpy(data).to(device), torch.from_numpy(sigma).to(device)
-    )
-    return log_probability.exp().T.cpu().numpy()
+    vectors, rms = torch.from_numpy(data).to(device), torch.from_numpy(sigma).to(device)
+    log_probability = model.log_probability(vectors, rms)
+    floor = NOISE_FLOOR * model.instrument.noise_rms(REFERENCE_NSIDE)
+    rms = torch.maximum(rms, torch.from_numpy(floor).to(rms))
+    goodness = goodness_of_fit(model.models, model.instrument, vectors, rms, log_probability)
+    return log_probability, *goodness
 
 
 def _depth(model: Recogniser, sigma: np.ndarray) -> float:

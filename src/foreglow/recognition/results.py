@@ -12,6 +12,7 @@ from torch import Tensor
 from foreglow.maps.conventions import angle_to_galactic, turn
 from foreglow.maps.write import Columns
 from foreglow.recognition.fits.choice import Choice
+from foreglow.recognition.fits.goodness import LEVEL
 from foreglow.recognition.shown import ModelTable
 
 _IN_A_FILE = "the maps are in the file of out=: leave out= out to have them in memory"
@@ -20,31 +21,42 @@ _OF_FITS = "the fits give it: foreglow.fit(maps, instrument)"
 
 @dataclass(frozen=True)
 class ModelCounts:
-    """How many pixels each model has.
+    """How many pixels each model has, and how many no model fits.
 
     Parameters
     ----------
     models : tuple of str
     pixels : tuple of int
         Of each model.
+    misfits, none_fits : int
+        Pixels that their most probable model does not fit, and those that no model fits.
     n_pix : int
         Pixels in all, observed or not.
     """
 
     models: tuple[str, ...]
     pixels: tuple[int, ...]
+    misfits: int
+    none_fits: int
     n_pix: int
 
     @classmethod
     def of(cls, parts: Sequence["ModelCounts"]) -> "ModelCounts":
         """Combine the counts of several parts of a sky."""
         counts = zip(*(part.pixels for part in parts), strict=True)
-        return cls(parts[0].models, tuple(map(sum, counts)), sum(part.n_pix for part in parts))
+        return cls(
+            parts[0].models, tuple(map(sum, counts)), sum(part.misfits for part in parts),
+            sum(part.none_fits for part in parts), sum(part.n_pix for part in parts),
+        )  # fmt: skip
 
     def summary(self) -> str:
-        """A sentence: how much was classified, and how the models share it."""
-        shares = _shares(self.models, self.pixels)
-        return f"{sum(self.pixels)} of {self.n_pix} pixels classified: {shares}"
+        """A sentence: how much was classified, how the models share it, and how well they fit."""
+        seen, shares = sum(self.pixels), _shares(self.models, self.pixels)
+        return (
+            f"{seen} of {self.n_pix} pixels classified: {shares}; the most probable model does not "
+            f"fit {self.misfits / max(seen, 1):.1%} (p < {LEVEL:g}), none of these models "
+            f"{self.none_fits / max(seen, 1):.1%}"
+        )
 
     if not TYPE_CHECKING:
 
@@ -65,12 +77,20 @@ class Classification(ModelTable):
         G, C or E, as in the maps.
     probability : ndarray, float32, shape (n_class, n_pix)
         RING; NaN where a band did not observe.
+    p_value : ndarray, float32, shape (n_pix,)
+        Of the most probable model of the pixel by itself, whatever its neighbours say: the
+        probability of a larger chi-square where that model and the priors of training hold.
+    none_fits : ndarray, bool, shape (n_pix,)
+        Whether the data reject every model, with a p-value below 0.001: the probabilities there
+        mean nothing.
     """
 
     models: tuple[str, ...]
     nside: int
     frame: str
     probability: np.ndarray
+    p_value: np.ndarray
+    none_fits: np.ndarray
 
     @property
     def observed(self) -> np.ndarray:
@@ -86,21 +106,28 @@ class Classification(ModelTable):
     def counts(self) -> ModelCounts:
         """How many pixels each model has."""
         counts = np.bincount(self.best + 1, minlength=len(self.models) + 1)[1:]
-        return ModelCounts(self.models, tuple(map(int, counts)), self.probability.shape[1])
+        return ModelCounts(
+            self.models, tuple(map(int, counts)), int((self.p_value < LEVEL).sum()),
+            int(self.none_fits.sum()), self.probability.shape[1],
+        )  # fmt: skip
 
     def summary(self) -> str:
-        """A sentence: how much was classified, and how the models share it."""
+        """A sentence: how much was classified, how the models share it, and how well they fit."""
         return self.counts.summary()
 
     def columns(self) -> Columns:
-        """`P_<MODEL>` for each model, and `CLASS`."""
+        """`P_<MODEL>` for each model, `CLASS`, `NONE_FITS` (-1 where not observed), `P_VALUE`."""
         numbered = enumerate(self.models)
-        columns = {f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered}
-        return {**columns, "CLASS": (self.best, "")}
+        return {
+            **{f"P_{name.upper()}": (self.probability[k], "") for k, name in numbered},
+            "CLASS": (self.best, ""),
+            "NONE_FITS": (np.where(self.observed, self.none_fits, -1).astype(np.int16), ""),
+            "P_VALUE": (self.p_value, ""),
+        }
 
-    def header(self) -> dict[str, str]:
-        """Which model has which number in `CLASS`."""
-        return class_header(self.models)
+    def header(self) -> dict[str, str | float]:
+        """Which model has which number in `CLASS`, and the p-value below which none fits."""
+        return classification_header(self.models)
 
     if not TYPE_CHECKING:
 
@@ -289,6 +316,17 @@ def _shares(models: tuple[str, ...], pixels: tuple[int, ...]) -> str:
 def class_header(models: tuple[str, ...]) -> dict[str, str]:
     """Name the classes in the cards of a table."""
     return {f"CLASS{k}": name for k, name in enumerate(models)}
+
+
+def classification_header(models: tuple[str, ...]) -> dict[str, str | float]:
+    """The cards of a classification."""
+    return {**class_header(models), "LEVEL": LEVEL}
+
+
+def unclassified(models: tuple[str, ...], nside: int, frame: str, n: int) -> Classification:
+    """Some pixels of which nothing is known yet."""
+    unknown = np.full((len(models) + 1, n), np.nan, np.float32)
+    return Classification(models, nside, frame, unknown[:-1], unknown[-1], np.zeros(n, bool))
 
 
 def unfitted(

@@ -63,7 +63,14 @@ def test_our_own_spectra(units):
 def test_of_the_models_that_hold_somewhere():
     probability = np.zeros((3, 12), np.float32)
     probability[0, :6] = probability[2, 6:] = 1
-    found = Classification(("power_law", "curved", "power_law_ame"), 1, "G", probability)
+    found = Classification(
+        ("power_law", "curved", "power_law_ame"),
+        1,
+        "G",
+        probability,
+        np.ones(12),
+        np.zeros(12, bool),
+    )
     components = found.fgbuster_components(curvature=-0.052)
     assert {name: len(of) for name, of in components.items()} == {
         "power_law": 3, "power_law_ame": 4,

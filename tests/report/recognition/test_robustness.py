@@ -7,6 +7,7 @@ def record(law, noise_scale=1.0, **changes):
     plain = {
         "problem": "four", "set": "outside", "noise_scale": noise_scale, "n_pixels": 9998,
         "accuracy": 0.5, "law": law, "ece": 0.02, "none_fits": 0.001,
+        "sure_wrong": 0.25, "flagged": 0.996,
     }  # fmt: skip
     return plain | changes
 
@@ -16,7 +17,15 @@ RECORDS = [
     record("as trained"),
     record("as trained", 0.1, accuracy=0.9),
     record("noise=1.1"),
-    record("curvature=0", problem="curvature", accuracy=0.61, ece=0.046, none_fits=0.0),
+    record(
+        "curvature=0",
+        problem="curvature",
+        accuracy=0.61,
+        ece=0.046,
+        none_fits=0.0,
+        sure_wrong=0.0,
+        flagged=None,
+    ),
 ]
 
 
@@ -29,18 +38,26 @@ def test_rows_by_problem_and_law():
     ]
     assert set(rows[1].trials) == {1.0, 0.1}
     error = (0.61 * 0.39 / 9998) ** 0.5
-    assert rows[0].trials[1.0] == Trial(0.61, pytest.approx(error, rel=1e-3), 0.046, 0.0)
+    assert rows[0].trials[1.0] == Trial(0.61, pytest.approx(error, rel=1e-3), 0.046, 0.0, 0.0, None)
 
 
 def test_table_by_hand():
     text = law_table(law_rows(RECORDS))
     assert text.index("Noise 1 of") < text.index("Noise 0.1 of")
     assert (
-        '<tr><th scope="rowgroup" colspan="7">power law or curved</th></tr>\n'
+        '<tr><th scope="rowgroup" colspan="9">power law or curved</th></tr>\n'
         '<tr><td class="words">C is 0: accuracy is the share of pixels called power law</td>'
         "<td><strong>61.0%</strong> <small>± 0.5</small></td><td>4.6%</td><td>0.0%</td>"
-        "<td>–</td><td>–</td><td>–</td></tr>"
+        "<td><strong>0.0%</strong></td><td>–</td><td>–</td><td>–</td><td>–</td></tr>"
     ) in text
+    assert "<strong>25.0%</strong>" in text
+    assert "100% flagged" in text
+
+
+def test_a_run_that_did_not_look_for_sure_mistakes():
+    old = record("noise=1.1")
+    del old["sure_wrong"], old["flagged"]
+    assert "<td>0.1%</td><td>–</td></tr>" in law_table(law_rows([old]))
 
 
 def test_no_such_records_no_table():

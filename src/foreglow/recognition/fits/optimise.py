@@ -1,11 +1,11 @@
 """Parametric fits pixel by pixel: the maximum of the profile likelihood, thousands at a time."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from foreglow.compute.device import each_on_a_thread
 from foreglow.errors import ShapeError
 from foreglow.maps import healpix as hp
 from foreglow.recognition.fits import joint
@@ -101,13 +101,7 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Ten
         part = slice(start, start + chunk)
         _fit_chunk(model, bands, whiten(data[part], noise[part]), batch, result, start)
 
-    # a chunk a thread: the operations are too small to be shared between threads
-    pool = ThreadPoolExecutor(threads if on_cpu else 1, "fit", torch.set_num_threads, (1,))
-    try:
-        list(pool.map(work, range(0, len(data), chunk)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # else threads yet to be made would begin with one
+    each_on_a_thread(work, range(0, len(data), chunk), data.device)
     return result
 
 

@@ -6,12 +6,12 @@ its summed likelihood.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from foreglow.compute.device import each_on_a_thread
 from foreglow.errors import ModelError, ShapeError
 from foreglow.recognition.fits.integrand import integrand_of
 from foreglow.recognition.fits.laplace import require_priors
@@ -163,23 +163,12 @@ def fit_patches(
     result.region[pixel] = region
     result.pixels.dof[pixel] = 2 * (n_seen[pixel] - len(model.components))
     work = list(_batches(region, shared.kind.shape[1]))
-    on_cpu, threads = data.device.type == "cpu", torch.get_num_threads()
 
     def solve(regions: Tensor) -> None:
         mine, part = shared.select(regions)
         _keep(given, result, pixel[mine], regions, part, _fit_regions(given, pixel[mine], part))
 
-    if not on_cpu or len(work) == 1:
-        for regions in work:
-            solve(regions)
-        return result
-    # some regions a thread: the operations are too small to be shared between threads
-    pool = ThreadPoolExecutor(threads, "fit", torch.set_num_threads, (1,))
-    try:
-        list(pool.map(solve, work))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # else threads yet to be made would begin with one
+    each_on_a_thread(solve, work, data.device)
     return result
 
 

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from foreglow.errors import InstrumentError
-from foreglow.recognition.models import AMPLITUDE_SCATTER
+from foreglow.recognition.models import AMPLITUDE_SCATTER, BETA_MEAN
+from foreglow.recognition.power_law import (
+    BETA_PRECISION,
+    along,
+    complement,
+    derivatives,
+    dot,
+    fit_index,
+    modes_of_powers,
+)
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 from foreglow.sky.instrument import Instrument
@@ -25,7 +34,6 @@ if TYPE_CHECKING:
 NOISE_FLOOR = 1e-3  # of the instrument's noise at Nside 16: what 'noiseless' means to the network
 _REFERENCE_NSIDE = 16
 _CLEANED_BELOW_GHZ = 100.0
-_BETA_MEAN, _BETA_PRECISION = -3.0, 1 / 0.2**2
 _NEWTON_STEPS = 3
 _LEAST_STEP = 0.03  # in ln frequency: bands of one frequency have no slope between them
 _TINY = 1e-12
@@ -97,15 +105,13 @@ class CleanedLogFeatures(nn.Module):
         bands = instrument.bands
         frequency = bands.node_ghz
         log_ratio = torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ)
-        power_law = seds.synchrotron(frequency, _BETA_MEAN)
+        power_law = seds.synchrotron(frequency, BETA_MEAN)
         cleaned = torch.stack([seds.cmb(frequency), seds.modified_blackbody(frequency)])
         columns = torch.cat([cleaned, torch.stack([power_law, log_ratio * power_law])])
         cleaned, columns = bands.average(cleaned), bands.average(columns)
         fit = torch.linalg.pinv((columns / sigma).T) / sigma  # (component, band)
         clean = (torch.eye(len(centre), dtype=torch.float64) - cleaned.T @ fit[:2])[low]
-        projection = _complement((cleaned / sigma).T).T / sigma  # (mode, band)
-        from_nodes = projection.T if bands.weight is None else bands.weight @ projection.T
-        powers = log_ratio[:, None] ** torch.arange(3)  # a derivative by beta multiplies by one
+        projection = complement((cleaned / sigma).T).T / sigma  # (mode, band)
         step = torch.log(centre / seds.SYNCHROTRON_PIVOT_GHZ)[low].diff().clamp_min(_LEAST_STEP)
         buffers = {
             "sigma": sigma,
@@ -113,7 +119,7 @@ class CleanedLogFeatures(nn.Module):
             "clean": clean.T,
             "clean_squared": (clean**2).T,
             "projection": projection.T,
-            "from_nodes": (powers[:, :, None] * from_nodes[:, None]).flatten(1),
+            "from_nodes": modes_of_powers(bands, projection),
             "log_ratio": log_ratio,
             "ame": projection @ bands.average(seds.spinning_dust(frequency)),
             "log_step": step,
@@ -181,25 +187,25 @@ class CleanedLogFeatures(nn.Module):
     def _scores(self, frame: Frame, depth: Tensor, expected_ame: Tensor) -> Tensor:
         """Score statistics, (n, 19); `depth` (n,): noise in units of the instrument's."""
         z = (frame.data @ self.projection) / depth[:, None, None]  # (n, stokes, mode), white
-        beta = self._fit_index(z)
-        template, slope, curve = self._derivatives(beta, order=2)
-        power = _dot(template, template)
-        amplitude = _project(z, template) / power[:, None]  # (n, stokes)
+        beta = fit_index(z, self.log_ratio, self.from_nodes, _NEWTON_STEPS)
+        template, slope, curve = derivatives(beta, self.log_ratio, self.from_nodes, order=2)
+        power = dot(template, template)
+        amplitude = along(z, template) / power[:, None]  # (n, stokes)
         squared = (amplitude**2).sum(1)
         ame = self.ame / depth[:, None]
         slope, curve, ame = (
-            v - (_dot(v, template) / power)[:, None] * template for v in (slope, curve, ame)
+            v - (dot(v, template) / power)[:, None] * template for v in (slope, curve, ame)
         )
         # Fisher matrix and gradient of (index, C, AME) after the amplitudes are eliminated
-        f_bb = squared * _dot(slope, slope) + _BETA_PRECISION
-        f_bc, f_cc = squared * _dot(slope, curve), squared * _dot(curve, curve)
-        f_ba, f_ca = amplitude[:, 0] * _dot(slope, ame), amplitude[:, 0] * _dot(curve, ame)
-        g_b = (amplitude * _project(z, slope)).sum(1) + _BETA_PRECISION * (_BETA_MEAN - beta)
-        g_c = (amplitude * _project(z, curve)).sum(1) - f_bc / f_bb * g_b
-        g_a = _dot(z[:, 0], ame) - f_ba / f_bb * g_b
+        f_bb = squared * dot(slope, slope) + BETA_PRECISION
+        f_bc, f_cc = squared * dot(slope, curve), squared * dot(curve, curve)
+        f_ba, f_ca = amplitude[:, 0] * dot(slope, ame), amplitude[:, 0] * dot(curve, ame)
+        g_b = (amplitude * along(z, slope)).sum(1) + BETA_PRECISION * (BETA_MEAN - beta)
+        g_c = (amplitude * along(z, curve)).sum(1) - f_bc / f_bb * g_b
+        g_a = dot(z[:, 0], ame) - f_ba / f_bb * g_b
         # ... and after the index is eliminated too
         h_cc = (f_cc - f_bc**2 / f_bb).clamp_min(_TINY)
-        h_aa = (_dot(ame, ame) - f_ba**2 / f_bb).clamp_min(_TINY)
+        h_aa = (dot(ame, ame) - f_ba**2 / f_bb).clamp_min(_TINY)
         h_ca = f_ca - f_bc * f_ba / f_bb
         residual = ((z - amplitude[:, :, None] * template[:, None]) ** 2).sum((1, 2))
         statistics = [
@@ -213,30 +219,6 @@ class CleanedLogFeatures(nn.Module):
             unit = template / power.sqrt()[:, None]
             statistics += _dust_test(z, frame.dust, change / depth[:, None], unit)
         return torch.stack(statistics, 1)
-
-    def _fit_index(self, z: Tensor) -> Tensor:
-        """Index of a power law shared by Q and U, with its Gaussian prior."""
-        beta = torch.full_like(z[:, 0, 0], _BETA_MEAN)
-        rough = z.float()
-        for seen in (*[rough] * (_NEWTON_STEPS - 1), z):  # the last step brings all digits
-            beta = beta.to(seen.dtype)
-            template, slope = self._derivatives(beta, order=1)
-            power = _dot(template, template)
-            amplitude = _project(seen, template) / power[:, None]
-            slope = slope - (_dot(slope, template) / power)[:, None] * template
-            gradient = (amplitude * _project(seen, slope)).sum(1)
-            information = (amplitude**2).sum(1) * _dot(slope, slope)
-            gradient = gradient + _BETA_PRECISION * (_BETA_MEAN - beta)
-            step = gradient / (information + _BETA_PRECISION)
-            beta = (beta + step.clamp(-0.5, 0.5)).clamp(-4.2, -1.8)
-        return beta
-
-    def _derivatives(self, beta: Tensor, order: int) -> tuple[Tensor, ...]:
-        """The projected power law and its derivatives by beta, each (n, mode)."""
-        n_mode = self.from_nodes.shape[1] // 3
-        sed = torch.exp(beta[:, None] * self.log_ratio.to(beta.dtype))
-        wanted = self.from_nodes[:, : (order + 1) * n_mode].to(beta.dtype)
-        return (sed @ wanted).split(n_mode, 1)
 
 
 def _dust_changes(bands: Bands, dust_tests: tuple[str, ...]) -> Tensor:
@@ -253,9 +235,9 @@ def _dust_changes(bands: Bands, dust_tests: tuple[str, ...]) -> Tensor:
 
 def _dust_test(z: Tensor, dust: Tensor, change: Tensor, synchrotron: Tensor) -> list[Tensor]:
     """Test, in both Stokes, of a change of the dust beside CMB, dust and a unit power law."""
-    free = change - _dot(change, synchrotron)[:, None] * synchrotron
+    free = change - dot(change, synchrotron)[:, None] * synchrotron
     length = torch.linalg.vector_norm(free, dim=1).clamp_min(_TINY)
-    t = _project(z, free) / length[:, None]
+    t = along(z, free) / length[:, None]
     amount = t[:, 0] / (dust * length)
     return [*_asinh(t).unbind(1), torch.log(dust * length), _asinh(20 * amount)]
 
@@ -299,21 +281,6 @@ def _asinh(x: Tensor) -> Tensor:
     """As torch.asinh to the last digit or the one before, in an eighth of its time."""
     size = x.abs().clamp_max(1e18)  # whose square is finite
     return torch.copysign(torch.log1p(size + size * (size / (1 + torch.sqrt(1 + size**2)))), x)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(1)
-
-
-def _project(z: Tensor, template: Tensor) -> Tensor:
-    """(n, stokes) scalar products of (n, stokes, mode) with (n, mode)."""
-    return (z @ template[:, :, None]).squeeze(2)
-
-
-def _complement(columns: Tensor) -> Tensor:
-    """Orthonormal basis, (band, band - k), of what is orthogonal to k columns (band, k)."""
-    basis, _ = torch.linalg.qr(columns, mode="complete")
-    return basis[:, columns.shape[1] :]
 
 
 class TemplatePrior(nn.Module):

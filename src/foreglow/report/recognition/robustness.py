@@ -12,7 +12,7 @@ from foreglow.report.page.tables import PROBLEMS, Record, binomial_error, proble
 REFERENCE = "as trained"
 """What a record says of the law where the sky follows that of the training."""
 
-_COLUMNS = ("Accuracy", "Calibration error", "No fit is good")
+_COLUMNS = ("Accuracy", "Calibration error", "No model fits", "Sure and wrong")
 _LAWS = {
     REFERENCE: "nothing: the law of the training",
     "beta_scatter": "β_s scatters by {0} about −3 (trained: 0.2)",
@@ -40,13 +40,19 @@ class Trial:
     ece : float in [0, 1]
         Expected calibration error.
     none_fits : float in [0, 1]
-        Share of the pixels where fits of all models are bad.
+        Share of the pixels where chi-square rejects every model.
+    sure_wrong : float in [0, 1], optional
+        Share of the pixels that are given a probability above .9 of a model that is not theirs.
+    flagged : float in [0, 1], optional
+        Share of these where chi-square rejects that model.
     """
 
     accuracy: float
     error: float
     ece: float
     none_fits: float
+    sure_wrong: float | None
+    flagged: float | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ def law_rows(records: Iterable[Record]) -> list[LawRow]:
         accuracy = float(record["accuracy"])
         rows.setdefault(key, LawRow(*key, {})).trials[float(record["noise_scale"])] = Trial(
             accuracy, binomial_error(accuracy, int(record["n_pixels"])), float(record["ece"]),
-            float(record["none_fits"]),
+            float(record["none_fits"]), record.get("sure_wrong"), record.get("flagged"),
         )  # fmt: skip
     return sorted(rows.values(), key=lambda row: problem_place(row.problem))
 
@@ -127,5 +133,14 @@ def _cells(row: LawRow, scales: Sequence[float]) -> list[str | Cell]:
             cells += ["–"] * len(_COLUMNS)
             continue
         score = Cell(f"{trial.accuracy:.1%}", f"± {100 * trial.error:.1f}")
-        cells += [score, f"{trial.ece:.1%}", f"{trial.none_fits:.1%}"]
+        cells += [score, f"{trial.ece:.1%}", f"{trial.none_fits:.1%}", _sure_wrong(trial)]
     return cells
+
+
+def _sure_wrong(trial: Trial) -> str | Cell:
+    if trial.sure_wrong is None:  # a run of an older foreglow
+        return "–"
+    return Cell(
+        f"{trial.sure_wrong:.1%}",
+        below="" if trial.flagged is None else f"{trial.flagged:.0%} flagged",
+    )

@@ -1,7 +1,7 @@
 """Outside the training law: skies that differ from it in one thing at a time.
 
 A network says a model for every pixel, whatever the sky. This step measures how much its answers
-and its probabilities suffer, and whether fits of the same models would have raised an alarm.
+and its probabilities suffer, and whether chi-square raises an alarm where they are sure and wrong.
 """
 
 import logging
@@ -12,20 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import chi2, ncx2
 
-from foreglow.recognition.evaluation.evaluate import Evaluation, choose_on_sky, evaluate
+from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
+from foreglow.recognition.fits.goodness import LEVEL, chi2_as_trained, goodness_of_fit
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.calibration import expected_calibration_error
 from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment, joined
 from foreglow.reproduce.farsian2020.worker import WorkerContext
-from foreglow.sky import seds
 
 log = logging.getLogger("foreglow")
 
 # the problem that asks for what is changed; all else is tried on four models
 _PROBLEM = {"curvature": "curvature", "ame_fraction": "ame"}
 AS_TRAINED = "as trained"
+ALARMS = ("misfit", "none_fits", "sure_wrong", "flagged", "detectable", "flagged_detectable")
+_SURE = 0.9
+_DETECTABLE = 0.95  # an alarm in so many draws of the noise
 
 
 @dataclass(frozen=True)
@@ -105,14 +109,30 @@ def _try(experiment: Experiment, case: Case, noise_scale: float) -> dict[str, An
         "n_pixels": len(tested.label), "accuracy": tested.accuracy, "paper": None,
         "law": case.name,
         "ece": expected_calibration_error(tested.probability, tested.label),
-        "none_fits": float(np.mean([alarm for _, alarm in found])),
+        **_alarms(tested, np.concatenate([alarms for _, alarms in found], axis=1)),
     }  # fmt: skip
     log.info(
-        "%s, %s, noise scale %g: accuracy %.4f, calibration error %.4f, none fits in %.4f",
+        "%s, %s, noise scale %g: accuracy %.4f, calibration error %.4f, none fits in %.4f; sure "
+        "and wrong %.4f (flagged %s), detectable %.4f (flagged %s)",
         case.problem, case.name, noise_scale, record["accuracy"], record["ece"],
-        record["none_fits"],
+        *(record[key] for key in ALARMS[1:]),
     )  # fmt: skip
     return record
+
+
+def _alarms(tested: Evaluation, alarms: np.ndarray) -> dict[str, float | None]:
+    """Shares of pixels where an alarm sounds, and of those that need one where it does."""
+    misfit, none_fits, power = alarms
+    sure_wrong = (tested.predicted != tested.label) & (tested.probability.max(0) > _SURE)
+    detectable = sure_wrong & (power > _DETECTABLE)
+    return {
+        "misfit": float(misfit.mean()),
+        "none_fits": float(none_fits.mean()),
+        "sure_wrong": float(sure_wrong.mean()),
+        "flagged": float(misfit[sure_wrong].mean()) if sure_wrong.any() else None,
+        "detectable": float(detectable.mean()),
+        "flagged_detectable": float(misfit[detectable].mean()) if detectable.any() else None,
+    }
 
 
 def skies_of(experiment: Experiment, case: Case, noise_scale: float) -> list[SimulatedSky]:
@@ -131,12 +151,28 @@ def _sky(worker: WorkerContext, case: Case, noise_scale: float, number: int) -> 
 
 def _try_sky(
     worker: WorkerContext, case: Case, noise_scale: float, number: int
-) -> tuple[Evaluation, float]:
-    """What the network says of a sky, and in how much of it no model fits."""
+) -> tuple[Evaluation, np.ndarray]:
+    """What the network says of a sky; and (3, n_pix) whether its model fits, and any, and how
+    surely the misfit of its model would be seen in other noise.
+    """
     models, sky = PROBLEMS[case.problem], _sky(worker, case, noise_scale, number)
-    # the fits of what the network knows: C as in its training
-    choice = choose_on_sky(
-        sky, worker.instrument, models, seds.KOGUT_CURVATURE, torch.device(worker.device)
-    )
     evaluation = evaluate(worker.recogniser("four_foreglow_conditioned"), sky, models)
-    return evaluation, choice.none_fits().double().mean().item()
+    data, sigma = _vectors(worker, sky)
+    score = torch.from_numpy(evaluation.probability.T).to(data.device)
+    p_value, none_fits = goodness_of_fit(models, worker.instrument, data, sigma, score)
+    clean, _ = _vectors(worker, worker.sky(case.problem, 0.0, number, case.law))
+    power = np.zeros(len(data))
+    for k, name in enumerate(models):
+        mine = evaluation.predicted == k
+        if not mine.any():
+            continue
+        excess, dof = chi2_as_trained(name, worker.instrument, clean[mine], sigma[mine])
+        limit = chi2.isf(LEVEL, dof)
+        power[mine] = ncx2.sf(limit, dof, excess.clamp_min(0).cpu().numpy())
+    return evaluation, np.stack([(p_value < LEVEL).cpu(), none_fits.cpu(), power])
+
+
+def _vectors(worker: WorkerContext, sky: SimulatedSky) -> tuple[torch.Tensor, torch.Tensor]:
+    """Data (n, 2, n_band) and noise (n, n_band) of a sky."""
+    data = torch.from_numpy(np.ascontiguousarray(np.moveaxis(sky.data, 2, 0))).to(worker.device)
+    return data, torch.from_numpy(sky.sigma).to(data).expand(len(data), -1)
