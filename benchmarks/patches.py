@@ -17,7 +17,8 @@ from fits import FGBuster
 from foreglow.recognition.fits.patches import fit_patches
 from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import PROBLEMS
-from foreglow.recognition.simulation.skies import PAPER_LAW, simulate_sky
+from foreglow.recognition.simulation.law import PAPER_LAW
+from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
 from measure import OURS, median_and_range, rate_once, ratio

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from foreglow.recognition.classify import classify
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.context.train import ContextPlan
+    from foreglow.recognition.evaluation.forecast import forecast
     from foreglow.recognition.fit_maps import fit
+    from foreglow.recognition.models import ForegroundModel
     from foreglow.recognition.network.recogniser import Recogniser
     from foreglow.recognition.network.train import TrainingPlan
     from foreglow.recognition.separate import separate
@@ -32,11 +34,13 @@ _HOMES = {
     "DustModel": "dust.model:DustModel",
     "DustPlan": "dust.train:DustPlan",
     "ForeglowError": "errors:ForeglowError",
+    "ForegroundModel": "recognition.models:ForegroundModel",
     "Recogniser": "recognition.network.recogniser:Recogniser",
     "TrainingPlan": "recognition.network.train:TrainingPlan",
     "adaptive_patches": "maps.patches:adaptive_patches",
     "classify": "recognition.classify:classify",
     "fit": "recognition.fit_maps:fit",
+    "forecast": "recognition.evaluation.forecast:forecast",
     "load_instrument": "sky.instrument_files:load_instrument",
     "load_templates": "sky.templates:load_templates",
     "open_cube": "hi_cube.cube:open_cube",
@@ -54,11 +58,13 @@ __all__ = [
     "DustModel",
     "DustPlan",
     "ForeglowError",
+    "ForegroundModel",
     "Recogniser",
     "TrainingPlan",
     "adaptive_patches",
     "classify",
     "fit",
+    "forecast",
     "load_instrument",
     "load_templates",
     "open_cube",

@@ -260,7 +260,7 @@ def test_criterion_and_fixed_curvature(instrument, sky, files, criterion):
         ({"noise": {"50": "0 uK_CMB"}}, InstrumentError, "above zero, but that of 50 is 0; a fit"),
         ({"noise": {"50": "loud"}}, MapError, "expected noise as an existing FITS file"),
         ({"unit": "parsec"}, MapError, "got unit 'parsec'"),
-        ({"models": ("straight",)}, ModelError, "expected models among power_law"),
+        ({"models": ("straight",)}, ForeglowError, "models curvature.* some of .*'straight'"),
         (
             {"models": PROBLEMS["ame"], "curvature": -0.05}, ModelError,
             "a curvature came, but none of the models power_law, power_law_ame is curved; leave",

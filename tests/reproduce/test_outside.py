@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.recognition.simulation.skies import PAPER_LAW
+from foreglow.recognition.simulation.law import PAPER_LAW
 from foreglow.reproduce.farsian2020.experiment import Experiment
 from foreglow.reproduce.farsian2020.outside import AS_TRAINED, Case, cases, skies_of
 from foreglow.reproduce.settings import SCALES, read_settings

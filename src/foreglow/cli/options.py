@@ -9,6 +9,7 @@ import typer
 
 from foreglow import interrupt
 from foreglow.cli import screen
+from foreglow.errors import InstrumentError
 
 
 def one_of(*names: str) -> Callable[[], list[str]]:
@@ -50,11 +51,20 @@ Workers = Annotated[
         "slurm:FILE (jobs of SLURM by a TOML file).",
     ),
 ]
+SystematicErrors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--systematics",
+        help="Error that no analyst knows, NAME=SIZE, rms by band; may be given often: gain=0.01, "
+        "band_centre=0.005 (relative), angle_deg=0.5, and knee_ell=30 of 1/f noise.",
+    ),
+]
 Models = Annotated[
     str,
     typer.Option(
         help="curvature, ame or four; or candidates separated by commas: power_law, curved, "
-        "strongly_curved, power_law_ame, curved_ame, varying_beta_d, two_temperatures.",
+        "strongly_curved, power_law_ame, curved_ame, varying_beta_d, two_temperatures, or a TOML "
+        "file of your own.",
         autocompletion=one_of("curvature", "ame", "four"),
     ),
 ]
@@ -109,3 +119,17 @@ DustModelDirectory = Annotated[
         autocompletion=one_of("mock-dust"),
     ),
 ]
+
+
+def systematics(given: list[str] | None) -> dict[str, float]:
+    """What --systematics says, as `simulate_sky` takes it."""
+    sizes = {}
+    for text in given or []:
+        name, _, size = text.partition("=")
+        try:
+            sizes[name] = float(size)
+        except ValueError as error:
+            raise InstrumentError(
+                f"expected --systematics as NAME=SIZE, such as gain=0.01, got {text!r}."
+            ) from error
+    return sizes

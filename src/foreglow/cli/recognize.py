@@ -21,9 +21,11 @@ from foreglow.cli.options import (
     Resume,
     Seed,
     Sky,
+    SystematicErrors,
     Unit,
     Workers,
     instrument_presets,
+    systematics,
 )
 from foreglow.cli.sky_maps import Ensemble, Maps, Mask, Memory, NoiseScale, Realisation, given_sky
 from foreglow.cli.training import Devices, NumNodes, PlanFile, several_processes
@@ -53,6 +55,7 @@ def recognize_simulate(
     instrument: Annotated[
         str, typer.Option(help="Preset or TOML file.", autocompletion=instrument_presets)
     ] = "quijote+litebird",
+    wrong: SystematicErrors = None,
     seed: Seed = 0,
     realisations: Annotated[
         int | None,
@@ -67,6 +70,7 @@ def recognize_simulate(
     from foreglow.recognition.simulate import simulate_sky
     from foreglow.recognition.simulation.ensemble import make_ensemble
     from foreglow.recognition.simulation.skies import SkyRecipe
+    from foreglow.recognition.simulation.systematics import systematics_of
     from foreglow.sky.instrument_files import load_instrument
 
     if realisations is None:
@@ -77,13 +81,14 @@ def recognize_simulate(
             )
         paths = simulate_sky(
             instrument, models=models, sky=sky, layout=layout, blob_deg=blob_deg,
-            noise_scale=noise_scale, nside=nside, seed=seed, out=out,
+            noise_scale=noise_scale, systematics=systematics(wrong), nside=nside, seed=seed,
+            out=out,
         )  # fmt: skip
         screen.say(f"{len(paths)} maps and truth.fits in {out}")
         return
     recipe = SkyRecipe(
         sky, models_of(models), layout, blob_deg, nside, noise_scale,
-        load_instrument(instrument),
+        load_instrument(instrument), systematics_of(systematics(wrong)),
     )  # fmt: skip
     with open_workers(workers) as map_fn, screen.progress("simulate") as show:
         made = make_ensemble(

@@ -1,6 +1,6 @@
 """Fit and choose among models in every pixel of a user's maps: files or arrays."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +110,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     maps: Maps | Source,
     instrument: Instrument | str | Path | None = None,
     *,
-    models: str | Sequence[str] = "four",
+    models: str | Path | Sequence[str] | Mapping[str, Any] = "four",
     criterion: str = "evidence",
     curvature: float | None = None,
     level: float = 1e-3,
@@ -142,7 +142,8 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     instrument : Instrument, str, path or table
         Or what `load_instrument` takes; that of a `Source` is its own.
     models : str or sequence of str
-        A problem (curvature, ame, four) or names of `MODELS`.
+        A problem (curvature, ame, four), names of `MODELS`, or the user's own: a TOML file, or a
+        mapping of name to `ForegroundModel`; as `models_of` takes them.
     criterion : str
         By which the best model is chosen: "evidence", "bic", "aic" or "chi2" (reduced).
     curvature : float, optional
@@ -179,7 +180,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         If a map, the mask or the patches cannot be used, no pixel is observed in bands enough, the
         memory does not suffice or `out` cannot be written.
     """
-    chosen = models_of(models) if isinstance(models, str) else tuple(models)
+    chosen = models_of(models, least=1)
     setup = FitSetup(chosen, criterion, curvature, level, str(pick_device(device)))
     given = GivenSky(
         instrument, maps, noise, noise_scale, unit, Pixels(nest, frame, convention), common_fwhm,

@@ -1,7 +1,13 @@
 """The candidate models of a pixel, and the constants of the law that networks are trained on."""
 
-from collections.abc import Sequence
+import dataclasses
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 from foreglow.errors import ForeglowError, ModelError, with_nearest
 from foreglow.sky import seds
@@ -11,31 +17,78 @@ BETA_MEAN = -3.0
 BETA_SCATTER = 0.2
 AMPLITUDE_SCATTER = 0.3
 
+# what a field of `ForegroundModel` may be, from and to
+_RANGES = {
+    "curvature": (-1.0, 1.0),
+    "curvature_scatter": (0.0, 0.5),
+    "ame_fraction": (0.0, 1.0),
+    "ame_peak_ghz": (10.0, 100.0),
+    "beta_d_scatter": (0.0, 0.5),
+}
+
 
 @dataclass(frozen=True)
 class ForegroundModel:
-    """A candidate parametrisation.
+    """A candidate parametrisation, beside CMB, dust and a synchrotron of index -3 with rms 0.2.
 
     Parameters
     ----------
     curvature : float
         Of the synchrotron, C a unit of natural log.
+    curvature_scatter : float
+        Rms of C over vectors or pixels; with it the fits and the evidence leave C free.
     ame_fraction : float
-        Polarised fraction of the AME.
+        Polarised fraction of the AME; 0 for none.
+    ame_peak_ghz : float
+        Where the emissivity of the AME peaks.
     beta_d_scatter : float
         Rms over vectors or pixels of the dust's index about 1.54.
     two_temperatures : bool
         Whether the dust is that of `seds.two_temperature_dust`.
+
+    Raises
+    ------
+    ModelError
+        If a number is none that a sky can have, or fields contradict each other.
     """
 
     curvature: float = 0.0
+    curvature_scatter: float = 0.0
     ame_fraction: float = 0.0
+    ame_peak_ghz: float = seds.AME_PEAK_GHZ
     beta_d_scatter: float = 0.0
     two_temperatures: bool = False
 
     def __post_init__(self):
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ModelError(f"expected {name} as a number, got {value!r}.")
+            if not low <= value <= high:
+                raise ModelError(f"expected {name} from {low:g} to {high:g}, got {value:g}.")
+        if not isinstance(self.two_temperatures, bool):
+            raise ModelError(
+                f"expected two_temperatures as true or false, got {self.two_temperatures!r}."
+            )
         if self.beta_d_scatter and self.two_temperatures:
             raise ModelError("expected two temperatures or a varying beta_d, got both.")
+        if self.ame_peak_ghz != seds.AME_PEAK_GHZ and not self.ame_fraction:
+            raise ModelError(
+                f"expected ame_fraction > 0 beside ame_peak_ghz = {self.ame_peak_ghz:g}, got 0; "
+                "give the polarised fraction of the AME, or leave its peak out."
+            )
+
+    @property
+    def curved(self) -> bool:
+        """Whether C is other than 0, on average or here and there."""
+        return bool(self.curvature or self.curvature_scatter)
+
+    @property
+    def changed(self) -> dict[str, float | bool]:
+        """What is other than in a power law, by field."""
+        plain = ForegroundModel()
+        every = dataclasses.asdict(self)
+        return {name: value for name, value in every.items() if value != getattr(plain, name)}
 
 
 # a candidate is one line here: training, test skies, fits, evidence and FITS columns follow
@@ -43,7 +96,9 @@ MODELS = {
     "power_law": ForegroundModel(),
     "curved": ForegroundModel(seds.KOGUT_CURVATURE),
     "power_law_ame": ForegroundModel(ame_fraction=seds.AME_POLARISATION_FRACTION),
-    "curved_ame": ForegroundModel(seds.KOGUT_CURVATURE, seds.AME_POLARISATION_FRACTION),
+    "curved_ame": ForegroundModel(
+        seds.KOGUT_CURVATURE, ame_fraction=seds.AME_POLARISATION_FRACTION
+    ),
     # what MFI2 with WMAP and Planck can tell in the brightest pixels (arXiv:2511.14572)
     "strongly_curved": ForegroundModel(-0.14),
     "varying_beta_d": ForegroundModel(beta_d_scatter=0.05),
@@ -56,30 +111,185 @@ PROBLEMS = {
 }
 
 
-def models_of(models: str | Sequence[str]) -> tuple[str, ...]:
-    """The candidate models of a problem by its name, or those named: `power_law,two_temperatures`.
+class OwnModel(str):
+    """The name of a candidate of the user's own, which brings along what it stands for.
+
+    So it goes wherever names of `MODELS` go: to workers, into results, into a model's card.
+    """
+
+    definition: ForegroundModel
+
+    def __new__(cls, name: str, definition: ForegroundModel) -> Self:
+        """Check the name, from which columns of FITS tables are made.
+
+        Raises
+        ------
+        ModelError
+            If it is none, or that of a model of `MODELS` which is another.
+        """
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name):
+            raise ModelError(
+                "expected a model's name of letters, digits and underscores, at most 31, a letter "
+                f"first, got {name!r}."
+            )
+        if MODELS.get(name.lower(), definition) != definition:
+            raise ModelError(
+                f"{name} is a model of foreglow, and not the one that was given; give it a name of "
+                "its own."
+            )
+        made = super().__new__(cls, name)
+        made.definition = definition
+        return made
+
+    def __reduce__(self):
+        return OwnModel, (str(self), self.definition)
+
+
+def definition_of(name: str) -> ForegroundModel:
+    """What a name of `MODELS`, or of a user's own model, stands for.
+
+    Raises
+    ------
+    ModelError
+        If it is neither.
+    """
+    if isinstance(name, OwnModel):
+        return name.definition
+    if name not in MODELS:
+        got = with_nearest(name, MODELS)
+        raise ModelError(f"expected models among {', '.join(MODELS)}, got {got!r}.")
+    return MODELS[name]
+
+
+def definitions_of(names: Sequence[str]) -> dict[str, dict[str, float | bool]]:
+    """What is to be written down of those models that are a user's own, by name."""
+    return {str(name): name.definition.changed for name in names if isinstance(name, OwnModel)}
+
+
+def defined(name: str, definitions: Mapping[str, Any]) -> str:
+    """A name that was read from a file, with what `definitions_of` wrote of it, if anything."""
+    return own_model(name, definitions[name]) if name in definitions else name
+
+
+def class_cards(models: tuple[str, ...]) -> dict[str, str]:
+    """Name the classes in the cards of a table, and say what those of the user's own stand for."""
+    own = definitions_of(models)
+    return {f"CLASS{k}": str(name) for k, name in enumerate(models)} | {
+        f"DEFINE{k}": json.dumps(own[name]) for k, name in enumerate(models) if name in own
+    }
+
+
+def own_model(name: str, definition: Any) -> OwnModel:
+    """A candidate by its name and what it stands for: a `ForegroundModel`, or its fields.
+
+    Raises
+    ------
+    ModelError
+        If a field does not exist, or it cannot be a model.
+    """
+    if isinstance(definition, ForegroundModel):
+        return OwnModel(name, definition)
+    fields = [field.name for field in dataclasses.fields(ForegroundModel)]
+    if not isinstance(definition, Mapping):
+        raise ModelError(
+            f"model {name}: expected a ForegroundModel or a table of {', '.join(fields)}, got "
+            f"{definition!r}."
+        )
+    if unknown := [str(key) for key in definition if key not in fields]:
+        raise ModelError(
+            f"model {name}: expected fields among {', '.join(fields)}, got "
+            f"{', '.join(with_nearest(key, fields) for key in unknown)}."
+        )
+    try:
+        return OwnModel(name, ForegroundModel(**definition))
+    except ModelError as error:
+        raise ModelError(f"model {name}: {error}") from error
+
+
+def models_of(
+    models: str | Path | Sequence[str] | Mapping[str, Any], least: int = 2
+) -> tuple[str, ...]:
+    """The candidate models that a user means.
+
+    Parameters
+    ----------
+    models : str, path, sequence of str or mapping
+        A problem (curvature, ame, four); names of `MODELS`, in a sequence or separated by commas;
+        TOML files of own models, alone or among such names: a table for each, of fields of
+        `ForegroundModel`. Or a mapping of name to `ForegroundModel`, or to such a table.
+    least : int
+        How many at least.
 
     Raises
     ------
     ForeglowError
-        If there is no such problem, or a model does not exist or comes alone or twice.
+        If there is no such problem, file or model, there are too few, or a model comes twice or is
+        the same as another.
     """
+    if isinstance(models, str) and models in PROBLEMS:
+        return PROBLEMS[models]
     if isinstance(models, str):
-        if models in PROBLEMS:
-            return PROBLEMS[models]
-        models = [name.strip() for name in models.split(",")]
-    names = tuple(models)
-    if len(names) < 2 or len(set(names)) < len(names) or not MODELS.keys() >= set(names):
+        models = models.split(",")
+    names: list[str] = []
+    for item in [models] if isinstance(models, Mapping | Path) else models:
+        names += own_models(item) or [item if isinstance(item, OwnModel) else str(item).strip()]
+    known = [isinstance(name, OwnModel) or name in MODELS for name in names]
+    if len(names) < least or len({name.upper() for name in names}) < len(names) or not all(known):
         got = ", ".join(with_nearest(name, MODELS | PROBLEMS) for name in names)
         raise ForeglowError(
-            f"expected models {', '.join(PROBLEMS)}, or two or more of the models "
-            f"{', '.join(MODELS)}, separated by commas, got {got!r}."
+            f"expected models {', '.join(PROBLEMS)}, or {'two or more' if least > 1 else 'some'} "
+            f"of the models {', '.join(MODELS)} or of TOML files, separated by commas, each once, "
+            f"got {got!r}."
         )
-    return names
+    _validate_differ(names)
+    return tuple(names)
+
+
+def own_models(given: Any) -> list[OwnModel]:
+    """A user's own models by a mapping of their names, or a TOML file; none by anything else.
+
+    Raises
+    ------
+    ForeglowError
+        If there is no such file, or it holds none.
+    ModelError
+        If one of them is none.
+    """
+    if isinstance(given, Mapping):
+        return [own_model(name, fields) for name, fields in given.items()]
+    if not str(given).strip().endswith(".toml"):
+        return []
+    path = Path(str(given).strip())
+    if not path.is_file():
+        raise ForeglowError(f"{path}: expected a TOML file of models, got no file.")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ForeglowError(f"{path}: expected a TOML file of models, got {error}.") from error
+    if not tables:
+        raise ForeglowError(
+            f"{path}: expected a table for each model, as in [flattening] with curvature = 0.05 "
+            "below it, got none."
+        )
+    try:
+        return [own_model(name, table) for name, table in tables.items()]
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _validate_differ(names: Sequence[str]) -> None:
+    seen: dict[ForegroundModel, str] = {}
+    for name in names:
+        other = seen.setdefault(definition_of(name), name)
+        if other != name:
+            raise ForeglowError(
+                f"expected models that differ, got {other} and {name}, which are the same; leave "
+                "one out."
+            )
 
 
 def dust_tests(models: tuple[str, ...]) -> tuple[str, ...]:
     """In what the dust of some candidates departs from the paper's: `beta`, `two_temperatures`."""
-    known = [MODELS[name] for name in models]
+    known = [definition_of(name) for name in models]
     varies = ("beta",) if any(model.beta_d_scatter for model in known) else ()
     return (*varies, "two_temperatures") if any(m.two_temperatures for m in known) else varies

@@ -13,6 +13,7 @@ from foreglow.maps.conventions import angle_to_galactic, turn
 from foreglow.maps.write import Columns
 from foreglow.recognition.fits.choice import Choice
 from foreglow.recognition.fits.goodness import LEVEL
+from foreglow.recognition.models import class_cards
 from foreglow.recognition.shown import ModelTable
 
 _IN_A_FILE = "the maps are in the file of out=: leave out= out to have them in memory"
@@ -296,7 +297,7 @@ class FittedSky(ModelTable):
 
     def header(self) -> dict[str, str | float]:
         """Which model has which number in `CLASS`, and by what it was chosen."""
-        cards = {**class_header(self.models), "CRITERIO": self.criterion, "LEVEL": self.level}
+        cards = {**class_cards(self.models), "CRITERIO": self.criterion, "LEVEL": self.level}
         return {**cards, "PATCHES": self.patches} if self.patches else cards
 
 
@@ -313,14 +314,9 @@ def _shares(models: tuple[str, ...], pixels: tuple[int, ...]) -> str:
     return ", ".join(f"{name} {n / seen:.1%}" for name, n in zip(models, pixels, strict=True))
 
 
-def class_header(models: tuple[str, ...]) -> dict[str, str]:
-    """Name the classes in the cards of a table."""
-    return {f"CLASS{k}": name for k, name in enumerate(models)}
-
-
 def classification_header(models: tuple[str, ...]) -> dict[str, str | float]:
     """The cards of a classification."""
-    return {**class_header(models), "LEVEL": LEVEL}
+    return {**class_cards(models), "LEVEL": LEVEL}
 
 
 def unclassified(models: tuple[str, ...], nside: int, frame: str, n: int) -> Classification:

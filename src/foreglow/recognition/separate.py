@@ -1,5 +1,6 @@
 """Separate the components of a user's Q,U maps, with the model that holds in each pixel."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from foreglow.recognition.fits.optimise import Fit
 from foreglow.recognition.fits.optimise import fit as fit_pixels
 from foreglow.recognition.fits.patches import fit_patches
 from foreglow.recognition.fits.skymodel import SkyModel, candidate
-from foreglow.recognition.models import MODELS
+from foreglow.recognition.models import MODELS, OwnModel, defined, own_models
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.given import Maps, Pixels, folder_of_workers
 from foreglow.recognition.observation.levels import Levels
@@ -92,9 +93,10 @@ def separate(  # pyright: ignore[reportInconsistentOverload]
         As `classify` takes them, for any of the bands.
     instrument : Instrument, str, path or table
         Or what `load_instrument` takes; that of a `Source` is its own.
-    by : str, path, Classification or FittedSky
-        The model of every pixel, one of `MODELS`; or what `classify` or `fit` said of these maps,
-        in memory or in its file: the most probable model of each pixel.
+    by : str, path, mapping, Classification or FittedSky
+        The model of every pixel, one of `MODELS`, or one of the user's own, in a TOML file or a
+        mapping as `fit` takes them; or what `classify` or `fit` said of these maps, in memory or
+        in its file: the most probable model of each pixel.
     average : bool
         Average the models by their probabilities in place of taking the most probable one; errors
         then hold what the models disagree on. The probabilities must mean what they say.
@@ -160,14 +162,21 @@ class _Said:
     def of(cls, by: Any, average: bool) -> "_Said":
         if isinstance(by, Classification | FittedSky):
             return cls(by.models, average, "by", by.nside, by.frame, by.probability)
-        path = Path(by)
-        if by in MODELS:
+        if own := own_models(by):
+            if len(own) > 1:
+                raise ModelError(
+                    f"expected by= as one model, got {', '.join(own)}; give one, or what fit said "
+                    "of them."
+                )
+            by = own[0]
+        if isinstance(by, OwnModel) or by in MODELS:
             if average:
                 raise ModelError(
                     f"expected by= with probabilities to average models by, got {by} for all "
                     "pixels; give what classify or fit said, or leave average= out."
                 )
-            return cls((str(by),), average)
+            return cls((by,), average)
+        path = Path(by)
         if not path.is_file():
             raise ModelError(
                 f"expected by= as a model ({', '.join(MODELS)}) or a file of classify or fit, got "
@@ -240,7 +249,11 @@ def _models_in(path: Path) -> tuple[str, ...]:
         header = fits.getheader(path, 1)
     except (OSError, IndexError) as error:
         raise MapError(f"{path}: expected FITS of classify or fit, got: {error}") from error
-    names = [str(header[f"CLASS{k}"]) for k in range(len(header)) if f"CLASS{k}" in header]
+    names = []
+    for k in range(len(header)):
+        if f"CLASS{k}" in header:
+            name, said = str(header[f"CLASS{k}"]), header.get(f"DEFINE{k}")
+            names.append(defined(name, {name: json.loads(str(said))} if said else {}))
     columns = {str(value) for key, value in header.items() if key.startswith("TTYPE")}
     if not names or not {f"P_{name.upper()}" for name in names} <= columns:
         raise MapError(

@@ -7,7 +7,7 @@ import numpy as np
 
 from foreglow.maps.table_of_maps import TableOfMaps
 from foreglow.maps.write import Columns
-from foreglow.recognition.results import class_header
+from foreglow.recognition.models import class_cards
 from foreglow.sky import seds
 
 COMPONENTS = ("cmb", "dust", "synchrotron", "ame")
@@ -179,7 +179,7 @@ class SeparatedSky(TableOfMaps):
 
     def header(self) -> dict[str, Any]:
         """Which model has which number in `CLASS`, and where amplitudes are given."""
-        return {**class_header(self.models), "AVERAGED": self.average, **_REFERENCES_GHZ}
+        return {**class_cards(self.models), "AVERAGED": self.average, **_REFERENCES_GHZ}
 
     def _column(self, name: str | None) -> str:
         """`CMB_Q` by default."""

@@ -11,6 +11,7 @@ from astropy import units as u
 from foreglow.maps.arrays import state_conventions
 from foreglow.recognition.models import models_of
 from foreglow.recognition.simulation.skies import SkyRecipe, write_bands
+from foreglow.recognition.simulation.systematics import Systematics, systematics_of
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import load_templates
@@ -70,11 +71,12 @@ def simulate_sky(instrument: Any = ..., *, out: str | Path, **options: Any) -> d
 def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
     instrument: Any = "quijote+litebird",
     *,
-    models: str | Sequence[str] = "four",
+    models: str | Path | Sequence[str] | Mapping[str, Any] = "four",
     sky: Any = "mock",
     layout: str = "blobs",
     blob_deg: float = 30.0,
     noise_scale: float = 1.0,
+    systematics: Systematics | Mapping[str, Any] | None = None,
     nside: int = 16,
     seed: int = 0,
     out: str | Path | None = None,
@@ -86,7 +88,8 @@ def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
     instrument : Instrument, or what `load_instrument` takes
         A preset, a TOML file, a table, or several presets joined by plus signs.
     models : str or sequence of str
-        A problem (curvature, ame, four) or names of `MODELS`.
+        A problem (curvature, ame, four), names of `MODELS`, or the user's own: a TOML file, or a
+        mapping of name to `ForegroundModel`; as `models_of` takes them.
     sky : str, path, pysm3.Sky or Templates
         As `load_templates` takes it: "mock", "pysm:s1,d1,a2", a sky directory, ...
     layout : str
@@ -95,6 +98,8 @@ def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
         Size of blobs [deg].
     noise_scale : float
         Factor on the instrument's noise; 0 for none.
+    systematics : Systematics or mapping of its fields, optional
+        Sizes of errors in calibration, band centres and polarisation angles, and of 1/f noise.
     nside : int
     seed : int
     out : path, optional
@@ -111,7 +116,8 @@ def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
     """
     bands = load_instrument(instrument)
     chosen = models_of(models)
-    recipe = SkyRecipe(sky, chosen, layout, blob_deg, nside, noise_scale, bands)
+    wrong = systematics_of(systematics)
+    recipe = SkyRecipe(sky, chosen, layout, blob_deg, nside, noise_scale, bands, wrong)
     label = recipe.label(seed)
     drawn = recipe.draw(load_templates(sky, nside), label, seed)
     if out is not None:

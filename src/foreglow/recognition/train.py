@@ -13,7 +13,7 @@ from foreglow.plans import read_plan
 from foreglow.recognition.context import train as contexts
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.context.train import ContextPlan
-from foreglow.recognition.models import models_of
+from foreglow.recognition.models import definitions_of, models_of
 from foreglow.recognition.network import train as recognisers
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import TrainingPlan
@@ -23,7 +23,7 @@ from foreglow.sky.templates import Templates, load_templates
 
 def train_recogniser(
     instrument: Any = "quijote+litebird",
-    models: str | Sequence[str] = "four",
+    models: str | Path | Sequence[str] | Mapping[str, Any] = "four",
     *,
     sky: Any = "mock",
     network: str = "foreglow",
@@ -39,8 +39,9 @@ def train_recogniser(
     Parameters
     ----------
     instrument : Instrument, or what `load_instrument` takes
-    models : str or sequence of str
-        A problem (curvature, ame, four) or names of `MODELS`.
+    models : str, path, sequence of str or mapping
+        A problem (curvature, ame, four), names of `MODELS`, or the user's own: a TOML file, or a
+        mapping of name to `ForegroundModel`; as `models_of` takes them.
     sky : str, path, Templates or pysm3.Sky
         What the training law draws amplitudes from, as `load_templates` takes it.
     network : str
@@ -84,7 +85,8 @@ def train_recogniser(
             model = Recogniser.untrained(network, bands, candidates, seed)
             templates = load_templates(sky)  # before a folder is made: there may be no such sky
             settings = {"sky": templates.source, "models": candidates, "network": network}
-            settings |= {"seed": seed, "instrument": asdict(bands), "plan": asdict(chosen)}
+            settings |= {"definitions": definitions_of(candidates), "seed": seed}
+            settings |= {"instrument": asdict(bands), "plan": asdict(chosen)}
             return model, templates, chosen, open_training(to_be, settings, resume)
 
         where = pick_device(device)

@@ -104,8 +104,15 @@ def cmb_map(nside: int, rng: np.random.Generator) -> np.ndarray:
     ndarray, shape (2, n_pix)
         Q, U [uK_CMB], RING, COSMO.
     """
-    l_max = _l_max(nside)
-    _, ee, bb, _ = cmb_spectra(l_max)
+    _, ee, bb, _ = cmb_spectra(_l_max(nside))
+    return polarisation_map(ee, bb, nside, rng)
+
+
+def polarisation_map(
+    ee: np.ndarray, bb: np.ndarray, nside: int, rng: np.random.Generator
+) -> np.ndarray:
+    """One Gaussian realisation of E and B modes of spectra from ell 0, (2, n_pix), as `cmb_map`."""
+    l_max = len(ee) - 1
     e, b = (_draw_alm(cl, l_max, rng) for cl in (ee, bb))
     return np.stack(hp.alm2map_spin([e, b], nside, 2, l_max))
 

@@ -23,6 +23,7 @@ _TWO_DUSTS = (0.0485 * 8.219 / (1 - 0.0485), 1.63, 2.82)  # f1 q1 / (f2 q2), ind
 _TWO_DUSTS_PIVOT_GHZ = 2997.92458
 HOT_DUST_TEMPERATURE = 16.0
 AME_REFERENCE_GHZ = 30.0
+AME_PEAK_GHZ = 30.0  # of the emissivity below
 AME_POLARISATION_FRACTION = 0.02
 
 # Chebyshev fit to ln j(nu)/j(30 GHz) over 1-160 GHz of the spinning-dust emissivity of a cold
@@ -170,7 +171,11 @@ def _cold_temperature(hot: float) -> float:
     return (balance * hot ** (4 + hot_beta)) ** (1 / (4 + cold_beta))
 
 
-def spinning_dust(frequency_ghz: Tensor, reference_ghz: float = AME_REFERENCE_GHZ) -> Tensor:
+def spinning_dust(
+    frequency_ghz: Tensor,
+    reference_ghz: float = AME_REFERENCE_GHZ,
+    peak_ghz: Tensor | float = AME_PEAK_GHZ,
+) -> Tensor:
     """AME of a cold neutral medium: emissivity / frequency^2.
 
     Parameters
@@ -180,13 +185,17 @@ def spinning_dust(frequency_ghz: Tensor, reference_ghz: float = AME_REFERENCE_GH
         1 GHz the logarithm of the emissivity goes on along its tangent.
     reference_ghz : float
         Where the SED is 1 [GHz].
+    peak_ghz : Tensor or float
+        Where the emissivity peaks [GHz]: that of the medium, shifted in ln frequency, as PySM3
+        does; broadcast against frequency.
 
     References
     ----------
     Ali-Haimoud, Hirata & Dickinson 2009; Silsbee, Ali-Haimoud & Hirata 2011.
     """
     reference = torch.as_tensor(reference_ghz, dtype=frequency_ghz.dtype)
-    log_ratio = _log_emissivity(frequency_ghz) - _log_emissivity(reference)
+    shift = AME_PEAK_GHZ / torch.as_tensor(peak_ghz, dtype=frequency_ghz.dtype)
+    log_ratio = _log_emissivity(shift * frequency_ghz) - _log_emissivity(shift * reference)
     return torch.exp(log_ratio) * (reference_ghz / frequency_ghz) ** 2
 
 

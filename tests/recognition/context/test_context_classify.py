@@ -89,7 +89,9 @@ def test_a_hole_stays_a_hole(model, context, part, tmp_path):
     said = context.log_probability(torch.from_numpy(alone.probability).log()).exp().numpy()
     np.testing.assert_allclose(found.probability[:, seen], said[:, seen], atol=1e-5)
     found.to_fits(tmp_path / "found.fits")
-    *columns, best = hp.read_map(tmp_path / "found.fits", field=None)
+    *columns, best, none_fits, _ = hp.read_map(tmp_path / "found.fits", field=None)
+    # what fits is asked of each pixel by itself
+    np.testing.assert_array_equal(none_fits, np.where(seen, alone.none_fits, -1))
     assert (np.array(columns)[:, ~seen] == hp.UNSEEN).all()
     np.testing.assert_array_equal(np.array(columns)[:, seen], found.probability[:, seen])
     assert (best[~seen] == -1).all()

@@ -14,12 +14,8 @@ from foreglow.errors import ForeglowError, InstrumentError, MapError, ShapeError
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.simulate import simulate_sky as simulate
 from foreglow.recognition.simulation import skies
-from foreglow.recognition.simulation.skies import (
-    SkyLaw,
-    component_maps,
-    simulate_sky,
-    write_sky,
-)
+from foreglow.recognition.simulation.law import SkyLaw
+from foreglow.recognition.simulation.skies import component_maps, simulate_sky, write_sky
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky.cmb import cmb_map
 

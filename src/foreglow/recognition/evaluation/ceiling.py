@@ -20,7 +20,7 @@ from foreglow.recognition.models import (
     AMPLITUDE_SCATTER,
     BETA_MEAN,
     BETA_SCATTER,
-    MODELS,
+    definition_of,
     dust_tests,
 )
 from foreglow.recognition.simulation.vectors import NoiseLaw, Vectors, VectorSimulator
@@ -125,12 +125,15 @@ def log_evidence(
     Raises
     ------
     ModelError
-        If the dust of a model is not the paper's.
+        If the dust, the curvature or the AME of a model is not as in the paper.
     """
-    if dust_tests(models):
+    known = [definition_of(name) for name in models]
+    other = any(m.curvature_scatter or m.ame_peak_ghz != seds.AME_PEAK_GHZ for m in known)
+    if dust_tests(models) or other:
         raise ModelError(
-            "expected models with dust of one temperature and index, for which the evidence is "
-            f"exact, got {', '.join(models)}; leave those of other dust out."
+            "expected models with dust of one temperature and index, one C and AME that peaks at "
+            f"{seds.AME_PEAK_GHZ:g} GHz, for which the evidence is exact, got {', '.join(models)}; "
+            "leave others out."
         )
     law = _Law.of(sigma, templates, instrument)
     blocks = []
@@ -176,7 +179,7 @@ class _Law:
 def _evidence_of_block(data: Tensor, law: _Law, name: str) -> Tensor:
     """(n,) log evidence of one model."""
     z = data @ law.whitener.T  # (n, stokes, band)
-    model = MODELS[name]
+    model = definition_of(name)
     fraction = model.ame_fraction
     start = _Likelihood.at(z, law, torch.full_like(z[:, 0, :1], BETA_MEAN), model.curvature)
     direction = torch.nn.functional.normalize(start.best[:, 0, :, 1], dim=1)  # known to a per cent

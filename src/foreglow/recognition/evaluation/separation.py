@@ -16,10 +16,8 @@ from foreglow.errors import ModelError, ShapeError
 from foreglow.maps import healpix as hp
 from foreglow.recognition.evaluation.tensors import ELL_MIN, tensor_ratio
 from foreglow.recognition.fits.optimise import fit
-from foreglow.recognition.fits.skymodel import SkyModel, candidate
-from foreglow.recognition.models import MODELS
+from foreglow.recognition.fits.skymodel import SkyModel, as_trained, candidate
 from foreglow.recognition.simulation.skies import SimulatedSky
-from foreglow.sky import seds
 from foreglow.sky.instrument import Instrument
 
 TRUTH = "true models"
@@ -78,22 +76,17 @@ class Residuals:
 def models_everywhere(models: Sequence[str]) -> dict[str, SkyModel]:
     """One model for the whole sky, as an analyst who recognises nothing may choose.
 
-    The simplest, and the one with C free that holds all of `models`; where those have AME, also
-    the simplest and the richest without it.
-
     Parameters
     ----------
     models : sequence of str
-        What the sky may hold.
+        What the sky may hold. C is left free in those that are curved.
     """
-    found = {
-        "power law everywhere": candidate("power_law", priors=True),
-        "curved everywhere": candidate("curved", priors=True),
+    return {
+        f"{name.replace('_ame', ' + AME').replace('_', ' ')} everywhere": candidate(
+            name, priors=True
+        )
+        for name in models
     }
-    if any(MODELS[name].ame_fraction for name in models):
-        found["power law + AME everywhere"] = candidate("power_law_ame", priors=True)
-        found["curved + AME everywhere"] = candidate("curved_ame", priors=True)
-    return found
 
 
 def separate(
@@ -101,7 +94,7 @@ def separate(
     instrument: Instrument,
     models: Sequence[str],
     maps: Mapping[str, NDArray],
-    curvature: float | None = seds.KOGUT_CURVATURE,
+    free_curvature: bool = False,
 ) -> dict[str, CleanedMap]:
     """Clean one sky with each of several maps of models, and with one model everywhere.
 
@@ -117,8 +110,9 @@ def separate(
     maps : mapping of str to ndarray
         By name, the model of each pixel: whole numbers (n_pix,), places in `models`; or
         probabilities (n_class, n_pix), by which the models' CMB maps are averaged.
-    curvature : float, optional
-        C where a curved model was recognised; None for a free one, where the sky's may be another.
+    free_curvature : bool
+        Leave C free where a curved model was recognised, because the sky's may be another than the
+        model's.
 
     Returns
     -------
@@ -132,7 +126,9 @@ def separate(
     ShapeError
         If a map does not fit the sky and the models, or the noise is not above zero.
     """
-    chosen = [candidate(name, curvature, priors=True) for name in models]
+    chosen = [
+        candidate(name, priors=True) if free_curvature else as_trained(name) for name in models
+    ]
     everywhere = models_everywhere(models)
     if twice := sorted(set(everywhere) & set(maps)):
         raise ModelError(f"expected options with names of their own, got {twice} twice.")
@@ -154,7 +150,7 @@ def residuals_of_sky(
     instrument: Instrument,
     models: Sequence[str],
     maps: Mapping[str, NDArray],
-    curvature: float | None = seds.KOGUT_CURVATURE,
+    free_curvature: bool = False,
     cut_deg: float = 20.0,
 ) -> list[Residuals]:
     """Clean one sky, by the true models, too.
@@ -164,7 +160,7 @@ def residuals_of_sky(
     sky : SimulatedSky
     quiet : SimulatedSky
         The same without noise in its data.
-    instrument, models, maps, curvature
+    instrument, models, maps, free_curvature
         As in `separate`; the true models are added to the maps.
     cut_deg : float
         The residuals are taken over the full sky, and over what is left where the Galactic plane
@@ -177,9 +173,9 @@ def residuals_of_sky(
     """
     regions = galactic_cuts(hp.npix2nside(len(sky.label)), cut_deg)
     chosen = {**maps, TRUTH: sky.label}
-    found = separate(sky, instrument, models, chosen, curvature)
+    found = separate(sky, instrument, models, chosen, free_curvature)
     weighed = replace(quiet, sigma=sky.sigma)
-    left = separate(weighed, instrument, models, chosen, curvature)
+    left = separate(weighed, instrument, models, chosen, free_curvature)
     return [
         Residuals(
             option,

@@ -1,13 +1,14 @@
 """Candidate models as components of FGBuster, to go on there with what was recognised here."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from foreglow.errors import ForeglowError
-from foreglow.recognition.fits.skymodel import candidate, dust_spectrum
+from foreglow.recognition.fits.skymodel import ame_spectrum, candidate, dust_spectrum
 from foreglow.sky import seds
 
 
@@ -61,7 +62,8 @@ def fgbuster_components(
     )
     found = [component_model.CMB(units=units), dust, synchrotron]
     if sky.ame:
-        found.append(_fixed(component_model, seds.spinning_dust, seds.AME_REFERENCE_GHZ, units))
+        spectrum = partial(ame_spectrum, sky)
+        found.append(_fixed(component_model, spectrum, seds.AME_REFERENCE_GHZ, units))
     return found
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from foreglow.recognition.fits.optimise import fit
-from foreglow.recognition.fits.skymodel import SkyModel, candidate, fixed_spectra
-from foreglow.recognition.models import BETA_MEAN, MODELS
+from foreglow.recognition.fits.skymodel import SkyModel, as_trained, fixed_spectra
+from foreglow.recognition.models import BETA_MEAN
 from foreglow.recognition.power_law import (
     BETA_PRECISION,
     along,
@@ -46,8 +46,8 @@ def goodness_of_fit(
     """Ask whether the most probable candidate fits a pixel, and if not, whether any does.
 
     Amplitudes of CMB, dust, synchrotron and, where the candidate has it, AME are free; C is that
-    of the candidate; its other spectral parameters have the Gaussian priors of the training law,
-    which count as data. Where the candidate is true, the p-value is uniform.
+    of the candidate, unless it scatters there; what is free has the Gaussian prior of the training
+    law, which counts as a datum. Where the candidate is true, the p-value is uniform.
 
     Parameters
     ----------
@@ -93,10 +93,10 @@ def chi2_as_trained(
     name : str
         One of `MODELS`.
     instrument, data, sigma
-        As there. Where the shape of the noise across the bands differs between pixels, or beta_d is
-        free, this takes several times as long.
+        As there. Where the shape of the noise across the bands differs between pixels, or more
+        than beta_s is free, this takes several times as long.
     """
-    model = candidate(name, MODELS[name].curvature or None, priors=True)
+    model = as_trained(name)
     shape, depth = _separable(sigma)
     if shape is None or list(model.free) != ["beta_s"]:
         chi2 = _chi2_of_fits(model, instrument.bands, data, sigma)

@@ -12,7 +12,7 @@ from foreglow.recognition.fits import joint
 from foreglow.recognition.fits.joint import JointPixels, JointWhitened
 from foreglow.recognition.fits.likelihood import Columns
 from foreglow.recognition.fits.optimise import observed
-from foreglow.recognition.fits.skymodel import SkyModel, dust_spectrum, without_priors
+from foreglow.recognition.fits.skymodel import SkyModel, ame_spectrum, dust_spectrum, without_priors
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
@@ -83,9 +83,10 @@ def _reduce(
     n = len(weight)
     log_volume = torch.zeros_like(weight[:, 0])
     if model.ame:
-        rms = AME_OVER_DUST[1] * _dust_modulus(bands, weight, whitened, fixed)
-        ame = weight * bands.average(seds.spinning_dust(frequency))
-        prior = torch.stack([torch.zeros_like(rms), -AME_OVER_DUST[0] / rms, 1 / rms], -1)
+        expected, scatter = _ame_over_dust(model)
+        rms = scatter * _dust_modulus(bands, weight, whitened, fixed)
+        ame = weight * bands.average(ame_spectrum(model, frequency))
+        prior = torch.stack([torch.zeros_like(rms), -expected / rms, 1 / rms], -1)
         fixed = torch.cat([torch.cat([fixed, ame[..., None]], 2), prior[:, None]], 1)
         log_volume = -2 * torch.log(rms)
     else:
@@ -103,6 +104,12 @@ def _reduce(
     )
 
 
+def _ame_over_dust(model: SkyModel) -> tuple[float, float]:
+    """Mean and rms of `AME_OVER_DUST` for the model's polarised fraction."""
+    share = model.ame_fraction / seds.AME_POLARISATION_FRACTION
+    return AME_OVER_DUST[0] * share, AME_OVER_DUST[1] * share
+
+
 def _cmb_and_dust(model: SkyModel, bands: Bands, beta_d: Tensor | None) -> Tensor:
     """Spectra ([n,] n_band, 2), the dust at that of the model or at indices of the pixels (n,)."""
     frequency = bands.node_ghz
@@ -118,9 +125,10 @@ def _reduce_joint(
     spectra = spectra.mT[..., None] if beta_d is None else spectra.permute(2, 1, 0)
     log_volume = torch.zeros_like(data.data[0])
     if model.ame:
-        rms = AME_OVER_DUST[1] * _joint_dust_modulus(bands, data, spectra)
-        ame = bands.average(seds.spinning_dust(bands.node_ghz))[None, :, None]
-        prior = spectra.new_tensor([0.0, -AME_OVER_DUST[0], 1.0])[:, None, None]
+        expected, scatter = _ame_over_dust(model)
+        rms = scatter * _joint_dust_modulus(bands, data, spectra)
+        ame = bands.average(ame_spectrum(model, bands.node_ghz))[None, :, None]
+        prior = spectra.new_tensor([0.0, -expected, 1.0])[:, None, None]
         spectra = torch.cat([spectra, ame.expand(1, *spectra.shape[1:])])
         spectra = torch.cat([spectra, prior.expand(-1, 1, spectra.shape[2])], 1)
         data = _with_one_band_more(data, 1 / rms)

@@ -44,7 +44,8 @@ def log_evidence(
 
     The priors are those of the free parameters of `model`; flat for the amplitudes of CMB, dust
     and synchrotron, which every model has, so that their constant cancels; and for AME a Gaussian
-    about `integrand.AME_OVER_DUST` times the dust of the pixel.
+    about `integrand.AME_OVER_DUST` times the dust of the pixel, in proportion to the polarised
+    fraction of the model.
 
     Parameters
     ----------

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foreglow.errors import ModelError, with_nearest
-from foreglow.recognition.models import BETA_MEAN, BETA_SCATTER, MODELS
+from foreglow.errors import ModelError
+from foreglow.recognition.models import BETA_MEAN, BETA_SCATTER, definition_of
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
@@ -72,6 +72,10 @@ class SkyModel:
         Emissivity index and temperature [K] of thermal dust.
     ame : bool
         Whether spinning dust is there.
+    ame_peak_ghz : float
+        Where its emissivity peaks.
+    ame_fraction : float
+        Its polarised fraction, by which the evidence knows how bright to expect it.
     two_temperatures : bool
         Whether the dust is that of `seds.two_temperature_dust`, in place of the modified
         blackbody.
@@ -87,6 +91,8 @@ class SkyModel:
     dust_temperature: Free | float = seds.DUST_TEMPERATURE
     ame: bool = False
     two_temperatures: bool = False
+    ame_peak_ghz: float = seds.AME_PEAK_GHZ
+    ame_fraction: float = seds.AME_POLARISATION_FRACTION
 
     @property
     def free(self) -> dict[str, Free]:
@@ -131,12 +137,12 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
     Parameters
     ----------
     name : str
-        One of `MODELS`.
+        One of `MODELS`, or of a user's own.
     curvature : float, optional
         C of the curved models, -0.052 for Kogut's; by default it is free, as in the paper.
     priors : bool
-        Gaussian priors on what is free: `BETA_PRIOR`; C as the model's, with the width of
-        `CURVATURE_PRIOR`; beta_d as the model scatters it.
+        Gaussian priors on what is free: `BETA_PRIOR`; C as the model's, scattered as there or, if
+        it is not, with the width of `CURVATURE_PRIOR`; beta_d as the model scatters it.
 
     Raises
     ------
@@ -147,14 +153,11 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
     ----------
     Farsian et al. 2020, section 5.
     """
-    if name not in MODELS:
-        got = with_nearest(name, MODELS)
-        raise ModelError(f"expected models among {', '.join(MODELS)}, got {got!r}.")
-    model = MODELS[name]
+    model = definition_of(name)
     running = 0.0 if curvature is None else curvature
-    if model.curvature and curvature is None:
+    if model.curved and curvature is None:
         start, low, high = FREE_CURVATURE.start, FREE_CURVATURE.low, FREE_CURVATURE.high
-        prior = (model.curvature, CURVATURE_PRIOR[1])
+        prior = (model.curvature, model.curvature_scatter or CURVATURE_PRIOR[1])
         running = Free(start, low, high, prior if priors else None)
     beta = Free(
         FREE_BETA_S.start, FREE_BETA_S.low, FREE_BETA_S.high, BETA_PRIOR if priors else None
@@ -165,11 +168,22 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
         beta_d = replace(FREE_BETA_D, prior=prior if priors else None)
     return SkyModel(
         beta,
-        running if model.curvature else 0.0,
+        running if model.curved else 0.0,
         beta_d,
         ame=model.ame_fraction > 0,
         two_temperatures=model.two_temperatures,
+        ame_peak_ghz=model.ame_peak_ghz,
+        ame_fraction=model.ame_fraction or seds.AME_POLARISATION_FRACTION,
     )
+
+
+def as_trained(name: str) -> SkyModel:
+    """The fit of a candidate as the training law has it.
+
+    C fixed at that of the model, unless it scatters there, and Gaussian priors on what is free.
+    """
+    known = definition_of(name)
+    return candidate(name, None if known.curvature_scatter else known.curvature or None, True)
 
 
 def without_priors(model: SkyModel) -> SkyModel:
@@ -186,10 +200,15 @@ def fixed_spectra(model: SkyModel, frequency_ghz: Tensor | Bands) -> Tensor:
         if name == "cmb":
             columns.append(seds.cmb(frequency_ghz))
         elif name == "ame":
-            columns.append(seds.spinning_dust(frequency_ghz))
+            columns.append(ame_spectrum(model, frequency_ghz))
         else:
             columns.append(dust_spectrum(model, frequency_ghz))
     return bands.average(torch.stack(columns, dim=-1), dim=0)
+
+
+def ame_spectrum(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
+    """SED of the AME."""
+    return seds.spinning_dust(frequency_ghz, peak_ghz=model.ame_peak_ghz)
 
 
 def dust_spectrum(model: SkyModel, frequency_ghz: Tensor, beta_d: Tensor | None = None) -> Tensor:

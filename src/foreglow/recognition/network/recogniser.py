@@ -17,7 +17,7 @@ from foreglow.model_files import (
     read_weights,
     write_model,
 )
-from foreglow.recognition.models import MODELS, dust_tests
+from foreglow.recognition.models import MODELS, defined, definitions_of, dust_tests
 from foreglow.recognition.network.networks import NETWORKS, FarsianNetwork, ForeglowNetwork
 from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument, instrument_of
@@ -40,7 +40,7 @@ class Recogniser:
         Its name in `NETWORKS`.
     instrument : Instrument
     models : tuple of str
-        Candidate models; class k is `models[k]`.
+        Candidate models, names of `MODELS` or a user's own; class k is `models[k]`.
     card : dict
         How it was trained and what it scored; free form, saved with it.
     temperature : float
@@ -100,7 +100,8 @@ class Recogniser:
         card = {
             **self.card,
             "network": self.kind,
-            "models": list(self.models),
+            "models": list(map(str, self.models)),
+            "definitions": definitions_of(self.models) or None,
             "temperature": self.temperature,
             "instrument": asdict(self.instrument),
         }
@@ -117,10 +118,12 @@ class Recogniser:
         """
         folder = find_model(folder)
         card = read_card(folder, _JOB, _COMMAND)
-        _validate_models(card, folder)
+        definitions = card.pop("definitions", {})
+        _validate_models(card, definitions, folder)
         try:
             instrument = instrument_of(card.pop("instrument"))
-            model = cls.untrained(card.pop("network"), instrument, tuple(card.pop("models")), 0)
+            models = tuple(defined(name, definitions) for name in card.pop("models"))
+            model = cls.untrained(card.pop("network"), instrument, models, 0)
             model.temperature = read_temperature(card, folder)
             read_weights(folder, card, model.network)
         except DAMAGED as error:
@@ -130,10 +133,10 @@ class Recogniser:
         return model
 
 
-def _validate_models(card: dict[str, Any], folder: Path) -> None:
+def _validate_models(card: dict[str, Any], definitions: dict[str, Any], folder: Path) -> None:
     models = card.get("models")
     names = map(str, models) if isinstance(models, list) else ()
-    unknown = [name for name in names if name not in MODELS]
+    unknown = [name for name in names if name not in {*MODELS, *definitions}]
     if unknown:
         raise ModelError(
             f"{folder} knows models {', '.join(unknown)}, which this foreglow does not; it has "

@@ -22,10 +22,12 @@ from foreglow.files import new_directory, remove_half_written
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.memory import release_pages
+from foreglow.recognition.models import definitions_of
 from foreglow.recognition.observation.band_noise import validate_noise_scale
 from foreglow.recognition.observation.observations import Observation
 from foreglow.recognition.observation.streaming import file_state
 from foreglow.recognition.simulation.skies import SkyRecipe
+from foreglow.recognition.simulation.systematics import NO_SYSTEMATICS
 from foreglow.sky.instrument import instrument_of
 from foreglow.sky.templates import Templates, load_templates
 
@@ -201,6 +203,10 @@ def stored_settings(path: Path) -> dict[str, Any]:
 
 def _settings(recipe: SkyRecipe, n: int, seed: int) -> dict[str, Any]:
     table = {**asdict(recipe), "realisations": n, "seed": seed}
+    if recipe.systematics == NO_SYSTEMATICS:
+        del table["systematics"]
+    if own := definitions_of(recipe.models):
+        table["definitions"] = own
     return json.loads(json.dumps(table))
 
 
@@ -247,7 +253,7 @@ def _begin(path: Path, recipe: SkyRecipe, n: int, settings: dict[str, Any]) -> N
                 "ordering": "RING",
                 "frame": "G",
                 "polarisation": "COSMO",
-                "models": list(recipe.models),
+                "models": list(map(str, recipe.models)),
                 "bands": list(recipe.instrument.band),
                 "noise_rms_uk_rj": (
                     recipe.noise_scale * recipe.instrument.noise_rms(recipe.nside)

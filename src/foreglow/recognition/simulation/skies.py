@@ -12,70 +12,14 @@ from foreglow.files import new_directory
 from foreglow.maps import healpix as hp
 from foreglow.maps.regions import layout
 from foreglow.maps.write import write_maps, write_polarisation_map
-from foreglow.recognition.models import BETA_MEAN, BETA_SCATTER, MODELS
+from foreglow.recognition.models import BETA_MEAN, class_cards, definition_of
+from foreglow.recognition.simulation.law import PAPER_LAW, SkyLaw
+from foreglow.recognition.simulation.systematics import NO_SYSTEMATICS, BandErrors, Systematics
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_map
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 
-
-@dataclass(frozen=True)
-class SkyLaw:
-    """What a test sky draws beyond its templates; by default the paper's.
-
-    Parameters
-    ----------
-    beta_scatter : float
-        Rms of beta_s around -3.
-    beta_smoothing_deg : float, optional
-        Beta_s as a smooth field of this FWHM; by default it is drawn pixel by pixel.
-    dust_beta_scatter : float
-        Rms of beta_d around 1.54, pixel by pixel.
-    dust_temperature_scatter : float
-        Rms of T_d around 20 K [K], pixel by pixel.
-    curvature : float, optional
-        C of the curved models; by default that of `MODELS`.
-    ame_fraction : float, optional
-        Polarised fraction of the models with AME; by default that of `MODELS`.
-    """
-
-    beta_scatter: float = BETA_SCATTER
-    beta_smoothing_deg: float | None = None
-    dust_beta_scatter: float = 0.0
-    dust_temperature_scatter: float = 0.0
-    curvature: float | None = None
-    ame_fraction: float | None = None
-
-    def draw_beta(self, nside: int, rng: np.random.Generator) -> np.ndarray:
-        """A beta_s map, shape (n_pix,)."""
-        white = rng.standard_normal(hp.nside2npix(nside))
-        if self.beta_smoothing_deg is not None:
-            white = hp.smoothing(white, fwhm=np.radians(self.beta_smoothing_deg))
-            white = (white - white.mean()) / white.std()
-        return BETA_MEAN + self.beta_scatter * white
-
-    def draw_dust(self, nside: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Maps of beta_d and T_d [K], shape (n_pix,)."""
-        n_pix = hp.nside2npix(nside)
-        maps = []
-        for mean, scatter in (
-            (seds.DUST_BETA, self.dust_beta_scatter),
-            (seds.DUST_TEMPERATURE, self.dust_temperature_scatter),
-        ):
-            constant = np.broadcast_to(np.float64(mean), n_pix)  # takes no memory
-            maps.append(rng.normal(mean, scatter, n_pix) if scatter else constant)
-        return maps[0], maps[1]
-
-    def candidates(self, models: tuple[str, ...]) -> np.ndarray:
-        """C and polarised fraction of each model, shape (n_class, 2)."""
-        table = np.array([(MODELS[name].curvature, MODELS[name].ame_fraction) for name in models])
-        for column, value in enumerate((self.curvature, self.ame_fraction)):
-            if value is not None:
-                table[table[:, column] != 0, column] = value
-        return table
-
-
-PAPER_LAW = SkyLaw()
 _STEP = 1 << 18  # pixels whose emission is made at a time
 
 
@@ -113,10 +57,14 @@ class SkyDraw:
         Noise rms of Q and of U [uK_RJ].
     candidates : ndarray, shape (n_class, 2)
         C and polarised fraction of each model.
+    ame_peak_ghz : ndarray, shape (n_class,)
+    curvature_offset : ndarray, shape (n_pix,)
+        Of C in a pixel from that of its model.
     two_temperatures : ndarray, bool, shape (n_class,)
     beta, dust_beta, dust_temperature : ndarray, shape (n_pix,)
     cmb : ndarray, shape (2, n_pix)
         Q, U [uK_CMB].
+    errors : BandErrors
     rng : numpy.random.Generator
         Of the noise.
     """
@@ -126,11 +74,14 @@ class SkyDraw:
     label: np.ndarray
     sigma: np.ndarray
     candidates: np.ndarray
+    ame_peak_ghz: np.ndarray
+    curvature_offset: np.ndarray
     two_temperatures: np.ndarray
     beta: np.ndarray
     dust_beta: np.ndarray
     dust_temperature: np.ndarray
     cmb: np.ndarray
+    errors: BandErrors
     rng: np.random.Generator
 
     def bands(self) -> Iterator[np.ndarray]:
@@ -140,16 +91,21 @@ class SkyDraw:
             qu = np.zeros((2, n_pix), np.float32)
             if self.sigma[k] > 0:
                 self.rng.standard_normal(out=qu, dtype=np.float32)
+            red = self.errors.red_noise(self.templates.nside, self.sigma[k], self.rng)
             for start in range(0, n_pix, _STEP):
                 part = slice(start, start + _STEP)
-                emission = self._emission(k, part).astype(np.float32)
+                emission = self.errors.distort(k, self._emission(k, part)).astype(np.float32)
                 qu[:, part] = emission + self.sigma[k] * qu[:, part]
+            if red is not None:
+                qu += red.astype(np.float32)
             yield qu
 
     def _emission(self, band: int, part: slice) -> np.ndarray:
         """Of all components, shape (2, n), float64."""
         label, templates = self.label[part], self.templates
         curvature, fraction = self.candidates[label].T
+        curvature = curvature + self.curvature_offset[part]
+        peak = torch.from_numpy(self.ame_peak_ghz)
         ame = fraction * _ame_polarisation(templates.dust[:, part], templates.ame[part])
         two = torch.from_numpy(self.two_temperatures[label])
         beta, curvature, dust_beta, temperature = (
@@ -159,8 +115,12 @@ class SkyDraw:
             )
         )  # fmt: skip
         total = np.zeros(())
+        stretch = float(self.errors.stretch[band])
         for frequency, weight in self.instrument.nodes(band):
             nu = torch.tensor(frequency, dtype=torch.float64)
+            if stretch != 1:  # calibrated on the CMB, at the frequency that is believed in
+                weight = weight * float(seds.cmb(nu) / seds.cmb(stretch * nu))
+                nu = stretch * nu
             synchrotron = seds.synchrotron(nu, beta, curvature)
             dust = seds.modified_blackbody(nu, dust_beta, temperature)
             if two.any():
@@ -169,7 +129,7 @@ class SkyDraw:
                 synchrotron.numpy() * templates.synchrotron[:, part]
                 + dust.numpy() * templates.dust[:, part]
                 + float(seds.cmb(nu)) * self.cmb[:, part]
-                + float(seds.spinning_dust(nu)) * ame
+                + seds.spinning_dust(nu, peak_ghz=peak).numpy()[label] * ame
             )
         return total
 
@@ -195,14 +155,21 @@ def draw_sky(
     beta = law.draw_beta(templates.nside, rng)
     cmb = cmb_map(templates.nside, rng)
     dust_beta, temperature = law.draw_dust(templates.nside, rng)
-    scatter = np.array([MODELS[name].beta_d_scatter for name in models])
+    known = [definition_of(name) for name in models]
+    scatter = np.array([model.beta_d_scatter for model in known])
     if scatter[label].any():
         dust_beta = dust_beta + scatter[label] * rng.standard_normal(n_pix)
-    two = np.array([MODELS[name].two_temperatures for name in models])
+    scatter = np.array([model.curvature_scatter for model in known])
+    offset = np.broadcast_to(np.float64(0), n_pix)  # takes no memory
+    if scatter[label].any():
+        offset = scatter[label] * rng.standard_normal(n_pix)
+    two = np.array([model.two_temperatures for model in known])
+    peak = np.array([model.ame_peak_ghz for model in known])
     sigma = noise_scale * instrument.noise_rms(templates.nside)
+    errors = law.systematics.draw(instrument.n_band, rng)
     return SkyDraw(
-        templates, instrument, label, sigma, law.candidates(models), two, beta, dust_beta,
-        temperature, cmb, rng,
+        templates, instrument, label, sigma, law.candidates(models), peak, offset, two, beta,
+        dust_beta, temperature, cmb, errors, rng,
     )  # fmt: skip
 
 
@@ -324,7 +291,7 @@ def write_bands(
                 "FWHM": (0.0, "[arcmin] no beam"),
             }
             write_polarisation_map(new / _map_of(name), qu, "uK_RJ", header=header)
-        header = {f"CLASS{k}": name for k, name in enumerate(models)}
+        header = class_cards(models)
         columns = {"CLASS": (label.astype(np.int16), "")}
         write_maps(new / "truth.fits", columns, frame="G", header=header)
     return {name: folder / _map_of(name) for name in instrument.band}
@@ -350,6 +317,7 @@ class SkyRecipe:
     noise_scale : float
         Factor on the instrument's noise.
     instrument : Instrument
+    systematics : Systematics
     """
 
     sky: str
@@ -359,6 +327,7 @@ class SkyRecipe:
     nside: int
     noise_scale: float
     instrument: Instrument
+    systematics: Systematics = NO_SYSTEMATICS
 
     def label(self, seed: int) -> np.ndarray:
         """Place in `models` of the model that holds in each pixel, int64, shape (n_pix,)."""
@@ -367,4 +336,5 @@ class SkyRecipe:
     def draw(self, templates: Templates, label: np.ndarray, seed: int) -> SkyDraw:
         """Everything random in a sky follows from its seed; templates are those of `sky`."""
         rng = np.random.default_rng([seed, 7])
-        return draw_sky(templates, self.instrument, self.models, label, self.noise_scale, rng)
+        law = SkyLaw(systematics=self.systematics)
+        return draw_sky(templates, self.instrument, self.models, label, self.noise_scale, rng, law)

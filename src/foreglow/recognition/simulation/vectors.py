@@ -12,8 +12,8 @@ from foreglow.recognition.models import (
     AMPLITUDE_SCATTER,
     BETA_MEAN,
     BETA_SCATTER,
-    MODELS,
     ForegroundModel,
+    definition_of,
     dust_tests,
 )
 from foreglow.sky import seds
@@ -110,6 +110,8 @@ class VectorSimulator(nn.Module):
     _dust_seds: Tensor
     _log_dust_ratio: Tensor
     _beta_d_scatter: Tensor
+    _curvature_scatter: Tensor
+    _ame_seds: Tensor
 
     def __init__(
         self,
@@ -123,7 +125,9 @@ class VectorSimulator(nn.Module):
         self.cmb_rms = cmb_polarisation_rms(templates.nside)
         bands = instrument.bands
         frequency = bands.node_ghz
-        candidates = [(MODELS[name].curvature, MODELS[name].ame_fraction) for name in models]
+        known = [definition_of(name) for name in models]
+        candidates = [(model.curvature, model.ame_fraction) for model in known]
+        ame = [seds.spinning_dust(frequency, peak_ghz=model.ame_peak_ghz) for model in known]
         buffers = {
             "sigma": torch.from_numpy(instrument.noise_rms(noise_nside or templates.nside)),
             "_amplitudes": torch.from_numpy(_pixel_amplitudes(templates)),
@@ -138,11 +142,15 @@ class VectorSimulator(nn.Module):
             ),
             "_log_ratio": torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ),
             "_candidates": torch.tensor(candidates),
-            "_dust_seds": torch.stack([_dust_sed(MODELS[name], frequency) for name in models]),
+            "_dust_seds": torch.stack([_dust_sed(model, frequency) for model in known]),
             "_log_dust_ratio": torch.log(frequency / seds.DUST_REFERENCE_GHZ),
-            "_beta_d_scatter": torch.tensor([MODELS[name].beta_d_scatter for name in models]),
+            "_beta_d_scatter": torch.tensor([model.beta_d_scatter for model in known]),
+            "_curvature_scatter": torch.tensor([model.curvature_scatter for model in known]),
+            "_ame_seds": bands.average(torch.stack(ame)),
         }
         self._one_dust = not any(dust_tests(models))
+        self._one_ame = all(model.ame_peak_ghz == seds.AME_PEAK_GHZ for model in known)
+        self._scattered = any(model.curvature_scatter for model in known)
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor.float(), persistent=False)
         weight = None if bands.weight is None else bands.weight.float()
@@ -171,10 +179,16 @@ class VectorSimulator(nn.Module):
         ame = (fraction * amplitude[:, 4])[:, None] * nn.functional.normalize(dust, dim=1)
         cmb = self.cmb_rms * gauss[4:6].T
         beta = BETA_MEAN + BETA_SCATTER * gauss[6]
+        if self._scattered:
+            scatter = torch.randn(n, generator=generator, device=device)
+            curvature = curvature + self._curvature_scatter[label] * scatter
         bare = dust if self._one_dust else torch.zeros_like(dust)
-        data = self._emission(synchrotron, beta, curvature, bare, cmb, ame)
+        usual = ame if self._one_ame else torch.zeros_like(ame)
+        data = self._emission(synchrotron, beta, curvature, bare, cmb, usual)
         if not self._one_dust:
             data = data + dust[:, :, None] * self._dust_spectra(label, generator)[:, None]
+        if not self._one_ame:
+            data = data + ame[:, :, None] * self._ame_seds[label][:, None]
         sigma = self._noise_rms(n, noise, generator)
         if noise.high > 0:
             white = torch.randn(data.shape, generator=generator, device=device)

@@ -9,11 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
+from foreglow.recognition.evaluation.forecast import Forecast
 from foreglow.recognition.evaluation.separation import TRUTH
 from foreglow.recognition.network.calibration import Reliability
 from foreglow.report.page.style import (
     CLASS_HUES,
     MUTED,
+    NOT_OBSERVED,
     draw_mean,
     plain_log_ticks,
     styled,
@@ -21,7 +23,13 @@ from foreglow.report.page.style import (
     validate_shape,
 )
 
-__all__ = ["coverage_curve", "learning_curves", "reliability_diagram", "residual_spectra"]
+__all__ = [
+    "coverage_curve",
+    "learning_curves",
+    "r_forecast",
+    "reliability_diagram",
+    "residual_spectra",
+]
 
 _FEWEST = 20  # pixels in a bin; the accuracy of fewer says little
 _MARKERS = "osD^vP"
@@ -229,6 +237,43 @@ def residual_spectra(
     figure.align_ylabels()
     handles, labels = upper.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", labelspacing=0.8, handlelength=3)
+    return figure
+
+
+@styled
+def r_forecast(found: Forecast) -> Figure:
+    """Bias of r by the way in which foreground models are chosen, beside its error.
+
+    Parameters
+    ----------
+    found : Forecast
+
+    Returns
+    -------
+    Figure
+        The size of the bias with the error of its mean over the skies, a point an option, and a
+        bar up to sigma(r), below which a bias is hidden by noise and cosmic variance.
+    """
+    options = [record["option"] for record in found.records]
+    figure = Figure(figsize=(7.2, 0.9 + 0.36 * len(options)), layout="constrained")
+    axes = figure.subplots()
+    place = np.arange(len(options))[::-1]
+    bias = np.abs([record["r_bias"] for record in found.records])
+    error = np.array([record["r_bias_sem"] for record in found.records])
+    sigma = np.array([record["r_error"] for record in found.records])
+    least = 0.5 * min(bias.min(), sigma.min())
+    bars = {"height": 0.7, "color": NOT_OBSERVED, "label": r"up to $\sigma(r)$"}
+    axes.barh(place, sigma - least, left=least, **bars)
+    points = {"fmt": "o", "color": CLASS_HUES[0], "markersize": 5, "label": "bias of r"}
+    axes.errorbar(bias, place, xerr=[np.minimum(error, bias - least), error], **points)
+    axes.set(xscale="log", xlim=(least, None), yticks=place, xlabel="r that is not there")
+    axes.set_yticklabels(options)
+    axes.set_title(
+        f"{found.instrument.name}, noise x {found.noise_scale:g}, {found.region}, "
+        rf"$\ell$ {found.ell[0]} to {found.ell[1]}"
+    )
+    axes.grid(True, axis="x")
+    figure.legend(loc="outside right upper")
     return figure
 
 

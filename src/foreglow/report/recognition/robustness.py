@@ -22,6 +22,10 @@ _LAWS = {
     "noise": "true noise is {0} of the noise stated",
     "curvature": "C of the curved model is {0} (trained: −0.052)",
     "ame_fraction": "AME is polarised by {0} (trained: 2%)",
+    "gain": "calibration of each band is off by {0} (rms)",
+    "band_centre": "frequency of each band is off by {0} (rms)",
+    "angle_deg": "polarisation angle of each band is off by {0}° (rms)",
+    "knee_ell": "noise rises below ℓ = {0} as ℓ^−2.4",
 }
 _ONE_MODEL = {
     "curvature=0": "C is 0: accuracy is the share of pixels called power law",
@@ -120,7 +124,7 @@ def law_in_words(law: str) -> str:
     if law in _ONE_MODEL:
         return _ONE_MODEL[law]
     key, _, value = law.partition("=")
-    if key == "ame_fraction":
+    if key in ("ame_fraction", "gain", "band_centre"):
         value = f"{100 * float(value):g}%"
     return _LAWS[key].format(value.replace("-", "−")) if key in _LAWS else law
 

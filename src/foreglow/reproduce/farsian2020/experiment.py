@@ -16,7 +16,8 @@ from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.calibration import expected_calibration_error
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import Regime, TrainingPlan, train
-from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw
+from foreglow.recognition.simulation.law import PAPER_LAW, SkyLaw
+from foreglow.recognition.simulation.skies import SimulatedSky
 from foreglow.report.recognition import figures
 from foreglow.reproduce.farsian2020.worker import REGIONS, WorkerContext
 from foreglow.runs import Run

@@ -6,7 +6,7 @@ and its probabilities suffer, and whether chi-square raises an alarm where they 
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,9 @@ from foreglow.recognition.evaluation.evaluate import Evaluation, evaluate
 from foreglow.recognition.fits.goodness import LEVEL, chi2_as_trained, goodness_of_fit
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.calibration import expected_calibration_error
-from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw
+from foreglow.recognition.simulation.law import PAPER_LAW, SkyLaw
+from foreglow.recognition.simulation.skies import SimulatedSky
+from foreglow.recognition.simulation.systematics import Systematics
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment, joined
 from foreglow.reproduce.farsian2020.worker import WorkerContext
 
@@ -27,6 +29,7 @@ log = logging.getLogger("foreglow")
 # the problem that asks for what is changed; all else is tried on four models
 _PROBLEM = {"curvature": "curvature", "ame_fraction": "ame"}
 AS_TRAINED = "as trained"
+_SYSTEMATICS = {field.name for field in fields(Systematics)}
 ALARMS = ("misfit", "none_fits", "sure_wrong", "flagged", "detectable", "flagged_detectable")
 _SURE = 0.9
 _DETECTABLE = 0.95  # an alarm in so many draws of the noise
@@ -66,8 +69,8 @@ def cases(changes: dict[str, list[float]], problems: list[str]) -> Iterator[Case
     Parameters
     ----------
     changes : dict of list of float
-        Values by the field of `SkyLaw` that they replace; those of `noise` are the true noise over
-        the noise stated.
+        Values by the field of `SkyLaw` or of `Systematics` that they replace; those of `noise` are
+        the true noise over the noise stated.
     problems : list of str
         Cases of other problems are left out.
     """
@@ -81,8 +84,11 @@ def cases(changes: dict[str, list[float]], problems: list[str]) -> Iterator[Case
             name = f"{key}={value:g}"
             if key == "noise":
                 yield Case(name, problem, noise=value)
+            elif key in _SYSTEMATICS:
+                yield Case(name, problem, SkyLaw(systematics=Systematics(**{key: value})))
             else:
-                yield Case(name, problem, SkyLaw(**{key: value}))
+                changed: dict[str, Any] = {key: value}
+                yield Case(name, problem, SkyLaw(**changed))
 
 
 def outside_the_law(experiment: Experiment) -> Captions:

@@ -11,7 +11,8 @@ from foreglow.maps.regions import layout
 from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
-from foreglow.recognition.simulation.skies import PAPER_LAW, SimulatedSky, SkyLaw, simulate_sky
+from foreglow.recognition.simulation.law import PAPER_LAW, SkyLaw
+from foreglow.recognition.simulation.skies import SimulatedSky, simulate_sky
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 

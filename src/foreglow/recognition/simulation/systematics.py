@@ -1,0 +1,117 @@
+"""What an instrument does to its maps beside white noise: errors that no analyst knows."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foreglow.errors import InstrumentError, with_nearest
+from foreglow.sky.cmb import polarisation_map
+
+_SLOPE = 2.4  # of 1/f noise, as from the ground
+_LARGEST = {"gain": 0.5, "band_centre": 0.2, "angle_deg": 45.0, "knee_ell": 1000.0}
+
+
+@dataclass(frozen=True)
+class Systematics:
+    """Sizes of the errors of a band, each drawn anew for every band and sky from a Gaussian.
+
+    Parameters
+    ----------
+    gain : float
+        Rms relative error of the calibration: 0.002 as of Planck and WMAP, 0.05 as of QUIJOTE MFI.
+    band_centre : float
+        Rms relative error of the frequencies; the map is calibrated on the CMB, which stays.
+    angle_deg : float
+        Rms error of the polarisation angle.
+    knee_ell : float
+        Multipole below which noise rises: N_ell (1 + (knee_ell / ell)^2.4), the same in all bands;
+        the rms that is stated is that of the white part.
+
+    Raises
+    ------
+    InstrumentError
+        If a size is negative or beyond all instruments.
+    """
+
+    gain: float = 0.0
+    band_centre: float = 0.0
+    angle_deg: float = 0.0
+    knee_ell: float = 0.0
+
+    def __post_init__(self):
+        for name, most in _LARGEST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value <= most:
+                raise InstrumentError(
+                    f"expected the systematic error {name} from 0 to {most:g}, got {value!r}."
+                )
+
+    def draw(self, n_band: int, rng: np.random.Generator) -> "BandErrors":
+        """The errors of the bands of one sky; nothing is drawn where there are none."""
+
+        def each(size: float) -> np.ndarray:
+            return size * rng.standard_normal(n_band) if size else np.zeros(n_band)
+
+        gain, centre, angle = each(self.gain), each(self.band_centre), each(self.angle_deg)
+        return BandErrors(1 + gain, 1 + centre, np.exp(2j * np.radians(angle)), self.knee_ell)
+
+
+NO_SYSTEMATICS = Systematics()
+
+
+@dataclass(frozen=True, eq=False)
+class BandErrors:
+    """The errors of each band of one sky, shape (n_band,) each.
+
+    Parameters
+    ----------
+    gain, stretch : ndarray
+        Factors on the brightness and on the frequencies.
+    turn : ndarray, complex
+        Factor on Q + iU.
+    knee_ell : float
+    """
+
+    gain: np.ndarray
+    stretch: np.ndarray
+    turn: np.ndarray
+    knee_ell: float
+
+    def distort(self, band: int, qu: np.ndarray) -> np.ndarray:
+        """Q, U (2, n) as a band of this gain and angle sees them."""
+        factor = self.gain[band] * self.turn[band]
+        if factor == 1:
+            return qu
+        seen = factor * (qu[0] + 1j * qu[1])
+        return np.stack([seen.real, seen.imag])
+
+    def red_noise(self, nside: int, sigma: float, rng: np.random.Generator) -> np.ndarray | None:
+        """What 1/f noise has beyond white noise of rms `sigma`, (2, n_pix)."""
+        if not self.knee_ell or not sigma:
+            return None
+        ell = np.arange(2, 3 * nside)
+        white = sigma**2 * 4 * np.pi / (12 * nside**2)
+        power = np.concatenate([[0.0, 0.0], white * (self.knee_ell / ell) ** _SLOPE])
+        return polarisation_map(power, power, nside, rng)
+
+
+def systematics_of(given: Systematics | Mapping[str, Any] | None) -> Systematics:
+    """Systematic errors by their sizes.
+
+    Raises
+    ------
+    InstrumentError
+        If there is no such error, or its size makes no sense.
+    """
+    if isinstance(given, Systematics):
+        return given
+    names = [field.name for field in dataclasses.fields(Systematics)]
+    if unknown := [str(key) for key in given or {} if key not in names]:
+        raise InstrumentError(
+            f"expected systematic errors among {', '.join(names)}, got "
+            f"{', '.join(with_nearest(key, names) for key in unknown)}."
+        )
+    return Systematics(**(given or {}))

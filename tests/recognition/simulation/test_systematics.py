@@ -1,0 +1,125 @@
+"""What an instrument does beside white noise."""
+
+import healpy as hp
+import numpy as np
+import pytest
+
+from foreglow.errors import InstrumentError
+from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.simulate import simulate_sky as door
+from foreglow.recognition.simulation.law import SkyLaw
+from foreglow.recognition.simulation.skies import simulate_sky
+from foreglow.recognition.simulation.systematics import Systematics, systematics_of
+from foreglow.sky import seds
+
+FOUR = PROBLEMS["four"]
+
+
+@pytest.fixture(scope="module")
+def make(templates, instrument):
+    label = np.arange(hp.nside2npix(templates.nside)) % 4
+
+    def sky(noise_scale=0.0, **sizes):
+        law = SkyLaw(systematics=Systematics(**sizes))
+        rng = np.random.default_rng(3)
+        return simulate_sky(templates, instrument, FOUR, label, noise_scale, rng, law)
+
+    return sky
+
+
+def test_gains_are_a_factor_a_band(make):
+    plain, wrong = make(), make(gain=0.1)
+    ratio = wrong.data / plain.data
+    np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:1, :, :1], ratio.shape), rtol=1e-4)
+    gains = ratio[0, :, 0] - 1
+    assert 0.05 < gains.std() < 0.2
+    np.testing.assert_array_equal(make(gain=0.1).data, wrong.data)  # the same seed
+    np.testing.assert_allclose(make(gain=0.2).data / plain.data - 1, 2 * (ratio - 1), rtol=1e-3)
+
+
+def test_angles_turn_each_band(make):
+    plain, wrong = make(), make(angle_deg=1.0)
+    before, after = (s.data[0] + 1j * s.data[1] for s in (plain, wrong))
+    turn = np.angle(after / before)
+    np.testing.assert_allclose(turn, np.broadcast_to(turn[:, :1], turn.shape), atol=1e-5)
+    assert 0.4 < np.degrees(turn[:, 0] / 2).std() < 2.0
+    np.testing.assert_allclose(np.abs(after), np.abs(before), rtol=1e-5)
+
+
+def test_band_centres_leave_the_cmb_alone(make, templates, instrument):
+    """Dust is brighter where a high band lies higher; what is calibrated on the CMB stays."""
+    plain, wrong = make(), make(band_centre=0.02)
+    stretch = Systematics(band_centre=0.02).draw(17, np.random.default_rng(0)).stretch
+    assert 0.01 < (stretch - 1).std() < 0.03
+    bright = np.hypot(*templates.dust) > np.quantile(np.hypot(*templates.dust), 0.9)
+    cmb = seds.cmb(torch_of(instrument.frequency_ghz)).numpy()
+    dust_only = [s.data - cmb[:, None] * s.cmb[:, None] for s in (plain, wrong)]
+    change = np.hypot(*dust_only[1][:, -1, bright]) / np.hypot(*dust_only[0][:, -1, bright])
+    assert change.std() < 1e-3 < abs(change.mean() - 1) < 0.2
+    quiet = [hp.query_disc(16, hp.pix2vec(16, 0), 0.3)]
+    left = np.abs(wrong.data[:, 7] - plain.data[:, 7])[:, quiet].max()
+    assert left < 0.2 * np.abs(plain.data[:, 7])[:, quiet].max()
+
+
+def torch_of(values):
+    import torch
+
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_noise_rises_at_low_multipoles(templates, instrument):
+    """The white part keeps its rms, and below the knee there is more."""
+    label = np.zeros(hp.nside2npix(templates.nside), int)
+    law = SkyLaw(systematics=Systematics(knee_ell=20.0))
+
+    def noise(which):
+        skies = [
+            simulate_sky(templates, instrument, FOUR, label, scale, np.random.default_rng(7), which)
+            for scale in (1.0, 0.0)
+        ]
+        left = skies[0].data[:, 3] - skies[1].data[:, 3]
+        return skies[0].sigma[3], hp.anafast([0 * left[0], *left], lmax=40, iter=3)[1]
+
+    sigma, red = noise(law)
+    white = sigma**2 * 4 * np.pi / hp.nside2npix(templates.nside)
+    ell = np.arange(41)
+    low, high = slice(3, 8), slice(32, 41)
+    expected = 1 + (20.0 / ell[low]) ** 2.4
+    assert (red[low] / white / expected).mean() == pytest.approx(1, abs=0.35)
+    assert (red[high] / white).mean() == pytest.approx(1.25, abs=0.3)
+    _, plain = noise(SkyLaw())
+    assert (plain[low] / white).mean() == pytest.approx(1, abs=0.4)
+
+
+def test_none_changes_nothing(make):
+    np.testing.assert_array_equal(make(1.0).data, make(1.0, gain=0.0, knee_ell=0.0).data)
+
+
+def test_from_the_door_and_the_command_line(run, tmp_path):
+    plain = door(models="curvature", noise_scale=0.0)
+    wrong = door(models="curvature", noise_scale=0.0, systematics={"gain": 0.05})
+    assert not np.allclose(wrong.maps["40"].value, plain.maps["40"].value, rtol=1e-4)
+    code, _, err = run(
+        "recognize", "simulate", "--models", "curvature", "--noise-scale", 0, "--systematics",
+        "gain=0.05", "--out", tmp_path / "maps",
+    )  # fmt: skip
+    assert code == 0, err
+    stored = hp.read_map(tmp_path / "maps" / "band_40.fits", field=(0, 1))
+    np.testing.assert_allclose(stored, wrong.maps["40"].value, rtol=1e-5)
+    for words, said in (
+        ("gain", "expected --systematics as NAME=SIZE, such as gain=0.01, got 'gain'"),
+        ("gain=much", "got 'gain=much'"),
+        ("gains=0.1", "expected systematic errors among gain, band_centre, angle_deg, knee_ell"),
+        ("gain=-1", "expected the systematic error gain from 0 to 0.5, got -1"),
+    ):
+        code, _, err = run("recognize", "simulate", "--systematics", words, "--out", tmp_path / "x")
+        assert code == 2
+        assert said in err
+
+
+def test_mistakes():
+    with pytest.raises(InstrumentError, match=r"systematic error gain from 0 to 0.5, got nan"):
+        Systematics(gain=float("nan"))
+    with pytest.raises(InstrumentError, match=r"systematic error knee_ell from 0 to 1000, got '30'"):
+        systematics_of({"knee_ell": "30"})
+    assert systematics_of(None) == Systematics() == systematics_of({})
