@@ -20,7 +20,7 @@ from foreglow.maps.blocks import PixelBlock
 from foreglow.maps.noise_map import NoiseMap
 from foreglow.maps.write import write_map_blocks
 from foreglow.recognition.fits.choice import CRITERIA, MODEL, choose
-from foreglow.recognition.fits.skymodel import SkyModel, candidate
+from foreglow.recognition.fits.skymodel import SkyModel, bands_needed, candidate
 from foreglow.recognition.models import MODELS, models_of
 from foreglow.recognition.observation.band_noise import Noise
 from foreglow.recognition.observation.given import (
@@ -82,10 +82,7 @@ class FitSetup:
     @property
     def bands_needed(self) -> int:
         """Bands that leave every model a degree of freedom."""
-        needed = 0
-        for model in self.candidates:
-            needed = max(needed, len(model.components) + len(model.free) // 2 + 1)
-        return needed
+        return bands_needed(self.candidates)
 
 
 @overload

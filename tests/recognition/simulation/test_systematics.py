@@ -3,13 +3,17 @@
 import healpy as hp
 import numpy as np
 import pytest
+import torch
 
-from foreglow.errors import InstrumentError
+from foreglow.errors import ForeglowError, InstrumentError
+from foreglow.plans import read_plan
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.network.train import TrainingPlan
 from foreglow.recognition.simulate import simulate_sky as door
 from foreglow.recognition.simulation.law import SkyLaw
 from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.recognition.simulation.systematics import Systematics, systematics_of
+from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky import seds
 
 FOUR = PROBLEMS["four"]
@@ -62,8 +66,6 @@ def test_band_centres_leave_the_cmb_alone(make, templates, instrument):
 
 
 def torch_of(values):
-    import torch
-
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -120,6 +122,61 @@ def test_from_the_door_and_the_command_line(run, tmp_path):
 def test_mistakes():
     with pytest.raises(InstrumentError, match=r"systematic error gain from 0 to 0.5, got nan"):
         Systematics(gain=float("nan"))
-    with pytest.raises(InstrumentError, match=r"systematic error knee_ell from 0 to 1000, got '30'"):
+    with pytest.raises(InstrumentError, match="knee_ell from 0 to 1000, got '30'"):
         systematics_of({"knee_ell": "30"})
     assert systematics_of(None) == Systematics() == systematics_of({})
+
+
+# ---- in training -----------------------------------------------------------------------------
+
+
+def draw(templates, instrument, noise=0.0, n=3000, **sizes):
+    simulator = VectorSimulator(templates, instrument, FOUR, 16, Systematics(**sizes))
+    return simulator.draw(n, NoiseLaw.fixed(noise), torch.Generator().manual_seed(4))
+
+
+def test_vectors_have_the_errors_of_skies(templates, instrument, make):
+    """Relative changes of the brightest pixels, band by band: the same rms as of many skies."""
+    plain = draw(templates, instrument)
+    bright = plain.data[:, :, -1].norm(dim=1) > 20
+    for sizes in ({"gain": 0.01}, {"band_centre": 0.005}, {"angle_deg": 0.5}):
+        wrong = draw(templates, instrument, **sizes)
+        assert torch.equal(wrong.label, plain.label)
+        change = (wrong.data - plain.data).norm(dim=1) / plain.data.norm(dim=1)
+        vectors = change[bright].square().mean(0).sqrt().numpy()[[0, -1]]
+        changes = []
+        for seed in range(40):
+            errors = Systematics(**sizes).draw(17, np.random.default_rng(seed))
+            changes.append(relative_change(instrument, errors))
+        skies = np.sqrt(np.mean(np.square(changes), axis=0))[[0, -1]]
+        np.testing.assert_allclose(vectors, skies, rtol=0.3)
+
+
+def relative_change(instrument, errors):
+    """Of synchrotron in the lowest band and dust in the highest, as skies are made."""
+    changes = []
+    for k, sed in ((0, lambda nu: seds.synchrotron(nu, -3.0)), (-1, seds.modified_blackbody)):
+        nu = torch_of(instrument.frequency_ghz[k])
+        there = errors.stretch[k] * nu
+        ratio = sed(there) / sed(nu) * seds.cmb(nu) / seds.cmb(there)
+        changes.append(abs(float(ratio) * errors.gain[k] * errors.turn[k] - 1))
+    return np.array(changes)
+
+
+def test_noise_is_louder_than_said_where_it_is_red(templates, instrument):
+    quiet = draw(templates, instrument).data
+    for knee in (0.0, 30.0):
+        loud = draw(templates, instrument, noise=1.0, knee_ell=knee)
+        ratio = ((loud.data - quiet) / loud.sigma[:, None]).square().mean()
+        assert float(ratio) == pytest.approx(1 + Systematics(knee_ell=knee).red_share(16), rel=0.02)
+    assert Systematics(knee_ell=30.0).red_share(16) > 1
+
+
+def test_a_plan_of_training_names_them(tmp_path):
+    (tmp_path / "plan.toml").write_text("epochs = 1\n[systematics]\ngain = 0.002\n")
+    plan = read_plan(tmp_path / "plan.toml", TrainingPlan())
+    assert plan.systematics == Systematics(gain=0.002)
+    with pytest.raises(ForeglowError, match="expected systematic errors among gain"):
+        read_plan({"systematics": {"gains": 0.002}}, TrainingPlan())
+    with pytest.raises(ForeglowError, match="systematic error gain from 0 to"):
+        read_plan({"systematics": {"gain": -0.002}}, TrainingPlan())

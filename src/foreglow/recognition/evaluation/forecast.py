@@ -19,7 +19,7 @@ from foreglow.recognition.evaluation.separation import (
     residuals_of_sky,
     summarise_residuals,
 )
-from foreglow.recognition.fits.skymodel import candidate
+from foreglow.recognition.fits.skymodel import bands_needed, candidate
 from foreglow.recognition.models import definition_of, models_of
 from foreglow.recognition.simulation.law import SkyLaw
 from foreglow.recognition.simulation.skies import SimulatedSky, simulate_sky
@@ -154,9 +154,7 @@ def forecast(
 
 
 def _validate_bands(bands: Instrument, models: tuple[str, ...], noise_scale: float) -> None:
-    needed = max(
-        len(model.components) + len(model.free) // 2 + 1 for model in map(candidate, models)
-    )
+    needed = bands_needed(map(candidate, models))
     if bands.n_band < needed:
         raise InstrumentError(
             f"expected {needed} bands or more to fit {', '.join(models)}, got {bands.n_band} of "

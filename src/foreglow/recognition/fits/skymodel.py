@@ -1,5 +1,6 @@
 """Parametric models of a pixel's Q,U: components, free spectral parameters and their priors."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -184,6 +185,11 @@ def as_trained(name: str) -> SkyModel:
     """
     known = definition_of(name)
     return candidate(name, None if known.curvature_scatter else known.curvature or None, True)
+
+
+def bands_needed(models: Iterable[SkyModel]) -> int:
+    """Bands that leave every model a degree of freedom."""
+    return max(len(model.components) + len(model.free) // 2 + 1 for model in models)
 
 
 def without_priors(model: SkyModel) -> SkyModel:

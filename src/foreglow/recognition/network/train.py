@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from scipy.special import softmax
 from torch import Tensor, nn
 
@@ -21,6 +21,11 @@ from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.calibration import expected_calibration_error, fit_temperature
 from foreglow.recognition.network.networks import ForeglowNetwork
 from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.simulation.systematics import (
+    NO_SYSTEMATICS,
+    Systematics,
+    systematics_of,
+)
 from foreglow.recognition.simulation.vectors import NoiseLaw, Vectors, VectorSimulator
 from foreglow.sky.templates import Templates
 
@@ -64,6 +69,8 @@ class TrainingPlan:
         Most vectors that standardise features before, and fit the temperature after.
     precision : str
         Arithmetic of the layers in training; see `foreglow.compute.precision.arithmetic`.
+    systematics : Systematics
+        Errors of the instrument, drawn anew for every vector, that the network is to expect.
     """
 
     regime: Regime = "conditioned"
@@ -77,6 +84,7 @@ class TrainingPlan:
     noise_range: tuple[Positive, Positive] = (5e-4, 4.0)
     sample: Count = 65536
     precision: str = "tf32"
+    systematics: Annotated[Systematics, BeforeValidator(systematics_of)] = NO_SYSTEMATICS
 
     @classmethod
     def usual(cls, network: str) -> "TrainingPlan":
@@ -189,7 +197,7 @@ def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) 
     if plan.regime == "many_noise":
         templates = templates.degraded(REFERENCE_NSIDE)
     noise_nside = templates.nside if plan.regime == "one_noise" else REFERENCE_NSIDE
-    return VectorSimulator(templates, model.instrument, model.models, noise_nside)
+    return VectorSimulator(templates, model.instrument, model.models, noise_nside, plan.systematics)
 
 
 def _task(

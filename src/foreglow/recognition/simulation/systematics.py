@@ -58,6 +58,12 @@ class Systematics:
         gain, centre, angle = each(self.gain), each(self.band_centre), each(self.angle_deg)
         return BandErrors(1 + gain, 1 + centre, np.exp(2j * np.radians(angle)), self.knee_ell)
 
+    def red_share(self, nside: int) -> float:
+        """Variance of a pixel by what 1/f noise has beyond its white part, over that part."""
+        ell = np.arange(2, 3 * nside)
+        rise = (self.knee_ell / ell) ** _SLOPE
+        return float(np.sum((2 * ell + 1) * rise) / (12 * nside**2)) if self.knee_ell else 0.0
+
 
 NO_SYSTEMATICS = Systematics()
 

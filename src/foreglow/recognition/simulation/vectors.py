@@ -16,6 +16,7 @@ from foreglow.recognition.models import (
     definition_of,
     dust_tests,
 )
+from foreglow.recognition.simulation.systematics import NO_SYSTEMATICS, Systematics
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
 from foreglow.sky.instrument import Instrument
@@ -95,6 +96,9 @@ class VectorSimulator(nn.Module):
         Candidate models, names of `MODELS`; a label is a place in this tuple.
     noise_nside : int, optional
         Pixel over which the sensitivity is averaged; by default that of the templates.
+    systematics : Systematics
+        Errors of the instrument, drawn for every vector; of 1/f noise what a pixel sees, which is
+        noise of a larger rms than is stated.
 
     References
     ----------
@@ -112,6 +116,7 @@ class VectorSimulator(nn.Module):
     _beta_d_scatter: Tensor
     _curvature_scatter: Tensor
     _ame_seds: Tensor
+    _log_slopes: Tensor
 
     def __init__(
         self,
@@ -119,9 +124,13 @@ class VectorSimulator(nn.Module):
         instrument: Instrument,
         models: tuple[str, ...],
         noise_nside: int | None = None,
+        systematics: Systematics = NO_SYSTEMATICS,
     ):
         super().__init__()
         self.models = models
+        self.systematics = systematics
+        red = systematics.red_share(noise_nside or templates.nside)
+        self._noise_factor = math.sqrt(1 + red)  # of what is drawn over what is said
         self.cmb_rms = cmb_polarisation_rms(templates.nside)
         bands = instrument.bands
         frequency = bands.node_ghz
@@ -145,6 +154,7 @@ class VectorSimulator(nn.Module):
             "_dust_seds": torch.stack([_dust_sed(model, frequency) for model in known]),
             "_log_dust_ratio": torch.log(frequency / seds.DUST_REFERENCE_GHZ),
             "_beta_d_scatter": torch.tensor([model.beta_d_scatter for model in known]),
+            "_log_slopes": _log_slopes(instrument),
             "_curvature_scatter": torch.tensor([model.curvature_scatter for model in known]),
             "_ame_seds": bands.average(torch.stack(ame)),
         }
@@ -189,10 +199,15 @@ class VectorSimulator(nn.Module):
             data = data + dust[:, :, None] * self._dust_spectra(label, generator)[:, None]
         if not self._one_ame:
             data = data + ame[:, :, None] * self._ame_seds[label][:, None]
+        if self.systematics.band_centre:
+            slope = self._slopes(beta, curvature, synchrotron, dust, ame)
+            shift = torch.randn(n, 1, data.shape[2], generator=generator, device=device)
+            data = data + self.systematics.band_centre * shift * slope
+        data = self._miscalibrated(data, generator)
         sigma = self._noise_rms(n, noise, generator)
         if noise.high > 0:
             white = torch.randn(data.shape, generator=generator, device=device)
-            data.addcmul_(white, sigma[:, None])
+            data.addcmul_(white, self._noise_factor * sigma[:, None])
         return Vectors(data, sigma, label)
 
     def _emission(self, synchrotron, beta, curvature, dust, cmb, ame) -> Tensor:
@@ -209,6 +224,31 @@ class VectorSimulator(nn.Module):
         fixed = amplitude @ self._fixed_seds
         return fixed.addcmul_(synchrotron[:, :, None], power_law[:, None])
 
+    def _slopes(self, beta, curvature, synchrotron, dust, ame) -> Tensor:
+        """Change (n, stokes, band) by ln frequency, of bands that are calibrated on the CMB."""
+        to_cmb, of_dust, of_ame, log_ratio = self._log_slopes
+        index = beta[:, None] + 2 * curvature[:, None] * log_ratio
+        power_law = torch.exp((beta[:, None] + curvature[:, None] * log_ratio) * log_ratio)
+        change = synchrotron[:, :, None] * (power_law * (index - to_cmb))[:, None]
+        change = change + dust[:, :, None] * (self._fixed_seds[0] * (of_dust - to_cmb))
+        return change + ame[:, :, None] * (self._fixed_seds[2] * (of_ame - to_cmb))
+
+    def _miscalibrated(self, data: Tensor, generator: torch.Generator) -> Tensor:
+        """Data as bands of wrong gains and polarisation angles see them."""
+
+        def each(size: float) -> Tensor:
+            shape = len(data), data.shape[2]
+            return size * torch.randn(shape, generator=generator, device=data.device)
+
+        if self.systematics.gain:
+            data = data * (1 + each(self.systematics.gain))[:, None]
+        if self.systematics.angle_deg:
+            turn = 2 * math.pi / 180 * each(self.systematics.angle_deg)
+            q, u = data.unbind(1)
+            cos, sin = torch.cos(turn), torch.sin(turn)
+            data = torch.stack([cos * q - sin * u, sin * q + cos * u], 1)
+        return data
+
     def _dust_spectra(self, label: Tensor, generator: torch.Generator) -> Tensor:
         """(n, band): each vector's dust, where the candidates differ in it."""
         gauss = torch.randn(len(label), 1, generator=generator, device=label.device)
@@ -224,6 +264,17 @@ class VectorSimulator(nn.Module):
         log_scale = low + (high - low) * torch.rand(n, 1, generator=generator, device=device)
         jitter = torch.randn(n, len(self.sigma), generator=generator, device=device)
         return self.sigma * torch.exp(log_scale + noise.band_scatter * jitter)
+
+
+def _log_slopes(instrument: Instrument) -> Tensor:
+    """Slopes d ln / d ln nu of CMB, dust and AME at the centres of bands, and ln(nu / 23 GHz)."""
+    nu = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+    step = 1e-4
+    slopes = [
+        (torch.log(sed(nu * (1 + step))) - torch.log(sed(nu * (1 - step)))) / (2 * step)
+        for sed in (seds.cmb, seds.modified_blackbody, seds.spinning_dust)
+    ]
+    return torch.stack([*slopes, torch.log(nu / seds.SYNCHROTRON_PIVOT_GHZ)])
 
 
 def _dust_sed(model: ForegroundModel, frequency_ghz: Tensor) -> Tensor:
