@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import healpy as hp
@@ -15,6 +16,7 @@ import torch
 from foreglow.compute.random import make_generator
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition.classify import classify
+from foreglow.recognition.fits.goodness import goodness_of_fit
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
@@ -77,7 +79,7 @@ def _pysm_route() -> Callable[[], int]:
 
 
 def classification(device: torch.device) -> Iterator[dict]:
-    """Pixels a second through features and network, from memory."""
+    """Pixels a second through features and network, from memory; and with chi-square."""
     for kind in ("foreglow", "farsian2020"):
         model = Recogniser.untrained(kind, _INSTRUMENT, PROBLEMS["four"], 0)
         model.network.to(device)
@@ -92,6 +94,26 @@ def classification(device: torch.device) -> Iterator[dict]:
 
         row = {"benchmark": "classify", "device": device.type, "unit": "pixels"}
         yield {**row, "what": f"{OURS}, network `{kind}`", **rate(work)}
+    yield from _with_chi_square(device)
+
+
+def _with_chi_square(device: torch.device) -> Iterator[dict]:
+    """Network and chi-square, which says whether any model fits, beside the network alone."""
+    model = Recogniser.load("mock-four", device)
+    simulator = VectorSimulator(load_templates("mock"), _INSTRUMENT, model.models).to(device)
+    vectors = simulator.draw(2 * BATCH, NoiseLaw.fixed(1.0), make_generator(device, 0, 0))
+
+    def work(chi_square: bool) -> int:
+        for _ in range(10):
+            said = model.log_probability(vectors.data, vectors.sigma)
+            if chi_square:
+                goodness_of_fit(model.models, _INSTRUMENT, vectors.data, vectors.sigma, said)
+        wait(device)
+        return 20 * BATCH
+
+    works = {OURS: partial(work, True), "the network alone": partial(work, False)}
+    row = {"benchmark": "classify, and whether any model fits", "device": device.type}
+    yield from side_by_side({**row, "unit": "pixels"}, in_turn(works, REPEATS))
 
 
 def memory() -> Iterator[dict]:

@@ -78,7 +78,7 @@ def shorter(monkeypatch):
         monkeypatch.setattr(module, "load_templates", templates_of)
     monkeypatch.setattr(predict, "_validate_nside", lambda *_: None)
     monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed: coarse_gas(16, seed))
-    centres = stitch.centres(3)
+    centres = stitch.centres(2)
     monkeypatch.setattr(stitch, "centres", lambda: centres)
 
 
