@@ -268,6 +268,7 @@ def test_the_shipped_model_is_judged_on_skies_that_are_as_its_own_and_that_it_ne
 # ---- resuming --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_resume_trains_no_more_and_changes_no_record(folder, records, monkeypatch):
     def no_training(*_, **__):
         raise AssertionError("trained again")

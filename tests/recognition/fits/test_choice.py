@@ -210,7 +210,7 @@ def test_reduced_chi2_on_fgbusters_pixels(fgbuster):
 # ---- pixels ----------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(
     order=st.permutations(range(12)),
     factor=st.floats(1e-6, 1e6),

@@ -228,8 +228,8 @@ def test_evidence_is_that_of_dense_matrices(pixels):
         ("curved_ame", -0.052),
     ]
     models = [candidate(name, curvature, priors=True) for name, curvature in cases]
-    found = torch.stack([log_evidence(m, NU, data[:6], covariance[:6]) for m in models], 1)
-    for k in range(6):
+    found = torch.stack([log_evidence(m, NU, data[:3], covariance[:3]) for m in models], 1)
+    for k in range(3):
         wanted = [dense_evidence(m, data[k], covariance[k]) for m in models]
         assert np.ptp(found[k].numpy() - wanted) < 0.02  # up to a constant a pixel
 
@@ -252,7 +252,7 @@ def test_equal_noise_as_covariances_gives_what_the_rms_gives(templates, name):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(angle=st.floats(0, 2 * np.pi), factor=st.floats(1e-3, 1e3))
 def test_axes_and_unit_do_not_matter(pixels, angle, factor):
     """Q and U turned with N, and all in another unit: the same chi-square and evidence."""
