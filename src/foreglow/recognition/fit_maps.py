@@ -138,7 +138,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
         As `classify` takes them, for any of the bands.
     instrument : Instrument, str, path or table
         Or what `load_instrument` takes; that of a `Source` is its own.
-    models : str or sequence of str
+    models : str, path, sequence of str or mapping
         A problem (curvature, ame, four), names of `MODELS`, or the user's own: a TOML file, or a
         mapping of name to `ForegroundModel`; as `models_of` takes them.
     criterion : str

@@ -22,7 +22,7 @@ def complement(columns: Tensor) -> Tensor:
     return basis[:, columns.shape[1] :]
 
 
-def log_ratio(bands: Bands) -> Tensor:
+def log_ratio_of(bands: Bands) -> Tensor:
     """ln(nu / 23 GHz) at the nodes of the bands, (node,)."""
     return torch.log(bands.node_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
 
@@ -41,7 +41,7 @@ def modes_of_powers(bands: Bands, projection: Tensor) -> Tensor:
     """
     from_nodes = projection.T if bands.weight is None else bands.weight @ projection.T
     # a derivative by beta multiplies by one power more
-    powers = log_ratio(bands)[:, None] ** torch.arange(3, device=projection.device)
+    powers = log_ratio_of(bands)[:, None] ** torch.arange(3, device=projection.device)
     return (powers[:, :, None] * from_nodes[:, None]).flatten(1)
 
 

@@ -87,7 +87,7 @@ def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
     ----------
     instrument : Instrument, or what `load_instrument` takes
         A preset, a TOML file, a table, or several presets joined by plus signs.
-    models : str or sequence of str
+    models : str, path, sequence of str or mapping
         A problem (curvature, ame, four), names of `MODELS`, or the user's own: a TOML file, or a
         mapping of name to `ForegroundModel`; as `models_of` takes them.
     sky : str, path, pysm3.Sky or Templates

@@ -213,8 +213,7 @@ def choose_on_sky(
         One model, and one C where it is free, in each pixel of this Nside; beta_s is each pixel's
         own, as in the training law.
     """
-    data = torch.from_numpy(np.moveaxis(sky.data, 2, 0)).to(device)
-    sigma = torch.from_numpy(sky.sigma).to(device).expand(len(data), -1)
+    data, sigma = sky.vectors(device)
     if patch_nside is None:
         return choose(models, instrument.bands, data, sigma, curvature)
     free = {name for model in models for name in candidate(model, curvature).free}

@@ -274,8 +274,7 @@ def summarise_residuals(residuals: Iterable[Residuals]) -> list[dict[str, Any]]:
 
 def _clean(model: SkyModel, sky: SimulatedSky, instrument: Instrument) -> CleanedMap:
     """Fit one model over the whole sky."""
-    data = torch.from_numpy(np.ascontiguousarray(np.moveaxis(sky.data, 2, 0)))  # (pix, 2, band)
-    found = fit(model, instrument.bands, data, torch.from_numpy(sky.sigma).expand(len(data), -1))
+    found = fit(model, instrument.bands, *sky.vectors())
     place, n_component = model.components.index("cmb"), len(model.components)
     variance = torch.diagonal(found.amplitude_covariance, dim1=1, dim2=2)
     expected = variance.reshape(-1, 2, n_component)[:, :, place].sqrt().T.numpy()

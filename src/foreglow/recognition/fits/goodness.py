@@ -22,7 +22,7 @@ from foreglow.recognition.power_law import (
     derivatives,
     dot,
     fit_index,
-    log_ratio,
+    log_ratio_of,
     modes_of_powers,
 )
 from foreglow.sky.bandpass import Bands
@@ -132,7 +132,7 @@ class _Projected:
     def of(cls, model: SkyModel, bands: Bands, shape: Tensor) -> "_Projected":
         fixed = fixed_spectra(model, bands)
         projection = complement(fixed / shape[:, None]) / shape[:, None]
-        ratio = log_ratio(bands)
+        ratio = log_ratio_of(bands)
         from_nodes = modes_of_powers(bands, projection.T)
         return cls(projection, ratio, from_nodes, model.fixed["curvature"] * ratio**2)
 

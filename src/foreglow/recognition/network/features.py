@@ -22,6 +22,7 @@ from foreglow.recognition.power_law import (
     derivatives,
     dot,
     fit_index,
+    log_ratio_of,
     modes_of_powers,
 )
 from foreglow.sky import seds
@@ -104,7 +105,7 @@ class CleanedLogFeatures(nn.Module):
         sigma = torch.from_numpy(instrument.noise_rms(_REFERENCE_NSIDE))
         bands = instrument.bands
         frequency = bands.node_ghz
-        log_ratio = torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ)
+        log_ratio = log_ratio_of(bands)
         power_law = seds.synchrotron(frequency, BETA_MEAN)
         cleaned = torch.stack([seds.cmb(frequency), seds.modified_blackbody(frequency)])
         columns = torch.cat([cleaned, torch.stack([power_law, log_ratio * power_law])])

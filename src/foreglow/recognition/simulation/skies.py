@@ -43,6 +43,11 @@ class SimulatedSky:
     label: np.ndarray
     cmb: np.ndarray
 
+    def vectors(self, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+        """Data (n_pix, 2, n_band) and noise (n_pix, n_band) [uK_RJ], as fits take them."""
+        data = torch.from_numpy(np.ascontiguousarray(np.moveaxis(self.data, 2, 0))).to(device)
+        return data, torch.from_numpy(self.sigma).to(device).expand(len(data), -1)
+
 
 @dataclass(frozen=True, eq=False)
 class SkyDraw:

@@ -163,10 +163,10 @@ def _try_sky(
     """
     models, sky = PROBLEMS[case.problem], _sky(worker, case, noise_scale, number)
     evaluation = evaluate(worker.recogniser("four_foreglow_conditioned"), sky, models)
-    data, sigma = _vectors(worker, sky)
+    data, sigma = sky.vectors(worker.device)
     score = torch.from_numpy(evaluation.probability.T).to(data.device)
     p_value, none_fits = goodness_of_fit(models, worker.instrument, data, sigma, score)
-    clean, _ = _vectors(worker, worker.sky(case.problem, 0.0, number, case.law))
+    clean, _ = worker.sky(case.problem, 0.0, number, case.law).vectors(worker.device)
     power = np.zeros(len(data))
     for k, name in enumerate(models):
         mine = evaluation.predicted == k
@@ -176,9 +176,3 @@ def _try_sky(
         limit = chi2.isf(LEVEL, dof)
         power[mine] = ncx2.sf(limit, dof, excess.clamp_min(0).cpu().numpy())
     return evaluation, np.stack([(p_value < LEVEL).cpu(), none_fits.cpu(), power])
-
-
-def _vectors(worker: WorkerContext, sky: SimulatedSky) -> tuple[torch.Tensor, torch.Tensor]:
-    """Data (n, 2, n_band) and noise (n, n_band) of a sky."""
-    data = torch.from_numpy(np.ascontiguousarray(np.moveaxis(sky.data, 2, 0))).to(worker.device)
-    return data, torch.from_numpy(sky.sigma).to(data).expand(len(data), -1)
