@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.context.train import ContextPlan
     from foreglow.recognition.evaluation.forecast import forecast
+    from foreglow.recognition.evaluation.measure_r import measure_r
     from foreglow.recognition.fit_maps import fit
     from foreglow.recognition.models import ForegroundModel
     from foreglow.recognition.network.recogniser import Recogniser
@@ -43,6 +44,7 @@ _HOMES = {
     "forecast": "recognition.evaluation.forecast:forecast",
     "load_instrument": "sky.instrument_files:load_instrument",
     "load_templates": "sky.templates:load_templates",
+    "measure_r": "recognition.evaluation.measure_r:measure_r",
     "open_cube": "hi_cube.cube:open_cube",
     "predict_dust": "dust.predict:predict_dust",
     "prepare_cube": "hi_cube.prepare:prepare",
@@ -67,6 +69,7 @@ __all__ = [
     "forecast",
     "load_instrument",
     "load_templates",
+    "measure_r",
     "open_cube",
     "predict_dust",
     "prepare_cube",

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foreglow import interrupt
-from foreglow.cli import data, dust, forecast, recognize, screen
+from foreglow.cli import data, dust, r, recognize, screen
 from foreglow.cli.messages import in_options
 from foreglow.cli.options import Device, Json, Resume, Seed, Workers, one_of
 from foreglow.compute.cpu import tune
@@ -28,7 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recognize.app.command("forecast")(forecast.recognize_forecast)
+recognize.app.command("forecast")(r.recognize_forecast)
+recognize.app.command("measure-r")(r.recognize_measure_r)
 app.add_typer(recognize.app, name="recognize")
 app.add_typer(dust.app, name="dust")
 app.add_typer(data.app, name="data")

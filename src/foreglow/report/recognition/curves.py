@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from foreglow.recognition.evaluation.forecast import Forecast
 from foreglow.recognition.evaluation.separation import TRUTH
+from foreglow.recognition.evaluation.tensors import MeasuredR
 from foreglow.recognition.network.calibration import Reliability
 from foreglow.report.page.style import (
     CLASS_HUES,
@@ -274,6 +275,47 @@ def r_forecast(found: Forecast) -> Figure:
     )
     axes.grid(True, axis="x")
     figure.legend(loc="outside right upper")
+    return figure
+
+
+@styled
+def bb_of_a_map(found: MeasuredR) -> Figure:
+    """Band powers of B of a CMB map, beside lensing and the tensors that fit them best.
+
+    Parameters
+    ----------
+    found : MeasuredR
+
+    Returns
+    -------
+    Figure
+        C_ell [uK_CMB^2], in which lensing is flat, less the noise, with the beam of the map in it.
+        Bins that hardly measure anything may reach beyond the frame.
+    """
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    lensing = found.lensing * found.bb_lensing
+    model = lensing + found.r * found.bb_tensor
+    axes.errorbar(
+        found.ell, found.bb, found.bb_error,
+        xerr=[found.ell - found.edges[:-1], found.edges[1:] - 1 - found.ell],
+        fmt="o", color=CLASS_HUES[0], markersize=4, label="BB of the map, less noise",
+    )  # fmt: skip
+    axes.plot(found.ell, lensing, color=CLASS_HUES[1], label="lensing")
+    label = f"lensing, and tensors of r = {found.r:.3g} ± {found.error:.2g}"
+    axes.plot(found.ell, model, "--", color=CLASS_HUES[2], label=label)
+    axes.axhline(0, color=NOT_OBSERVED, linewidth=0.8, zorder=0)
+    clear = found.bb_error <= 3 * np.median(found.bb_error)
+    reach = found.bb + np.array([[-1.0], [1.0]]) * found.bb_error
+    shown = np.concatenate([reach[:, clear].ravel(), lensing, [0.0]])
+    margin = 0.1 * np.ptp(shown)
+    axes.set(
+        xlabel=r"$\ell$", ylabel=r"$C_\ell^{BB}$ [$\mu$K$_{CMB}^2$]",
+        ylim=(shown.min() - margin, shown.max() + 2 * margin),
+    )  # fmt: skip
+    axes.set_title(f"{found.sky_fraction:.0%} of the sky, p = {found.p_value:.2g}")
+    axes.legend()
+    axes.grid(True)
     return figure
 
 

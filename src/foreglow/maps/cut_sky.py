@@ -1,0 +1,238 @@
+"""E and B spectra of a part of the sky: purified, and freed of what the cut mixes."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import ducc0
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import KDTree
+
+from foreglow.errors import MapError, ShapeError
+from foreglow.maps import healpix as hp
+from foreglow.maps.coupling import coupling, pure_shares
+
+_ITERATIONS = 3  # of each analysis, as healpy's `iter`
+_ELL_MIN = 2
+_SINGULAR = 1e-10  # condition of the matrix of bins
+
+
+def apodised(mask: ArrayLike, width_deg: float) -> NDArray[np.float64]:
+    """A weight that rises smoothly from 0 at the edge of a mask to 1 some degrees inside.
+
+    Parameters
+    ----------
+    mask : array_like, shape (n_pix,)
+        RING; the sky counts where it is above zero.
+    width_deg : float
+        0 leaves the edge sharp.
+
+    Returns
+    -------
+    ndarray, shape (n_pix,)
+        x - sin(2 pi x) / 2 pi with x^2 = (1 - cos d) / (1 - cos width), d the angle to the
+        nearest pixel outside: value and two derivatives are continuous, as pure B modes need.
+
+    Raises
+    ------
+    MapError
+        If nothing of the mask is left.
+
+    References
+    ----------
+    Grain, Tristram & Stompor 2009; NaMaster's C1.
+    """
+    kept = np.nan_to_num(np.asarray(mask, dtype=float)) > 0
+    weight = kept.astype(float)
+    if width_deg > 0 and not kept.all():
+        place = np.stack(hp.pix2vec(hp.npix2nside(len(kept)), np.arange(len(kept))), 1)
+        chord, _ = KDTree(place[~kept]).query(place[kept])
+        x = chord / (2 * np.sin(np.radians(width_deg) / 2))  # chord^2 is 2 (1 - cos)
+        weight[kept] = np.where(x < 1, x - np.sin(2 * np.pi * x) / (2 * np.pi), 1.0)
+    if not weight.any():
+        raise MapError("expected a mask that is above zero somewhere, got none such pixel.")
+    return weight
+
+
+class CutSky:
+    """Measures EE and BB of a weighted sky, in bins of ell.
+
+    Parameters
+    ----------
+    weight : array_like, shape (n_pix,)
+        RING, from 0 to 1; see `apodised`.
+    ell_edges : sequence of int
+        Bin k holds edges[k] <= ell < edges[k + 1]; from 2 to 3 Nside. Beyond 2 Nside the pixels
+        themselves mix multipoles, and the mean is not what is expected.
+    pure : bool
+        Purify B, so that no E modes leak into it where the weight falls smoothly to 0. A sky
+        without a cut has nothing to purify.
+
+    Attributes
+    ----------
+    ell : ndarray, shape (n_bin,)
+        Mean multipole of each bin.
+
+    Raises
+    ------
+    MapError
+        If edges do not rise within 2 to 3 Nside, or bins are too narrow for so little sky.
+    ShapeError
+        If the weight is no map.
+
+    References
+    ----------
+    Hivon et al. 2002; Smith & Zaldarriaga 2007; Alonso et al. 2019 (NaMaster), to which the
+    results are equal.
+    """
+
+    def __init__(self, weight: ArrayLike, ell_edges: Sequence[int], pure: bool = True):
+        self.weight = np.asarray(weight, dtype=float)
+        if self.weight.ndim != 1 or not hp.isnpixok(self.weight.size):
+            raise ShapeError(f"expected a weight of shape (12 Nside^2,), got {self.weight.shape}.")
+        self.nside = hp.npix2nside(self.weight.size)
+        self.pure = pure
+        edges = np.asarray(ell_edges, dtype=np.int64)
+        most = 3 * self.nside
+        if edges.size < 2 or edges[0] < _ELL_MIN or (np.diff(edges) < 1).any() or edges[-1] > most:
+            raise MapError(
+                f"expected rising edges of ell within {_ELL_MIN} to {most}, 3 Nside, got "
+                f"{list(ell_edges)}."
+            )
+        self.l_max = most - 1
+        self.edges = edges
+        ell = np.arange(self.l_max + 1)
+        inside = (ell >= edges[:-1, None]) & (ell < edges[1:, None])
+        self._mean = inside / inside.sum(1, keepdims=True)  # (n_bin, l_max + 1)
+        self.ell = self._mean @ ell
+        self._unmix, self._mixing = self._matrices(inside)
+
+    @property
+    def sky_fraction(self) -> float:
+        """Effective fraction of sky in the number of modes: <w^2>^2 / <w^4>."""
+        square = self.weight**2
+        return float(np.mean(square) ** 2 / np.mean(square**2))
+
+    def spectra(self, maps: ArrayLike) -> NDArray[np.float64]:
+        """EE and BB of a Q,U map.
+
+        Parameters
+        ----------
+        maps : array_like, shape (2, n_pix)
+            Q, U, RING, COSMO; any value, NaN too, where the weight is zero.
+
+        Returns
+        -------
+        ndarray, shape (2, n_bin), in the square of the map's unit
+            EE, BB. No beam, pixel window or noise is taken out.
+
+        Raises
+        ------
+        ShapeError
+            If the map is of another Nside.
+        MapError
+            If a value is not finite where the weight is above zero.
+        """
+        e, b = self._multipoles(self._validate(maps))
+        seen = np.concatenate(
+            [self._mean @ _power(e, self.l_max), self._mean @ _power(b, self.l_max)]
+        )
+        return (self._unmix @ seen).reshape(2, -1)
+
+    def expected(self, ee: ArrayLike, bb: ArrayLike) -> NDArray[np.float64]:
+        """Mean of `spectra` over Gaussian skies of some spectra.
+
+        Parameters
+        ----------
+        ee, bb : array_like, shape (3 Nside,)
+            C_ell from ell 0, of what the map holds: beam and pixel window included.
+
+        Returns
+        -------
+        ndarray, shape (2, n_bin)
+        """
+        return (self._unmix @ self._mixing @ np.concatenate([ee, bb])).reshape(2, -1)
+
+    def _matrices(self, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+        """From binned weighted spectra to bins of true ones; from spectra to binned weighted."""
+        power = _power(self._weight_alm, self.l_max)
+        same, mixed = coupling(power, self.l_max, pure=False)
+        same_b, mixed_b = coupling(power, self.l_max, pure=True) if self.pure else (same, mixed)
+        mixing = np.block(
+            [[self._mean @ same, self._mean @ mixed], [self._mean @ mixed_b, self._mean @ same_b]]
+        )
+        flat = np.kron(np.eye(2), inside).T  # a spectrum that is flat in each bin
+        binned = mixing @ flat
+        if np.linalg.cond(binned) > 1 / _SINGULAR:
+            raise MapError(
+                f"expected bins of ell that {self.sky_fraction:.1%} of the sky can tell apart, got "
+                f"edges {self.edges.tolist()}; widen them."
+            )
+        return np.linalg.inv(binned), mixing
+
+    def _multipoles(self, maps: NDArray[np.float64]) -> NDArray[np.complex128]:
+        """E and B of the weighted map, B purified."""
+        found = self._analyse(maps * self.weight, 2)
+        if not self.pure:
+            return found
+        for spin, share in pure_shares(self.l_max).items():
+            if spin < 2:
+                q, u = maps
+                real, imaginary = self._derivatives[2 - spin]
+                turned = np.stack([q * real + u * imaginary, u * real - q * imaginary])
+                b = self._analyse(turned, spin)[1]
+                found[1] += hp.almxfl(b, share)
+        return found
+
+    @cached_property
+    def _weight_alm(self) -> NDArray[np.complex128]:
+        return self._analyse(self.weight[None], 0)[0]
+
+    @cached_property
+    def _derivatives(self) -> dict[int, NDArray[np.float64]]:
+        """Derivatives of the weight of spin 1 and 2, each (2, n_pix)."""
+        ell = np.arange(self.l_max + 1.0)
+        slope = -np.sqrt(ell * (ell + 1))
+        bend = -slope * np.sqrt((ell - 1).clip(0) * (ell + 2))
+        found = {}
+        for spin, factor in ((1, slope), (2, bend)):
+            alm = hp.almxfl(self._weight_alm, factor)
+            found[spin] = self._synthesise(np.stack([alm, 0 * alm]), spin)
+        return found
+
+    @cached_property
+    def _geometry(self) -> dict[str, Any]:
+        rings = ducc0.healpix.Healpix_Base(self.nside, "RING").sht_info()
+        return {**rings, "lmax": self.l_max, "nthreads": 0}
+
+    def _analyse(self, maps: NDArray, spin: int) -> NDArray[np.complex128]:
+        """Multipoles (n, n_lm) of maps (n, n_pix): of spin 0 one by one."""
+        if spin == 0 and len(maps) > 1:
+            return np.concatenate([self._analyse(one[None], 0) for one in maps])
+        area = hp.nside2pixarea(self.nside)
+        alm = ducc0.sht.adjoint_synthesis(map=maps, spin=spin, **self._geometry) * area
+        for _ in range(_ITERATIONS):
+            left = maps - self._synthesise(alm, spin)
+            alm += ducc0.sht.adjoint_synthesis(map=left, spin=spin, **self._geometry) * area
+        return alm
+
+    def _synthesise(self, alm: NDArray, spin: int) -> NDArray[np.float64]:
+        return ducc0.sht.synthesis(alm=alm, spin=spin, **self._geometry)
+
+    def _validate(self, maps: ArrayLike) -> NDArray[np.float64]:
+        maps = np.asarray(maps, dtype=float)
+        if maps.shape != (2, self.weight.size):
+            raise ShapeError(f"expected Q, U of shape (2, {self.weight.size}), got {maps.shape}.")
+        seen = self.weight > 0
+        bad = ~np.isfinite(maps).all(0) & seen
+        if bad.any():
+            raise MapError(
+                f"expected finite Q and U where the weight is above zero, got {bad.sum()} pixels "
+                f"that are not, the first at RING pixel {bad.argmax()}; mask them."
+            )
+        return np.where(seen, maps, 0.0)
+
+
+def _power(alm: NDArray[np.complex128], l_max: int) -> NDArray[np.float64]:
+    return np.asarray(hp.alm2cl(alm, lmax=l_max))
