@@ -40,6 +40,9 @@ def recognize_forecast(
     cut_deg: Annotated[
         float, typer.Option(help="Galactic latitudes up to this are left out (deg).", min=0, max=80)
     ] = 20.0,
+    mask: Annotated[
+        str | None, typer.Option(help="In place of --cut-deg: FITS mask, Galactic, of --nside.")
+    ] = None,
     seed: Seed = 0,
     workers: Workers = None,
     out: Annotated[
@@ -59,7 +62,8 @@ def recognize_forecast(
         found = forecast(
             instrument, models, sky=sky, layout=layout, blob_deg=blob_deg,
             noise_scale=noise_scale, systematics=systematics(wrong), nside=nside, skies=skies,
-            patch_nside=patch_nside, cut_deg=cut_deg, seed=seed, workers=workers, progress=show,
+            patch_nside=patch_nside, cut_deg=cut_deg, mask=mask, seed=seed, workers=workers,
+            progress=show,
         )  # fmt: skip
     title = f"{found.instrument.name}, {found.region}, ell {found.ell[0]} to {found.ell[1]}"
     table = Table("models", "CMB off (uK)", "bias of r", "sigma(r)", title=escape(title))

@@ -48,12 +48,15 @@ def test_summary_and_figure(found, tmp_path):
     assert np.asarray(Image.open(tmp_path / "figure.png")).std() > 10
 
 
-def test_a_pool_and_own_models(instrument):
+def test_a_pool_own_models_and_a_mask(instrument):
+    mask = np.arange(3072) < 1024
     models = {"power_law": {}, "flattening": ForegroundModel(curvature=0.08)}
     with ThreadPoolExecutor(2) as pool:
         own = forecast(
-            instrument, models, pool=pool, layout="halves", skies=2, noise_scale=0.1, progress=False
-        )
+            instrument, models, pool=pool, layout="halves", skies=2, noise_scale=0.1, mask=mask,
+            progress=False,
+        )  # fmt: skip
+    assert own.region == "mask, 33.3% of the sky"
     assert own.records[1]["option"] == "flattening everywhere"
     assert own.records[-1]["r_bias"] < 1e-5 < own.records[0]["r_bias"]
 
@@ -83,6 +86,7 @@ def test_from_the_command_line(run, found, tmp_path):
         ({"layout": "stripes"}, ForeglowError, "stripes"),
         ({"patch_nside": 3}, RunError, "a power of 2 from 1 to that of the maps, 16, got 3"),
         ({"patch_nside": 32}, RunError, "to that of the maps, 16, got 32"),
+        ({"mask": np.ones(48)}, ForeglowError, "expected a mask of Nside 16"),
         ({"cut_deg": 95.0}, ForeglowError, "expected cut_deg from 0 to 80, got 95"),
     ],
 )  # fmt: skip

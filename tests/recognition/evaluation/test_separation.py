@@ -135,7 +135,8 @@ def test_what_recognition_is_for(templates, instrument):
 
 
 def test_records(templates, instrument):
-    found = of_skies([0, 0], templates, instrument, cut_deg=30)
+    regions = galactic_cuts(NSIDE, 30)
+    found = of_skies([0, 0], templates, instrument, regions=regions)
     records = summarise_residuals(found)
     assert {r["region"] for r in records} == {FULL_SKY, "|b| > 30 deg"}
     assert len(records) == 2 * 5

@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from foreglow.compute.progress import Shown, shown
 from foreglow.compute.workers import map_over
 from foreglow.errors import InstrumentError, RunError
+from foreglow.maps import healpix as hp
+from foreglow.maps.arrays import is_array
+from foreglow.maps.mask import mask_array, open_mask
 from foreglow.maps.regions import layout as lay_out
 from foreglow.recognition.evaluation.evaluate import choose_on_sky
 from foreglow.recognition.evaluation.separation import (
+    CUT_DEG,
+    FULL_SKY,
     Residuals,
+    galactic_cuts,
     join_residuals,
     residuals_of_sky,
     summarise_residuals,
@@ -81,7 +88,8 @@ def forecast(
     nside: int = 16,
     skies: int = 20,
     patch_nside: int = 4,
-    cut_deg: float = 20.0,
+    cut_deg: float = CUT_DEG,
+    mask: Any = None,
     seed: int = 0,
     workers: str | None = None,
     pool: Any = None,
@@ -115,6 +123,9 @@ def forecast(
         In each pixel of this Nside one model is recognised by patch.
     cut_deg : float
         Galactic latitudes up to this are left out of the spectra [deg].
+    mask : path or array, shape (n_pix,), optional
+        In place of that: the sky counts where it is above zero. Of the Nside of the skies, in the
+        Galactic frame; an array is RING.
     seed : int
     workers, pool, progress
         As `classify` takes them; a sky is a piece of work.
@@ -132,15 +143,18 @@ def forecast(
 
     References
     ----------
-    `tensor_ratio`, for what bias and error mean here: lensing is not removed.
+    `tensor_ratio`, for what bias and error mean here: lensing is not removed, and every multipole
+    of a cut sky is measured as well as its modes allow. `measure_r` on a map of a cut sky does not
+    reach that at the lowest ones.
     """
     bands, names = load_instrument(instrument), models_of(models)
     _validate_bands(bands, names, noise_scale)
     _validate_skies(nside, skies, patch_nside, cut_deg)
     templates = load_templates(sky, nside)
     law = SkyLaw(systematics=systematics_of(systematics))
+    regions = galactic_cuts(nside, cut_deg) if mask is None else _masked(mask, nside)
     one = partial(
-        _one_sky, templates, bands, names, layout, blob_deg, noise_scale, law, patch_nside, cut_deg,
+        _one_sky, templates, bands, names, layout, blob_deg, noise_scale, law, patch_nside, regions,
         seed,
     )  # fmt: skip
     found: list[list[Residuals]] = []
@@ -178,22 +192,29 @@ def _validate_skies(nside: int, skies: int, patch_nside: int, cut_deg: float) ->
         raise RunError(f"expected cut_deg from 0 to {_LARGEST_CUT_DEG:g}, got {cut_deg:g}.")
 
 
+def _masked(mask: Any, nside: int) -> dict[str, NDArray[np.bool_]]:
+    """The full sky, and what a mask keeps of it."""
+    given = mask_array(mask, nest=False) if is_array(mask) else mask
+    inside = open_mask(given, nside, "G", "the skies").read(np.arange(hp.nside2npix(nside)))
+    return {FULL_SKY: np.ones_like(inside), f"mask, {inside.mean():.1%} of the sky": inside}
+
+
 def _one_sky(
     templates: Templates,
     bands: Instrument,
     models: tuple[str, ...],
-    regions: str,
+    arrangement: str,
     blob_deg: float,
     noise_scale: float,
     law: SkyLaw,
     patch_nside: int,
-    cut_deg: float,
+    regions: Mapping[str, NDArray[np.bool_]],
     seed: int,
     number: int,
 ) -> list[Residuals]:
     """Simulate a sky, recognise its models, and separate it in every way."""
     n_class = len(models)
-    label = lay_out(regions, templates.nside, n_class, seed + number, blob_deg)
+    label = lay_out(arrangement, templates.nside, n_class, seed + number, blob_deg)
     label = (label + number) % n_class  # every model on every part of the sky
 
     def make(scale: float) -> SimulatedSky:  # of one CMB and beta_s, whatever the noise
@@ -206,7 +227,7 @@ def _one_sky(
         choice = choose_on_sky(sky, bands, models, _one_curvature(models), patch_nside=patch)
         maps[f"recognised by {where}"] = choice.best().numpy()
         maps[f"averaged by {where}"] = choice.probability().T.numpy()
-    return residuals_of_sky(sky, make(0.0), bands, models, maps, cut_deg=cut_deg)
+    return residuals_of_sky(sky, make(0.0), bands, models, maps, regions=regions)
 
 
 def _one_curvature(models: tuple[str, ...]) -> float | None:

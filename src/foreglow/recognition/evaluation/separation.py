@@ -22,6 +22,7 @@ from foreglow.sky.instrument import Instrument
 
 TRUTH = "true models"
 FULL_SKY = "full sky"
+CUT_DEG = 20.0
 _COLUMNS = ("rms", "expected", "bb", "left")
 
 
@@ -151,7 +152,7 @@ def residuals_of_sky(
     models: Sequence[str],
     maps: Mapping[str, NDArray],
     free_curvature: bool = False,
-    cut_deg: float = 20.0,
+    regions: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> list[Residuals]:
     """Clean one sky, by the true models, too.
 
@@ -162,16 +163,16 @@ def residuals_of_sky(
         The same without noise in its data.
     instrument, models, maps, free_curvature
         As in `separate`; the true models are added to the maps.
-    cut_deg : float
-        The residuals are taken over the full sky, and over what is left where the Galactic plane
-        up to this latitude [deg] is cut, as an analyst would.
+    regions : mapping of str to ndarray of bool, optional
+        Parts of the sky over which the residuals are taken, by name; by default those of
+        `galactic_cuts`, 20 degrees.
 
     Returns
     -------
     list of Residuals
         One for each option and region.
     """
-    regions = galactic_cuts(hp.npix2nside(len(sky.label)), cut_deg)
+    regions = regions or galactic_cuts(hp.npix2nside(len(sky.label)), CUT_DEG)
     chosen = {**maps, TRUTH: sky.label}
     found = separate(sky, instrument, models, chosen, free_curvature)
     weighed = replace(quiet, sigma=sky.sigma)
