@@ -33,9 +33,11 @@ TRAINED = {
     "gain": {"gain": 0.002},
     "angle": {"angle_deg": 0.1},
     "knee": {"knee_ell": 30.0},
+    "uneven": {"uneven_noise": 0.3},
 }
 ERRORS = [
     *TRAINED.values(), {"gain": 0.01}, {"band_centre": 0.005}, {"angle_deg": 0.5},
+    {"beam": 0.02},
 ]  # fmt: skip
 
 

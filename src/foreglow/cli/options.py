@@ -56,7 +56,8 @@ SystematicErrors = Annotated[
     typer.Option(
         "--systematics",
         help="Error that no analyst knows, NAME=SIZE, rms by band; may be given often: gain=0.01, "
-        "band_centre=0.005 (relative), angle_deg=0.5, and knee_ell=30 of 1/f noise.",
+        "band_centre=0.005 and beam=0.02 (relative), angle_deg=0.5; knee_ell=30 of 1/f noise, and "
+        "uneven_noise=0.3, rms of the logarithm of the noise over the sky.",
     ),
 ]
 Models = Annotated[

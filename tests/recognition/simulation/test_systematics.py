@@ -93,6 +93,35 @@ def test_noise_rises_at_low_multipoles(templates, instrument):
     assert (plain[low] / white).mean() == pytest.approx(1, abs=0.4)
 
 
+def test_beams_blur_what_is_small(make, templates, instrument):
+    """By the ratio of two Gaussian beams, band by band."""
+    plain, wrong = make(), make(beam=0.1)
+    factor = Systematics(beam=0.1).draw(17, np.random.default_rng(0)).beam
+    assert 0.05 < (factor - 1).std() < 0.2
+    for band in (0, 5):
+        before, after = (hp.map2alm_spin(s.data[:, band], 2, 40)[0] for s in (plain, wrong))
+        ell = np.arange(4, 31)
+        ratio = hp.alm2cl(before, after)[4:31] / hp.alm2cl(before)[4:31]
+        sigma2 = np.radians(instrument.fwhm_arcmin[band] / 60) ** 2 / (8 * np.log(2))
+        # from the ratio at one multipole those at all others
+        power = np.log(ratio[-1]) / (30 * 31)
+        np.testing.assert_allclose(np.log(ratio), power * ell * (ell + 1), atol=4e-3)
+        assert abs(power) < 0.5 * sigma2 * 0.8
+    np.testing.assert_array_equal(make(beam=0.1).data, wrong.data)
+
+
+def test_noise_is_least_at_the_ecliptic_poles(make):
+    quiet, even, uneven = make(), make(1.0), make(1.0, uneven_noise=0.3)
+    noises = ((sky.data - quiet.data) / sky.sigma[:, None] for sky in (uneven, even))
+    high, plain = (np.sqrt(np.mean(noise.astype(float) ** 2, axis=(0, 1))) for noise in noises)
+    factor = high / plain
+    assert np.log(factor).std() == pytest.approx(0.3, abs=0.01)
+    assert np.mean(factor**2) == pytest.approx(1, abs=0.01)
+    pole = hp.ang2pix(16, 96.38, 29.81, lonlat=True)  # the north ecliptic pole
+    assert factor[pole] < 1.02 * factor.min()
+    np.testing.assert_array_equal(uneven.sigma, even.sigma)  # nobody knows
+
+
 def test_none_changes_nothing(make):
     np.testing.assert_array_equal(make(1.0).data, make(1.0, gain=0.0, knee_ell=0.0).data)
 
@@ -111,7 +140,10 @@ def test_from_the_door_and_the_command_line(run, tmp_path):
     for words, said in (
         ("gain", "expected --systematics as NAME=SIZE, such as gain=0.01, got 'gain'"),
         ("gain=much", "got 'gain=much'"),
-        ("gains=0.1", "expected systematic errors among gain, band_centre, angle_deg, knee_ell"),
+        (
+            "gains=0.1",
+            "expected systematic errors among gain, band_centre, angle_deg, beam, knee_ell",
+        ),
         ("gain=-1", "expected the systematic error gain from 0 to 0.5, got -1"),
     ):
         code, _, err = run("recognize", "simulate", "--systematics", words, "--out", tmp_path / "x")
@@ -125,6 +157,8 @@ def test_mistakes():
     with pytest.raises(InstrumentError, match="knee_ell from 0 to 1000, got '30'"):
         systematics_of({"knee_ell": "30"})
     assert systematics_of(None) == Systematics() == systematics_of({})
+    with pytest.raises(InstrumentError, match=r"uneven_noise from 0 to 1, got 3"):
+        Systematics(uneven_noise=3)
 
 
 # ---- in training -----------------------------------------------------------------------------
@@ -180,3 +214,28 @@ def test_a_plan_of_training_names_them(tmp_path):
         read_plan({"systematics": {"gains": 0.002}}, TrainingPlan())
     with pytest.raises(ForeglowError, match="systematic error gain from 0 to"):
         read_plan({"systematics": {"gain": -0.002}}, TrainingPlan())
+
+
+def test_uneven_noise_of_vectors_is_that_of_a_sky(templates, instrument, make):
+    quiet, even, uneven = (
+        draw(templates, instrument, scale, uneven_noise=size)
+        for scale, size in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.3))
+    )
+    assert torch.equal(even.sigma, uneven.sigma)
+    vectors = uneven.data - draw(templates, instrument, 0.0).data
+    sky = make(1.0, uneven_noise=0.3).data - make(0.0).data
+    ours, theirs = (
+        np.log(np.mean(np.square(noise / scale), axis=axes)) / 2
+        for noise, scale, axes in (
+            (vectors.numpy(), even.sigma.numpy()[:, None], (1, 2)),
+            (sky, make(1.0).sigma[:, None], (0, 1)),
+        )
+    )
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.1)
+    assert np.quantile(ours, 0.02) == pytest.approx(np.quantile(theirs, 0.02), abs=0.08)
+    assert torch.equal(quiet.data, draw(templates, instrument, 0.0).data)
+
+
+def test_no_vector_has_the_error_of_a_beam(templates, instrument):
+    with pytest.raises(InstrumentError, match=r"one of maps, .* got beam = 0.02; leave it out"):
+        draw(templates, instrument, beam=0.02)

@@ -92,18 +92,32 @@ class SkyDraw:
     def bands(self) -> Iterator[np.ndarray]:
         """Q, U [uK_RJ] of each band in turn, float32, shape (2, n_pix); to be gone through once."""
         n_pix = len(self.label)
+        uneven = self.errors.noise_factor(self.templates.nside)
+        uneven = None if uneven is None else uneven.astype(np.float32)
         for k in range(self.instrument.n_band):
             qu = np.zeros((2, n_pix), np.float32)
             if self.sigma[k] > 0:
                 self.rng.standard_normal(out=qu, dtype=np.float32)
+            if uneven is not None:
+                qu *= uneven
             red = self.errors.red_noise(self.templates.nside, self.sigma[k], self.rng)
-            for start in range(0, n_pix, _STEP):
-                part = slice(start, start + _STEP)
-                emission = self.errors.distort(k, self._emission(k, part)).astype(np.float32)
+            for part, emission in self._parts(k):
                 qu[:, part] = emission + self.sigma[k] * qu[:, part]
             if red is not None:
                 qu += red.astype(np.float32)
             yield qu
+
+    def _parts(self, band: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """What a band sees of the sky, part by part, float32; all at once where its beam errs."""
+        n_pix = len(self.label)
+        parts = [slice(start, min(start + _STEP, n_pix)) for start in range(0, n_pix, _STEP)]
+        seen = (self.errors.distort(band, self._emission(band, part)) for part in parts)
+        if self.errors.beam[band] != 1:
+            whole = np.concatenate(list(seen), axis=1)
+            fwhm = self.instrument.fwhm_arcmin[band]
+            parts, seen = [slice(0, n_pix)], iter([self.errors.blur(band, whole, fwhm)])
+        for part, emission in zip(parts, seen, strict=True):
+            yield part, emission.astype(np.float32)
 
     def _emission(self, band: int, part: slice) -> np.ndarray:
         """Of all components, shape (2, n), float64."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foreglow.errors import ModelError
+from foreglow.errors import InstrumentError, ModelError
 from foreglow.recognition.models import (
     AMPLITUDE_SCATTER,
     BETA_MEAN,
@@ -16,7 +16,7 @@ from foreglow.recognition.models import (
     definition_of,
     dust_tests,
 )
-from foreglow.recognition.simulation.systematics import NO_SYSTEMATICS, Systematics
+from foreglow.recognition.simulation.systematics import NO_SYSTEMATICS, Systematics, depth
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
 from foreglow.sky.instrument import Instrument
@@ -100,6 +100,11 @@ class VectorSimulator(nn.Module):
         Errors of the instrument, drawn for every vector; of 1/f noise what a pixel sees, which is
         noise of a larger rms than is stated.
 
+    Raises
+    ------
+    InstrumentError
+        If the systematic errors have one of beams.
+
     References
     ----------
     Farsian et al. 2020, sections 2.4 and 4.1.1.
@@ -128,6 +133,11 @@ class VectorSimulator(nn.Module):
     ):
         super().__init__()
         self.models = models
+        if systematics.beam:
+            raise InstrumentError(
+                "expected no systematic error of beams, which is one of maps, not of single "
+                f"pixels, got beam = {systematics.beam:g}; leave it out of the training."
+            )
         self.systematics = systematics
         red = systematics.red_share(noise_nside or templates.nside)
         self._noise_factor = math.sqrt(1 + red)  # of what is drawn over what is said
@@ -207,6 +217,9 @@ class VectorSimulator(nn.Module):
         sigma = self._noise_rms(n, noise, generator)
         if noise.high > 0:
             white = torch.randn(data.shape, generator=generator, device=device)
+            if self.systematics.uneven_noise:
+                sin_beta = 2 * torch.rand(n, 1, 1, generator=generator, device=device) - 1
+                white = white * depth(self.systematics.uneven_noise, sin_beta)
             data.addcmul_(white, self._noise_factor * sigma[:, None])
         return Vectors(data, sigma, label)
 

@@ -25,6 +25,8 @@ _LAWS = {
     "gain": "calibration of each band is off by {0} (rms)",
     "band_centre": "frequency of each band is off by {0} (rms)",
     "angle_deg": "polarisation angle of each band is off by {0}° (rms)",
+    "beam": "FWHM of each band is off by {0} (rms)",
+    "uneven_noise": "ln of the noise varies over the sky by {0} (rms)",
     "knee_ell": "noise rises below ℓ = {0} as ℓ^−2.4",
 }
 _ONE_MODEL = {
