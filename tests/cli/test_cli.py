@@ -74,7 +74,7 @@ def test_help(run, command, flag):
         ),
         (
             ["recognize", "context"],
-            ["unet or potts", "default: unet", "default: (10)", "16 skies", "--resume"],
+            ["unet or potts", "default: unet", "default: (14)", "12 skies", "--resume"],
         ),
         (
             ["recognize", "evaluate"],

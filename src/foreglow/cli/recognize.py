@@ -160,9 +160,9 @@ def recognize_context(
     out: Annotated[Path, typer.Option(help="Context directory to write.")],
     sky: Sky = "mock",
     network: Annotated[str, typer.Option(help="unet or potts.")] = "unet",
-    epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, show_default="10")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, show_default="14")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of 16 skies an epoch.", min=1, show_default="50")
+        int | None, typer.Option(help="Steps of 12 skies an epoch.", min=1, show_default="75")
     ] = None,
     plan: PlanFile = None,
     seed: Seed = 0,

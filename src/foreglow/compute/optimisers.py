@@ -34,19 +34,21 @@ def dropping_adam(
 
 
 def muon(
-    network: nn.Module, learning_rate: float, total_steps: int, inputs: Tensor
+    network: nn.Module, learning_rate: float, total_steps: int, inputs: Tensor | None = None
 ) -> dict[str, Any]:
-    """Muon on the weights of hidden layers, Adam at a tenth of its rate on all other parameters.
+    """Muon on the matrices of hidden layers, Adam at a tenth of its rate on all other parameters.
 
-    The rates rise over a twentieth of the steps, then fall as a cosine. For dense networks whose
-    first layer sees `inputs`, a sample of shape (n, n_input), and whose last is `output`.
+    The rates rise over a twentieth of the steps, then fall as a cosine. The last layer is
+    `output`. Where the first layer sees `inputs`, a sample of shape (n, n_input), it learns as if
+    they were white.
     """
     hidden, others = [], []
     for name, parameter in network.named_parameters():
         of_hidden = parameter.ndim == 2 and not name.startswith("output.")
         (hidden if of_hidden else others).append(parameter)
     rates = learning_rate, 0.1 * learning_rate
-    optimiser = MuonAndAdam(hidden, others, *rates, whitening(inputs))
+    white = None if inputs is None else whitening(inputs)
+    optimiser = MuonAndAdam(hidden, others, *rates, white)
     return _annealed(optimiser, total_steps, rise=0.05)
 
 

@@ -14,6 +14,9 @@ BLOB_DEG = (12.0, 180.0)  # FWHM of the smoothing, drawn log-uniform
 _OFFSET = 0.7  # rms of a model's lead over the others, so that areas differ and may vanish
 _LMAX = 40  # blobs of 12 degrees are smooth there
 _FOOTPRINT_DEG = 60.0
+_BLOBS, _SECTORS, _CELLS = 0.5, 0.2, 0.2  # shares of the kinds of layouts; one model in the rest
+_CELL_NUMBER = (2.0, 200.0)  # of a sky, drawn log-uniform
+_LEAST_SECTOR = 0.05
 
 
 class BlobLaw:
@@ -61,6 +64,64 @@ class BlobLaw:
         beam = beam / (beam**2).sum(1, keepdim=True).sqrt()
         white = torch.randn(n, k, len(self._ell), generator=generator, device=device)
         return (white * beam[:, None]) @ self._modes.T
+
+
+class LayoutLaw(BlobLaw):
+    """Draws layouts of many kinds, so that a context learns to tell of which kind a map is.
+
+    Half are blobs; the others are sectors about any axis, equal or not, random cells (the nearest
+    of some points, each of any class), and skies of one model. None follows the pixels or the
+    Galactic frame.
+
+    Parameters
+    ----------
+    nside : int
+    device : torch.device
+    """
+
+    def __init__(self, nside: int, device: torch.device):
+        super().__init__(nside, device)
+        vectors = np.stack(hp.pix2vec(nside, self._order), 1)
+        self._vectors = torch.from_numpy(vectors.astype(np.float32)).to(device)
+
+    def layouts(self, n: int, n_class: int, generator: torch.Generator) -> Tensor:
+        """Classes of every pixel, int64, shape (n, n_pix) in face order."""
+        device = self._vectors.device
+        label = super().layouts(n, n_class, generator)
+        kind = torch.rand(n, generator=generator, device=device) - _BLOBS
+        for place in torch.nonzero(kind >= 0).flatten().tolist():
+            one = float(kind[place])
+            if one < _SECTORS:
+                label[place] = self._sectors(n_class, generator)
+            elif one < _SECTORS + _CELLS:
+                label[place] = self._cells(n_class, generator)
+            else:
+                label[place] = torch.randint(n_class, (), generator=generator, device=device)
+        return label
+
+    def _sectors(self, n_class: int, generator: torch.Generator) -> Tensor:
+        """Lunes about an axis, one a class, equal in half of the skies."""
+        device = self._vectors.device
+        axes = torch.linalg.qr(torch.randn(3, 3, generator=generator, device=device))[0]
+        x, y, _ = (self._vectors @ axes).unbind(1)
+        turn = torch.atan2(x, y) / (2 * torch.pi) + 0.5
+        width = torch.rand(n_class, generator=generator, device=device) + _LEAST_SECTOR
+        if torch.rand((), generator=generator, device=device) < 0.5:
+            width = torch.ones_like(width)
+        edges = (width / width.sum()).cumsum(0)[:-1]
+        order = torch.randperm(n_class, generator=generator, device=device)
+        return order[torch.searchsorted(edges, turn.contiguous())]
+
+    def _cells(self, n_class: int, generator: torch.Generator) -> Tensor:
+        """Voronoi cells of points of any class."""
+        device = self._vectors.device
+        low, high = np.log(_CELL_NUMBER)
+        share = torch.rand((), generator=generator, device=device)
+        number = int(torch.exp(low + (high - low) * share))
+        points = torch.randn(number, 3, generator=generator, device=device)
+        points = torch.nn.functional.normalize(points, dim=1)
+        classes = torch.randint(n_class, (number,), generator=generator, device=device)
+        return classes[(self._vectors @ points.T).argmax(1)]
 
 
 @cache

@@ -20,8 +20,10 @@ class SphereUNet(nn.Module):
     """U-Net on the faces of HEALPix with isotropic kernels, shared by the classes.
 
     At each level it sees the log-probability ratios summed over the pixel, which is what the data
-    say if one model holds there; classes talk through their mean. The output is added to the
-    ratios of the pixel itself, from zero at the start.
+    say if one model holds there; classes talk through their mean. On the way up every level hears
+    the mean over the sky, for what the layout is like is seen in the map as a whole. The output is
+    added to the ratios of the pixel itself, from zero at the start, and the sum has a gain, one
+    number a map: how far neighbours are to be trusted.
     """
 
     def __init__(self):
@@ -31,15 +33,17 @@ class SphereUNet(nn.Module):
             nn.ModuleList([_Block(before + 2, width), _Block(width, width)])
             for before, width in zip(below, WIDTHS, strict=False)
         )
-        self.everywhere = nn.Linear(WIDTHS[-1], WIDTHS[-1])
+        self.everywhere = nn.ModuleList(nn.Linear(width, width) for width in WIDTHS)
         self.up = nn.ModuleList(
             nn.ModuleList([_Block(width + deeper, width), _Block(width, width)])
             for width, deeper in pairwise(WIDTHS)
         )
         self.trust = nn.Parameter(torch.ones(()))
         self.output = nn.Linear(WIDTHS[0], 1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.gain = nn.Linear(WIDTHS[0], 1)
+        for layer in (*self.everywhere[:-1], self.output, self.gain):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, log_probability: Tensor, observed: Tensor) -> Tensor:
         """Logits of every pixel.
@@ -68,13 +72,14 @@ class SphereUNet(nn.Module):
             x = torch.cat([x, torch.asinh(total), seen], 2)
             for block in self.down[level]:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x, n_class)
-        if n_level == len(WIDTHS):
-            x = x + self.everywhere(x.mean(1, keepdim=True))
+        x = x + self.everywhere[n_level - 1](x.mean(1, keepdim=True))
         for level in reversed(range(n_level - 1)):
             x = torch.cat([passed[level], double(x)], 2)
             for block in self.up[level]:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x, n_class)
-        return self.trust * ratio + self.output(x).view(n, n_class, n_pix)
+            x = x + self.everywhere[level](x.mean(1, keepdim=True))
+        gain = self.gain(x.reshape(n, n_class * n_pix, -1).mean(1)).exp()
+        return gain[:, None] * (self.trust * ratio + self.output(x).view(n, n_class, n_pix))
 
 
 class _Block(nn.Module):
