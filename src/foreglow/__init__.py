@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from foreglow.errors import ForeglowError
     from foreglow.hi_cube.cube import open_cube
     from foreglow.hi_cube.prepare import prepare as prepare_cube
-    from foreglow.maps.patches import adaptive_patches
+    from foreglow.maps.patches import adaptive_patches, clustered_patches
     from foreglow.recognition.classify import classify
     from foreglow.recognition.context.model import ContextModel
     from foreglow.recognition.context.train import ContextPlan
@@ -40,6 +40,7 @@ _HOMES = {
     "TrainingPlan": "recognition.network.train:TrainingPlan",
     "adaptive_patches": "maps.patches:adaptive_patches",
     "classify": "recognition.classify:classify",
+    "clustered_patches": "maps.patches:clustered_patches",
     "fit": "recognition.fit_maps:fit",
     "forecast": "recognition.evaluation.forecast:forecast",
     "load_instrument": "sky.instrument_files:load_instrument",
@@ -65,6 +66,7 @@ __all__ = [
     "TrainingPlan",
     "adaptive_patches",
     "classify",
+    "clustered_patches",
     "fit",
     "forecast",
     "load_instrument",

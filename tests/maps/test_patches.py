@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from foreglow.errors import MapError, ShapeError
-from foreglow.maps.patches import adaptive_patches
+from foreglow.maps.patches import adaptive_patches, clustered_patches
 
 N_PIX = hp.nside2npix(16)
 
@@ -72,3 +72,51 @@ def test_where_nothing_is_known_there_is_no_patch():
 def test_wrong_arguments(arguments, kind, message):
     with pytest.raises(kind, match=message):
         adaptive_patches(*arguments)
+
+
+def test_clusters_are_round_without_values_and_follow_them_with():
+    lon, lat = hp.pix2ang(16, np.arange(N_PIX), lonlat=True)
+    mask = np.abs(lat) > 20
+    plain = clustered_patches(40, mask=mask)
+    assert (plain[~mask] == -1).all()
+    size = np.bincount(plain[mask])
+    assert len(size) == 40
+    assert size.max() < 3 * size.mean()
+    vectors = np.stack(hp.pix2vec(16, np.arange(N_PIX)), 1)
+    middle = np.stack([vectors[plain == k].mean(0) for k in range(40)])
+    assert np.linalg.norm(middle, axis=1).min() > 0.9  # none is torn apart
+    stripes = np.where(lon % 60 < 30, -3.1, -2.9)
+    alike = clustered_patches(40, stripes, spread=0.02)
+    both = np.array([np.ptp(stripes[alike == k]) for k in range(alike.max() + 1)])
+    assert (both == 0).all()
+    apart = clustered_patches(40, stripes, spread=5.0)
+    assert any(np.ptp(stripes[apart == k]) > 0 for k in range(40))
+
+
+def test_clusters_in_both_orderings_and_where_values_are_missing():
+    values = np.random.default_rng(1).normal(-3, 0.1, N_PIX)
+    values[5], values[6] = np.nan, hp.UNSEEN
+    ring = clustered_patches(12, values, spread=0.3)
+    assert np.flatnonzero(ring < 0).tolist() == [5, 6]
+    np.testing.assert_array_equal(ring, clustered_patches(12, values, spread=0.3))
+    nested = clustered_patches(12, hp.reorder(values, r2n=True), spread=0.3, nest=True)
+    assert nested.max() == ring.max() == 11
+    assert clustered_patches(1, values, spread=0.3).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"number": 5}, MapError, "values or a mask, .* got neither"),
+        ({"number": 5, "values": np.ones(7)}, ShapeError, "maps of one Nside"),
+        ({"number": 5, "values": np.ones(48), "mask": np.ones(12)}, ShapeError, "maps of one"),
+        ({"number": 5, "values": np.ones(48)}, MapError, "spread above zero, .* got None"),
+        ({"number": 5, "values": np.ones(48), "spread": 0}, MapError, "got 0"),
+        ({"number": 0, "mask": np.ones(48)}, MapError, "patches from 1 to the 48 pixels"),
+        ({"number": 49, "mask": np.ones(48)}, MapError, "to share, got 49"),
+        ({"number": 1, "mask": np.zeros(48)}, MapError, "the 0 pixels"),
+    ],
+)
+def test_clusters_that_cannot_be(arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        clustered_patches(**arguments)

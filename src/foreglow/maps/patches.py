@@ -1,10 +1,12 @@
 """Patches of the sky: the number of the patch of every pixel, from a file or an array."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.vq import kmeans2
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps import healpix as hp
@@ -144,4 +146,79 @@ def adaptive_patches(
     found = found - int((weight == 0).any())
     patches = np.empty(values.size, np.int64)
     patches[order] = found
+    return patches
+
+
+def clustered_patches(
+    number: int,
+    values: Any = None,
+    spread: float | None = None,
+    mask: Any = None,
+    seed: int = 0,
+    nest: bool = False,
+) -> NDArray[np.int64]:
+    """Patches of pixels that are near each other and, if asked for, alike, by k-means.
+
+    Parameters
+    ----------
+    number : int
+        Of patches, at most.
+    values : array_like, shape (n_pix,), optional
+        What is to be alike in a patch, such as a map of a spectral index from another survey or a
+        smoothed one of `fit`: the noise of single pixels would tear patches apart. NaN, UNSEEN or
+        masked where it is not known.
+    spread : float, optional
+        The difference of values that counts as much as the size of a patch on the sky, in their
+        unit; needed with `values`.
+    mask : array_like, shape (n_pix,), optional
+        Where above zero pixels have patches; by default everywhere, at the Nside of `values`.
+    seed : int
+    nest : bool
+        Whether `values`, `mask` and what is returned are NESTED.
+
+    Returns
+    -------
+    ndarray, int64, shape (n_pix,)
+        Number of each pixel's patch, from 0; -1 where there is none. What `fit` takes as `patches`.
+
+    Raises
+    ------
+    ShapeError
+        If values and mask are no maps of one Nside.
+    MapError
+        If there are more patches than pixels, or the spread is missing or not above zero.
+
+    References
+    ----------
+    Puglisi et al. 2022 (patches of spectral indices by clustering); Arthur & Vassilvitskii 2007
+    (where clusters begin).
+    """
+    shapes = {np.shape(one) for one in (values, mask) if one is not None}
+    if not shapes:
+        raise MapError("expected values or a mask, of the Nside of the patches, got neither")
+    n_pix = int(np.prod(next(iter(shapes))))
+    if shapes != {(n_pix,)} or not hp.isnpixok(n_pix):
+        raise ShapeError(f"expected maps of one Nside, shape (n_pix,), got {sorted(shapes)}")
+    kept = np.ones(n_pix, bool) if mask is None else np.nan_to_num(np.asarray(mask, float)) > 0
+    features = np.stack(hp.pix2vec(hp.npix2nside(n_pix), np.arange(n_pix), nest=nest), 1)
+    if values is not None:
+        if spread is None or not spread > 0:
+            raise MapError(
+                "expected spread above zero, the difference of values that counts as much as the "
+                f"size of a patch, got {spread}"
+            )
+        known, hidden = split_mask(values)
+        known = known.astype(float)
+        kept &= np.isfinite(known) & (known != hp.UNSEEN)
+        kept &= True if hidden is None else ~hidden
+        radius = 2 * np.sqrt(kept.mean() / max(number, 1))  # of a patch, rad
+        features = np.column_stack([features, known * radius / spread])
+    if not 1 <= number <= kept.sum():
+        raise MapError(f"expected patches from 1 to the {kept.sum()} pixels to share, got {number}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty")
+        draws = np.random.default_rng(seed)
+        _, found = kmeans2(features[kept], number, minit="++", rng=draws)
+    patches = np.full(n_pix, -1)
+    patches[kept] = np.unique(found, return_inverse=True)[1]
     return patches
