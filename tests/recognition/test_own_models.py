@@ -10,12 +10,13 @@ import pytest
 import torch
 from astropy.io import fits
 
-from foreglow.errors import ForeglowError, ModelError
+from foreglow.errors import ForeglowError, InstrumentError, ModelError
 from foreglow.recognition.classify import classify
 from foreglow.recognition.evaluation.ceiling import log_evidence
 from foreglow.recognition.fit_maps import fit
 from foreglow.recognition.fits.choice import choose
 from foreglow.recognition.fits.goodness import goodness_of_fit
+from foreglow.recognition.fits.optimise import fit as fit_pixels
 from foreglow.recognition.fits.skymodel import candidate
 from foreglow.recognition.models import (
     MODELS,
@@ -28,6 +29,8 @@ from foreglow.recognition.models import (
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.separate import separate
 from foreglow.recognition.simulate import simulate_sky
+from foreglow.recognition.simulation import skies
+from foreglow.recognition.simulation.systematics import Systematics
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.recognition.train import train_recogniser
 from foreglow.sky import seds
@@ -189,7 +192,7 @@ def test_what_was_drawn_before_is_drawn_still(templates, instrument):
 
 def test_the_exact_evidence_says_what_it_is_for(templates, instrument):
     data, sigma = torch.zeros(1, 2, 17), torch.ones(17)
-    with pytest.raises(ModelError, match="one C and AME that peaks at 30 GHz"):
+    with pytest.raises(ModelError, match="no factors on the spectra and AME that peaks at 30 GHz"):
         log_evidence(data, sigma, templates, instrument, models_of(TABLES))
 
 
@@ -250,3 +253,97 @@ def test_from_the_command_line(run, mine, tmp_path):
 def test_a_model_of_the_name_of_another_is_none():
     with pytest.raises(ModelError, match="Curved is a model of foreglow"):
         OwnModel("Curved", ForegroundModel(curvature=0.1))
+
+
+# ---- factors on spectra ------------------------------------------------------------------------
+
+
+BREAK = ((1, 1.0), (40, 1.0), (400, 10**-0.3))  # steeper by 0.3 above 40 GHz
+
+
+def test_factors_are_power_laws_between_their_points():
+    nu = torch.tensor([0.5, 23.0, 40.0, 80.0, 4000.0], dtype=torch.float64)
+    found = seds.log_factor(BREAK, nu, 23.0)
+    expected = -0.3 * torch.log((nu / 40).clamp_min(1))
+    torch.testing.assert_close(found, expected)
+    doubled = tuple((f, 7 * factor) for f, factor in BREAK)
+    torch.testing.assert_close(seds.log_factor(doubled, nu, 23.0), found)
+    assert not seds.log_factor((), nu, 23.0).any()
+
+
+def test_a_function_is_tabulated():
+    def bent(nu):
+        return np.exp(-0.05 * np.log(nu / 23) ** 2)
+
+    model = ForegroundModel(synchrotron_factor=bent)
+    assert model == ForegroundModel(synchrotron_factor=model.synchrotron_factor)
+    nu = np.array([11.0, 23.0, 97.0, 402.0])
+    found = seds.log_factor(model.synchrotron_factor, torch.from_numpy(nu), 23.0)
+    np.testing.assert_allclose(found, np.log(bent(nu)), atol=5e-5)
+    own = models_of({"power_law": {}, "bent": model})
+    assert pickle.loads(pickle.dumps(own[1])).definition == model
+    written = json.loads(json.dumps(definitions_of(own)))["bent"]
+    assert ForegroundModel(**written) == model
+
+
+@pytest.mark.parametrize("name", ["synchrotron_factor", "dust_factor"])
+def test_factors_through_skies_vectors_fits_and_evidence(templates, instrument, name):
+    """What is simulated with a factor is fitted with it, and by no other model."""
+    table = BREAK if name == "synchrotron_factor" else ((1, 1.0), (150, 1.0), (1000, 1.3))
+    models = models_of({"power_law": {}, "other": {name: table}})
+    label = np.ones(3072, int)
+    sky = skies.simulate_sky(templates, instrument, models, label, 0.02, np.random.default_rng(1))
+    data, sigma = (values[::16] for values in sky.vectors())
+    choice = choose(models, instrument.bands, data, sigma)
+    assert (choice.best() == 1).double().mean() > 0.9
+    right, wrong = (fits_of(name, instrument, data, sigma) for name in models[::-1])
+    dof = float(right.dof.double().mean())
+    assert float(right.chi2.mean()) == pytest.approx(dof, rel=0.1)
+    assert wrong.chi2.median() > 3 * dof
+    simulator = VectorSimulator(templates, instrument, models)
+    vectors = simulator.draw(2000, NoiseLaw.fixed(0.02), torch.Generator().manual_seed(2))
+    mine = vectors.label == 1
+    found = fits_of(models[1], instrument, vectors.data[mine], vectors.sigma[mine])
+    assert float(found.chi2.mean()) == pytest.approx(dof, rel=0.1)
+    said = torch.log_softmax(torch.eye(2)[vectors.label[mine]], 1)
+    p_value, none_fits = goodness_of_fit(
+        models, instrument, vectors.data[mine], vectors.sigma[mine], said
+    )
+    assert none_fits.double().mean() < 0.02
+    assert 0.4 < p_value.mean() < 0.6
+
+
+def fits_of(name, instrument, data, sigma):
+    return fit_pixels(candidate(name), instrument.bands, data, sigma)
+
+
+def test_factors_from_a_toml_file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[broken]\nsynchrotron_factor = [[1, 1.0], [40, 1.0], [400, 0.5]]\n")
+    (name,) = models_of(str(path), least=1)
+    assert name.definition.synchrotron_factor == ((1, 1), (40, 1), (400, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"synchrotron_factor": [[40, 1.0]]}, "two rising frequencies or more"),
+        ({"synchrotron_factor": [[40, 1.0], [30, 1.0]]}, "two rising frequencies or more"),
+        ({"dust_factor": [[40, 1.0], [80, -1.0]]}, "with factors above zero"),
+        ({"dust_factor": [[0, 1.0], [80, 1.0]]}, "two rising frequencies"),
+        ({"dust_factor": 3}, "pairs of a frequency in GHz and a factor"),
+        ({"dust_factor": "steep"}, "pairs of a frequency in GHz and a factor"),
+        ({"synchrotron_factor": lambda nu: nu - 5}, "with factors above zero"),
+    ],
+)
+def test_factors_that_are_none(fields, message):
+    with pytest.raises(ModelError, match=message):
+        ForegroundModel(**fields)
+
+
+def test_where_factors_cannot_go(templates, instrument):
+    models = models_of({"power_law": {}, "broken": {"synchrotron_factor": BREAK}})
+    with pytest.raises(InstrumentError, match=r"got band_centre = 0.01; leave it out"):
+        VectorSimulator(templates, instrument, models, 16, Systematics(band_centre=0.01))
+    with pytest.raises(ModelError, match="no factors on the spectra"):
+        log_evidence(torch.zeros(1, 2, 17), torch.ones(17), templates, instrument, models)

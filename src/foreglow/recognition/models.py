@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +19,8 @@ BETA_MEAN = -3.0
 BETA_SCATTER = 0.2
 AMPLITUDE_SCATTER = 0.3
 
-# what a field of `ForegroundModel` may be, from and to
+_TABULATED_GHZ = tuple(10 ** (k / 40) for k in range(121))  # 1 to 1000
+# what a number of `ForegroundModel` may be, from and to
 _RANGES = {
     "curvature": (-1.0, 1.0),
     "curvature_scatter": (0.0, 0.5),
@@ -45,6 +48,11 @@ class ForegroundModel:
         Rms over vectors or pixels of the dust's index about 1.54.
     two_temperatures : bool
         Whether the dust is that of `seds.two_temperature_dust`.
+    synchrotron_factor, dust_factor : sequence of (GHz, factor), or function
+        By which the spectrum of the synchrotron or of the dust is multiplied: two frequencies or
+        more, rising, between and beyond which it is a power law; so a broken power law is three of
+        them. Or a function of a frequency in GHz, of which such a table is made, from 1 to
+        1000 GHz. What the factor is at 23 GHz, of dust at 353, is divided out.
 
     Raises
     ------
@@ -58,8 +66,12 @@ class ForegroundModel:
     ame_peak_ghz: float = seds.AME_PEAK_GHZ
     beta_d_scatter: float = 0.0
     two_temperatures: bool = False
+    synchrotron_factor: seds.Factor = ()
+    dust_factor: seds.Factor = ()
 
     def __post_init__(self):
+        for name in ("synchrotron_factor", "dust_factor"):
+            object.__setattr__(self, name, _factor(name, getattr(self, name)))
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -84,11 +96,38 @@ class ForegroundModel:
         return bool(self.curvature or self.curvature_scatter)
 
     @property
-    def changed(self) -> dict[str, float | bool]:
+    def changed(self) -> dict[str, Any]:
         """What is other than in a power law, by field."""
         plain = ForegroundModel()
         every = dataclasses.asdict(self)
         return {name: value for name, value in every.items() if value != getattr(plain, name)}
+
+
+def _factor(name: str, given: Any) -> seds.Factor:
+    """A table of frequencies and factors, of one or of a function.
+
+    Raises
+    ------
+    ModelError
+        If it is neither.
+    """
+    if callable(given):
+        given = [(nu, given(nu)) for nu in _TABULATED_GHZ]
+    try:
+        table = tuple((float(nu), float(factor)) for nu, factor in given)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f"expected {name} as pairs of a frequency in GHz and a factor, or as a function of the "
+            f"frequency, got {given!r}."
+        ) from error
+    nus = [nu for nu, _ in table]
+    rising = all(low < high for low, high in pairwise([0.0, *nus, math.inf]))
+    if len(table) == 1 or not rising or not all(0 < f < math.inf for _, f in table):
+        raise ModelError(
+            f"expected {name} of two rising frequencies or more, with factors above zero, got "
+            f"{table[:4]}{'...' if len(table) > 4 else ''}."
+        )
+    return table
 
 
 # a candidate is one line here: training, test skies, fits, evidence and FITS columns follow
@@ -161,7 +200,7 @@ def definition_of(name: str) -> ForegroundModel:
     return MODELS[name]
 
 
-def definitions_of(names: Sequence[str]) -> dict[str, dict[str, float | bool]]:
+def definitions_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What is to be written down of those models that are a user's own, by name."""
     return {str(name): name.definition.changed for name in names if isinstance(name, OwnModel)}
 

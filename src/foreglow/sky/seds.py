@@ -9,6 +9,9 @@ import math
 import torch
 from torch import Tensor
 
+Factor = tuple[tuple[float, float], ...]
+"""Frequencies [GHz] and the factors on a spectrum there."""
+
 # h / k_B in K per GHz (CODATA 2018, exact), and the CMB temperature (Fixsen 2009)
 PLANCK_OVER_BOLTZMANN = 0.04799243073366221
 CMB_TEMPERATURE = 2.7255
@@ -169,6 +172,33 @@ def _cold_temperature(hot: float) -> float:
 
     balance = emission(hot_beta) / emission(cold_beta) * x0 ** (cold_beta - hot_beta) / 8.219
     return (balance * hot ** (4 + hot_beta)) ** (1 / (4 + cold_beta))
+
+
+def log_factor(table: Factor, frequency_ghz: Tensor, reference_ghz: float) -> Tensor:
+    """Natural logarithm of a factor by frequency, less that at a reference; 0 of an empty table.
+
+    Parameters
+    ----------
+    table : tuple of (GHz, factor)
+        Between and beyond the frequencies a power law.
+    frequency_ghz : Tensor
+    reference_ghz : float
+
+    Returns
+    -------
+    Tensor, shape of `frequency_ghz`
+    """
+    if not table:
+        return torch.zeros_like(frequency_ghz)
+    x, y = torch.log(torch.tensor(table, dtype=torch.float64)).unbind(1)
+    reference = frequency_ghz.new_tensor(reference_ghz)
+    found = []
+    for nu in (frequency_ghz, reference):
+        log_nu = torch.log(nu.detach().double().cpu())
+        place = torch.searchsorted(x[1:-1].contiguous(), log_nu.contiguous())
+        slope = (y[place + 1] - y[place]) / (x[place + 1] - x[place])
+        found.append(y[place] + slope * (log_nu - x[place]))
+    return (found[0] - found[1]).to(frequency_ghz)
 
 
 def spinning_dust(

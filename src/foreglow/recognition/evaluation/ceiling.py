@@ -128,12 +128,13 @@ def log_evidence(
         If the dust, the curvature or the AME of a model is not as in the paper.
     """
     known = [definition_of(name) for name in models]
-    other = any(m.curvature_scatter or m.ame_peak_ghz != seds.AME_PEAK_GHZ for m in known)
-    if dust_tests(models) or other:
+    peaks = any(m.ame_peak_ghz != seds.AME_PEAK_GHZ for m in known)
+    other = any(m.curvature_scatter or m.synchrotron_factor or m.dust_factor for m in known)
+    if dust_tests(models) or other or peaks:
         raise ModelError(
-            "expected models with dust of one temperature and index, one C and AME that peaks at "
-            f"{seds.AME_PEAK_GHZ:g} GHz, for which the evidence is exact, got {', '.join(models)}; "
-            "leave others out."
+            "expected models with dust of one temperature and index, one C, no factors on the "
+            f"spectra and AME that peaks at {seds.AME_PEAK_GHZ:g} GHz, for which the evidence is "
+            f"exact, got {', '.join(models)}; leave others out."
         )
     law = _Law.of(sigma, templates, instrument)
     blocks = []

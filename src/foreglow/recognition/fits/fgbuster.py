@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foreglow.errors import ForeglowError
+from foreglow.errors import ForeglowError, ModelError
 from foreglow.recognition.fits.skymodel import ame_spectrum, candidate, dust_spectrum
 from foreglow.sky import seds
 
@@ -49,7 +49,12 @@ def fgbuster_components(
     if units not in ("K_CMB", "K_RJ"):
         raise ForeglowError(f"expected units='K_CMB' or 'K_RJ', got {units!r}; give one of them.")
     sky = candidate(model, curvature)
-    if sky.two_temperatures:
+    if sky.synchrotron_factor or (sky.dust_factor and "dust" in sky.bent):
+        raise ModelError(
+            f"expected a model whose components FGBuster has, got {model}, with a factor on a "
+            "spectrum that is free; fit it by foreglow."
+        )
+    if sky.two_temperatures or sky.dust_factor:
         dust = _fixed(component_model, lambda nu: dust_spectrum(sky, nu), 353.0, units)
     else:
         dust = component_model.Dust(

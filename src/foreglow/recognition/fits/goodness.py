@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from foreglow.recognition.fits.optimise import fit
-from foreglow.recognition.fits.skymodel import SkyModel, as_trained, fixed_spectra
+from foreglow.recognition.fits.skymodel import (
+    SkyModel,
+    as_trained,
+    fixed_spectra,
+    synchrotron_factor,
+)
 from foreglow.recognition.models import BETA_MEAN
 from foreglow.recognition.power_law import (
     BETA_PRECISION,
@@ -134,7 +139,8 @@ class _Projected:
         projection = complement(fixed / shape[:, None]) / shape[:, None]
         ratio = log_ratio_of(bands)
         from_nodes = modes_of_powers(bands, projection.T)
-        return cls(projection, ratio, from_nodes, model.fixed["curvature"] * ratio**2)
+        bend = model.fixed["curvature"] * ratio**2 + synchrotron_factor(model, bands.node_ghz)
+        return cls(projection, ratio, from_nodes, bend)
 
     def chi2(self, data: Tensor, depth: Tensor) -> Tensor:
         """Chi-square (n,), the prior of the index in it, where the noise is depth times shape."""

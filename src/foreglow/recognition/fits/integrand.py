@@ -12,7 +12,13 @@ from foreglow.recognition.fits import joint
 from foreglow.recognition.fits.joint import JointPixels, JointWhitened
 from foreglow.recognition.fits.likelihood import Columns
 from foreglow.recognition.fits.optimise import observed
-from foreglow.recognition.fits.skymodel import SkyModel, ame_spectrum, dust_spectrum, without_priors
+from foreglow.recognition.fits.skymodel import (
+    SkyModel,
+    ame_spectrum,
+    dust_spectrum,
+    synchrotron_factor,
+    without_priors,
+)
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
@@ -230,6 +236,7 @@ def likelihood_at(
     place = [power[name] for name in model.free]
     ratio = pixels.log_ratio
     bent = torch.full_like(ratio, model.fixed.get("curvature", 0.0)) * ratio**2
+    bent[:, :-1] += synchrotron_factor(model, bands.node_ghz)  # the last row is no band
     for k, p in enumerate(place):
         bent = bent + parameters[:, k : k + 1] * ratio**p
     moments = _moments(bands, pixels.weight, torch.exp(bent), ratio, 2 * place[-1])

@@ -12,7 +12,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from foreglow.recognition.fits.skymodel import SkyModel, bent_spectra, temperature_bend
+from foreglow.recognition.fits.skymodel import (
+    SkyModel,
+    bent_spectra,
+    synchrotron_factor,
+    temperature_bend,
+)
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
@@ -235,6 +240,8 @@ def _synchrotron_products(
     spectrum = powers[1 : p + 1].T @ parameters
     if p == 1 and model.fixed["curvature"]:
         spectrum += (model.fixed["curvature"] * log_ratio**2)[:, None]
+    if model.synchrotron_factor:
+        spectrum += synchrotron_factor(model, bands.node_ghz)[:, None]
     spectrum.exp_()  # (band, n)
     seen = pixels.rows * spectrum[:, None]
     moments = (powers @ seen.flatten(1)).unflatten(1, seen.shape[1:])  # (power, row, n)

@@ -80,6 +80,8 @@ class SkyModel:
     two_temperatures : bool
         Whether the dust is that of `seds.two_temperature_dust`, in place of the modified
         blackbody.
+    synchrotron_factor, dust_factor : tuple of (GHz, factor)
+        By which their spectra are multiplied, see `seds.log_factor`.
 
     References
     ----------
@@ -94,6 +96,8 @@ class SkyModel:
     two_temperatures: bool = False
     ame_peak_ghz: float = seds.AME_PEAK_GHZ
     ame_fraction: float = seds.AME_POLARISATION_FRACTION
+    synchrotron_factor: seds.Factor = ()
+    dust_factor: seds.Factor = ()
 
     @property
     def free(self) -> dict[str, Free]:
@@ -175,6 +179,8 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
         two_temperatures=model.two_temperatures,
         ame_peak_ghz=model.ame_peak_ghz,
         ame_fraction=model.ame_fraction or seds.AME_POLARISATION_FRACTION,
+        synchrotron_factor=model.synchrotron_factor,
+        dust_factor=model.dust_factor,
     )
 
 
@@ -219,10 +225,16 @@ def ame_spectrum(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
 
 def dust_spectrum(model: SkyModel, frequency_ghz: Tensor, beta_d: Tensor | None = None) -> Tensor:
     """SED of the dust where it is fixed, or for given indices that broadcast against frequency."""
+    factor = seds.log_factor(model.dust_factor, frequency_ghz, seds.DUST_REFERENCE_GHZ).exp()
     if model.two_temperatures:
-        return seds.two_temperature_dust(frequency_ghz)
+        return factor * seds.two_temperature_dust(frequency_ghz)
     beta = model.fixed["beta_d"] if beta_d is None else beta_d
-    return seds.modified_blackbody(frequency_ghz, beta, model.fixed["dust_temperature"])
+    return factor * seds.modified_blackbody(frequency_ghz, beta, model.fixed["dust_temperature"])
+
+
+def synchrotron_factor(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
+    """Logarithm of what the synchrotron has beside its power law and C."""
+    return seds.log_factor(model.synchrotron_factor, frequency_ghz, seds.SYNCHROTRON_PIVOT_GHZ)
 
 
 def bent_spectra(
@@ -249,11 +261,14 @@ def bent_spectra(
     value: dict[str, Tensor | float] = dict(model.fixed)
     value.update(zip(model.free, parameters[:, None].unbind(-1), strict=True))  # each (n, 1)
     log_ratio = torch.log(frequency_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
-    spectra = [seds.synchrotron(frequency_ghz, value["beta_s"], value["curvature"])]
+    synchrotron = seds.synchrotron(frequency_ghz, value["beta_s"], value["curvature"])
+    spectra = [synchrotron * synchrotron_factor(model, frequency_ghz).exp()]
     slopes = {"beta_s": log_ratio, "curvature": log_ratio**2}
     if "dust" in model.bent:
         beta, temperature = value["beta_d"], value["dust_temperature"]
-        spectra.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
+        factor = seds.log_factor(model.dust_factor, frequency_ghz, seds.DUST_REFERENCE_GHZ)
+        dust = seds.modified_blackbody(frequency_ghz, beta, temperature)
+        spectra.append(dust * factor.exp())
         slopes["beta_d"] = torch.log(frequency_ghz / seds.DUST_REFERENCE_GHZ)
         slopes["dust_temperature"] = _temperature_slope(frequency_ghz, temperature)
     shape = (len(parameters), len(frequency_ghz))

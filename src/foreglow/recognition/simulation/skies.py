@@ -20,6 +20,7 @@ from foreglow.sky.cmb import cmb_map
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 
+_PIVOTS = (seds.SYNCHROTRON_PIVOT_GHZ, seds.DUST_REFERENCE_GHZ)
 _STEP = 1 << 18  # pixels whose emission is made at a time
 
 
@@ -66,6 +67,8 @@ class SkyDraw:
     curvature_offset : ndarray, shape (n_pix,)
         Of C in a pixel from that of its model.
     two_temperatures : ndarray, bool, shape (n_class,)
+    factors : tuple of tuple of (GHz, factor)
+        On the spectra of synchrotron and of dust, of each model.
     beta, dust_beta, dust_temperature : ndarray, shape (n_pix,)
     cmb : ndarray, shape (2, n_pix)
         Q, U [uK_CMB].
@@ -82,6 +85,7 @@ class SkyDraw:
     ame_peak_ghz: np.ndarray
     curvature_offset: np.ndarray
     two_temperatures: np.ndarray
+    factors: tuple[tuple[seds.Factor, ...], tuple[seds.Factor, ...]]
     beta: np.ndarray
     dust_beta: np.ndarray
     dust_temperature: np.ndarray
@@ -144,6 +148,12 @@ class SkyDraw:
             dust = seds.modified_blackbody(nu, dust_beta, temperature)
             if two.any():
                 dust = torch.where(two, seds.two_temperature_dust(nu), dust)
+            if any(map(any, self.factors)):
+                of_synchrotron, of_dust = (
+                    torch.stack([seds.log_factor(table, nu, at) for table in tables]).exp()[label]
+                    for at, tables in zip(_PIVOTS, self.factors, strict=True)
+                )
+                synchrotron, dust = synchrotron * of_synchrotron, dust * of_dust
             total = total + weight * (
                 synchrotron.numpy() * templates.synchrotron[:, part]
                 + dust.numpy() * templates.dust[:, part]
@@ -183,12 +193,16 @@ def draw_sky(
     if scatter[label].any():
         offset = scatter[label] * rng.standard_normal(n_pix)
     two = np.array([model.two_temperatures for model in known])
+    factors = (
+        tuple(model.synchrotron_factor for model in known),
+        tuple(model.dust_factor for model in known),
+    )
     peak = np.array([model.ame_peak_ghz for model in known])
     sigma = noise_scale * instrument.noise_rms(templates.nside)
     errors = law.systematics.draw(instrument.n_band, rng)
     return SkyDraw(
-        templates, instrument, label, sigma, law.candidates(models), peak, offset, two, beta,
-        dust_beta, temperature, cmb, errors, rng,
+        templates, instrument, label, sigma, law.candidates(models), peak, offset, two, factors,
+        beta, dust_beta, temperature, cmb, errors, rng,
     )  # fmt: skip
 
 

@@ -103,7 +103,8 @@ class VectorSimulator(nn.Module):
     Raises
     ------
     InstrumentError
-        If the systematic errors have one of beams.
+        If the systematic errors have one of beams, or of band centres where a model has a factor
+        on a spectrum.
 
     References
     ----------
@@ -122,6 +123,7 @@ class VectorSimulator(nn.Module):
     _curvature_scatter: Tensor
     _ame_seds: Tensor
     _log_slopes: Tensor
+    _log_factors: Tensor
 
     def __init__(
         self,
@@ -138,13 +140,19 @@ class VectorSimulator(nn.Module):
                 "expected no systematic error of beams, which is one of maps, not of single "
                 f"pixels, got beam = {systematics.beam:g}; leave it out of the training."
             )
+        known = [definition_of(name) for name in models]
+        if systematics.band_centre and any(m.synchrotron_factor or m.dust_factor for m in known):
+            raise InstrumentError(
+                "expected no systematic error of band centres beside models with a factor on a "
+                f"spectrum, got band_centre = {systematics.band_centre:g}; leave it out of the "
+                "training."
+            )
         self.systematics = systematics
         red = systematics.red_share(noise_nside or templates.nside)
         self._noise_factor = math.sqrt(1 + red)  # of what is drawn over what is said
         self.cmb_rms = cmb_polarisation_rms(templates.nside)
         bands = instrument.bands
         frequency = bands.node_ghz
-        known = [definition_of(name) for name in models]
         candidates = [(model.curvature, model.ame_fraction) for model in known]
         ame = [seds.spinning_dust(frequency, peak_ghz=model.ame_peak_ghz) for model in known]
         buffers = {
@@ -167,8 +175,10 @@ class VectorSimulator(nn.Module):
             "_log_slopes": _log_slopes(instrument),
             "_curvature_scatter": torch.tensor([model.curvature_scatter for model in known]),
             "_ame_seds": bands.average(torch.stack(ame)),
+            "_log_factors": torch.stack([_log_factor(model, frequency) for model in known]),
         }
-        self._one_dust = not any(dust_tests(models))
+        self._one_dust = not any(dust_tests(models)) and not any(m.dust_factor for m in known)
+        self._plain = not any(model.synchrotron_factor for model in known)
         self._one_ame = all(model.ame_peak_ghz == seds.AME_PEAK_GHZ for model in known)
         self._scattered = any(model.curvature_scatter for model in known)
         for name, tensor in buffers.items():
@@ -204,7 +214,8 @@ class VectorSimulator(nn.Module):
             curvature = curvature + self._curvature_scatter[label] * scatter
         bare = dust if self._one_dust else torch.zeros_like(dust)
         usual = ame if self._one_ame else torch.zeros_like(ame)
-        data = self._emission(synchrotron, beta, curvature, bare, cmb, usual)
+        factor = None if self._plain else self._log_factors[label]
+        data = self._emission(synchrotron, beta, curvature, bare, cmb, usual, factor)
         if not self._one_dust:
             data = data + dust[:, :, None] * self._dust_spectra(label, generator)[:, None]
         if not self._one_ame:
@@ -223,11 +234,13 @@ class VectorSimulator(nn.Module):
             data.addcmul_(white, self._noise_factor * sigma[:, None])
         return Vectors(data, sigma, label)
 
-    def _emission(self, synchrotron, beta, curvature, dust, cmb, ame) -> Tensor:
+    def _emission(self, synchrotron, beta, curvature, dust, cmb, ame, log_factor) -> Tensor:
         """(n, stokes, band) from amplitudes (n, stokes) and spectral parameters (n,)."""
         exponent = (
             beta[:, None] + curvature[:, None] * self._log_ratio
         ) * self._log_ratio  # (n, node)
+        if log_factor is not None:
+            exponent = exponent + log_factor
         power_law = torch.exp(exponent)
         if self._node_weight is not None:
             power_law = power_law @ self._node_weight
@@ -292,9 +305,16 @@ def _log_slopes(instrument: Instrument) -> Tensor:
 
 def _dust_sed(model: ForegroundModel, frequency_ghz: Tensor) -> Tensor:
     """Dust of a model at the mean of its index."""
+    factor = seds.log_factor(model.dust_factor, frequency_ghz, seds.DUST_REFERENCE_GHZ).exp()
     if model.two_temperatures:
-        return seds.two_temperature_dust(frequency_ghz)
-    return seds.modified_blackbody(frequency_ghz)
+        return factor * seds.two_temperature_dust(frequency_ghz)
+    return factor * seds.modified_blackbody(frequency_ghz)
+
+
+def _log_factor(model: ForegroundModel, frequency_ghz: Tensor) -> Tensor:
+    """Of the synchrotron of a model."""
+    pivot = seds.SYNCHROTRON_PIVOT_GHZ
+    return seds.log_factor(model.synchrotron_factor, frequency_ghz, pivot)
 
 
 def _pixel_amplitudes(templates: Templates) -> np.ndarray:
