@@ -169,7 +169,7 @@ def recognize_context(
     device: Device = "auto",
     resume: Resume = False,
 ) -> None:
-    """Teach a spatial context, on random patches, what neighbours say of a pixel."""
+    """Teach a spatial context, on random layouts, what neighbours say of a pixel."""
     from foreglow.plans import read_plan
     from foreglow.recognition.context.train import ContextPlan
     from foreglow.recognition.train import train_context

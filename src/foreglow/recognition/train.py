@@ -111,7 +111,7 @@ def train_context(
     device: str = "auto",
     resume: bool = False,
 ) -> ContextModel:
-    """Teach a spatial context, on random patches, what the neighbours of a pixel say.
+    """Teach a spatial context, on random layouts, what the neighbours of a pixel say.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def train_context(
     Returns
     -------
     ContextModel
-        On the device; `card["history"]` has loss and accuracy of each epoch, over random patches
+        On the device; `card["history"]` has loss and accuracy of each epoch, over random layouts
         and noise.
 
     Raises

@@ -28,7 +28,8 @@ _LAYOUTS = {
     "halves": "halves",
     "quadrants": "quadrants",
     "tilted": "the same, tilted",
-    "patches": "random patches, as in training",
+    "patches": "random patches, of the law of half of the training",
+    "belts": "belts of latitude, unlike all in training",
     "single": "one model everywhere",
 }
 

@@ -34,7 +34,8 @@ from foreglow.reproduce.progress import log_progress
 
 _SECTION = "Neighbours"
 _REGULAR = "regular"  # halves or quadrants, the paper's
-_PATCHES = "patches"  # the law of the training, other draws
+_PATCHES = "patches"  # a law of the training, other draws
+_BELTS = "belts"  # of latitude, two a class: in no law of the training
 _PIXEL = "one pixel"
 _BY_PATCH = "patch_evidence"
 _PATCH_NSIDE = 4  # at the Nside of the test skies, 16, sixteen pixels
@@ -172,6 +173,11 @@ def _label(
         return BlobLaw(nside, generator.device).maps(1, n_class, generator)[0]
     if kind.startswith("blobs"):
         return layout("blobs", nside, n_class, 1000 + number, float(kind.removeprefix("blobs:")))
+    if kind == _BELTS:
+        height = hp.pix2vec(nside, np.arange(hp.nside2npix(nside)))[2]
+        return (
+            np.minimum(((height + 1) * n_class).astype(int), 2 * n_class - 1) + number
+        ) % n_class
     label = (layout(REGIONS[problem], nside, n_class) + number) % n_class
     if kind == "tilted":  # the same regions, turned so that no boundary lies along the pixels
         turn = Rotation.random(rng=rng).as_matrix()
@@ -224,7 +230,8 @@ def _maps(experiment: Experiment, problem: str, trial: _Trial) -> Captions:
         f"With neighbours: {problem}",
         f"The same test sky with Table 1 noise, judged pixel by pixel (accuracy "
         f"{share[_PIXEL]:.1%}) and with spatial context (U-Net; {share['unet']:.1%}). Context was "
-        "trained on random patches; it has never seen regions like these.",
+        "trained on random patches, sectors about any axis, cells and skies of one model; never "
+        "on these regions.",
     )  # fmt: skip
 
 
@@ -268,8 +275,7 @@ def _trust_figures(experiment: Experiment, patches: dict[str, _Trial]) -> Captio
         "Do probabilities mean what they say?",
         "How often the most probable model was right, by the probability it was given; below, how "
         "many pixels were so sure. Other skies and other patches than in training, of the same "
-        "law of patches; on regions of another kind see the table: straight boundaries make the "
-        "neighbours more often right than they dare to say.",
+        "law of patches; for other layouts see the table.",
     ) | experiment.draw(
         curves.coverage_curve(kept, "Table 1 noise, random patches"),
         "coverage",
