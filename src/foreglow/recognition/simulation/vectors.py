@@ -234,7 +234,7 @@ class VectorSimulator(nn.Module):
             data.addcmul_(white, self._noise_factor * sigma[:, None])
         return Vectors(data, sigma, label)
 
-    def _emission(self, synchrotron, beta, curvature, dust, cmb, ame, log_factor) -> Tensor:
+    def _emission(self, synchrotron, beta, curvature, dust, cmb, ame, log_factor=None) -> Tensor:
         """(n, stokes, band) from amplitudes (n, stokes) and spectral parameters (n,)."""
         exponent = (
             beta[:, None] + curvature[:, None] * self._log_ratio
