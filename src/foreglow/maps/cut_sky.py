@@ -7,11 +7,11 @@ from typing import Any
 import ducc0
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import KDTree
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps import healpix as hp
 from foreglow.maps.coupling import coupling, pure_shares
+from foreglow.maps.regions import distance_to
 
 _ITERATIONS = 3  # of each analysis, as healpy's `iter`
 _ELL_MIN = 2
@@ -46,10 +46,8 @@ def apodised(mask: ArrayLike, width_deg: float) -> NDArray[np.float64]:
     kept = np.nan_to_num(np.asarray(mask, dtype=float)) > 0
     weight = kept.astype(float)
     if width_deg > 0 and not kept.all():
-        place = np.stack(hp.pix2vec(hp.npix2nside(len(kept)), np.arange(len(kept))), 1)
-        chord, _ = KDTree(place[~kept]).query(place[kept])
-        x = chord / (2 * np.sin(np.radians(width_deg) / 2))  # chord^2 is 2 (1 - cos)
-        weight[kept] = np.where(x < 1, x - np.sin(2 * np.pi * x) / (2 * np.pi), 1.0)
+        x = np.sin(distance_to(~kept) / 2) / np.sin(np.radians(width_deg) / 2)
+        weight[kept] = np.where(x < 1, x - np.sin(2 * np.pi * x) / (2 * np.pi), 1.0)[kept]
     if not weight.any():
         raise MapError("expected a mask that is above zero somewhere, got none such pixel.")
     return weight

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from foreglow.errors import MapError
 from foreglow.maps import healpix as hp
@@ -68,6 +69,26 @@ def layout(
     if kind == "blobs":
         return _blobs(nside, n_class, seed, scale_deg)
     raise MapError(f"expected a layout {', '.join(KINDS)}, got {kind!r}; choose one of them")
+
+
+def distance_to(inside: np.ndarray) -> np.ndarray:
+    """Angle from each pixel to the nearest of some pixels.
+
+    Parameters
+    ----------
+    inside : ndarray of bool, shape (n_pix,)
+        RING.
+
+    Returns
+    -------
+    ndarray, shape (n_pix,) [rad]
+        Infinite where there is none.
+    """
+    vector = np.stack(hp.pix2vec(hp.npix2nside(len(inside)), np.arange(len(inside))), 1)
+    if not inside.any():
+        return np.full(len(inside), np.inf)
+    chord, _ = KDTree(vector[inside]).query(vector)
+    return 2 * np.arcsin(np.minimum(chord / 2, 1))
 
 
 def _single(index: int, nside: int, n_class: int) -> np.ndarray:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from foreglow.errors import ShapeError
 from foreglow.maps import healpix as hp
+from foreglow.maps.regions import distance_to
 
 
 def distance_to_boundary(label: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -23,13 +23,9 @@ def distance_to_boundary(label: NDArray[np.integer]) -> NDArray[np.float64]:
     ndarray, shape (n_pix,) [deg]
         Infinite where the sky holds one class.
     """
-    vector = np.stack(hp.pix2vec(hp.npix2nside(len(label)), np.arange(len(label))), 1)
-    distance = np.full(len(label), np.inf)
+    distance = np.empty(len(label))
     for k in np.unique(label):
-        others = vector[label != k]
-        if len(others):
-            chord, _ = KDTree(others).query(vector[label == k])
-            distance[label == k] = np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1)))
+        distance[label == k] = np.degrees(distance_to(label != k))[label == k]
     return distance
 
 
