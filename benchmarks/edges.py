@@ -35,7 +35,9 @@ def main(nside: int = 64) -> None:
             cut = CutSky(apodised(mask, width), edges, pure)
             found = np.array([cut.spectra(sky)[1] for sky in skies])
             tensor, lensing = (cut.expected(0 * ee, cl)[1] for cl in (tensor_bb(l_max), bb))
-            error = fit_r(found.mean(0), found, tensor, lensing, False, cut).error
+            nothing = np.zeros_like(found)  # of tensors: r is 0
+            skies_of_r = np.stack([found, nothing, nothing], 1)
+            error = fit_r(found.mean(0), skies_of_r, tensor, lensing, False, cut).error
             print(f"{width:g} deg, {'pure' if pure else 'plain'}: {error:.2e}", flush=True)
 
 

@@ -347,3 +347,15 @@ def test_where_factors_cannot_go(templates, instrument):
         VectorSimulator(templates, instrument, models, 16, Systematics(band_centre=0.01))
     with pytest.raises(ModelError, match="no factors on the spectra"):
         log_evidence(torch.zeros(1, 2, 17), torch.ones(17), templates, instrument, models)
+
+
+def test_a_constant_factor_is_none():
+    assert ForegroundModel(synchrotron_factor=[[1, 2], [100, 2]]) == ForegroundModel()
+    with pytest.raises(ForeglowError, match="which are the same"):
+        models_of({"power_law": {}, "same": {"dust_factor": [[1, 0.5], [100, 0.5]]}})
+
+
+@pytest.mark.parametrize("models", [3, None])
+def test_models_that_are_no_names(models):
+    with pytest.raises(ForeglowError, match="expected models by their names"):
+        models_of(models)

@@ -38,8 +38,14 @@ def recognize_forecast(
         int, typer.Option(help="Nside of the patches in which one model is recognised.")
     ] = 4,
     cut_deg: Annotated[
-        float, typer.Option(help="Galactic latitudes up to this are left out (deg).", min=0, max=80)
-    ] = 20.0,
+        float | None,
+        typer.Option(
+            help="Galactic latitudes up to this are left out (deg).",
+            min=0,
+            max=80,
+            show_default="20",
+        ),
+    ] = None,
     mask: Annotated[
         str | None, typer.Option(help="In place of --cut-deg: FITS mask, Galactic, of --nside.")
     ] = None,
@@ -109,9 +115,6 @@ def recognize_measure_r(
     free_lensing: Annotated[
         bool, typer.Option("--free-lensing", help="Fit the amplitude of lensing, too.")
     ] = False,
-    pixel_window: Annotated[
-        bool, typer.Option("--pixel-window", help="The map holds means over its pixels.")
-    ] = False,
     skies: Annotated[int, typer.Option(help="Simulated skies, for the covariance.")] = 200,
     unit: Unit = None,
     seed: Seed = 0,
@@ -132,8 +135,8 @@ def recognize_measure_r(
     with screen.progress("measure r") as show:
         found = measure_r(
             cmb, mask, fwhm_arcmin=fwhm_arcmin, noise=noise, apodise_deg=apodise_deg,
-            ell_edges=_numbers(ell_edges), free_lensing=free_lensing, pixel_window=pixel_window,
-            skies=skies, seed=seed, unit=unit, workers=workers, progress=show,
+            ell_edges=_numbers(ell_edges), free_lensing=free_lensing, skies=skies, seed=seed,
+            unit=unit, workers=workers, progress=show,
         )  # fmt: skip
     table = Table("ell", "BB less noise (uK_CMB^2)", "lensing", "tensors of r = 1")
     bins = zip(found.edges, found.edges[1:] - 1, strict=False)

@@ -91,8 +91,10 @@ class CutSky:
             raise ShapeError(f"expected a weight of shape (12 Nside^2,), got {self.weight.shape}.")
         self.nside = hp.npix2nside(self.weight.size)
         self.pure = pure
-        edges = np.asarray(ell_edges, dtype=np.int64)
         most = 3 * self.nside
+        if not all(isinstance(edge, int | np.integer) for edge in ell_edges):
+            raise MapError(f"expected whole numbers as edges of ell, got {ell_edges!r}.")
+        edges = np.asarray(ell_edges, dtype=np.int64)
         if edges.size < 2 or edges[0] < _ELL_MIN or (np.diff(edges) < 1).any() or edges[-1] > most:
             raise MapError(
                 f"expected rising edges of ell within {_ELL_MIN} to {most}, 3 Nside, got "
@@ -111,6 +113,11 @@ class CutSky:
         """Effective fraction of sky in the number of modes: <w^2>^2 / <w^4>."""
         square = self.weight**2
         return float(np.mean(square) ** 2 / np.mean(square**2))
+
+    @property
+    def modes(self) -> NDArray[np.float64]:
+        """About how many modes each bin has, shape (n_bin,)."""
+        return self.sky_fraction * np.diff(self.edges) * (2 * self.ell + 1)
 
     def spectra(self, maps: ArrayLike) -> NDArray[np.float64]:
         """EE and BB of a Q,U map.
@@ -132,10 +139,28 @@ class CutSky:
         MapError
             If a value is not finite where the weight is above zero.
         """
-        e, b = self._multipoles(self._validate(maps))
-        seen = np.concatenate(
-            [self._mean @ _power(e, self.l_max), self._mean @ _power(b, self.l_max)]
-        )
+        found = self.multipoles(maps)
+        return self.band_powers(found, found)
+
+    def multipoles(self, maps: ArrayLike) -> NDArray[np.complex128]:
+        """E and B of the weighted map, B purified, (2, n_lm); else as `spectra`."""
+        maps = self._validate(maps)
+        found = self._analyse(maps * self.weight, 2)
+        if not self.pure:
+            return found
+        for spin, share in pure_shares(self.l_max).items():
+            if spin < 2:
+                q, u = maps
+                real, imaginary = self._derivatives[2 - spin]
+                turned = np.stack([q * real + u * imaginary, u * real - q * imaginary])
+                b = self._analyse(turned, spin)[1]
+                found[1] += hp.almxfl(b, share)
+        return found
+
+    def band_powers(self, one: NDArray, other: NDArray) -> NDArray[np.float64]:
+        """EE and BB, (2, n_bin), of the `multipoles` of two maps, or of one twice."""
+        powers = [_power(a, b, self.l_max) for a, b in zip(one, other, strict=True)]
+        seen = np.concatenate([self._mean @ power for power in powers])
         return (self._unmix @ seen).reshape(2, -1)
 
     def expected(self, ee: ArrayLike, bb: ArrayLike) -> NDArray[np.float64]:
@@ -154,7 +179,7 @@ class CutSky:
 
     def _matrices(self, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
         """From binned weighted spectra to bins of true ones; from spectra to binned weighted."""
-        power = _power(self._weight_alm, self.l_max)
+        power = _power(self._weight_alm, self._weight_alm, self.l_max)
         same, mixed = coupling(power, self.l_max, pure=False)
         same_b, mixed_b = coupling(power, self.l_max, pure=True) if self.pure else (same, mixed)
         mixing = np.block(
@@ -168,20 +193,6 @@ class CutSky:
                 f"edges {self.edges.tolist()}; widen them."
             )
         return np.linalg.inv(binned), mixing
-
-    def _multipoles(self, maps: NDArray[np.float64]) -> NDArray[np.complex128]:
-        """E and B of the weighted map, B purified."""
-        found = self._analyse(maps * self.weight, 2)
-        if not self.pure:
-            return found
-        for spin, share in pure_shares(self.l_max).items():
-            if spin < 2:
-                q, u = maps
-                real, imaginary = self._derivatives[2 - spin]
-                turned = np.stack([q * real + u * imaginary, u * real - q * imaginary])
-                b = self._analyse(turned, spin)[1]
-                found[1] += hp.almxfl(b, share)
-        return found
 
     @cached_property
     def _weight_alm(self) -> NDArray[np.complex128]:
@@ -232,5 +243,7 @@ class CutSky:
         return np.where(seen, maps, 0.0)
 
 
-def _power(alm: NDArray[np.complex128], l_max: int) -> NDArray[np.float64]:
-    return np.asarray(hp.alm2cl(alm, lmax=l_max))
+def _power(
+    one: NDArray[np.complex128], other: NDArray[np.complex128], l_max: int
+) -> NDArray[np.float64]:
+    return np.asarray(hp.alm2cl(one, other, lmax=l_max))

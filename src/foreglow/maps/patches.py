@@ -199,13 +199,17 @@ def clustered_patches(
     n_pix = int(np.prod(next(iter(shapes))))
     if shapes != {(n_pix,)} or not hp.isnpixok(n_pix):
         raise ShapeError(f"expected maps of one Nside, shape (n_pix,), got {sorted(shapes)}")
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise MapError(f"expected the number of patches as a whole number, got {number!r}")
+    if values is None and spread is not None:
+        raise MapError("expected values beside spread, got none; give them, or leave spread out")
     kept = np.ones(n_pix, bool) if mask is None else np.nan_to_num(np.asarray(mask, float)) > 0
     features = np.stack(hp.pix2vec(hp.npix2nside(n_pix), np.arange(n_pix), nest=nest), 1)
     if values is not None:
-        if spread is None or not spread > 0:
+        if not isinstance(spread, int | float) or not spread > 0:
             raise MapError(
                 "expected spread above zero, the difference of values that counts as much as the "
-                f"size of a patch, got {spread}"
+                f"size of a patch, got {spread!r}"
             )
         known, hidden = split_mask(values)
         known = known.astype(float)

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -127,7 +127,7 @@ def _factor(name: str, given: Any) -> seds.Factor:
             f"expected {name} of two rising frequencies or more, with factors above zero, got "
             f"{table[:4]}{'...' if len(table) > 4 else ''}."
         )
-    return table
+    return table if len({factor for _, factor in table}) > 1 else ()
 
 
 # a candidate is one line here: training, test skies, fits, evidence and FITS columns follow
@@ -269,6 +269,8 @@ def models_of(
         return PROBLEMS[models]
     if isinstance(models, str):
         models = models.split(",")
+    if not isinstance(models, Iterable | Path):
+        raise ForeglowError(f"expected models by their names, got {models!r}.")
     names: list[str] = []
     for item in [models] if isinstance(models, Mapping | Path) else models:
         names += own_models(item) or [item if isinstance(item, OwnModel) else str(item).strip()]

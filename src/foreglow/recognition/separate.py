@@ -176,8 +176,8 @@ class _Said:
                     "pixels; give what classify or fit said, or leave average= out."
                 )
             return cls((by,), average)
-        path = Path(by)
-        if not path.is_file():
+        path = Path(by) if isinstance(by, str | Path) else None
+        if path is None or not path.is_file():
             raise ModelError(
                 f"expected by= as a model ({', '.join(MODELS)}) or a file of classify or fit, got "
                 f"{with_nearest(str(by), MODELS)!r}."
@@ -372,6 +372,7 @@ class _Mean:
         return SeparatedSky(
             setup.models, average, setup.level, nside, frame, share, amplitude, error, beta,
             beta_error, c, c_error, self.p_value, self.converged & np.isfinite(weight),
+            opened.beam_arcmin,
         )  # fmt: skip
 
 

@@ -96,6 +96,8 @@ class SeparatedSky(TableOfMaps):
     p_value : ndarray, float64, shape (n_pix,)
         Probability of a larger chi-square of the pixel, if its most probable model holds.
     converged : ndarray, bool, shape (n_pix,)
+    beam_arcmin : float, optional
+        FWHM of the maps, if all state the same.
     """
 
     models: tuple[str, ...]
@@ -112,6 +114,7 @@ class SeparatedSky(TableOfMaps):
     curvature_error: np.ndarray
     p_value: np.ndarray
     converged: np.ndarray
+    beam_arcmin: float | None = None
 
     @property
     def fitted(self) -> np.ndarray:
@@ -179,7 +182,8 @@ class SeparatedSky(TableOfMaps):
 
     def header(self) -> dict[str, Any]:
         """Which model has which number in `CLASS`, and where amplitudes are given."""
-        return {**class_cards(self.models), "AVERAGED": self.average, **_REFERENCES_GHZ}
+        beam = {} if self.beam_arcmin is None else {"FWHM": (self.beam_arcmin, "[arcmin]")}
+        return {**class_cards(self.models), "AVERAGED": self.average, **_REFERENCES_GHZ, **beam}
 
     def _column(self, name: str | None) -> str:
         """`CMB_Q` by default."""

@@ -99,7 +99,8 @@ def simulate_sky(  # pyright: ignore[reportInconsistentOverload]
     noise_scale : float
         Factor on the instrument's noise; 0 for none.
     systematics : Systematics or mapping of its fields, optional
-        Sizes of errors in calibration, band centres and polarisation angles, and of 1/f noise.
+        Sizes of errors in calibration, band centres, polarisation angles and beams, of 1/f noise,
+        and of noise that varies over the sky; see `Systematics`.
     nside : int
     seed : int
     out : path, optional

@@ -87,6 +87,9 @@ def test_from_the_command_line(run, found, tmp_path):
         ({"patch_nside": 3}, RunError, "a power of 2 from 1 to that of the maps, 16, got 3"),
         ({"patch_nside": 32}, RunError, "to that of the maps, 16, got 32"),
         ({"mask": np.ones(48)}, ForeglowError, "expected a mask of Nside 16"),
+        ({"mask": np.arange(3072) == 9}, RunError, "a mask that keeps 1% of the sky or more"),
+        ({"mask": np.ones(3072), "cut_deg": 10.0}, RunError, "a mask or cut_deg, got both, 10 deg"),
+        ({"skies": "2"}, RunError, "got '2'"),
         ({"cut_deg": 95.0}, ForeglowError, "expected cut_deg from 0 to 80, got 95"),
     ],
 )  # fmt: skip

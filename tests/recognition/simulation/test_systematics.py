@@ -239,3 +239,8 @@ def test_uneven_noise_of_vectors_is_that_of_a_sky(templates, instrument, make):
 def test_no_vector_has_the_error_of_a_beam(templates, instrument):
     with pytest.raises(InstrumentError, match=r"one of maps, .* got beam = 0.02; leave it out"):
         draw(templates, instrument, beam=0.02)
+
+
+def test_sizes_without_names():
+    with pytest.raises(InstrumentError, match=r"by name, such as \{'gain': 0.01\}, got 0.1"):
+        systematics_of(0.1)

@@ -37,6 +37,7 @@ from foreglow.sky.templates import Templates, load_templates
 
 _FEWEST_SKIES = 2  # for an error of the mean
 _LARGEST_CUT_DEG = 80.0
+_LEAST_SKY = 0.01
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def forecast(
     nside: int = 16,
     skies: int = 20,
     patch_nside: int = 4,
-    cut_deg: float = CUT_DEG,
+    cut_deg: float | None = None,
     mask: Any = None,
     seed: int = 0,
     workers: str | None = None,
@@ -122,10 +123,10 @@ def forecast(
     patch_nside : int
         In each pixel of this Nside one model is recognised by patch.
     cut_deg : float
-        Galactic latitudes up to this are left out of the spectra [deg].
+        Galactic latitudes up to this are left out of the spectra [deg]; by default 20.
     mask : path or array, shape (n_pix,), optional
-        In place of that: the sky counts where it is above zero. Of the Nside of the skies, in the
-        Galactic frame; an array is RING.
+        In place of that: the sky counts where it is above zero, a hundredth of it at least. Of
+        the Nside of the skies, in the Galactic frame; an array is RING.
     seed : int
     workers, pool, progress
         As `classify` takes them; a sky is a piece of work.
@@ -149,10 +150,10 @@ def forecast(
     """
     bands, names = load_instrument(instrument), models_of(models)
     _validate_bands(bands, names, noise_scale)
-    _validate_skies(nside, skies, patch_nside, cut_deg)
+    _validate_skies(nside, skies, patch_nside)
     templates = load_templates(sky, nside)
     law = SkyLaw(systematics=systematics_of(systematics))
-    regions = galactic_cuts(nside, cut_deg) if mask is None else _masked(mask, nside)
+    regions = _regions(mask, cut_deg, nside)
     one = partial(
         _one_sky, templates, bands, names, layout, blob_deg, noise_scale, law, patch_nside, regions,
         seed,
@@ -180,22 +181,32 @@ def _validate_bands(bands: Instrument, models: tuple[str, ...], noise_scale: flo
         )
 
 
-def _validate_skies(nside: int, skies: int, patch_nside: int, cut_deg: float) -> None:
-    if skies < _FEWEST_SKIES:
-        raise RunError(f"expected {_FEWEST_SKIES} skies or more, for the errors, got {skies}.")
+def _validate_skies(nside: int, skies: int, patch_nside: int) -> None:
+    if not isinstance(skies, int) or skies < _FEWEST_SKIES:
+        raise RunError(f"expected {_FEWEST_SKIES} skies or more, for the errors, got {skies!r}.")
     if not (1 <= patch_nside <= nside and patch_nside & (patch_nside - 1) == 0):
         raise RunError(
             f"expected patch_nside, a power of 2 from 1 to that of the maps, {nside}, got "
             f"{patch_nside}."
         )
-    if not 0 <= cut_deg <= _LARGEST_CUT_DEG:
-        raise RunError(f"expected cut_deg from 0 to {_LARGEST_CUT_DEG:g}, got {cut_deg:g}.")
 
 
-def _masked(mask: Any, nside: int) -> dict[str, NDArray[np.bool_]]:
-    """The full sky, and what a mask keeps of it."""
+def _regions(mask: Any, cut_deg: float | None, nside: int) -> dict[str, NDArray[np.bool_]]:
+    """The full sky, and what a mask or a cut keeps of it."""
+    if mask is None:
+        cut = CUT_DEG if cut_deg is None else cut_deg
+        if not 0 <= cut <= _LARGEST_CUT_DEG:
+            raise RunError(f"expected cut_deg from 0 to {_LARGEST_CUT_DEG:g}, got {cut:g}.")
+        return galactic_cuts(nside, cut)
+    if cut_deg is not None:
+        raise RunError(f"expected a mask or cut_deg, got both, {cut_deg:g} deg; leave one out.")
     given = mask_array(mask, nest=False) if is_array(mask) else mask
     inside = open_mask(given, nside, "G", "the skies").read(np.arange(hp.nside2npix(nside)))
+    if inside.mean() < _LEAST_SKY:
+        raise RunError(
+            f"expected a mask that keeps {_LEAST_SKY:.0%} of the sky or more, got "
+            f"{inside.mean():.2%}; in less, multipoles cannot be told apart."
+        )
     return {FULL_SKY: np.ones_like(inside), f"mask, {inside.mean():.1%} of the sky": inside}
 
 

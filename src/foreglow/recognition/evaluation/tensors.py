@@ -8,11 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from foreglow.errors import ShapeError
+from foreglow.errors import RunError, ShapeError
 from foreglow.maps.cut_sky import CutSky
 from foreglow.sky.cmb import cmb_spectra, tensor_bb
 
 ELL_MIN = 2
+_DOUBT = 0.01  # a p-value
 _MOST = 100.0  # of r: whatever a wrong model leaves
 
 
@@ -39,7 +40,8 @@ class MeasuredR:
     Parameters
     ----------
     r, error : float
-        Without a prior: negative values are as likely as noise makes them.
+        Without a prior: negative values are as likely as noise makes them. Tensors are those of
+        `tensor_bb`: scale invariant, r at 0.05 per Mpc.
     lensing, lensing_error : float
         Amplitude of the lensing B modes; 1 and 0 where it is not free.
     edges : ndarray of int, shape (n_bin + 1,)
@@ -49,8 +51,9 @@ class MeasuredR:
     bb_tensor, bb_lensing : ndarray, shape (n_bin,)
         The same of tensors of r = 1, and of lensing.
     chi2 : float
-    p_value : float
-        Probability of a larger chi-square, if there are tensors, lensing and noise alone.
+    p_value : float or None
+        Probability of a larger chi-square, if there are tensors, lensing and noise alone; None
+        where there are as many bins as amplitudes.
     sky_fraction : float
         Effective, of the weight.
     skies : int
@@ -68,7 +71,7 @@ class MeasuredR:
     bb_tensor: NDArray[np.float64]
     bb_lensing: NDArray[np.float64]
     chi2: float
-    p_value: float
+    p_value: float | None
     sky_fraction: float
     skies: int
 
@@ -84,11 +87,16 @@ class MeasuredR:
         free = ""
         if self.lensing_error:
             free = f", lensing {self.lensing:.3g} ± {self.lensing_error:.2g}"
+        if self.p_value is None:
+            fits = "cannot be told from anything else, for there are no more bins"
+        elif self.p_value > _DOUBT:
+            fits = f"fit (p = {self.p_value:.2g})"
+        else:
+            fits = f"do not fit: something else is in it (p = {self.p_value:.2g})"
         return (
             f"r = {self.r:.3g} ± {self.error:.2g}{free} from BB at ell {self.edges[0]} to "
             f"{self.edges[-1] - 1} of {self.sky_fraction:.1%} of the sky; tensors, lensing and "
-            f"noise {'fit' if self.p_value > 0.01 else 'do not fit: something else is in it'} "
-            f"(p = {self.p_value:.2g})"
+            f"noise {fits}"
         )
 
 
@@ -152,14 +160,19 @@ def fit_r(
     free_lensing: bool,
     cut: CutSky,
 ) -> MeasuredR:
-    """Fit r to the band powers of B, by a Gaussian likelihood.
+    """Fit r, and the amplitude of lensing if asked for, to the band powers of B.
+
+    By generalised least squares, twice: with the covariance at r = 0, then at the r found. All of
+    it is done with each simulated sky of that r, too: their mean says by how much the fit is off,
+    which is taken away, their scatter is the error, and their chi-squares are those of skies where
+    nothing else is.
 
     Parameters
     ----------
     power : ndarray, shape (n_bin,)
         Of the map [uK_CMB^2].
-    simulated : ndarray, shape (n, n_bin)
-        Of skies with lensing and noise, without tensors.
+    simulated : ndarray, shape (n, 3, n_bin)
+        Of skies with lensing and noise; twice their cross powers with tensors of r = 1; of those.
     tensor, lensing : ndarray, shape (n_bin,)
         Expected of r = 1, and of lensing.
     free_lensing : bool
@@ -168,32 +181,57 @@ def fit_r(
     Returns
     -------
     MeasuredR
-        By generalised least squares, a second time with the sample variance of the tensors found.
+
+    Raises
+    ------
+    RunError
+        If there are fewer bins than amplitudes.
+
+    References
+    ----------
+    Hartlap, Simon & Schneider 2007; Dodelson & Schneider 2013 (what few skies cost).
     """
-    n, n_bin = simulated.shape
-    mean, null = simulated.mean(0), np.cov(simulated.T).reshape(n_bin, n_bin)
-    null *= (n - 1) / (n - n_bin - 2)  # the inverse of a covariance of n draws is too large
+    n, _, n_bin = simulated.shape
     shapes = np.stack([tensor, lensing] if free_lensing else [tensor], 1)
-    modes = cut.sky_fraction * np.diff(cut.edges) * (2 * cut.ell + 1)
-    excess = power - mean
-    values, _ = _least_squares(excess, shapes, null)
-    # (lensing and noise + r tensors)^2 less that without tensors, over half the modes
-    more, alone = max(float(values[0]), 0.0) * tensor, np.sqrt(0.5 * modes * np.diag(null))
-    covariance = null + np.diag((2 * alone * more + more**2) * 2 / modes)
-    values, errors = _least_squares(excess, shapes, covariance)
-    left = excess - shapes @ values
-    chi2 = float(left @ np.linalg.solve(covariance, left))
     freedom = n_bin - shapes.shape[1]
+    if freedom < 0:
+        raise RunError("expected two bins of ell or more for r and lensing, got one; give more.")
+    mean, away = simulated[:, 0].mean(0), simulated - simulated.mean(0)
+    products = np.einsum("nia,njb->ijab", away, away, optimize=True) / (n - 1)
+
+    def covariance(r: NDArray) -> NDArray:
+        powers = np.sqrt(r.clip(0))[..., None] ** np.arange(3)
+        return np.einsum("...i,...j,ijab->...ab", powers, powers, products, optimize=True)
+
+    def fit(data: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        values = _least_squares(data - mean, shapes, covariance(np.zeros(data.shape[:-1])))
+        spread = covariance(values[..., 0])
+        values = _least_squares(data - mean, shapes, spread)
+        left = data - mean - values @ shapes.T
+        chi2 = (left * np.linalg.solve(spread, left[..., None])[..., 0]).sum(-1)
+        return values, chi2, spread
+
+    found, chi2, spread = fit(power)
+    least = max(float(found[0]), 0.0)
+    again, theirs, _ = fit(simulated.swapaxes(1, 2) @ least ** (0.5 * np.arange(3)))
+    truth = np.array([least, 0.0])[: len(found)]
+    values = found - (again.mean(0) - truth)
+    few = (n - 1) / (n - n_bin - 2)  # the inverse of a covariance of n draws is too large by this
+    errors = few * again.std(0, ddof=1)
+    p_value = None
+    if freedom:
+        scale = theirs.var() / theirs.mean()
+        p_value = float(stats.gamma.sf(chi2 / few, theirs.mean() / scale, scale=scale))
     return MeasuredR(
         float(values[0]), float(errors[0]),
         1 + float(values[1]) if free_lensing else 1.0, float(errors[1]) if free_lensing else 0.0,
-        cut.edges, cut.ell, excess + lensing, np.sqrt(np.diag(covariance)), tensor, lensing,
-        chi2, float(stats.chi2.sf(chi2, freedom)) if freedom else 1.0, cut.sky_fraction, n,
+        cut.edges, cut.ell, power - mean + lensing, np.sqrt(few * np.diag(spread)), tensor, lensing,
+        float(chi2 / few), p_value, cut.sky_fraction, n,
     )  # fmt: skip
 
 
-def _least_squares(data: NDArray, shapes: NDArray, covariance: NDArray) -> tuple[NDArray, NDArray]:
-    """Amplitudes of shapes (n_bin, n) in data, and their errors."""
-    weighed = np.linalg.solve(covariance, shapes)
-    inverse = np.linalg.inv(shapes.T @ weighed)
-    return inverse @ weighed.T @ data, np.sqrt(np.diag(inverse))
+def _least_squares(data: NDArray, shapes: NDArray, covariance: NDArray) -> NDArray:
+    """Amplitudes (..., n) of shapes (n_bin, n) in data (..., n_bin)."""
+    weighed = np.linalg.solve(covariance, np.broadcast_to(shapes, (*data.shape, shapes.shape[1])))
+    along = weighed.swapaxes(-1, -2) @ data[..., None]
+    return np.linalg.solve(shapes.T @ weighed, along)[..., 0]

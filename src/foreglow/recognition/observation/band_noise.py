@@ -104,6 +104,18 @@ def open_noise(
 
 def _parse_noise(value: object, instrument: Instrument, band: int, nside: int) -> float:
     """The rms in a pixel [uK_RJ] of a sensitivity or an rms in a pixel."""
+    number, unit = white_noise(value, nside, instrument.band[band])
+    return number * instrument.to_uk_rj_factor(unit, band)
+
+
+def white_noise(value: object, nside: int, whose: str) -> tuple[float, str]:
+    """The rms in a pixel, and its unit, of a sensitivity or an rms in a pixel.
+
+    Raises
+    ------
+    MapError
+        If it is neither.
+    """
     text = str(value)
     match = _NOISE_TEXT.fullmatch(text.replace(" / ", "/"))
     try:
@@ -114,12 +126,10 @@ def _parse_noise(value: object, instrument: Instrument, band: int, nside: int) -
         raise MapError(
             f"expected noise as an existing FITS file, perhaps with what it holds ('FILE[QQ,UU] as "
             f"variance in uK_CMB^2'), a sensitivity such as '36 uK_CMB arcmin' or an rms in a "
-            f"pixel such as '0.5 uK_CMB', got {text!r} of {instrument.band[band]}; give one of "
-            "these."
+            f"pixel such as '0.5 uK_CMB', got {text!r} of {whose}; give one of these."
         ) from None
     if not (np.isfinite(number) and number >= 0):
         raise MapError(f"noise must be a number >= 0, got {text!r}.")
     if match[2] or match[4]:
         number /= hp.nside2resol(nside, arcmin=True)
-    unit = canonical_unit(f"noise of {instrument.band[band]}", match[3], None)
-    return number * instrument.to_uk_rj_factor(unit, band)
+    return number, canonical_unit(f"noise of {whose}", match[3], None)

@@ -81,6 +81,12 @@ class Observation:
     mask: Mask | None = None
 
     @property
+    def beam_arcmin(self) -> float | None:
+        """FWHM that all maps state alike, as those at a common beam do; None if they do not."""
+        stated = {getattr(one, "beam_arcmin", None) for one in self.maps if one is not None}
+        return stated.pop() if len(stated) == 1 else None
+
+    @property
     def ordering(self) -> str:
         """NESTED if all files are, so that they are read from end to end; else RING."""
         return "NESTED" if all(f.ordering == "NESTED" for f in self._files) else "RING"

@@ -165,6 +165,10 @@ def systematics_of(given: Systematics | Mapping[str, Any] | None) -> Systematics
     """
     if isinstance(given, Systematics):
         return given
+    if given is not None and not isinstance(given, Mapping):
+        raise InstrumentError(
+            f"expected systematic errors by name, such as {{'gain': 0.01}}, got {given!r}."
+        )
     names = [field.name for field in dataclasses.fields(Systematics)]
     if unknown := [str(key) for key in given or {} if key not in names]:
         raise InstrumentError(

@@ -301,8 +301,9 @@ def bb_of_a_map(found: MeasuredR) -> Figure:
         xerr=[found.ell - found.edges[:-1], found.edges[1:] - 1 - found.ell],
         fmt="o", color=CLASS_HUES[0], markersize=4, label="BB of the map, less noise",
     )  # fmt: skip
-    axes.plot(found.ell, lensing, color=CLASS_HUES[1], label="lensing")
-    label = f"lensing, and tensors of r = {found.r:.3g} ± {found.error:.2g}"
+    of_lensing = f"{found.lensing:.3g} times " if found.lensing_error else ""
+    axes.plot(found.ell, lensing, color=CLASS_HUES[1], label=f"{of_lensing}lensing")
+    label = f"that, and tensors of r = {found.r:.3g} ± {found.error:.2g}"
     axes.plot(found.ell, model, "--", color=CLASS_HUES[2], label=label)
     axes.axhline(0, color=NOT_OBSERVED, linewidth=0.8, zorder=0)
     clear = found.bb_error <= 3 * np.median(found.bb_error)
