@@ -194,3 +194,10 @@ def fgbuster() -> dict[str, np.ndarray]:
     """192 pixels of Table 1 noise and FGBuster's fits of them; see golden/fit_by_fgbuster.py."""
     with np.load(Path(__file__).parent / "golden" / "fgbuster.npz", allow_pickle=False) as file:
         return dict(file)
+
+
+@pytest.fixture
+def small_samples(monkeypatch):
+    """Trainings of networks look at few vectors for what they standardise and calibrate by."""
+    for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
+        monkeypatch.setattr(f"foreglow.recognition.network.train.{name}", 4096)

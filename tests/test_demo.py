@@ -25,13 +25,15 @@ from foreglow.report.recognition import figures
 def made(tmp_path_factory):
     """The demo's folder and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "run"
-    plans = tuple(replace(plan, epochs=2, steps=8, batch=512) for plan in recognise._PLANS)
+    plans = tuple(replace(plan, epochs=1, steps=4, batch=256) for plan in recognise._PLANS)
     unet = dust._SETTINGS["unet"] | {"width": 1, "epochs": 1, "steps": 2, "batch": 4}
     small = {"test_cutouts": 12, "linear_cutouts": 48, "centres_nside": 4, "unet": unet}
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recognise, "_PLANS", plans)
         patch.setattr(dust, "_SETTINGS", dust._SETTINGS | small)
+        for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
+            patch.setattr(f"foreglow.recognition.network.train.{name}", 4096)
         patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)

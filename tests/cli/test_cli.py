@@ -310,6 +310,7 @@ def test_interruption(run, monkeypatch):
 # ---- success ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("small_samples")
 def test_simulate_train_classify_evaluate(run, tmp_path):
     sky = tmp_path / "a sky [of mine]"
     code, out, err = run("recognize", "simulate", "--out", sky, "--nside", 16, "--noise-scale", 0.1)

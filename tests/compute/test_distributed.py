@@ -118,6 +118,7 @@ def struck(out, blow):
     raise AssertionError("a process has outlived the command")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread", "small")
 def test_killed_with_two_processes_and_resumed_with_one(run, tmp_path):
     assert run(*RECOGNIZE, "--out", tmp_path / "one")[0] == 0

@@ -48,6 +48,7 @@ SHORTER = {
     ],
     ("recognize", "context"): ["--epochs", 1, "--steps", 1],
     ("recognize", "evaluate"): ["--skies", 1],
+    ("recognize", "measure-r"): ["--skies", 50],
     ("dust", "simulate"): ["--nside", 16],
     ("dust", "prepare"): ["--nside", 16],
     ("dust", "train"): [

@@ -54,6 +54,7 @@ def test_integrated_model_reproduces_the_reference(samplers, half):
         assert own * (N / 500) ** 0.5 == pytest.approx(error, rel=0.3)
 
 
+@pytest.mark.slow
 def test_the_south_is_worse_than_the_north(samplers):
     """As the paper found."""
     north, south = (correlations(samplers[half], mode_correlation) for half in REFERENCE)
@@ -62,6 +63,7 @@ def test_the_south_is_worse_than_the_north(samplers):
     assert bool((difference > 5 * error).all())
 
 
+@pytest.mark.slow
 def test_the_two_definitions_differ(samplers):
     """Strong modes correlate better than the others: the ratio of spectra says more than r50."""
     modes, spectra = (

@@ -81,7 +81,8 @@ def smoke(one_thread, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(farsian2020, "read_settings", read_quick)
         patch.setattr(experiment.figures, "save", draw)
-        patch.setattr(context_training, "_TEMPERATURE_BATCHES", 4)
+        patch.setattr(context_training, "_TEMPERATURE_BATCHES", 1)
+        patch.setattr(context_training, "_VALIDATION_STEPS", 1)
         farsian2020.reproduce(folder, "smoke", "mock", seed=0, device="cpu")
     return folder
 
@@ -476,6 +477,8 @@ def file_states(folder):
 def test_one_context_is_missing(smoke, tmp_path, monkeypatch):
     """Stopped between two of them: the missing one is trained, and is what it would have been."""
     models = ("four_foreglow_conditioned", "context_unet")
+    for name in ("_TEMPERATURE_BATCHES", "_VALIDATION_STEPS"):
+        monkeypatch.setattr(context_training, name, 1)
     for name in models:
         shutil.copytree(smoke / "model" / name, tmp_path / "model" / name)
     before = file_states(tmp_path)

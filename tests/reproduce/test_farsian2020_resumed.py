@@ -112,6 +112,7 @@ def weights_of(folder):
     return {p.parent.name: p.read_bytes() for p in (folder / "model").glob("*/*.safetensors")}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(whole, tmp_path, caplog):
     """kill -9 in the second epoch of the third training, then --resume: the same numbers."""
     killed = tmp_path / "killed"

@@ -65,12 +65,12 @@ def test_agrees_with_brute_force(few, instrument):
 def test_probabilities_mean_what_they_say(instrument, noise_scale):
     """Exact evidence is calibrated: mean confidence is the accuracy, at any noise."""
     templates = load_templates("mock", 16)
-    vectors = draw_vectors(templates, instrument, PROBLEMS["four"], noise_scale, 600, seed=3)
+    vectors = draw_vectors(templates, instrument, PROBLEMS["four"], noise_scale, 300, seed=3)
     evidence = log_evidence(vectors.data, vectors.sigma[0], templates, instrument, PROBLEMS["four"])
     probability = torch.softmax(evidence, 1)
     confidence = probability.max(1).values
     right = (probability.argmax(1) == vectors.label).double()
-    error = (right - confidence).std() / 600**0.5
+    error = (right - confidence).std() / 300**0.5
     assert abs(float((right - confidence).mean())) < 3 * float(error)
     assert float(right.mean()) > (0.8 if noise_scale < 1 else 0.4)
 

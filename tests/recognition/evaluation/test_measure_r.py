@@ -51,7 +51,7 @@ def cut_and_skies(request):
     return cut, (np.array(skies), tensor, lensing)
 
 
-@pytest.mark.parametrize("r", [0.0, 0.01, 0.1])
+@pytest.mark.parametrize("r", [0.0, 0.02])
 def test_r_is_recovered_over_a_hundred_skies(cut_and_skies, r):
     cut, about = cut_and_skies
     found = [fit_r(cut.spectra(drawn(r, [2, k]))[1], *about, False, cut) for k in range(100)]

@@ -131,6 +131,7 @@ def test_training_fits_the_temperature(model):
     assert max(calibration["error_before"], calibration["error_after"]) < 0.05
 
 
+@pytest.mark.usefixtures("small_samples")
 def test_a_warm_start_fits_it_anew_and_the_seed_fixes_it(instrument, templates, tmp_path):
     found = []
     for start in (1.0, 3.0):
@@ -142,6 +143,7 @@ def test_a_warm_start_fits_it_anew_and_the_seed_fixes_it(instrument, templates, 
     assert found[0] == found[1]
 
 
+@pytest.mark.usefixtures("small_samples")
 def test_a_network_that_diverged_keeps_a_temperature_of_one(instrument, templates, tmp_path):
     recogniser = Recogniser.untrained("foreglow", instrument, PROBLEMS["curvature"], 0)
     recogniser.card["calibration"] = {"vectors": 1}
