@@ -86,16 +86,33 @@ def fit_index(
     rough = z.float()
     for seen in (*[rough] * (steps - 1), z):  # the last step brings all digits
         beta = beta.to(seen.dtype)
-        template, slope = derivatives(beta, log_ratio, from_nodes, 1, bend)
-        power = dot(template, template)
-        amplitude = along(seen, template) / power[:, None]
-        slope = slope - (dot(slope, template) / power)[:, None] * template
-        gradient = (amplitude * along(seen, slope)).sum(1)
-        information = (amplitude**2).sum(1) * dot(slope, slope)
-        gradient = gradient + BETA_PRECISION * (BETA_MEAN - beta)
-        step = gradient / (information + BETA_PRECISION)
+        fall, curve, _ = expansion(seen, beta, log_ratio, from_nodes, bend)
+        step = fall / curve
         beta = (beta + step.clamp(-_LARGEST_STEP, _LARGEST_STEP)).clamp(*INDEX_RANGE)
     return beta
+
+
+def expansion(
+    z: Tensor, beta: Tensor, log_ratio: Tensor, from_nodes: Tensor, bend: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Half of chi-square with the prior around an index: how steeply it falls, how it bends.
+
+    Parameters are those of `fit_index`, and `beta` (n or 1,).
+
+    Returns
+    -------
+    fall, curve : Tensor, shape (n,)
+        Minus its first derivative by the index, amplitudes free, and Gauss and Newton's second.
+    explained : Tensor, shape (n,)
+        By how much the power law lowers chi-square, the prior aside.
+    """
+    template, slope = derivatives(beta, log_ratio, from_nodes, 1, bend)
+    power = dot(template, template)
+    amplitude = along(z, template) / power[:, None]
+    slope = slope - (dot(slope, template) / power)[:, None] * template
+    fall = (amplitude * along(z, slope)).sum(1) + BETA_PRECISION * (BETA_MEAN - beta)
+    square = (amplitude**2).sum(1)
+    return fall, square * dot(slope, slope) + BETA_PRECISION, square * power
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -22,10 +22,8 @@ from foreglow.recognition.fits.skymodel import (
 from foreglow.recognition.models import BETA_MEAN
 from foreglow.recognition.power_law import (
     BETA_PRECISION,
-    along,
     complement,
-    derivatives,
-    dot,
+    expansion,
     fit_index,
     log_ratio_of,
     modes_of_powers,
@@ -36,7 +34,7 @@ from foreglow.sky.instrument import Instrument
 LEVEL = 1e-3
 """A pixel where no candidate has a larger p-value is said to be fitted by none."""
 
-_STEPS = 4
+_STEPS = 3
 _BATCH = 16384  # pixels whose vectors stay in the cache
 _SAME_SHAPE = 1e-3  # of the noise across the bands: two thousandths of chi-square
 
@@ -149,10 +147,11 @@ class _Projected:
 
     def _chi2(self, data: Tensor, depth: Tensor) -> Tensor:
         z = (data.double() @ self.projection) / depth[:, None, None]  # (n, stokes, mode), white
-        beta = fit_index(z, self.log_ratio, self.from_nodes, _STEPS, self.bend)
-        (template,) = derivatives(beta, self.log_ratio, self.from_nodes, 0, self.bend)
-        explained = along(z, template).square().sum(1) / dot(template, template)
-        return z.square().sum((1, 2)) - explained + BETA_PRECISION * (beta - BETA_MEAN) ** 2
+        beta = fit_index(z.float(), self.log_ratio, self.from_nodes, _STEPS, self.bend).double()
+        fall, curve, explained = expansion(z, beta, self.log_ratio, self.from_nodes, self.bend)
+        prior = BETA_PRECISION * (beta - BETA_MEAN) ** 2
+        # the last is what one step more would bring: so near its minimum it is a parabola
+        return z.square().sum((1, 2)) - explained + prior - fall**2 / curve
 
 
 @lru_cache(maxsize=64)
