@@ -392,8 +392,7 @@ def _task(member: _Member, bands: Bands) -> Task:
         value, parts = compare(cut)
         return {"loss": value, **parts, "score": parts["r50"] + parts["r150"]}
 
-    def optimiser(_: Any, total_steps: int) -> Any:
-        parameters = network.parameters()
+    def optimiser(parameters: Any, total_steps: int) -> Any:
         if not plan.annealed:
             return dropping_adam(parameters, plan.rate, total_steps, _PAPER_DROPS)
         return (adamw if plan.ours else annealed_adam)(parameters, plan.rate, total_steps)
