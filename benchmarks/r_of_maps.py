@@ -25,7 +25,7 @@ def main() -> None:
     for name, weight in (("full sky", np.ones(n)), ("|b| > 15", apodised(beyond, 18.0))):
         edges = range(2, 33, 5) if name == "full sky" else range(2, 33, 6)
         cut = CutSky(weight, list(edges), pure=bool((weight < 1).any()))
-        about = [simulated_powers(cut, ee, bb, tensors, noise, 0, k) for k in range(SKIES)]
+        about = [simulated_powers(cut, ee, bb, tensors, 0, (k, noise)) for k in range(SKIES)]
         tensor, lensing = (cut.expected(0 * ee, cl)[1] for cl in (tensors, bb))
         for r in (0.0, 0.01, 0.02, 0.1):
             powers = []

@@ -153,7 +153,7 @@ class CutSky:
                 q, u = maps
                 real, imaginary = self._derivatives[2 - spin]
                 turned = np.stack([q * real + u * imaginary, u * real - q * imaginary])
-                b = self._analyse(turned, spin)[1]
+                b = self._analyse(turned if spin else turned[1:], spin)[-1]
                 found[1] += hp.almxfl(b, share)
         return found
 
@@ -216,9 +216,7 @@ class CutSky:
         return {**rings, "lmax": self.l_max, "nthreads": 0}
 
     def _analyse(self, maps: NDArray, spin: int) -> NDArray[np.complex128]:
-        """Multipoles (n, n_lm) of maps (n, n_pix): of spin 0 one by one."""
-        if spin == 0 and len(maps) > 1:
-            return np.concatenate([self._analyse(one[None], 0) for one in maps])
+        """Multipoles (n, n_lm) of maps (n, n_pix): one of spin 0, else two."""
         area = hp.nside2pixarea(self.nside)
         alm = ducc0.sht.adjoint_synthesis(map=maps, spin=spin, **self._geometry) * area
         for _ in range(_ITERATIONS):

@@ -206,7 +206,7 @@ def clustered_patches(
     kept = np.ones(n_pix, bool) if mask is None else np.nan_to_num(np.asarray(mask, float)) > 0
     features = np.stack(hp.pix2vec(hp.npix2nside(n_pix), np.arange(n_pix), nest=nest), 1)
     if values is not None:
-        if not isinstance(spread, int | float) or not spread > 0:
+        if not isinstance(spread, int | float | np.number) or not spread > 0:
             raise MapError(
                 "expected spread above zero, the difference of values that counts as much as the "
                 f"size of a patch, got {spread!r}"

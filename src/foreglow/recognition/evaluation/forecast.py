@@ -122,7 +122,7 @@ def forecast(
         2 at least, each with its own CMB, beta_s, noise and places of the models.
     patch_nside : int
         In each pixel of this Nside one model is recognised by patch.
-    cut_deg : float
+    cut_deg : float, optional
         Galactic latitudes up to this are left out of the spectra [deg]; by default 20.
     mask : path or array, shape (n_pix,), optional
         In place of that: the sky counts where it is above zero, a hundredth of it at least. Of
@@ -182,7 +182,7 @@ def _validate_bands(bands: Instrument, models: tuple[str, ...], noise_scale: flo
 
 
 def _validate_skies(nside: int, skies: int, patch_nside: int) -> None:
-    if not isinstance(skies, int) or skies < _FEWEST_SKIES:
+    if not isinstance(skies, int | np.integer) or skies < _FEWEST_SKIES:
         raise RunError(f"expected {_FEWEST_SKIES} skies or more, for the errors, got {skies!r}.")
     if not (1 <= patch_nside <= nside and patch_nside & (patch_nside - 1) == 0):
         raise RunError(

@@ -57,14 +57,14 @@ def _named(path: str | Path, columns: tuple[str, ...]) -> str:
 def read_noise(
     noise: Any, cmb: Any, maps: NDArray, beam: float, unit: str | None, pixels: Pixels
 ) -> NDArray[np.float64]:
-    """Covariance of each pixel, (3, n_pix), or simulations, (n, 2, n_pix) [uK_CMB]."""
+    """Covariance of each pixel, (1, 3, n_pix), or simulations, (n, 2, n_pix) [uK_CMB]."""
     simulations = noise[0] if isinstance(noise, tuple) and len(noise) == 2 else noise
     if isinstance(simulations, np.ndarray) and simulations.ndim == 3:
         return _read_simulations(simulations, noise, maps, pixels)
     if noise is None and isinstance(cmb, SeparatedSky):
         _say_independent(beam, maps)
         qq, uu = cmb.cmb_error.astype(float) ** 2
-        return np.stack([qq, 0 * qq, uu])
+        return np.stack([qq, 0 * qq, uu])[None]
     if noise is None:
         named = "" if is_array(cmb) else _named(cmb, (*_CMB, *_ERRORS))
         if not named.endswith(_ERRORS[-1] + "]"):
@@ -80,7 +80,7 @@ def read_noise(
         nside = hp.npix2nside(maps.shape[1])
         rms, of_rms = white_noise(noise, nside, "the CMB map")
         variance = np.full(maps.shape[1], (rms * _factor(of_rms, "the noise")) ** 2)
-        return np.stack([variance, 0 * variance, variance])
+        return np.stack([variance, 0 * variance, variance])[None]
     given: Any = pixels.array("noise", noise) if is_array(noise) else noise
     opened = open_noise_map(given, unit)
     if hp.nside2npix(opened.nside) != maps.shape[1]:
@@ -89,7 +89,7 @@ def read_noise(
             f"{opened.nside}."
         )
     covariance = opened.read_covariance(np.arange(maps.shape[1]))
-    return covariance * _factor(opened.unit, "the noise") ** 2
+    return covariance[None] * _factor(opened.unit, "the noise") ** 2
 
 
 def _read_simulations(
@@ -143,7 +143,7 @@ def beam_of(given: float | None, opened: PolarisationMap | SeparatedSky) -> floa
             "none; 0 says that it has none."
         )
     found = stated if given is None else given
-    if not isinstance(found, int | float) or not 0 <= found <= _WIDEST_ARCMIN:
+    if not isinstance(found, int | float | np.number) or not 0 <= found <= _WIDEST_ARCMIN:
         raise RunError(
             f"expected a beam as a number of arcmin, from 0 to {_WIDEST_ARCMIN:g}, got {found!r}."
         )

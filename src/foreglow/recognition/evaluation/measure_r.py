@@ -55,9 +55,10 @@ def measure_r(
 ) -> MeasuredR:
     """Measure r on a CMB map: purified BB of a mask, a Gaussian likelihood in r (and lensing).
 
-    Simulated skies of lensed CMB without tensors, and of the noise, are measured in the same way:
-    their mean is taken off, and their covariance weighs the bins. What foregrounds have left in
-    the map biases r; `p_value` tells where that shows.
+    Simulated skies of lensed CMB and noise, and with tensors of the r found, are measured in the
+    same way: their mean is taken off, their covariance weighs the bins, and the same fit to each of
+    them gives the error. What foregrounds have left in the map biases r; `p_value` tells where that
+    shows.
 
     Parameters
     ----------
@@ -117,8 +118,7 @@ def measure_r(
     maps, opened = read_cmb(cmb, unit, pixels)
     beam = beam_of(fwhm_arcmin, opened)
     spread = read_noise(noise, cmb, maps, beam, unit, pixels)
-    known = np.concatenate([maps, spread.sum(0) if spread.ndim == 3 else spread])
-    seen = np.isfinite(known.sum(0))
+    seen = np.isfinite(maps.sum(0) + spread.sum((0, 1)))
     weight = _weight(mask, seen, opened, apodise_deg, nest)
     nside = hp.npix2nside(weight.size)
     cut = CutSky(weight, _edges(ell_edges, nside, weight), pure=bool((weight < 1).any()))
@@ -135,33 +135,43 @@ def measure_r(
     most = min(cut.l_max, _LARGEST_ELL)
     tensors[: most + 1] = tensor_bb(most)
     ee, bb, tensors = ee * transfer, bb * transfer, tensors * transfer
-    one = partial(simulated_powers, cut, ee, bb, tensors, np.nan_to_num(spread), seed)
+    power = cut.spectra(np.where(seen, maps, 0.0))[1]
+    one = partial(simulated_powers, cut, ee, bb, tensors, seed)
+    each = ((number, np.nan_to_num(spread[number % len(spread)])) for number in range(skies))
     found = []
     with shown("measure r", progress) as say, map_over(workers, pool) as map_fn:
-        for spectrum in map_fn(one, range(skies)):
+        for spectrum in map_fn(one, each):
             found.append(spectrum)
             say(len(found), skies)
     lensing, tensor = (cut.expected(0 * ee, cl)[1] for cl in (bb, tensors))
-    power = cut.spectra(np.where(seen, maps, 0.0))[1]
     return fit_r(power, np.array(found), tensor, lensing, free_lensing, cut)
 
 
 def _validate(skies: Any, seed: Any) -> None:
-    if not isinstance(skies, int) or skies < FEWEST_SKIES:
+    if not isinstance(skies, int | np.integer) or skies < FEWEST_SKIES:
         raise RunError(f"expected {FEWEST_SKIES} skies or more, for a covariance, got {skies!r}.")
-    if not isinstance(seed, int) or seed < 0:
+    if not isinstance(seed, int | np.integer) or seed < 0:
         raise RunError(f"expected a seed as a whole number of 0 or more, got {seed!r}.")
 
 
 def simulated_powers(
-    cut: CutSky, ee: NDArray, bb: NDArray, tensors: NDArray, noise: NDArray, seed: int, number: int
+    cut: CutSky,
+    ee: NDArray,
+    bb: NDArray,
+    tensors: NDArray,
+    seed: int,
+    number_and_noise: tuple[int, NDArray],
 ) -> NDArray[np.float64]:
-    """BB of a simulated sky, as `fit_r` takes it, (3, n_bin)."""
+    """BB of a simulated sky, as `fit_r` takes it, (3, n_bin).
+
+    Its noise is Q, U of one that was simulated, or QQ, QU and UU of which it is drawn.
+    """
+    number, noise = number_and_noise
     rng = np.random.default_rng([seed, 21, number])
     sky = polarisation_map(ee, bb, cut.nside, rng)
     waves = cut.multipoles(polarisation_map(0 * ee, tensors, cut.nside, rng))
-    if noise.ndim == 3:  # simulations
-        sky += noise[number % len(noise)]
+    if len(noise) == 2:
+        sky += noise
     else:
         qq, qu, uu = noise
         first, second = rng.standard_normal(sky.shape)
@@ -195,7 +205,7 @@ def _weight(
     """Weight of each pixel, 0 where the map or its noise is unobserved."""
     pixel = np.degrees(hp.nside2resol(opened.nside))
     width = max(_APODISE_DEG, _APODISE_PIXELS * pixel) if apodise_deg is None else apodise_deg
-    if not isinstance(width, int | float) or not 0 <= width < 90:
+    if not isinstance(width, int | float | np.number) or not 0 <= width < 90:
         raise RunError(f"expected apodise_deg as a number from 0 to 90, got {width!r}.")
     if mask is None:
         return apodised(seen, width)

@@ -236,7 +236,8 @@ def likelihood_at(
     place = [power[name] for name in model.free]
     ratio = pixels.log_ratio
     bent = torch.full_like(ratio, model.fixed.get("curvature", 0.0)) * ratio**2
-    bent[:, :-1] += synchrotron_factor(model, bands.node_ghz)  # the last row is no band
+    if model.synchrotron_factor:
+        bent[:, :-1] += synchrotron_factor(model, bands.node_ghz)  # the last row is no band
     for k, p in enumerate(place):
         bent = bent + parameters[:, k : k + 1] * ratio**p
     moments = _moments(bands, pixels.weight, torch.exp(bent), ratio, 2 * place[-1])

@@ -261,14 +261,16 @@ def bent_spectra(
     value: dict[str, Tensor | float] = dict(model.fixed)
     value.update(zip(model.free, parameters[:, None].unbind(-1), strict=True))  # each (n, 1)
     log_ratio = torch.log(frequency_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
-    synchrotron = seds.synchrotron(frequency_ghz, value["beta_s"], value["curvature"])
-    spectra = [synchrotron * synchrotron_factor(model, frequency_ghz).exp()]
+    spectra = [seds.synchrotron(frequency_ghz, value["beta_s"], value["curvature"])]
+    if model.synchrotron_factor:
+        spectra[0] = spectra[0] * synchrotron_factor(model, frequency_ghz).exp()
     slopes = {"beta_s": log_ratio, "curvature": log_ratio**2}
     if "dust" in model.bent:
         beta, temperature = value["beta_d"], value["dust_temperature"]
-        factor = seds.log_factor(model.dust_factor, frequency_ghz, seds.DUST_REFERENCE_GHZ)
-        dust = seds.modified_blackbody(frequency_ghz, beta, temperature)
-        spectra.append(dust * factor.exp())
+        spectra.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
+        if model.dust_factor:
+            factor = seds.log_factor(model.dust_factor, frequency_ghz, seds.DUST_REFERENCE_GHZ)
+            spectra[1] = spectra[1] * factor.exp()
         slopes["beta_d"] = torch.log(frequency_ghz / seds.DUST_REFERENCE_GHZ)
         slopes["dust_temperature"] = _temperature_slope(frequency_ghz, temperature)
     shape = (len(parameters), len(frequency_ghz))

@@ -43,6 +43,11 @@ class PolarisationSource(Protocol):
         ...
 
     @property
+    def beam_arcmin(self) -> float | None:
+        """FWHM, if it states one."""
+        ...
+
+    @property
     def ordering(self) -> str:
         """RING or NESTED, as stored."""
         ...
@@ -83,7 +88,7 @@ class Observation:
     @property
     def beam_arcmin(self) -> float | None:
         """FWHM that all maps state alike, as those at a common beam do; None if they do not."""
-        stated = {getattr(one, "beam_arcmin", None) for one in self.maps if one is not None}
+        stated = {one.beam_arcmin for one in self.maps if one is not None}
         return stated.pop() if len(stated) == 1 else None
 
     @property

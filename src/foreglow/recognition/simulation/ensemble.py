@@ -169,6 +169,7 @@ class EnsembleBand:
     frame: str = "G"
     unit: str = "uK_RJ"
     ordering: str = "RING"
+    beam_arcmin: float | None = None
 
     def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
         """Q, U of some pixels, shape (2, n)."""

@@ -314,7 +314,8 @@ def bb_of_a_map(found: MeasuredR) -> Figure:
         xlabel=r"$\ell$", ylabel=r"$C_\ell^{BB}$ [$\mu$K$_{CMB}^2$]",
         ylim=(shown.min() - margin, shown.max() + 2 * margin),
     )  # fmt: skip
-    axes.set_title(f"{found.sky_fraction:.0%} of the sky, p = {found.p_value:.2g}")
+    fits = "" if found.p_value is None else f", p = {found.p_value:.2g}"
+    axes.set_title(f"{found.sky_fraction:.0%} of the sky{fits}")
     axes.legend()
     axes.grid(True)
     return figure
