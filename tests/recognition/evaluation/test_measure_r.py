@@ -233,6 +233,11 @@ def weight(value):
         ({"window": np.ones(20)}, ShapeError, r"window of shape \(48,\), 3 Nside"),
         ({"skies": 10}, RunError, "50 skies or more"),
         ({"skies": "100"}, RunError, "got '100'"),
+        (
+            {"ell_edges": range(5, 45), "mask": None},
+            RunError,
+            "twice as many skies as bins of ell, 78",
+        ),
         ({"seed": -1}, RunError, "a seed as a whole number of 0 or more, got -1"),
         ({"ell_edges": [2, 90]}, MapError, "within 2 to 48"),
         ({"ell_edges": [2, 10.5, 20]}, MapError, "whole numbers as edges of ell"),

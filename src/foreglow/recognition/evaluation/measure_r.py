@@ -88,7 +88,7 @@ def measure_r(
         that are means over their pixels (`healpy.pixwin(nside, pol=True)[1]`), as those of
         instruments are; simulations of foreglow have none.
     skies : int
-        50 at least.
+        50 at least, and twice as many as there are bins.
     seed : int
     unit, nest, frame, convention
         Of maps that do not state them, as `classify` takes them.
@@ -127,6 +127,11 @@ def measure_r(
             f"expected a mask that leaves {_FEWEST_MODES} modes or more in every bin of ell, got "
             f"{cut.modes.min():.2g} at ell {cut.ell[cut.modes.argmin()]:g} of "
             f"{cut.sky_fraction:.2%} of the sky; take more sky, or wider bins (ell_edges=)."
+        )
+    if skies < 2 * len(cut.ell):
+        raise RunError(
+            f"expected twice as many skies as bins of ell, {2 * len(cut.ell)}, for a covariance, "
+            f"got {skies}; take more skies, or wider bins (ell_edges=)."
         )
     transfer = (hp.gauss_beam(np.radians(beam / 60), cut.l_max) * _window(window, cut.l_max)) ** 2
     transfer[:2] = 0

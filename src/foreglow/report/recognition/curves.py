@@ -302,9 +302,10 @@ def bb_of_a_map(found: MeasuredR) -> Figure:
         fmt="o", color=CLASS_HUES[0], markersize=4, label="BB of the map, less noise",
     )  # fmt: skip
     of_lensing = f"{found.lensing:.3g} times " if found.lensing_error else ""
-    axes.plot(found.ell, lensing, color=CLASS_HUES[1], label=f"{of_lensing}lensing")
+    steps = {"edges": found.edges, "baseline": None, "linewidth": 1.5}
+    axes.stairs(lensing, **steps, color=CLASS_HUES[1], label=f"{of_lensing}lensing")
     label = f"that, and tensors of r = {found.r:.3g} ± {found.error:.2g}"
-    axes.plot(found.ell, model, "--", color=CLASS_HUES[2], label=label)
+    axes.stairs(model, **steps, color=CLASS_HUES[2], linestyle="--", label=label)
     axes.axhline(0, color=NOT_OBSERVED, linewidth=0.8, zorder=0)
     clear = found.bb_error <= 3 * np.median(found.bb_error)
     reach = found.bb + np.array([[-1.0], [1.0]]) * found.bb_error
