@@ -17,8 +17,15 @@ from torch.nn.functional import embedding_bag
 from foreglow.compute.random import make_generator
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps import healpix as hp
-from foreglow.maps.gnomonic import Grid, Pointings, cutout_interpolation, cutout_pixels
+from foreglow.maps.gnomonic import (
+    Grid,
+    Pointings,
+    cutout_interpolation,
+    cutout_pixels,
+    cutout_vectors,
+)
 from foreglow.maps.hemispheres import METHODS, Method, Region
+from foreglow.maps.spin2 import N_TENSOR, in_cutouts, polarisation_tensors
 
 _BLOCK = 16  # channels transposed at once: their float32 fill a line of the cache
 _BLEND_AT_ONCE = 8  # cutouts whose blended channels stay in the cache until they are copied
@@ -33,9 +40,10 @@ class SkyCube:
     ----------
     inputs : Tensor, shape (n_pix, channel)
         NESTED; zero where masked.
-    target : Tensor, shape (n_pix, 2)
-        Target, zero where masked, and mask (1 where the sky counts), side by side so that one
-        visit to memory brings both.
+    target : Tensor, shape (n_pix, 2), or (n_pix, 8) of a polarised sky
+        Target, zero where masked, mask (1 where the sky counts), and of a polarised target the
+        tensor of Q and U (see `foreglow.maps.spin2`), side by side so that one visit to memory
+        brings all.
     """
 
     inputs: Tensor
@@ -49,6 +57,7 @@ class SkyCube:
         target: np.ndarray,
         mask: np.ndarray,
         nest: bool = False,
+        polarisation: np.ndarray | None = None,
     ) -> "SkyCube":
         """Read maps one at a time; only the cube itself and 16 channels are ever in memory.
 
@@ -62,6 +71,8 @@ class SkyCube:
             The sky counts where it is above zero.
         nest : bool
             Maps are NESTED, else RING.
+        polarisation : ndarray, shape (2, n_pix), optional
+            Q and U of the target, COSMO.
 
         Returns
         -------
@@ -97,13 +108,26 @@ class SkyCube:
             filled = end
         if filled != n_channel:
             raise ShapeError(f"expected {n_channel} channels, got {filled}; correct n_channel")
-        aside = np.stack([_kept(target, "the target", order, keep), keep.astype(np.float32)], 1)
+        aside = [_kept(target, "the target", order, keep), keep.astype(np.float32)]
+        if polarisation is not None:
+            q, u = (
+                torch.from_numpy(_kept(m, f"the target's {name}", order, keep))
+                for m, name in zip(polarisation, "QU", strict=True)
+            )
+            vector = np.stack(hp.pix2vec(nside, np.arange(n_pix), nest=True), 1)
+            aside += list(polarisation_tensors(q, u, torch.from_numpy(vector)).numpy().T)
+        aside = np.stack(aside, 1)
         return cls(torch.from_numpy(cube), torch.from_numpy(aside))
 
     @property
     def nside(self) -> int:
         """Nside of the maps."""
         return hp.npix2nside(len(self.inputs))
+
+    @property
+    def polarised(self) -> bool:
+        """Whether the target has Q and U."""
+        return self.target.shape[1] == 2 + N_TENSOR
 
     def to(self, device: torch.device) -> "SkyCube":
         """The same sky on a device."""
@@ -116,9 +140,10 @@ class Cutouts:
 
     Attributes
     ----------
-    inputs : Tensor, shape (batch, channel, n, n)
+    inputs : Tensor, shape (batch, channel, fine n, fine n)
         Channels last in memory.
-    target : Tensor, shape (batch, n, n)
+    target : Tensor, shape (batch, n, n), or (batch, 3, n, n) of a polarised sky
+        I, or I, Q and U, those in the frame of the cutout (see `foreglow.maps.spin2`).
     mask : Tensor of bool, shape (batch, n, n)
         True where the sky counts.
     pointings : Pointings
@@ -148,6 +173,8 @@ class CutoutSampler:
         pixel of a cutout counts where they hold at least half of the weight.
     max_masked : float
         A cutout of which more than this fraction is masked is dropped, and another drawn.
+    fine : int
+        Pixels of the inputs along a side of each pixel of the grid.
     """
 
     sky: SkyCube
@@ -155,6 +182,7 @@ class CutoutSampler:
     grid: Grid = field(default_factory=Grid)
     method: Method = "nearest"
     max_masked: float = 0.7
+    fine: int = 1
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -187,7 +215,7 @@ class CutoutSampler:
 
     def room(self, n: int) -> Tensor:
         """Memory for the inputs of n cutouts, to be used again and again as `out`."""
-        cube, side = self.sky.inputs, self.grid.n
+        cube, side = self.sky.inputs, self.grid.n * self.fine
         return _empty((n, side, side, cube.shape[1]), cube)
 
     def draw_pointings(self, n: int, generator: torch.Generator) -> Pointings:
@@ -228,62 +256,80 @@ class CutoutSampler:
         nside, aside = self.sky.nside, self.sky.target
         if self.method == "nearest":
             pixel, weight = cutout_pixels(where, self.grid, nside, nest=True), None
-            both = aside.index_select(0, pixel.reshape(-1)).view(*pixel.shape, 2)
-            return where, pixel, weight, both[..., 0], both[..., 1] > 0
+            both = aside.index_select(0, pixel.reshape(-1)).view(*pixel.shape, -1)
+            return where, pixel, weight, both, both[..., 1] > 0
         pixel, weight = cutout_interpolation(where, self.grid, nside, nest=True)
         weight = weight.to(aside.dtype)
         both = _blend(aside, pixel, weight)
         counts = both[..., 1] >= 0.5
         # weights become those of a mean over the pixels that count
-        share = torch.where(counts, 1 / both[..., 1].clamp(min=0.5), 0.0)
-        return where, pixel, weight * share.unsqueeze(-1), both[..., 0] * share, counts
+        share = torch.where(counts, 1 / both[..., 1].clamp(min=0.5), 0.0).unsqueeze(-1)
+        return where, pixel, weight * share, both * share, counts
 
     def _gather(
         self,
         where: Pointings,
         pixel: Tensor,
         weight: Tensor | None,
-        target: Tensor,
+        aside: Tensor,
         mask: Tensor,
         out: Tensor | None,
     ) -> Cutouts:
-        cube = self.sky.inputs
+        cube, side = self.sky.inputs, self.grid.n * self.fine
         values = self.room(len(where)) if out is None else out
-        if values.shape != (*target.shape, cube.shape[1]):
+        if values.shape != (len(where), side, side, cube.shape[1]):
             raise ShapeError(
-                f"expected room for inputs of shape {(*target.shape, cube.shape[1])}, got "
+                f"expected room for inputs of shape {(len(where), side, side, cube.shape[1])}, got "
                 f"{tuple(values.shape)}; make it with room({len(where)})"
             )
+        if self.fine > 1:
+            pixel, weight = self._finer(where)
         if weight is None:
             torch.index_select(cube, 0, pixel.reshape(-1), out=values.view(-1, cube.shape[1]))
         else:
             for part in range(0, len(pixel), _BLEND_AT_ONCE):
                 rows = slice(part, part + _BLEND_AT_ONCE)
                 values[rows] = _blend(cube, pixel[rows], weight[rows])
+        maps = aside[..., 0]
+        if self.sky.polarised:
+            turned = in_cutouts(aside[..., 2:], where, cutout_vectors(where, self.grid))
+            maps = torch.cat([maps.unsqueeze(1), turned], 1)
         # (batch, n, n, channel) in memory, (batch, channel, n, n) to a network
-        return Cutouts(values.permute(0, 3, 1, 2), target, mask, where)
+        return Cutouts(values.permute(0, 3, 1, 2), maps, mask, where)
+
+    def _finer(self, where: Pointings) -> tuple[Tensor, Tensor | None]:
+        """Pixels of the inputs, and their weights, where pixels of the grid are divided."""
+        grid = Grid(self.grid.n * self.fine, self.grid.pixel_arcmin / self.fine)
+        if self.method == "nearest":
+            return cutout_pixels(where, grid, self.sky.nside, nest=True), None
+        pixel, weight = cutout_interpolation(where, grid, self.sky.nside, nest=True)
+        weight = weight.to(self.sky.inputs.dtype)
+        # a mean over the pixels that count
+        weight = weight * self.sky.target[:, 1][pixel]
+        return pixel, weight / weight.sum(-1, keepdim=True).clamp(min=1e-6)
 
 
-# pointings; pixels (batch, n, n[, 4]); their weights if bilinear; target and mask (batch, n, n)
+# pointings; pixels (batch, n, n[, 4]); their weights if bilinear; target and what
+# goes with it (batch, n, n, column); mask (batch, n, n)
 _Found = tuple[Pointings, Tensor, Tensor | None, Tensor, Tensor]
 
 
 def _select(found: _Found, which: Tensor) -> _Found:
-    where, pixel, weight, target, mask = found
+    where, pixel, weight, aside, mask = found
     weight = None if weight is None else weight[which]
-    return where[which], pixel[which], weight, target[which], mask[which]
+    return where[which], pixel[which], weight, aside[which], mask[which]
 
 
 def _join(parts: list[_Found]) -> _Found:
     if len(parts) == 1:
         return parts[0]
-    where, pixel, weight, target, mask = zip(*parts, strict=True)
+    where, pixel, weight, aside, mask = zip(*parts, strict=True)
     columns = [[getattr(p, c) for p in where] for c in ("lon_deg", "lat_deg", "rotation_deg")]
     return (
         Pointings(*map(torch.cat, columns)),
         torch.cat(pixel),
         None if weight[0] is None else torch.cat(weight),
-        torch.cat(target),
+        torch.cat(aside),
         torch.cat(mask),
     )
 

@@ -152,6 +152,12 @@ def cutout_corners(pointings: Pointings, grid: Grid) -> Tensor:
     return (base / base.norm(dim=-1, keepdim=True)) @ _rotations(pointings).transpose(-1, -2)
 
 
+def cutout_axes(pointings: Pointings) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit vectors (n, 3) of the middle, the left and the upper side of cutouts, float64."""
+    middle, left, up = _rotations(pointings).unbind(-1)
+    return middle, left, up
+
+
 def cutout_pixels(pointings: Pointings, grid: Grid, nside: int, nest: bool) -> Tensor:
     """HEALPix pixel under the centre of each pixel of cutouts, as healpy's `projmap` picks it.
 
