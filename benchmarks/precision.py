@@ -17,7 +17,7 @@ tune()  # as the command line does, before PyTorch is imported
 import numpy as np
 import torch
 
-from foreglow.dust.networks import UNet
+from foreglow.dust.unet import UNet
 from foreglow.recognition.network.networks import ForeglowNetwork
 from measure import devices, side_by_side
 from steps import dust_steps, noise_sky, recognition_steps

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.dust.networks import INPUTS, MOMENTS, NETWORKS, Dropout, UNet, make_network
+from foreglow.dust.networks import INPUTS, MOMENTS, NETWORKS, make_network
 from foreglow.dust.spectra import paper_bands
+from foreglow.dust.unet import Dropout, UNet
 from foreglow.errors import ModelError, ShapeError
 from foreglow.maps.gnomonic import Grid
 

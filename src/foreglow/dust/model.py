@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foreglow.dust.networks import DustNetwork, make_network
+from foreglow.dust.networks import DustNetwork, Target, make_network
+from foreglow.dust.orientation import finer
 from foreglow.errors import ModelError, ShapeError
 from foreglow.maps.gnomonic import Grid
 from foreglow.model_files import DAMAGED, damaged, read_card, read_weights, write_model
@@ -40,6 +41,8 @@ class DustModel:
     nside : int
         Of the maps that those came from.
     target_unit : str
+    target : str
+        "intensity", or "polarisation": I, Q and U.
     card : dict
         How it was trained and what it scored; free form, saved with it.
     """
@@ -52,12 +55,14 @@ class DustModel:
     grid: Grid
     nside: int
     target_unit: str
+    target: Target = "intensity"
     card: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """A line for the end of a notebook's cell."""
         return (
-            f"<DustModel {self.network} of {self.inputs}, {len(self.members)} members: "
+            f"<DustModel {self.network} of {self.inputs}, {self.target}, "
+            f"{len(self.members)} members: "
             f"{len(self.velocity_kms)} channels from {self.velocity_kms[0]:g} to "
             f"{self.velocity_kms[-1]:g} km/s, dust in {self.target_unit}>"
         )
@@ -73,26 +78,27 @@ class DustModel:
         nside: int,
         target_unit: str,
         seeds: Sequence[int] = (0,),
+        target: Target = "intensity",
     ) -> "DustModel":
         """Networks with weights drawn from seeds, one a member; their scales are not measured yet.
 
         Raises
         ------
         ModelError
-            If there is no such network or inputs, or fewer than two channels.
+            If there is no such network, inputs or target, or fewer than two channels.
         """
         velocity = tuple(float(v) for v in velocity_kms)
         members = []
         for seed in seeds:
             with torch.random.fork_rng(devices=[]):  # initialisers know the global generator only
                 torch.manual_seed(seed)
-                members.append(make_network(network, inputs, velocity, width))
+                members.append(make_network(network, inputs, velocity, width, target))
         # convolutions are faster so, and what is saved and loaded adds up in the same order
         modules = nn.ModuleList(members).to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
-        return cls(modules, network, inputs, width, velocity, grid, nside, target_unit)
+        return cls(modules, network, inputs, width, velocity, grid, nside, target_unit, target)
 
     def __call__(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """The mean of the members' maps, (batch, n, n); all else as `each`."""
+        """The mean of the members' maps, without their axis; all else as `each`."""
         return self.each(inputs, mask).mean(0)
 
     @torch.inference_mode()
@@ -101,7 +107,7 @@ class DustModel:
 
         Parameters
         ----------
-        inputs : Tensor, shape (batch, channel, n, n)
+        inputs : Tensor, shape (batch, channel, fine n, fine n)
             Brightness temperature [K] at `velocity_kms`; any value, NaN too, where masked.
         mask : Tensor of bool, shape (batch, n, n)
             True where the sky counts.
@@ -109,7 +115,8 @@ class DustModel:
         Returns
         -------
         Tensor, shape (member, batch, n, n), in `target_unit`
-            Zero where masked.
+            Zero where masked. Of polarisation (member, batch, 3, n, n): I, Q and U, those in the
+            frame of the cutout.
 
         Raises
         ------
@@ -117,13 +124,21 @@ class DustModel:
             If there are other channels than the model's, or the cutouts have a size that four
             halvings do not divide.
         """
-        if mask.dtype != torch.bool or mask.shape != (len(inputs), *inputs.shape[2:]):
+        size = tuple(side // self.fine for side in inputs.shape[2:])
+        if mask.dtype != torch.bool or mask.shape != (len(inputs), *size):
             raise ShapeError(
-                f"expected a mask of bool, shape (batch, n, n) as the inputs "
+                f"expected a mask of bool, shape {(len(inputs), *size)} as the inputs "
                 f"{tuple(inputs.shape)} have it, got {mask.dtype} of shape {tuple(mask.shape)}"
             )
-        seen = torch.where(mask.unsqueeze(1), inputs, 0.0)
-        return torch.stack([torch.where(mask, m(seen, mask), 0.0) for m in self.networks])
+        seen = torch.where(finer(mask, self.fine).unsqueeze(1), inputs, 0.0)
+        made = [m(seen, mask) for m in self.networks]
+        known = mask if self.target == "intensity" else mask.unsqueeze(1)
+        return torch.stack([torch.where(known, maps, 0.0) for maps in made])
+
+    @property
+    def fine(self) -> int:
+        """Pixels of the inputs along a side of each pixel of the grid."""
+        return self.networks[0].fine
 
     @property
     def networks(self) -> list[DustNetwork]:
@@ -175,6 +190,7 @@ class DustModel:
             "members": len(self.members),
             "nside": self.nside,
             "target_unit": self.target_unit,
+            "target": self.target,
             "velocity_kms": list(self.velocity_kms),
             "grid": asdict(self.grid),
         }
@@ -194,6 +210,7 @@ class DustModel:
         try:
             names = ("network", "inputs", "width", "velocity_kms", "nside", "target_unit")
             stated = {name: card.pop(name) for name in names}
+            stated["target"] = card.pop("target", "intensity")
             grid, seeds = Grid(**card.pop("grid")), range(card.pop("members"))
             model = cls.untrained(**stated, grid=grid, seeds=seeds)
             read_weights(folder, card, model.members)

@@ -1,10 +1,10 @@
-"""Networks from cutouts of the HI cube to the dust: the paper's U-Net, and ours.
+"""Networks from cutouts of the HI cube to the dust: the paper's U-Net, ours, and ours with Q and U.
 
-Both take inputs in K and give the dust in the unit of their target: what they need to know of the
+All take inputs in K and give the dust in the unit of their target: what they need to know of the
 scales of either they measure once, in `standardise`, and keep with their weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,15 +13,22 @@ from torch import Tensor, nn
 
 from foreglow.compute.precision import layers
 from foreglow.dust.loss import PAPER_WEIGHT
+from foreglow.dust.orientation import SCALES, orientations
 from foreglow.dust.spectra import Bands, mode_correlation
+from foreglow.dust.unet import LEVELS, UNet, gelu_step, paper_step
 from foreglow.errors import ModelError, ShapeError
 
 Inputs = Literal["channels", "moments", "integrated"]
 INPUTS: tuple[Inputs, ...] = ("channels", "moments", "integrated")
+Target = Literal["intensity", "polarisation"]
+TARGETS: tuple[Target, ...] = ("intensity", "polarisation")
 MOMENTS = 4  # sums of v^m I for m below this
-LEVELS = 4  # times that the U-Nets halve a map
 _SOFT = 0.02  # of the rms of the inputs: fainter ones are seen as they are, brighter ones by log
 _STEM = 64  # numbers that ours makes of each pixel's spectrum
+_WINDOWS = 6  # maps of which gradients are taken: all gas, and five ranges of velocity
+_FLOOR = 0.02  # of the mean of each: what is added before its logarithm is taken
+_GROUPS = 2  # of gas, of a direction each: slower and faster
+_SPLIT_KMS = 5.0  # within which one group passes into the other
 
 
 class DustNetwork(nn.Module):
@@ -39,6 +46,7 @@ class DustNetwork(nn.Module):
     velocity: Tensor
     unit: Tensor
     step_kms: float  # from channel to channel
+    fine = 1  # pixels of the inputs along a side of each pixel that is predicted
 
     def __init__(self, inputs: Inputs, velocity_kms: Sequence[float] | np.ndarray):
         super().__init__()
@@ -129,7 +137,7 @@ class Zhang2019(DustNetwork):
         super().__init__(inputs, velocity_kms)
         self.register_buffer("rms", torch.ones(()))
         self.register_buffer("typical", torch.ones(()))
-        self.unet = UNet(self.n_input, width, _paper_step)
+        self.unet = UNet(self.n_input, width, paper_step)
         self.output = nn.Conv2d(width, 1, 1)
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
@@ -173,7 +181,7 @@ class ForeglowUNet(DustNetwork):
         self.stem = nn.Sequential(
             nn.Conv2d(self.n_input, _STEM, 1), nn.GELU(), nn.Conv2d(_STEM, _STEM, 1), nn.GELU()
         )
-        self.unet = UNet(_STEM, width, _step)
+        self.unet = UNet(_STEM, width, gelu_step)
         n_gain = self.n_input if inputs == "channels" else 1
         self.pixel_gain = nn.Conv2d(_STEM, n_gain, 1)
         self.unet_gain = nn.Conv2d(width, n_gain, 1, bias=False)
@@ -183,7 +191,7 @@ class ForeglowUNet(DustNetwork):
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """The dust, as `DustNetwork.forward` says."""
         seen = self.see(inputs)
-        scaled = (self._logarithms(seen) - self.mean) / self.std
+        scaled = (_logarithms(seen, self.soft) - self.mean) / self.std
         with layers(seen.device):
             pixel = self.stem(scaled) * mask.unsqueeze(1)
             log_gain = self.pixel_gain(pixel) + self.unet_gain(self.unet(pixel))
@@ -196,62 +204,111 @@ class ForeglowUNet(DustNetwork):
         super().standardise(inputs, target, mask, bands)
         seen = self.see(inputs)
         self.soft.copy_(_SOFT * _at(mask, seen).square().mean().sqrt())
-        logarithms = _at(mask, self._logarithms(seen))
+        logarithms = _at(mask, _logarithms(seen, self.soft))
         self.mean.copy_(logarithms.mean(0)[:, None, None])
         self.std.copy_(logarithms.std(0)[:, None, None])
         self.per_kelvin.copy_(_least_absolute(inputs.sum(1)[mask], target[mask]))
 
-    def _logarithms(self, seen: Tensor) -> Tensor:
-        """Logarithms of either sign that survive noise: ratios of channels become differences."""
-        scaled = seen / self.soft
-        return torch.copysign(scaled.abs().log1p(), scaled)  # torch.asinh takes 30 times as long
 
+class PolarisedUNet(DustNetwork):
+    """Ours for I, Q and U: gains of channels, and directions in which gradients of the gas point.
 
-class Dropout(nn.Dropout):
-    """PyTorch's dropout, faster on the processor.
-
-    There PyTorch draws a double for each number, which took a fifth of a step of the paper's
-    network; 15 bits decide as well.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The same tensor, in training with some of it zero and the rest made larger."""
-        if not self.training or input.device.type != "cpu":
-            return super().forward(input)
-        drawn = torch.empty_like(input, dtype=torch.int16).random_()  # 0 to 32767, all alike
-        return input * (drawn >= round(self.p * 32768)).to(input.dtype).div_(1 - self.p)
-
-
-class UNet(nn.Module):
-    """Four levels down and up again, each with two steps, joined by what was there on the way down.
+    Intensity is made as by `ForeglowUNet`. Polarisation is that of two groups of gas: each has
+    gains of its own, and a direction that is a sum of `orientations` of the gas at several
+    velocities and scales, with weights that depend on all around. The U-Net sees of them only how
+    clear they are: were the cutout turned, Q and U would turn as it does. At the start gains split
+    the spectrum into slower and faster gas, and the direction is that of all gas.
 
     Parameters
     ----------
-    n_in : int
     width : int
-        Channels of the first level and of the output.
-    step : callable
-        `step(n_in, n_out)` -> Module, a 3 x 3 convolution and what goes with it.
+        Channels of the first level of the U-Net; each level below has twice as many.
     """
 
-    def __init__(self, n_in: int, width: int, step: Callable[[int, int], nn.Module]):
-        super().__init__()
-        widths = [width * 2**level for level in range(LEVELS + 1)]
-        sizes = list(zip([n_in, *widths[:-1]], widths, strict=True))
-        self.down = nn.ModuleList(nn.Sequential(step(a, b), step(b, b)) for a, b in sizes)
-        self.grow = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in sizes[:0:-1])
-        self.up = nn.ModuleList(nn.Sequential(step(2 * a, a), step(a, a)) for a, _ in sizes[:0:-1])
+    soft: Tensor
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+    windows: Tensor
+    floor: Tensor
+    fine = 2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (batch, width, n, n) from maps (batch, n_in, n, n), n a multiple of 16."""
-        passed = []
-        for level, block in enumerate(self.down):
-            x = block(x if level == 0 else nn.functional.max_pool2d(x, 2))
-            passed.append(x)
-        passed.pop()  # the lowest goes up itself
-        for grow, block in zip(self.grow, self.up, strict=True):
-            x = block(torch.cat([passed.pop(), grow(x)], 1))
-        return x
+    def __init__(self, inputs: Inputs, velocity_kms: Sequence[float] | np.ndarray, width: int = 8):
+        super().__init__(inputs, velocity_kms)
+        n, n_direction = self.n_input, _WINDOWS * SCALES
+        self.register_buffer("soft", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(n, 1, 1))
+        self.register_buffer("std", torch.ones(n, 1, 1))
+        self.register_buffer("scale", torch.ones(2))  # of I and of Q and U
+        self.register_buffer("windows", _windows(self.velocity), persistent=False)
+        self.register_buffer("floor", torch.ones(_WINDOWS))
+        self.stem = nn.Sequential(
+            nn.Conv2d(n, _STEM, 1), nn.GELU(), nn.Conv2d(_STEM, _STEM, 1), nn.GELU()
+        )
+        self.unet = UNet(_STEM + n_direction, width, gelu_step)
+        self.sizes = ((1 + _GROUPS) * n, _GROUPS * n_direction)
+        self.pixel_gain = nn.Conv2d(_STEM, sum(self.sizes), 1)
+        self.unet_gain = nn.Conv2d(width, sum(self.sizes), 1, bias=False)
+        for parameter in (*self.pixel_gain.parameters(), *self.unet_gain.parameters()):
+            nn.init.zeros_(parameter)
+        with torch.no_grad():  # the direction of all gas, at the widest scale
+            first = self.sizes[0] + SCALES - 1
+            self.pixel_gain.bias[first::n_direction] = 1.0  # pyright: ignore[reportOptionalSubscript]
+
+    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """I, Q and U (batch, 3, n, n), of inputs (batch, channel, 2 n, 2 n); see `DustNetwork`."""
+        with torch.no_grad():
+            direction = self.directions(inputs, mask)  # (batch, n, n, 2, direction)
+            seen = nn.functional.avg_pool2d(self.see(inputs), self.fine)
+            scaled = (_logarithms(seen, self.soft) - self.mean) / self.std
+            clear = direction.square().sum(3).sqrt().permute(0, 3, 1, 2)
+        with layers(seen.device):
+            pixel = self.stem(scaled) * mask.unsqueeze(1)
+            around = self.unet(torch.cat([pixel, clear.to(pixel.dtype)], 1))
+            made = self.pixel_gain(pixel) + self.unet_gain(around)
+        log_gain, weight = made.float().permute(0, 2, 3, 1).split(self.sizes, -1)
+        gain = log_gain.unflatten(-1, (1 + _GROUPS, -1)).exp()
+        amount = (gain * seen.permute(0, 2, 3, 1).unsqueeze(3)).sum(-1)  # (batch, n, n, group)
+        weight = weight.unflatten(-1, (_GROUPS, 1, -1))
+        pointing = (weight * direction.unsqueeze(3)).sum(-1)  # (batch, n, n, group, 2)
+        polarised = (amount[..., 1:, None] * pointing).sum(3) * self.scale[1]
+        return torch.cat([amount[..., :1] * self.scale[0], polarised], -1).permute(0, 3, 1, 2)
+
+    def directions(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """`orientations` of the gas by windows of velocity, (batch, n, n, 2, window scale)."""
+        bright = (inputs.permute(0, 2, 3, 1) @ self.windows.T).clamp(min=0) + self.floor
+        found = orientations(bright.log().permute(0, 3, 1, 2).contiguous(), mask)
+        return found.flatten(2, 3).permute(0, 3, 4, 1, 2).contiguous()
+
+    def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
+        """Measure the scales, as `DustNetwork.standardise` says; the target is (batch, 3, n, n)."""
+        seen = nn.functional.avg_pool2d(self.see(inputs), self.fine)
+        super().standardise(seen, target[:, 0], mask, bands)
+        self.soft.copy_(_SOFT * _at(mask, seen).square().mean().sqrt())
+        logarithms = _at(mask, _logarithms(seen, self.soft))
+        self.mean.copy_(logarithms.mean(0)[:, None, None])
+        self.std.copy_(logarithms.std(0)[:, None, None])
+        spectrum = _at(mask, seen).mean(0)
+        self.floor.copy_(
+            _FLOOR * (self.windows @ spectrum).clamp(min=0) + 1e-6 * spectrum.abs().sum()
+        )
+        split = self._split(spectrum)
+        with torch.no_grad():
+            bias = self.pixel_gain.bias[: self.sizes[0]].view(1 + _GROUPS, -1)  # pyright: ignore[reportOptionalSubscript]
+            bias[1:] = nn.functional.logsigmoid(torch.stack([split, -split]))
+            total = seen.sum(1)
+            self.scale[0] = _least_absolute(total[mask], target[:, 0][mask])
+            self.scale[1] = 1.0
+            start = _at(mask, self(inputs, mask)[:, 1:])
+            known = _at(mask, target[:, 1:])
+            self.scale[1] = (start * known).sum() / start.square().sum()
+
+    def _split(self, spectrum: Tensor) -> Tensor:
+        """Logits of the slower group, by channel: half of all gas is slower."""
+        passed = spectrum.clamp(min=0).cumsum(0)
+        middle = int(torch.searchsorted(passed, passed[-1] / 2))
+        channels = torch.arange(len(spectrum), device=spectrum.device)
+        return (channels - middle) * (self.step_kms / _SPLIT_KMS)
 
 
 NETWORKS: dict[str, type[Zhang2019] | type[ForeglowUNet]] = {
@@ -261,14 +318,19 @@ NETWORKS: dict[str, type[Zhang2019] | type[ForeglowUNet]] = {
 
 
 def make_network(
-    network: str, inputs: str, velocity_kms: Sequence[float] | np.ndarray, width: int
+    network: str,
+    inputs: str,
+    velocity_kms: Sequence[float] | np.ndarray,
+    width: int,
+    target: str = "intensity",
 ) -> DustNetwork:
     """A network by name, with weights from the global generator.
 
     Raises
     ------
     ModelError
-        If a name is unknown, or the width or the number of channels is too small.
+        If a name is unknown, the width or the number of channels is too small, or the network is
+        not one for the target.
     """
     if network not in NETWORKS:
         raise ModelError(f"expected network {' or '.join(NETWORKS)}, got {network!r}.")
@@ -279,24 +341,36 @@ def make_network(
             f"expected two or more channels and a width of 1 or more, got {len(velocity_kms)} "
             f"channels and width {width}; widen the velocity range or the network"
         )
-    return NETWORKS[network](inputs, velocity_kms, width)
+    if target not in TARGETS:
+        raise ModelError(f"expected target {' or '.join(TARGETS)}, got {target!r}.")
+    if target == "intensity":
+        return NETWORKS[network](inputs, velocity_kms, width)
+    if (network, inputs) != ("unet", "channels"):
+        raise ModelError(
+            f"expected network unet of inputs channels for target polarisation, got {network} of "
+            f"{inputs}; only it knows of directions"
+        )
+    return PolarisedUNet(inputs, velocity_kms, width)
 
 
-def _paper_step(n_in: int, n_out: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, padding=1),
-        nn.BatchNorm2d(n_out),
-        nn.ReLU(),
-        Dropout(0.3),
-    )
+def _logarithms(seen: Tensor, soft: Tensor) -> Tensor:
+    """Logarithms of either sign that survive noise: ratios of channels become differences."""
+    scaled = seen / soft
+    return torch.copysign(scaled.abs().log1p(), scaled)  # torch.asinh takes 30 times as long
 
 
-def _step(n_in: int, n_out: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(n_in, n_out, 3, padding=1, bias=False),
-        nn.GroupNorm(max(1, n_out // 8), n_out),
-        nn.GELU(),
-    )
+def _windows(velocity: Tensor) -> Tensor:
+    """Weights (window, channel) of maps of the gas: all of it, then ranges of velocity.
+
+    Parameters
+    ----------
+    velocity : Tensor, shape (channel,)
+        From -1 to 1.
+    """
+    wide = 2 / (_WINDOWS - 1)
+    middles = -1 + wide * (torch.arange(_WINDOWS - 1) + 0.5)
+    ranges = torch.exp(-0.5 * ((velocity - middles.unsqueeze(1)) / (0.5 * wide)) ** 2)
+    return torch.cat([torch.ones_like(velocity).unsqueeze(0), ranges])
 
 
 def _at(mask: Tensor, maps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The gas of the mock Galaxy: its atomic hydrogen and the dust intensity that goes with it.
+"""The gas of the mock Galaxy: its atomic hydrogen and the dust that goes with it.
 
 Both come from the layers that give the polarised templates of `galaxy`, so every difference
 between them has a cause: cold lines saturate, fast clouds hold little dust, molecules shine in
@@ -44,6 +44,8 @@ class Unrelated(NamedTuple):
     background: float = 1.5e-3  # C_ell at ell = 100 of the infrared background, uK_RJ^2 sr
     background_slope: float = -1.47  # Mak et al. 2017 (arXiv:1609.08942): D_ell as ell^0.53
     noise: float = 7.0  # white, uK_RJ arcmin: of the order of Planck's at 353 GHz
+    # of Q and of U: Planck 2018 I (arXiv:1807.06205), table 4, 7.31 uK_CMB deg at 353 GHz
+    polarisation_noise: float = 34.0
 
 
 UNRELATED = Unrelated()
@@ -98,10 +100,21 @@ class MockGas:
         Makes the velocity channels.
     dust : DustIntensity
         The map to predict and its parts.
+    polarisation : ndarray, float32, shape (2, n_pix)
+        Q and U of the dust of `mock_galaxy`, uK_RJ at 353 GHz, COSMO, without noise.
     """
 
     hydrogen: Hydrogen
     dust: DustIntensity
+    polarisation: Array
+
+    @property
+    def observed_polarisation(self) -> Array:
+        """Q and U with white noise of the depth of Planck at 353 GHz, shape (2, n_pix)."""
+        nside, seed = self.hydrogen.nside, self.hydrogen.seed
+        noise = _white(UNRELATED.polarisation_noise, nside)
+        parts = [_gaussian(noise, DETECTOR, NOISE + 1 + k, nside, seed) for k in range(2)]
+        return self.polarisation + np.stack(parts)
 
 
 def mock_gas(nside: int, seed: int = 0) -> MockGas:
@@ -115,7 +128,7 @@ def mock_gas(nside: int, seed: int = 0) -> MockGas:
     Returns
     -------
     MockGas
-        Holds 24 maps of float32; channels are made when asked for.
+        Holds 26 maps of float32; channels are made when asked for.
 
     Raises
     ------
@@ -130,18 +143,21 @@ def mock_gas(nside: int, seed: int = 0) -> MockGas:
     """
     validate(nside, seed)
     hydrogen = []
-    atomic, molecular, shone = np.zeros((3, hp.nside2npix(nside)), dtype=np.float32)
+    atomic, molecular = np.zeros((2, hp.nside2npix(nside)), dtype=np.float32)
+    shone = np.zeros((3, hp.nside2npix(nside)), dtype=np.float32)  # I, Q, U
     # the transfer goes from the nearest layer outwards, whatever the order of the table
     for shell in sorted(GAS_SHELLS, key=lambda shell: shell.near):
         layer = gas_layer(shell, nside, seed)
         scale = GRAINS.dust_per_column * layer.dust_ratio
         atomic += scale * layer.column
         molecular += scale * layer.molecular
-        shone += scale * _intensity(layer)
+        shone += scale * _emission(layer)
         hydrogen.append(_hydrogen(layer, shell_velocity(shell, nside, seed)))
         del layer  # else it would share the memory with the next one
-    dust = _dust(atomic, molecular, shone, nside, seed)
-    return MockGas(Hydrogen(nside, seed, tuple(hydrogen)), dust)
+    radiation = np.exp(GRAINS.radiation_rms * slow_field(seed, RADIATION, SLOW, nside))
+    dust = _dust(atomic, molecular, shone[0], radiation, seed)
+    polarisation = (shone[1:] * radiation).astype(np.float32)
+    return MockGas(Hydrogen(nside, seed, tuple(hydrogen)), dust, polarisation)
 
 
 def _hydrogen(layer: GasLayer, velocity: Array) -> HydrogenLayer:
@@ -150,31 +166,38 @@ def _hydrogen(layer: GasLayer, velocity: Array) -> HydrogenLayer:
     return HydrogenLayer(*(v.astype(np.float32) for v in (cold, warm, velocity)))
 
 
-def _intensity(layer: GasLayer) -> Array:
-    """Intensity of a layer's aligned grains, block by block: it needs much room for a moment."""
-    intensity = np.empty(layer.column.size, dtype=np.float32)
-    for first in range(0, intensity.size, BLOCK):
+def _emission(layer: GasLayer) -> Array:
+    """I, Q, U of a layer's aligned grains, block by block: it needs much room for a moment."""
+    emission = np.empty((3, layer.column.size), dtype=np.float32)
+    for first in range(0, layer.column.size, BLOCK):
         part = slice(first, first + BLOCK)
         piece = replace(layer, **{name: getattr(layer, name)[..., part] for name in PER_PIXEL})
-        intensity[part] = aligned_dust(piece, GRAINS.polarisation)[0]
-    return intensity
+        emission[:, part] = aligned_dust(piece, GRAINS.polarisation)
+    return emission
 
 
-def _dust(atomic: Array, molecular: Array, shone: Array, nside: int, seed: int) -> DustIntensity:
-    radiation = np.expm1(GRAINS.radiation_rms * slow_field(seed, RADIATION, SLOW, nside))
-    lmax = 2 * nside
-    ell = np.maximum(np.arange(lmax + 1), 2)
+def _dust(
+    atomic: Array, molecular: Array, shone: Array, radiation: Array, seed: int
+) -> DustIntensity:
+    nside = hp.npix2nside(shone.size)
+    ell = np.maximum(np.arange(2 * nside + 1), 2)
     background = UNRELATED.background * (ell / 100) ** UNRELATED.background_slope
-    noise = np.full(lmax + 1, np.radians(UNRELATED.noise / 60) ** 2)
-    noise[0] = background[0] = 0
+    background[0] = 0
     return DustIntensity(
         atomic,
         molecular,
         shone - atomic - molecular,
-        (shone * radiation).astype(np.float32),
+        (shone * (radiation - 1)).astype(np.float32),
         _gaussian(background, EXTRAGALACTIC, BACKGROUND, nside, seed),
-        _gaussian(noise, DETECTOR, NOISE, nside, seed),
+        _gaussian(_white(UNRELATED.noise, nside), DETECTOR, NOISE, nside, seed),
     )
+
+
+def _white(depth: float, nside: int) -> Array:
+    """Power of white noise without a mean, to ell 2 Nside, of a depth in uK_RJ arcmin."""
+    power = np.full(2 * nside + 1, np.radians(depth / 60) ** 2)
+    power[0] = 0
+    return power
 
 
 def _gaussian(power: Array, stream: int, purpose: int, nside: int, seed: int) -> Array:

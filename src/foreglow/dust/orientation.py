@@ -1,0 +1,64 @@
+"""Which way structures of the gas run: structure tensors of cutouts, as spin 2.
+
+Filaments of hydrogen lie along the magnetic field, and grains emit across it: so brightness
+changes fastest in the direction in which the dust is polarised. The square of a gradient,
+(d_row + i d_column)^2, is of spin 2 and points there; averaged over some degrees and divided by the
+average of its size it is a direction and how clear it is, from 0 to 1.
+
+References
+----------
+Bigun & Granlund 1987 for the structure tensor; Hu, Yuen & Lazarian 2019 (arXiv:1910.05637) and
+Clark & Hensley 2019 (arXiv:1909.11673) for gradients and filaments of HI along the field.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
+
+SCALES = 3  # each twice as wide as the one before
+_FAINT = 1e-4  # of gradients of logarithms, squared: less is noise
+
+
+def orientations(logarithms: Tensor, mask: Tensor) -> Tensor:
+    """Directions of the steepest change, and how clear they are, at several scales.
+
+    Parameters
+    ----------
+    logarithms : Tensor, shape (batch, map, fine n, fine n)
+        Of the brightness: contrasts count, not how bright the sky is.
+    mask : Tensor of bool, shape (batch, n, n)
+        Where it is False, and on its border, nothing is looked at.
+
+    Returns
+    -------
+    Tensor, shape (batch, 2, map, scale, n, n)
+        As Q and U in the frame of the cutout, of size 0 to 1. Averages are over about 3, 6 and 12
+        pixels of the mask.
+    """
+    fine = logarithms.shape[-1] // mask.shape[-1]
+    tensor = avg_pool2d(_squared_gradients(logarithms, finer(mask, fine)), fine)
+    n_map, found = logarithms.shape[1], []
+    for scale in range(SCALES):
+        if scale:
+            tensor = avg_pool2d(tensor, 2)
+        tensor = avg_pool2d(avg_pool2d(tensor, 3, 1, 1), 3, 1, 1)
+        q, u, size = tensor.split(n_map, 1)
+        here = torch.cat([q, u], 1) / (size + _FAINT).repeat(1, 2, 1, 1)
+        if scale:
+            here = interpolate(here, size=mask.shape[1:], mode="bilinear")
+        found.append(here.unflatten(1, (2, n_map)))
+    return torch.stack(found, 3)
+
+
+def finer(mask: Tensor, fine: int) -> Tensor:
+    """A mask (batch, n, n) on pixels of which so many lie along a side of each of its own."""
+    return mask.repeat_interleave(fine, 1).repeat_interleave(fine, 2) if fine > 1 else mask
+
+
+def _squared_gradients(maps: Tensor, mask: Tensor) -> Tensor:
+    """The square of the gradient as Q and U, and its size, (batch, 3 map, n, n); 0 at borders."""
+    row = maps[:, :, 2:, 1:-1] - maps[:, :, :-2, 1:-1]
+    column = maps[:, :, 1:-1, 2:] - maps[:, :, 1:-1, :-2]
+    inside = 1 - max_pool2d(1 - mask.unsqueeze(1).to(maps.dtype), 3, 1)
+    squares = torch.cat([row**2 - column**2, 2 * row * column, row**2 + column**2], 1)
+    return pad(squares * inside, (1, 1, 1, 1))
