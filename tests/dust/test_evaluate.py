@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
-from foreglow.dust.evaluate import Scores, integrated_predictor, score
+from foreglow.dust.scores import Scores, integrated_predictor, score
 from foreglow.dust.spectra import mode_correlation, paper_bands, spectrum_correlation
 from foreglow.errors import ShapeError
 from foreglow.maps.gnomonic import Grid

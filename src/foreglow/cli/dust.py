@@ -1,7 +1,7 @@
 """`foreglow dust ...`: dust from the velocity cube of neutral hydrogen."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,6 +18,9 @@ from foreglow.cli.options import (
     one_of,
 )
 from foreglow.cli.training import Devices, NumNodes, PlanFile, several_processes
+
+if TYPE_CHECKING:
+    from foreglow.dust.networks import Target
 
 REGIONS = one_of("north", "south", "east", "west")
 
@@ -132,7 +135,7 @@ def dust_simulate(
     high_kms: High = 17.0,
     seed: Seed = 0,
 ) -> None:
-    """Make an HI cube (K), a dust map (uK_RJ) and a mask of the mock Galaxy, to try things on."""
+    """Make an HI cube (K), a map of dust (I, Q, U; uK_RJ) and a mask of the mock Galaxy."""
     from foreglow.dust.simulate import make_sky_files
 
     screen.say(
@@ -156,6 +159,13 @@ def dust_train(
         typer.Option(help="Skies of the mock, of seeds from --seed on.", min=1),
     ] = 1,
     region: HalfSky = "north",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="intensity; or polarisation: I, Q and U, of which --dust is a map.",
+            autocompletion=one_of("intensity", "polarisation"),
+        ),
+    ] = "intensity",
     network: Annotated[
         str | None, typer.Option(help="unet or unet_zhang2019.", show_default="unet")
     ] = None,
@@ -189,13 +199,14 @@ def dust_train(
     )
     with several_processes(devices, num_nodes, device) as processes:
         made = train_dust(
-            cube, dust, mask, sky=sky, region=region, plan=chosen, out=out, low_kms=low_kms,
-            high_kms=high_kms, dust_unit=dust_unit, nside=nside, skies=skies, seed=seed,
-            device=device, resume=resume, processes=processes,
+            cube, dust, mask, sky=sky, region=region, target=cast("Target", target), plan=chosen, out=out,
+            low_kms=low_kms, high_kms=high_kms, dust_unit=dust_unit, nside=nside, skies=skies,
+            seed=seed, device=device, resume=resume, processes=processes,
         )  # fmt: skip
         judged = made.card["validation"]
-        score = (judged["r50"] + judged["r150"]) / 2
-        screen.say(f"model: {out} (r of validation cutouts {score:.4f}: {judged['region']})")
+        keys = ("r50", "r150") if made.target == "intensity" else ("e50", "e150", "b50", "b150")
+        told = ", ".join(f"{key} {judged[key]:.3f}" for key in keys)
+        screen.say(f"model: {out} (validation cutouts, {judged['region']}: {told})")
 
 
 @app.command("predict")
@@ -258,12 +269,13 @@ def dust_evaluate(
     as_json: Json = False,
 ) -> None:
     """Correlation of a model's predictions with the dust, beside the integrated HI map."""
-    from foreglow.dust.evaluate import evaluate_model, score_table
+    from foreglow.dust.evaluate import evaluate_model, polarised_table, score_table
     from foreglow.dust.inputs import SkySource
 
     # the range of velocities is the model's
     given = SkySource(sky, cube, dust, mask, dust_unit=dust_unit, nside=nside, seed=seed)
     with screen.progress("evaluate") as show:
         records = evaluate_model(model, given, region, cutouts, seed, device, show)
-    table = score_table(records, f"{model} on {sky or cube}, {region}")
+    as_table = polarised_table if "e50" in records[0] else score_table
+    table = as_table(records, f"{model} on {sky or cube}, {region}")
     screen.show([table], records, as_json)

@@ -1,148 +1,24 @@
-"""How well predictions of dust correlate with it, cutout by cutout, beside the integrated model."""
+"""A trained model judged on a sky, beside the simplest one."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
 from foreglow.compute.device import pick_device
-from foreglow.dust.baselines import integrated
-from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.dust.inputs import SkySource
 from foreglow.dust.model import DustModel
-from foreglow.dust.spectra import (
-    Bands,
-    fundamental_bands,
-    mode_correlation,
-    paper_bands,
-    spectrum_correlation,
-)
+from foreglow.dust.polarised_scores import gradient_predictor, score_polarisation
+from foreglow.dust.scores import integrated_predictor, model_predictor, score
 from foreglow.dust.target import same_unit
-from foreglow.errors import MapError, RunError, ShapeError
-from foreglow.maps.gnomonic import Pointings
+from foreglow.errors import MapError, RunError
 from foreglow.maps.hemispheres import REGIONS
-
-# (batch, n, n) of cutouts, any unit; the mask is applied to it afterwards
-Predictor = Callable[[Cutouts], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Correlation of one model's predictions with the dust, cutout by cutout.
-
-    Cutouts overlap, so neighbours are not independent: a standard error of the mean is the
-    scatter over the square root of their number, as the paper's bands are, and too small by what
-    the overlap takes away.
-
-    Attributes
-    ----------
-    name : str
-    r50, r150 : ndarray, shape (n,)
-        The paper's: the mean over single Fourier modes, `mode_correlation`.
-    spectrum_r50, spectrum_r150 : ndarray, shape (n,)
-        Eq. 2.1 as written: the ratio of spectra, `spectrum_correlation`.
-    curve : ndarray, shape (n, band)
-        By mode, in bands of width ell_F, `fundamental_bands`.
-    """
-
-    name: str
-    r50: NDArray[np.float64]
-    r150: NDArray[np.float64]
-    spectrum_r50: NDArray[np.float64]
-    spectrum_r150: NDArray[np.float64]
-    curve: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.r50)
-
-    def record(self, reference: "Scores") -> dict[str, Any]:
-        """A flat record for metrics.json.
-
-        Parameters
-        ----------
-        reference : Scores
-            Of the same cutouts, in the same order: the integrated model.
-
-        Returns
-        -------
-        dict
-            `model`, `n`; `r50`, `r150`, `spectrum_r50` and `spectrum_r150`, means over cutouts,
-            each with `_sem`; `wins50`, `wins150`, `spectrum_wins50` and `spectrum_wins150`: the
-            fraction of cutouts where this model is above the reference, each with `_sem`, the
-            binomial error. Wins are absent where the reference is this model.
-
-        Raises
-        ------
-        ShapeError
-            If the reference is of another number of cutouts.
-        """
-        if len(reference) != len(self):
-            raise ShapeError(
-                f"expected scores of the same cutouts, got {len(self)} of {self.name} and "
-                f"{len(reference)} of {reference.name}; score both in one call"
-            )
-        record: dict[str, Any] = {"model": self.name, "n": len(self)}
-        for kind in ("", "spectrum_"):
-            for scale in ("50", "150"):
-                mine = getattr(self, f"{kind}r{scale}")
-                record[f"{kind}r{scale}"] = float(mine.mean())
-                record[f"{kind}r{scale}_sem"] = _standard_error(mine)
-                if reference is not self:
-                    wins = float((mine > getattr(reference, f"{kind}r{scale}")).mean())
-                    record[f"{kind}wins{scale}"] = wins
-                    record[f"{kind}wins{scale}_sem"] = math.sqrt(wins * (1 - wins) / len(self))
-        return record
-
-
-def score(
-    predictors: Mapping[str, Predictor],
-    sampler: CutoutSampler,
-    pointings: Pointings,
-    batch: int = 64,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Scores]:
-    """Correlate the predictions of several models with the dust, in one pass over the cutouts.
-
-    Parameters
-    ----------
-    predictors : mapping of name to Predictor
-    sampler : CutoutSampler
-    pointings : Pointings
-        See `CutoutSampler.fixed_pointings`.
-    batch : int
-        Cutouts at a time.
-    progress : callable, optional
-        Called with the cutouts done and the cutouts in all.
-
-    Returns
-    -------
-    dict of name to Scores
-
-    Raises
-    ------
-    ShapeError
-        If a predictor gives other maps than (batch, n, n).
-    """
-    device = sampler.sky.inputs.device
-    bands, fine = (b(sampler.grid).to(device) for b in (paper_bands, fundamental_bands))
-    found: dict[str, list[Tensor]] = {name: [] for name in predictors}
-    done = 0
-    with torch.inference_mode():
-        for cutouts in sampler.batches(pointings, batch):
-            for name, predict in predictors.items():
-                found[name].append(_correlations(predict(cutouts), cutouts, bands, fine, name))
-            done += len(cutouts)
-            if progress is not None:
-                progress(done, len(pointings))
-    return {name: _scores(name, torch.cat(rows).cpu().numpy()) for name, rows in found.items()}
 
 
 def evaluate_model(
@@ -154,7 +30,7 @@ def evaluate_model(
     device: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Score a model and the integrated map; the body of `foreglow dust evaluate`.
+    """Score a model and the simplest one; the body of `foreglow dust evaluate`.
 
     Parameters
     ----------
@@ -172,7 +48,8 @@ def evaluate_model(
     Returns
     -------
     list of dict
-        Records of "integrated" and of the model's network, see `Scores.record`.
+        Records of "integrated" and of the model's network, see `Scores.record`; of polarisation
+        of "gradients" and of the network, see `PolarisedScores.record`.
 
     Raises
     ------
@@ -190,7 +67,8 @@ def evaluate_model(
     velocity = np.array(loaded.velocity_kms)
     # channels of a cube may lie half a channel beside the model's; the mock's are made to measure
     slack = 0.0 if given.sky else 0.5 * float(np.diff(velocity).min())
-    sky = replace(given, low_kms=velocity[0] - slack, high_kms=velocity[-1] + slack).load()
+    low, high = velocity[0] - slack, velocity[-1] + slack
+    sky = replace(given, low_kms=low, high_kms=high, target=loaded.target).load()
     if not same_unit(sky.target_unit, loaded.target_unit):
         raise MapError(
             f"expected a dust map in {loaded.target_unit}, as the model was trained with, got "
@@ -202,11 +80,32 @@ def evaluate_model(
         inputs = inputs[:, torch.from_numpy(channels)]
     cube = SkyCube(inputs, sky.cube.target).to(chosen)
     method = loaded.card.get("cutouts", {}).get("method", "nearest")
-    sampler = CutoutSampler(cube, REGIONS[region], loaded.grid, method)
-    predictors = {"integrated": integrated_predictor, loaded.network: model_predictor(loaded)}
+    sampler = CutoutSampler(cube, REGIONS[region], loaded.grid, method, fine=loaded.fine)
     where = sampler.fixed_pointings(cutouts, seed)
-    found = score(predictors, sampler, where, 32, progress)
+    ours = {loaded.network: model_predictor(loaded)}
+    if loaded.target == "polarisation":
+        polarised = {"gradients": gradient_predictor} | ours
+        found = score_polarisation(polarised, sampler, where, 32, progress)
+        return [scores.record(found["gradients"]) for scores in found.values()]
+    found = score({"integrated": integrated_predictor} | ours, sampler, where, 32, progress)
     return [scores.record(found["integrated"]) for scores in found.values()]
+
+
+def polarised_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """The records of `PolarisedScores.record` as a table for the terminal."""
+    columns = [f"{letter}, {scale}" for scale in ("r50", "r150") for letter in "EB"]
+    table = Table(
+        "model", "r", *columns, "alignment",
+        title=escape(f"{title}, {records[0]['n']} cutouts"),
+        caption="by mode: mean over Fourier modes, as the paper's numbers; spectra: ratio of "
+        "spectra, as its eq. 2.1; alignment: mean cos 2 (angle between the directions)",
+    )  # fmt: skip
+    for record in records:
+        for kind, name in (("", "by mode"), ("spectrum_", "spectra")):
+            keys = [f"{kind}{letter}{scale}" for scale in ("50", "150") for letter in "eb"]
+            shown = "" if kind else _cell(record, "alignment")
+            table.add_row(record["model"], name, *(_cell(record, key) for key in keys), shown)
+    return table
 
 
 def score_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
@@ -232,41 +131,3 @@ def _cell(record: Mapping[str, Any], key: str) -> str:
 
 def _percent(record: Mapping[str, Any], key: str) -> str:
     return f"{100 * record[key]:.0f} ± {100 * record[f'{key}_sem']:.0f}%" if key in record else ""
-
-
-def model_predictor(model: DustModel) -> Predictor:
-    """A trained model as what `score` asks."""
-    return lambda cutouts: model(cutouts.inputs, cutouts.mask)
-
-
-def integrated_predictor(cutouts: Cutouts) -> Tensor:
-    """The integrated model of cutouts."""
-    return integrated(cutouts.inputs)
-
-
-def _correlations(
-    predicted: Tensor, cutouts: Cutouts, bands: Bands, fine: Bands, name: str
-) -> Tensor:
-    """All correlations of a batch side by side, (batch, 4 + band), float64."""
-    target = cutouts.target
-    if predicted.shape != target.shape:
-        raise ShapeError(
-            f"expected maps {tuple(target.shape)} of model {name}, got {tuple(predicted.shape)}"
-        )
-    masked = predicted * cutouts.mask
-    columns = [
-        mode_correlation(masked, target, bands),
-        spectrum_correlation(masked, target, bands),
-        mode_correlation(masked, target, fine),
-    ]
-    return torch.cat(columns, 1).double()
-
-
-def _scores(name: str, columns: NDArray[np.float64]) -> Scores:
-    r50, r150, spectrum_r50, spectrum_r150 = columns[:, :4].T
-    return Scores(name, r50, r150, spectrum_r50, spectrum_r150, columns[:, 4:])
-
-
-def _standard_error(values: NDArray[np.float64]) -> float | None:
-    """Of the mean; None for a single value."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

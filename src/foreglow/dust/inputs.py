@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from foreglow.dust.beside import read_dust, read_mask
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.networks import Target
 from foreglow.dust.target import describe_sky, question_mask, question_target, validate_varies
 from foreglow.errors import MapError, SkyError, warn
 from foreglow.hi_cube.arrays import as_cube
@@ -20,7 +22,7 @@ from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Grid
-from foreglow.maps.harmonic import HarmonicFilter, low_pass
+from foreglow.maps.harmonic import PAPER_CUT, HarmonicFilter, low_pass
 from foreglow.maps.hemispheres import Method, Region
 from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import velocity_channels
@@ -47,17 +49,25 @@ class DustSky:
     target_unit : str
     source : str
         "mock", or the files.
+    filter_cut : float
+        Of the low-pass of the channels.
     """
 
     cube: SkyCube
     velocity_kms: np.ndarray
     target_unit: str
     source: str
+    filter_cut: float = PAPER_CUT
 
     @property
     def nside(self) -> int:
         """Nside of the maps."""
         return self.cube.nside
+
+    @property
+    def target(self) -> Target:
+        """What is learned: "intensity" or "polarisation"."""
+        return "polarisation" if self.cube.polarised else "intensity"
 
     def sampler(
         self, region: Region, grid: Grid | None = None, method: Method = "nearest"
@@ -80,6 +90,8 @@ class SkySource:
         Of the mock.
     skies : int
         So many of the mock, of this seed and those that follow.
+    target : str
+        "intensity" or "polarisation".
 
     Raises
     ------
@@ -102,6 +114,7 @@ class SkySource:
     nside: int = 256
     seed: int = 0
     skies: int = 1
+    target: Target = "intensity"
 
     def __post_init__(self) -> None:
         if self.sky not in (None, "mock"):
@@ -124,10 +137,11 @@ class SkySource:
         """Read it, or make it."""
         if self.sky:
             velocity = velocity_channels(self.low_kms, self.high_kms)
-            return mock_sky(self.nside, velocity, self.seed)
+            return mock_sky(self.nside, velocity, self.seed, self.target)
         return load_sky(
             self.cube, self.dust, self.mask, self.low_kms, self.high_kms, self.dust_unit,
             velocity=self.velocity, unit=self.unit, nest=self.nest, frame=self.frame,
+            target=self.target,
         )  # fmt: skip
 
     def others(self) -> list[DustSky]:
@@ -147,7 +161,10 @@ def _told(value: Any) -> str | None:
 
 
 def mock_sky(
-    nside: int, velocity_kms: Sequence[float] | np.ndarray | None = None, seed: int = 0
+    nside: int,
+    velocity_kms: Sequence[float] | np.ndarray | None = None,
+    seed: int = 0,
+    target: Target = "intensity",
 ) -> DustSky:
     """The mock Galaxy as HI4PI and Planck might see it: a stand-in for the paper's maps.
 
@@ -158,24 +175,39 @@ def mock_sky(
     velocity_kms : sequence of float, optional
         Centres of channels; by default the paper's 64.
     seed : int
+    target : str
+        "intensity", or "polarisation": I, Q and U, with the noise of Planck.
 
     Returns
     -------
     DustSky
-        Channels with HI4PI's noise and dust at 353 GHz [uK_RJ], low-passed (`paper_filter`); the
+        Channels with HI4PI's noise and dust at 353 GHz [uK_RJ], low-passed (`channel_filter`); the
         mask leaves the 72% of the sky that are faintest in dust smoothed to 5 degrees.
     """
-    return observed_sky(mock_gas(nside, seed), velocity_kms)
+    return observed_sky(mock_gas(nside, seed), velocity_kms, target)
 
 
-def observed_sky(gas: MockGas, velocity_kms: Sequence[float] | np.ndarray | None = None) -> DustSky:
-    """The sky of `mock_sky` from gas at hand, which takes longer to make than its channels."""
+def observed_sky(
+    gas: MockGas,
+    velocity_kms: Sequence[float] | np.ndarray | None = None,
+    target: Target = "intensity",
+    noise: bool = True,
+) -> DustSky:
+    """The sky of `mock_sky` from gas at hand, which takes longer to make than its channels.
+
+    Without `noise`, Q and U are those that only the mock knows.
+    """
     velocity = np.asarray(velocity_channels() if velocity_kms is None else velocity_kms)
-    low_pass = paper_filter(gas.hydrogen.nside)
-    dust = gas.dust.total
-    channels = low_pass.stream(gas.hydrogen.cube(velocity, noise=True))
-    cube = SkyCube.from_maps(channels, velocity.size, low_pass.full_sky(dust), faint_sky(dust))
-    return DustSky(cube, velocity, MOCK_UNIT, "mock")
+    nside, dust, polarisation = gas.hydrogen.nside, gas.dust.total, None
+    low_pass = paper_filter(nside)
+    if target == "polarisation":
+        observed = gas.observed_polarisation if noise else gas.polarisation
+        polarisation = low_pass.polarised(observed)
+    channels = channel_filter(nside, target).stream(gas.hydrogen.cube(velocity, noise=True))
+    cube = SkyCube.from_maps(
+        channels, velocity.size, low_pass.full_sky(dust), faint_sky(dust), polarisation=polarisation
+    )
+    return DustSky(cube, velocity, MOCK_UNIT, "mock", cut_of(target))
 
 
 def load_sky(
@@ -190,6 +222,7 @@ def load_sky(
     unit: str | u.UnitBase | None = None,
     nest: bool | None = None,
     frame: str | None = None,
+    target: Target = "intensity",
 ) -> DustSky:
     """A user's own HI cube, dust map and mask.
 
@@ -232,7 +265,7 @@ def load_sky(
     """
     gas = as_cube(cube, velocity, unit, nest, frame)
     chosen = _channels_between(gas, low_kms, high_kms)
-    target, target_unit, name = read_dust(dust, dust_unit, gas, bool(nest))
+    wanted, target_unit, name = read_dust(dust, dust_unit, gas, bool(nest))
     log.info(
         "%s: %d of %d channels, from %g to %g km/s",
         gas.name,
@@ -240,7 +273,7 @@ def load_sky(
         gas.velocity_kms.size,
         *gas.velocity_kms[chosen[[0, -1]]],
     )
-    counts = np.ones(target.size, bool)
+    counts = np.ones(wanted.size, bool)
     masked = str(mask) if isinstance(mask, str | Path) else "mask"
     if mask is not None:
         counts = read_mask(mask, gas, bool(nest))
@@ -250,25 +283,25 @@ def load_sky(
             "where the dust does not follow the gas; pass mask=",
             MapWarning,
         )
-    total, brightest = np.zeros(target.size, np.float32), Brightest()
+    total, brightest = np.zeros(wanted.size, np.float32), Brightest()
     for channel in gas.channels(chosen):
         total += channel
         brightest += Brightest.of(channel)
     brightest.question(gas.name)
-    observed = np.isfinite(target) & np.isfinite(total)
+    observed = np.isfinite(wanted) & np.isfinite(total)
     _validate_cover(observed & counts, gas.name, name)
-    validate_varies(name, target[observed & counts], target_unit)
-    question_target(name, target[observed & counts], total[observed & counts])
+    validate_varies(name, wanted[observed & counts], target_unit)
+    question_target(name, wanted[observed & counts], total[observed & counts])
     if mask is not None:
         question_mask(masked, np.where(observed, total, np.nan), counts)
     del total
     low_pass, part = paper_filter(gas.nside), None if observed.all() else observed
-    (target,) = low_pass.stream([target], part)
-    counts &= np.isfinite(target)
+    (wanted,) = low_pass.stream([wanted], part)
+    counts &= np.isfinite(wanted)
     _validate_cover(counts, gas.name, name)
     log.info("%s", describe_sky(name, target_unit, counts))
     maps = low_pass.stream(gas.channels(chosen), part)
-    sky = SkyCube.from_maps(maps, len(chosen), target, counts)
+    sky = SkyCube.from_maps(maps, len(chosen), wanted, counts)
     source = " + ".join([gas.name, str(name), *([masked] if mask is not None else [])])
     return DustSky(sky, gas.velocity_kms[chosen], target_unit, source)
 
@@ -281,6 +314,19 @@ def paper_filter(nside: int) -> HarmonicFilter:
     Zhang et al. 2019, section 2.
     """
     return HarmonicFilter(nside, low_pass(nside))
+
+
+def cut_of(target: Target) -> float:
+    """The ell at which channels are cut: the paper's, and none for polarisation.
+
+    Filaments are thin: what the paper's filter takes away tells where they run.
+    """
+    return PAPER_CUT if target == "intensity" else math.inf
+
+
+def channel_filter(nside: int, target: Target) -> HarmonicFilter:
+    """The low-pass of the channels of a sky, see `cut_of`."""
+    return HarmonicFilter(nside, low_pass(nside, cut_of(target)))
 
 
 def faint_sky(dust: np.ndarray, fraction: float = OPEN_SKY) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foreglow.compute.precision import layers
 from foreglow.dust.loss import PAPER_WEIGHT
 from foreglow.dust.orientation import SCALES, orientations
-from foreglow.dust.spectra import Bands, mode_correlation
+from foreglow.dust.spectra import Bands, e_and_b, mode_correlation
 from foreglow.dust.unet import LEVELS, UNet, gelu_step, paper_step
 from foreglow.errors import ModelError, ShapeError
 
@@ -240,6 +240,7 @@ class PolarisedUNet(DustNetwork):
         self.register_buffer("mean", torch.zeros(n, 1, 1))
         self.register_buffer("std", torch.ones(n, 1, 1))
         self.register_buffer("scale", torch.ones(2))  # of I and of Q and U
+        self.register_buffer("unit", torch.ones(3, 1, 1))  # of I, Q and U
         self.register_buffer("windows", _windows(self.velocity), persistent=False)
         self.register_buffer("floor", torch.ones(_WINDOWS))
         self.stem = nn.Sequential(
@@ -296,12 +297,16 @@ class PolarisedUNet(DustNetwork):
         with torch.no_grad():
             bias = self.pixel_gain.bias[: self.sizes[0]].view(1 + _GROUPS, -1)  # pyright: ignore[reportOptionalSubscript]
             bias[1:] = nn.functional.logsigmoid(torch.stack([split, -split]))
-            total = seen.sum(1)
-            self.scale[0] = _least_absolute(total[mask], target[:, 0][mask])
+            self.scale[0] = _least_absolute(seen.sum(1)[mask], target[:, 0][mask])
             self.scale[1] = 1.0
-            start = _at(mask, self(inputs, mask)[:, 1:])
-            known = _at(mask, target[:, 1:])
+            known, start = (
+                maps[:, 1:] * mask.unsqueeze(1) for maps in (target, self(inputs, mask))
+            )
             self.scale[1] = (start * known).sum() / start.square().sum()
+            start = start * self.scale[1]
+        modes = e_and_b(start).flatten(0, 1), e_and_b(known).flatten(0, 1)
+        lacking = (1 - mode_correlation(*modes, bands).mean(0)).sum()
+        self.unit[1:] = (start - known).abs().mean() / (PAPER_WEIGHT * lacking)
 
     def _split(self, spectrum: Tensor) -> Tensor:
         """Logits of the slower group, by channel: half of all gas is slower."""

@@ -17,13 +17,13 @@ CUBE, DUST, MASK, CARD = "cube.zarr", "dust.fits", "mask.fits", "sky.toml"
 
 
 def make_sky_files(out: Path, nside: int, low_kms: float, high_kms: float, seed: int) -> Path:
-    """Write cube, dust map and mask of the mock Galaxy; the body of `foreglow dust simulate`.
+    """Write cube, dust maps and mask of the mock Galaxy; the body of `foreglow dust simulate`.
 
     Parameters
     ----------
     out : Path
-        Folder for `cube.zarr` [K], `dust.fits` [uK_RJ at 353 GHz] and `mask.fits`, neither of
-        them filtered, and `sky.toml`, which names them for `foreglow reproduce zhang2019 --sky`.
+        Folder for `cube.zarr` [K], `dust.fits` [I, Q, U; uK_RJ at 353 GHz] and `mask.fits`, none
+        of them filtered, and `sky.toml`, which names them for `foreglow reproduce zhang2019 --sky`.
     nside : int
         A power of two.
     low_kms, high_kms : float
@@ -46,7 +46,7 @@ def make_sky_files(out: Path, nside: int, low_kms: float, high_kms: float, seed:
     gas = mock_gas(nside, seed)
     channels = gas.hydrogen.cube(velocity, noise=True)
     source = f"foreglow's mock Galaxy, seed {seed}: a stand-in, not the sky"
-    dust = gas.dust.total
+    dust, (q, u) = gas.dust.total, gas.observed_polarisation
     header = {"FREQGHZ": 353.0, "ORIGIN": "foreglow mock Galaxy", "SEED": seed}
     card = {
         "hydrogen": {"file": CUBE},
@@ -55,7 +55,8 @@ def make_sky_files(out: Path, nside: int, low_kms: float, high_kms: float, seed:
     }
     with new_directory(out) as new:
         write_cube(new / CUBE, velocity, channels, nside, HI4PI_BEAM_ARCMIN, source)
-        write_maps(new / DUST, {"DUST": (dust, MOCK_UNIT)}, frame="G", header=header)
+        stokes = {"I": (dust, MOCK_UNIT), "Q": (q, MOCK_UNIT), "U": (u, MOCK_UNIT)}
+        write_maps(new / DUST, stokes, frame="G", header=header)
         write_maps(new / MASK, {"MASK": (faint_sky(dust).astype(np.float32), "")}, frame="G")
         write_text(new / CARD, tomli_w.dumps(card))
     return out

@@ -118,6 +118,46 @@ def independent_modes(n: int) -> Tensor:
     return keep
 
 
+def e_and_b(q_and_u: Tensor) -> Tensor:
+    """E and B of flat maps, whose correlations are those of any maps.
+
+    Parameters
+    ----------
+    q_and_u : Tensor, shape (batch, 2, n, n)
+        In the frame of the cutout, see `foreglow.maps.spin2`; mask already applied, whose edges
+        turn some E into B.
+
+    Returns
+    -------
+    Tensor, shape (batch, 2, n, n)
+        E + iB = (Q + iU) exp(-2 i phi) for each mode, phi its angle from rows towards columns.
+    """
+    n = q_and_u.shape[-1]
+    row, column = torch.fft.fftfreq(n).unsqueeze(1), torch.fft.rfftfreq(n)
+    twice = 2 * torch.atan2(column.expand(n, -1), row.expand(-1, n // 2 + 1)).to(q_and_u.device)
+    cos, sin = torch.cos(twice), torch.sin(twice)
+    q, u = torch.fft.rfft2(q_and_u).unbind(1)
+    return torch.fft.irfft2(torch.stack([q * cos + u * sin, u * cos - q * sin], 1), s=(n, n))
+
+
+def alignment(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean cos 2(psi - psi~) of the directions of two polarised maps, 1 where they are the same.
+
+    Parameters
+    ----------
+    predicted, target : Tensor, shape (batch, 2, n, n)
+    mask : Tensor of bool, shape (batch, n, n)
+
+    Returns
+    -------
+    Tensor, shape (batch,)
+        Over the pixels that count; where either map has no polarisation a pixel counts as 0.
+    """
+    sizes = _safe_rsqrt(predicted.square().sum(1)) * _safe_rsqrt(target.square().sum(1))
+    cosine = (predicted * target).sum(1) * sizes * mask
+    return cosine.sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+
+
 def mode_correlation(a: Tensor, b: Tensor, bands: Bands) -> Tensor:
     """Mean over the single Fourier modes of a band of Re(a b*) / (|a| |b|): the paper's r50, r150.
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +21,14 @@ from foreglow.compute.training import History, Schedule, Task, fit, load_best
 from foreglow.dust.augment import shift_velocity
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.inputs import PAPER_RANGE_KMS, DustSky, SkySource
-from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss
+from foreglow.dust.loss import PAPER_WEIGHT, correlation_loss, polarised_loss
 from foreglow.dust.model import DustModel
-from foreglow.dust.networks import DustNetwork, make_network
+from foreglow.dust.networks import DustNetwork, Target, make_network
 from foreglow.dust.spectra import Bands, paper_bands
 from foreglow.dust.validation import calibrate, hold_out, is_overfitted, validation_scores
 from foreglow.errors import RunError
 from foreglow.maps.gnomonic import Grid
-from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
+from foreglow.maps.harmonic import PAPER_ORDER
 from foreglow.maps.hemispheres import NORTH, REGIONS, SOUTH, Method, Region
 from foreglow.model_files import close_training, model_to_be, open_training
 from foreglow.plans import Count, NotNegative, Positive, read_plan
@@ -173,15 +173,16 @@ def train(
         are measured on the sky of the training.
     """
     processes.validate_batch(plan.batch)
-    sampler = CutoutSampler(sky.cube.to(device), region, grid or Grid(), method)
     seeds = np.random.SeedSequence(seed).generate_state(plan.members).tolist()
+    grid = grid or Grid()
     model = DustModel.untrained(
-        plan.network, plan.inputs, plan.width, sky.velocity_kms, sampler.grid, sampler.sky.nside,
-        sky.target_unit, seeds,
+        plan.network, plan.inputs, plan.width, sky.velocity_kms, grid, sky.nside, sky.target_unit,
+        seeds, sky.target,
     )  # fmt: skip
+    sampler = CutoutSampler(sky.cube.to(device), region, grid, method, fine=model.fine)
     training, validation = hold_out(sampler)
     further = [
-        CutoutSampler(other.cube.to(device), half, sampler.grid, method)
+        replace(sampler, sky=other.cube.to(device), region=half)
         for other, half in product(others, (NORTH, SOUTH))
     ]
     histories = []
@@ -204,7 +205,9 @@ def train(
     }  # fmt: skip
     model.card["training"] = {"sky": sky.source, "seed": seed, "region": region.name} | asdict(plan)
     model.card["training"]["skies"] = 1 + len(others)
-    model.card["cutouts"] = {"method": method, "filter_cut": PAPER_CUT, "filter_order": PAPER_ORDER}
+    model.card["cutouts"] = {
+        "method": method, "filter_cut": sky.filter_cut, "filter_order": PAPER_ORDER,
+    }  # fmt: skip
     return model, {
         key: np.mean([h[key] for h in histories], axis=0).tolist() for key in histories[0]
     }
@@ -217,6 +220,7 @@ def train_dust(
     *,
     sky: str | None = None,
     region: str = "north",
+    target: Target = "intensity",
     plan: DustPlan | Mapping[str, Any] | str | Path | None = None,
     out: str | Path | None = None,
     low_kms: float = PAPER_RANGE_KMS[0],
@@ -245,6 +249,8 @@ def train_dust(
         Where cutouts have their centres: "north", "south", "east" or "west" (Galactic). Keep the
         other half to test on. A wedge of the region, between two longitudes, is kept out of the
         training to choose the best epoch and to measure errors by: `card["validation"]` says which.
+    target : str
+        "intensity", or "polarisation": I, Q and U, for which `dust` is a map of the three.
     plan : DustPlan, mapping of its fields or path of a TOML file, optional
         What network is trained, and how long.
     out : path, optional
@@ -285,7 +291,7 @@ def train_dust(
     """
     given = SkySource(
         sky, cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, nside,
-        seed, skies,
+        seed, skies, target,
     )  # fmt: skip
     with model_to_be(out, resume, processes.size) as to_be:
 
@@ -295,7 +301,7 @@ def train_dust(
                 raise RunError(f"expected region {', '.join(REGIONS)}, got {region!r}.")
             processes.validate_batch(chosen.batch)
             validate_precision(chosen.precision)
-            make_network(chosen.network, chosen.inputs, (0.0, 1.0), 1)  # are there such?
+            make_network(chosen.network, chosen.inputs, (0.0, 1.0), 1, target)  # are there such?
             settings = {"sky": given.settings(), "region": region, "seed": seed}
             work = open_training(to_be, settings | {"plan": asdict(chosen)}, resume)
             log.info("preparing: cube and dust map, low-passed")
@@ -361,12 +367,13 @@ def _task(member: _Member, bands: Bands) -> Task:
     share = processes.share(plan.batch)
     room = validation.room(plan.batch // processes.size)
     most = round(plan.shift / network.step_kms)
+    polarised = validation.sky.polarised
 
     def compare(cut: Cutouts) -> tuple[Tensor, dict[str, Tensor]]:
-        predicted = network(cut.inputs, cut.mask) * cut.mask
-        return correlation_loss(
-            predicted / network.unit, cut.target / network.unit, bands, plan.weight
-        )
+        predicted = network(cut.inputs, cut.mask)
+        predicted = predicted * (cut.mask.unsqueeze(1) if polarised else cut.mask)
+        judge = polarised_loss if polarised else correlation_loss
+        return judge(predicted / network.unit, cut.target / network.unit, bands, plan.weight)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG001
         sampler = training[0]
@@ -390,7 +397,8 @@ def _task(member: _Member, bands: Bands) -> Task:
         batch = where[index * plan.batch : (index + 1) * plan.batch]
         cut = validation.at(batch[processes.share(len(batch))])
         value, parts = compare(cut)
-        return {"loss": value, **parts, "score": parts["r50"] + parts["r150"]}
+        correlations = [part for name, part in parts.items() if name != "difference"]
+        return {"loss": value, **parts, "score": torch.stack(correlations).sum()}
 
     def optimiser(parameters: Any, total_steps: int) -> Any:
         if not plan.annealed:

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
-from foreglow.dust.evaluate import integrated_predictor, model_predictor, score
 from foreglow.dust.model import DustModel
+from foreglow.dust.polarised_scores import COLUMNS, gradient_predictor, score_polarisation
 from foreglow.dust.predict import measure, stitched_members
+from foreglow.dust.scores import integrated_predictor, model_predictor, score
 from foreglow.dust.uncertainty import to_card
 from foreglow.errors import warn
 from foreglow.maps import healpix as hp
@@ -134,6 +135,8 @@ def calibrate(model: DustModel, sampler: CutoutSampler, n: int, to: str) -> None
     to : str
         What the target is, for the header of maps.
     """
+    if model.target == "polarisation":
+        return
     cube = sampler.sky
     stitched = stitched_members(model, cube, sampler.fixed_pointings(n))
     target = cube.target.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(cube.target))), 0]
@@ -141,18 +144,27 @@ def calibrate(model: DustModel, sampler: CutoutSampler, n: int, to: str) -> None
 
 
 def validation_scores(model: DustModel, sampler: CutoutSampler, where: Pointings) -> dict[str, Any]:
-    """Correlations of the whole model, and of the integrated map, on the wedge."""
-    predictors = {"integrated": integrated_predictor, "model": model_predictor(model)}
-    found = score(predictors, sampler, where, 32)
-    record = found["model"].record(found["integrated"])
-    integrated = found["integrated"].record(found["integrated"])
+    """Correlations of the whole model, and of the simplest one, on the wedge."""
+    if model.target == "polarisation":
+        simplest, keys = "gradients", (*COLUMNS, "alignment")
+        predictors = {simplest: gradient_predictor, "model": model_predictor(model)}
+        found = score_polarisation(predictors, sampler, where)
+        record = found["model"].record(found[simplest])
+        before = found[simplest].record(found[simplest])
+    else:
+        simplest, keys = "integrated", ("r50", "r150")
+        predictors = {simplest: integrated_predictor, "model": model_predictor(model)}
+        found = score(predictors, sampler, where, 32)
+        record = found["model"].record(found[simplest])
+        before = found[simplest].record(found[simplest])
     log.info(
-        "%s: r50 %.4f, r150 %.4f; integrated map %.4f, %.4f", sampler.region.name,
-        *(r[key] for r in (record, integrated) for key in ("r50", "r150")),
+        "%s: %s; %s map %s", sampler.region.name,
+        ", ".join(f"{key} {record[key]:.4f}" for key in keys), simplest,
+        ", ".join(f"{before[key]:.4f}" for key in keys),
     )  # fmt: skip
-    scores = {key: record[key] for key in ("r50", "r150", "wins50", "wins150")}
-    scores |= {f"integrated_{key}": integrated[key] for key in ("r50", "r150")}
-    return {"cutouts": len(where)} | scores
+    kept = [key for key in record if key in keys or key.startswith("wins")]
+    scores = {key: record[key] for key in kept if not key.endswith("_sem")}
+    return {"cutouts": len(where)} | scores | {f"{simplest}_{key}": before[key] for key in keys}
 
 
 def is_overfitted(training: NDArray[np.floating], validation: NDArray[np.floating]) -> bool:

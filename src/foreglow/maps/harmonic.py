@@ -86,8 +86,11 @@ def low_pass(nside: int, cut: float = PAPER_CUT, order: int = PAPER_ORDER) -> np
 
     Returns
     -------
-    ndarray, shape (low_pass_l_max(nside, cut, order) + 1,)
+    ndarray, shape (low_pass_l_max(nside, cut, order) + 1,); empty for an infinite cut, with which
+    a `HarmonicFilter` leaves maps as they are.
     """
+    if math.isinf(cut):
+        return np.zeros(0)
     l_max = low_pass_l_max(nside, cut, order)
     window = butterworth(l_max, cut, order)
     if l_max < 2 * nside:
@@ -104,7 +107,8 @@ class HarmonicFilter:
     ----------
     nside : int
     window : ndarray, shape (l_max + 1,)
-        Amplitude at each ell; harmonics above l_max are dropped.
+        Amplitude at each ell; harmonics above l_max are dropped. An empty one leaves maps as they
+        are.
     iterations : int
         Jacobi iterations of the analysis, as healpy's `iter`; each costs as much as the whole
         filter and divides the error of the quadrature by about 16. Without any, that error is 1%
@@ -160,6 +164,8 @@ class HarmonicFilter:
             If a value is not finite.
         """
         values = self._validate(values)
+        if not self.window.size:
+            return values
         alm = self._analyse(values)
         for _ in range(self.iterations):
             alm += self._analyse(values - self._synthesise(alm))
@@ -191,6 +197,8 @@ class HarmonicFilter:
             As `full_sky`, and if the filter does not keep the mean (a high-pass, say), because
             then there is nothing to divide by: subtract a low-pass from the map instead.
         """
+        if not self.window.size:
+            return np.where(mask, values, np.nan).astype(np.asarray(values).dtype)
         if not math.isclose(self.window[0], 1.0):
             raise MapError(
                 f"expected a low-pass (window 1 at ell 0) on a partial sky, got {self.window[0]}; "
@@ -201,6 +209,29 @@ class HarmonicFilter:
         cover = self._cover(mask, filtered.dtype)
         good = mask & (cover >= _LEAST_COVER)
         return np.where(good, filtered / np.where(good, cover, 1), np.nan).astype(filtered.dtype)
+
+    def polarised(self, q_and_u: np.ndarray) -> np.ndarray:
+        """Filtered Q and U of the full sky: their E and B are multiplied alike.
+
+        Parameters
+        ----------
+        q_and_u : ndarray, shape (2, n_pix), float32 or float64
+            RING; else as `full_sky`.
+
+        Returns
+        -------
+        ndarray, shape (2, n_pix), dtype of `q_and_u`
+
+        Raises
+        ------
+        ShapeError, MapError
+            As `full_sky`.
+        """
+        maps = np.stack([self._validate(values) for values in q_and_u])
+        spin = {**self._geometry, "spin": 2}
+        alm = ducc0.sht.adjoint_synthesis(map=maps, **spin)
+        alm *= (hp.nside2pixarea(self.nside) * self._alm_window).astype(maps.dtype)
+        return ducc0.sht.synthesis(alm=alm, **spin)
 
     def stream(
         self, maps: Iterable[np.ndarray], mask: np.ndarray | None = None

@@ -1,7 +1,7 @@
 """What the network needs to see: more channels, moment maps, or the integrated map alone."""
 
 from foreglow.dust.baselines import integrated
-from foreglow.dust.evaluate import Scores
+from foreglow.dust.scores import Scores
 from foreglow.report.dust import curves as dust_curves
 from foreglow.reproduce.zhang2019.experiment import WIDE, Captions, Experiment, log, on_device
 from foreglow.reproduce.zhang2019.paper import WEIGHT

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from foreglow.compute.workers import MapFn
 from foreglow.dust.baselines import LinearModel, NormalEquations
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
-from foreglow.dust.evaluate import Predictor, Scores, integrated_predictor, score
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.model import DustModel
 from foreglow.dust.results import DustMap
+from foreglow.dust.scores import Predictor, Scores, integrated_predictor, score
 from foreglow.dust.spectra import fundamental_bands
 from foreglow.dust.train import DustPlan, train
 from foreglow.dust.validation import hold_out

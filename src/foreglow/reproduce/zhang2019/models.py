@@ -3,8 +3,8 @@
 import numpy as np
 
 from foreglow.dust.baselines import integrated
-from foreglow.dust.evaluate import Scores
 from foreglow.dust.model import DustModel
+from foreglow.dust.scores import Scores
 from foreglow.errors import ModelError
 from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import learning

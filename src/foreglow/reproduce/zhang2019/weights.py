@@ -1,6 +1,6 @@
 """Figure 6: the weight lambda of the correlation in the loss."""
 
-from foreglow.dust.evaluate import Scores
+from foreglow.dust.scores import Scores
 from foreglow.report.dust import curves as dust_curves
 from foreglow.reproduce.zhang2019.experiment import Captions, Experiment
 

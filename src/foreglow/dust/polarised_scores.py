@@ -1,0 +1,145 @@
+"""How well predictions of polarised dust correlate with it, cutout by cutout, in E and in B."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foreglow.dust.cutouts import Cutouts, CutoutSampler
+from foreglow.dust.orientation import gradient_polarisation
+from foreglow.dust.scores import Predictor, standard_error
+from foreglow.dust.spectra import (
+    Bands,
+    alignment,
+    e_and_b,
+    fundamental_bands,
+    mode_correlation,
+    paper_bands,
+    spectrum_correlation,
+)
+from foreglow.errors import ShapeError
+from foreglow.maps.gnomonic import Pointings
+
+COLUMNS = tuple(
+    f"{kind}{letter}{scale}"
+    for kind in ("", "spectrum_")
+    for letter in "eb"
+    for scale in ("50", "150")
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PolarisedScores:
+    """Correlation of one model's Q and U with those of the dust, cutout by cutout.
+
+    Attributes
+    ----------
+    name : str
+    values : dict of ndarray, shape (n,)
+        `e50`, `e150`, `b50`, `b150`: E and B by single modes, as r50 and r150 of the intensity;
+        with `spectrum_` before it the ratio of spectra. `alignment`: mean cos 2(psi - psi~).
+    curve : ndarray, shape (n, 2, band)
+        E and B as ratios of spectra in bands of width ell_F, `fundamental_bands`.
+    """
+
+    name: str
+    values: dict[str, NDArray[np.float64]]
+    curve: NDArray[np.float64]
+
+    def record(self, reference: "PolarisedScores") -> dict[str, Any]:
+        """A flat record for metrics.json.
+
+        Parameters
+        ----------
+        reference : PolarisedScores
+            Of the same cutouts in the same order.
+
+        Returns
+        -------
+        dict
+            `model`, `n`; the mean of each of `values` and its standard error, `_sem`, which does
+            not know that cutouts overlap; and the share of cutouts in which it is above the
+            reference, `wins_...`, absent where that is this model.
+        """
+        record: dict[str, Any] = {"model": self.name, "n": len(self.curve)}
+        for key, values in self.values.items():
+            record[key] = float(values.mean())
+            record[f"{key}_sem"] = standard_error(values)
+            if reference is not self:
+                record[f"wins_{key}"] = float((values > reference.values[key]).mean())
+        return record
+
+
+def score_polarisation(
+    predictors: Mapping[str, Predictor],
+    sampler: CutoutSampler,
+    pointings: Pointings,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, PolarisedScores]:
+    """Correlate the predictions of several models with polarised dust, in one pass.
+
+    Parameters
+    ----------
+    predictors : mapping of name to callable
+        Q and U in the frame of the cutout, (batch, 2, n, n), or with I before them.
+    sampler : CutoutSampler
+        Of a polarised sky.
+    pointings, batch, progress
+        As for `foreglow.dust.evaluate.score`.
+
+    Raises
+    ------
+    ShapeError
+        If a predictor gives other maps.
+    """
+    device = sampler.sky.inputs.device
+    bands, fine = (b(sampler.grid).to(device) for b in (paper_bands, fundamental_bands))
+    found: dict[str, list[Tensor]] = {name: [] for name in predictors}
+    done = 0
+    with torch.inference_mode():
+        for cutouts in sampler.batches(pointings, batch):
+            for name, predict in predictors.items():
+                found[name].append(_correlations(predict(cutouts), cutouts, bands, fine, name))
+            done += len(cutouts)
+            if progress is not None:
+                progress(done, len(pointings))
+    return {name: _scores(name, torch.cat(rows).cpu().numpy()) for name, rows in found.items()}
+
+
+def gradient_predictor(cutouts: Cutouts) -> Tensor:
+    """Q and U by the gradients of the integrated map, see `gradient_polarisation`."""
+    return gradient_polarisation(cutouts.inputs, cutouts.mask)
+
+
+def _correlations(made: Tensor, cutouts: Cutouts, bands: Bands, fine: Bands, name: str) -> Tensor:
+    """All numbers of a batch side by side, (batch, 9 + 2 band), float64."""
+    target, mask = cutouts.target[:, 1:], cutouts.mask
+    made = made[:, -2:]
+    if made.shape != target.shape:
+        raise ShapeError(
+            f"expected maps {tuple(target.shape)} of model {name}, got {tuple(made.shape)}"
+        )
+    made = made * mask.unsqueeze(1)
+    both = e_and_b(made).flatten(0, 1), e_and_b(target).flatten(0, 1)
+
+    def by_letter(r: Tensor) -> Tensor:  # (batch 2, band) -> (batch, 2 band)
+        return r.unflatten(0, (-1, 2)).flatten(1)
+
+    columns = [
+        by_letter(mode_correlation(*both, bands)),
+        by_letter(spectrum_correlation(*both, bands)),
+        alignment(made, target, mask).unsqueeze(1),
+        by_letter(spectrum_correlation(*both, fine)),
+    ]
+    return torch.cat(columns, 1).double()
+
+
+def _scores(name: str, columns: NDArray[np.float64]) -> PolarisedScores:
+    first = len(COLUMNS)
+    values = dict(zip((*COLUMNS, "alignment"), columns.T[: first + 1], strict=True))
+    return PolarisedScores(name, values, columns[:, first + 1 :].reshape(len(columns), 2, -1))
