@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "run"
     plans = tuple(replace(plan, epochs=1, steps=4, batch=256) for plan in recognise._PLANS)
     unet = dust._SETTINGS["unet"] | {"width": 1, "epochs": 1, "steps": 2, "batch": 4}
-    small = {"test_cutouts": 12, "linear_cutouts": 48, "centres_nside": 4, "unet": unet}
+    small = {"test_cutouts": 12, "linear_cutouts": 48, "centres_nside": 3, "unet": unet}
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recognise, "_PLANS", plans)

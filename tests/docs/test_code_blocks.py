@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 
 from docs.pages import PAGES, ROOT, blocks_of, run_shell
+from drawing import draw_small
 from foreglow import demo, reproduce
 from foreglow.dust import predict, stitch
 from foreglow.dust import train as dust_train
@@ -36,6 +37,7 @@ from foreglow.recognition import train as doors
 from foreglow.recognition.context import train as context_train
 from foreglow.recognition.evaluation import evaluate as recognition_evaluate
 from foreglow.recognition.network import train as recognition_train
+from foreglow.report.recognition import figures
 from foreglow.sky.gas import mock_gas as coarse_gas
 from foreglow.sky.templates import load_templates
 from hi_cubes import hi4pi_header, smooth_data, write_fits
@@ -69,6 +71,7 @@ def shorter(monkeypatch):
     """Ensembles, validations and calibrations of a second."""
     for name in ("VALIDATION_CUTOUTS", "_STANDARDISATION_CUTOUTS"):
         monkeypatch.setattr(dust_train, name, 4)
+    monkeypatch.setattr(dust_train, "_CALIBRATION_CUTOUTS", 16)
     for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
         monkeypatch.setattr(recognition_train, name, 2048)
     few = partial(context_train.pixel_ensemble, realisations=2)
@@ -79,6 +82,7 @@ def shorter(monkeypatch):
         monkeypatch.setattr(module, "load_templates", templates_of)
     monkeypatch.setattr(predict, "_validate_nside", lambda *_: None)
     monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed: coarse_gas(16, seed))
+    monkeypatch.setattr(figures, "save", draw_small)
     centres = stitch.centres(2)
     monkeypatch.setattr(stitch, "centres", lambda: centres)
 
