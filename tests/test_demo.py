@@ -37,6 +37,7 @@ def made(tmp_path_factory):
         patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
+        patch.setattr("foreglow.dust.validation._CENTRES", 100)
         patch.setattr(figures, "save", draw_small)
         torch.set_num_threads(1)
         report = demo.run_demo(folder, 0, "cpu", overwrite=True)

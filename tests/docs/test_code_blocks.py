@@ -5,8 +5,8 @@ the page says it is. Shortened, for a page must take seconds:
 
 - trainings, evaluations and simulations get the options of `SHORTER` after those of the page: fewer
   epochs, steps, skies and cutouts, coarser maps. Which options there are is what a page tells;
-- ensembles, validations and calibrations of a training are of a few samples; templates are made
-  once for all pages;
+- ensembles, validations and calibrations of a training are of a few samples, figures of commands
+  small; templates are made once for all pages;
 - a model that comes with foreglow may be used on a sky as coarse as that, though not trained so;
 - `--device cuda` becomes `auto`: there may be no GPU; a cluster of Dask is left out, but for
   workers of this machine;
@@ -72,6 +72,7 @@ def shorter(monkeypatch):
     for name in ("VALIDATION_CUTOUTS", "_STANDARDISATION_CUTOUTS"):
         monkeypatch.setattr(dust_train, name, 4)
     monkeypatch.setattr(dust_train, "_CALIBRATION_CUTOUTS", 16)
+    monkeypatch.setattr("foreglow.dust.validation._CENTRES", 100)
     for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
         monkeypatch.setattr(recognition_train, name, 2048)
     few = partial(context_train.pixel_ensemble, realisations=2)
