@@ -9,7 +9,12 @@ from foreglow.recognition.evaluation import ceiling as evidence
 from foreglow.recognition.fits.choice import choose
 from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.optimise import fit
-from foreglow.recognition.fits.skymodel import SkyModel, candidate, fixed_spectra
+from foreglow.recognition.fits.skymodel import (
+    FREE_DUST_TEMPERATURE,
+    SkyModel,
+    candidate,
+    fixed_spectra,
+)
 from foreglow.recognition.models import MODELS, PROBLEMS, ForegroundModel, dust_tests, models_of
 from foreglow.recognition.network.features import CleanedLogFeatures
 from foreglow.recognition.network.recogniser import Recogniser
@@ -18,8 +23,8 @@ from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky import seds
 
-DUSTS = ("power_law", "varying_beta_d", "two_temperatures")
-ALL = (*DUSTS, "strongly_curved")
+DUSTS = ("power_law", "varying_beta_d", "two_temperatures", "varying_dust", "dust_moments")
+ALL = (*DUSTS[:3], "strongly_curved")
 
 
 def draw(templates, instrument, models, scale, n=400):
@@ -37,10 +42,20 @@ def test_models_by_problem_or_by_name():
 
 
 def test_a_model_has_one_kind_of_dust():
-    with pytest.raises(ModelError, match="got both"):
-        ForegroundModel(beta_d_scatter=0.1, two_temperatures=True)
+    for other in ({"two_temperatures": True}, {"dust_moments": 0.1}):
+        for scatter in ({"beta_d_scatter": 0.1}, {"dust_temperature_scatter": 1.0}):
+            with pytest.raises(ModelError, match="of one kind, got dust of a varying index or"):
+                ForegroundModel(**other, **scatter)
+    with pytest.raises(ModelError, match="line of sight and two temperatures; leave all but one"):
+        ForegroundModel(two_temperatures=True, dust_moments=0.1)
+    for wrong in ({"dust_temperature_scatter": -1.0}, {"dust_moments": float("nan")}):
+        (name,) = wrong
+        with pytest.raises(ModelError, match=f"expected {name} from 0 to (3|0.5), got (-1|nan)"):
+            ForegroundModel(**wrong)
     assert dust_tests(PROBLEMS["four"]) == ()
     assert dust_tests(ALL) == ("beta", "two_temperatures")
+    assert dust_tests(("power_law", "dust_moments")) == ("beta",)
+    assert dust_tests(DUSTS) == ("beta", "temperature", "two_temperatures")
 
 
 def test_two_temperatures_are_those_of_the_authors():
@@ -114,7 +129,7 @@ def test_the_network_sees_other_dust_where_it_is_a_candidate(templates, instrume
     plain = CleanedLogFeatures(instrument)(vectors.data, vectors.sigma)
     seen = CleanedLogFeatures(instrument, dust_tests(DUSTS))(vectors.data, vectors.sigma)
     torch.testing.assert_close(seen[:, : plain.shape[1]], plain)
-    test = seen[:, plain.shape[1] + 4]  # of the second departure, along the dust
+    test = seen[:, plain.shape[1] + 8]  # of the third departure, along the dust
     two = MODELS["two_temperatures"]
     assert two.two_temperatures
     assert test[vectors.label == 2].median() > test[vectors.label == 0].median() + 0.5
@@ -137,7 +152,7 @@ def test_the_ceiling_refuses_other_dust(templates, instrument):
         evidence.ceiling(templates, instrument, DUSTS, 1.0, 10, 0)
 
 
-def test_a_free_temperature_has_no_evidence(instrument):
-    free = SkyModel(dust_temperature=candidate("power_law").beta_s)
-    with pytest.raises(ModelError, match="expected Gaussian priors and a fixed temperature"):
+def test_a_flat_prior_has_no_evidence(instrument):
+    free = SkyModel(dust_temperature=FREE_DUST_TEMPERATURE)
+    with pytest.raises(ModelError, match="but those of beta_s, dust_temperature are flat"):
         log_evidence(free, instrument.bands, torch.ones(1, 2, 17), torch.ones(1, 17))

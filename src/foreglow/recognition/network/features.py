@@ -70,7 +70,7 @@ class CleanedLogFeatures(nn.Module):
     instrument : Instrument
         At least two bands above and three below 100 GHz.
     dust_tests : tuple of str
-        Departures from the paper's dust to be tested too, of `simulate.dust_tests`.
+        Departures from the paper's dust to be tested too, of `models.dust_tests`.
 
     Raises
     ------
@@ -225,9 +225,10 @@ class CleanedLogFeatures(nn.Module):
 def _dust_changes(bands: Bands, dust_tests: tuple[str, ...]) -> Tensor:
     """Change of the dust's SED by each departure, (n_test, band)."""
     frequency = bands.node_ghz
-    dust = seds.modified_blackbody(frequency)
+    dust, t = seds.modified_blackbody(frequency), seds.DUST_TEMPERATURE
     change = {
         "beta": torch.log(frequency / seds.DUST_REFERENCE_GHZ) * dust,
+        "temperature": t * seds.dust_temperature_slope(frequency, t) * dust,
         "two_temperatures": seds.two_temperature_dust(frequency) - dust,
     }
     columns = [change[name] for name in dust_tests]
