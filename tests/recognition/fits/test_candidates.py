@@ -135,6 +135,19 @@ def test_the_network_sees_other_dust_where_it_is_a_candidate(templates, instrume
     assert test[vectors.label == 2].median() > test[vectors.label == 0].median() + 0.5
 
 
+def test_a_later_test_of_the_dust_does_not_see_an_earlier_departure(templates, instrument):
+    """Though its spectrum is 99.5% the same."""
+    models = models_of({"index": {"beta_d_scatter": 0.01}, "power_law": {},
+                        "warm": {"dust_temperature_scatter": 3}})  # fmt: skip
+    vectors = draw(templates, instrument, models, 0.3, 3000)
+    seen = CleanedLogFeatures(instrument, dust_tests(models))(vectors.data, vectors.sigma)
+    index, temperature = (seen[:, k].abs() for k in (-8, -4))  # along the dust
+    by_beta, none, by_t = (temperature[vectors.label == k].median() for k in range(3))
+    assert by_beta < 1.3 * none
+    assert by_t > 2 * none
+    assert index[vectors.label == 0].median() > 2 * index[vectors.label == 1].median()
+
+
 def test_a_network_of_other_candidates_trains_and_is_kept(tmp_path, templates, instrument):
     model = Recogniser.untrained("foreglow", instrument, ALL, 0)
     plan = TrainingPlan("many_noise", 1, 40, 512, fixed_set=False, learning_rate=2e-3,
