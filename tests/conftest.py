@@ -1,4 +1,4 @@
-"""Shared fixtures."""
+"""Shared fixtures; they import what takes long, for xdist reads this before it begins processes."""
 
 import logging
 import os
@@ -7,19 +7,11 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
-import healpy as hp
-import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-from rich.console import Console
 
 import forked
-from foreglow import cli
-from foreglow.cli import screen
 from foreglow.compute.workers import open_workers
-from foreglow.maps.write import write_maps
-from foreglow.sky import seds
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -90,7 +82,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def foreglow_cache(tmp_path_factory):
     """A cache of the session's own, so that CAMB runs once and nobody's cache is touched."""
-    folder = tmp_path_factory.mktemp("cache")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOREGLOW_CACHE", str(folder))
         yield folder
@@ -120,6 +114,8 @@ def pool(map_fn):
 @pytest.fixture(scope="module")
 def one_thread():
     """Sums that do not depend on how many threads share them."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -140,6 +136,13 @@ def pysm_data(tmp_path_factory):
 
     Returns the folder and the maps by file name, Nside 32.
     """
+    import healpy as hp
+    import numpy as np
+    import torch
+
+    from foreglow.maps.write import write_maps
+    from foreglow.sky import seds
+
     folder = tmp_path_factory.mktemp("pysm")
     n_pix = hp.nside2npix(32)
     rng = np.random.default_rng(2020)
@@ -163,6 +166,11 @@ def pysm_data(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run `foreglow ...` in this process; returns its exit code, stdout and stderr."""
+    from rich.console import Console
+
+    from foreglow import cli
+    from foreglow.cli import screen
+
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(screen, "console", Console(width=200))
@@ -190,8 +198,10 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
-def fgbuster() -> dict[str, np.ndarray]:
+def fgbuster():
     """192 pixels of Table 1 noise and FGBuster's fits of them; see golden/fit_by_fgbuster.py."""
+    import numpy as np
+
     with np.load(Path(__file__).parent / "golden" / "fgbuster.npz", allow_pickle=False) as file:
         return dict(file)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -9,4 +10,5 @@ def draw_small(figure: Figure, folder: Path, name: str, pdf_fonts: int = 42) -> 
     """As `report.recognition.figures.save`, but a small PNG alone, put in its place as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     figure.set_layout_engine("none")
-    figure.savefig(folder / f"{name}.png", dpi=20)
+    figure.set_dpi(20)
+    FigureCanvasAgg(figure).print_png(folder / f"{name}.png")  # savefig would draw it twice

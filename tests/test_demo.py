@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "run"
     plans = tuple(replace(plan, epochs=1, steps=4, batch=256) for plan in recognise._PLANS)
     unet = dust._SETTINGS["unet"] | {"width": 1, "epochs": 1, "steps": 2, "batch": 4}
-    small = {"test_cutouts": 12, "linear_cutouts": 48, "centres_nside": 4, "unet": unet}
+    small = {"test_cutouts": 12, "linear_cutouts": 48, "centres_nside": 3, "unet": unet}
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recognise, "_PLANS", plans)
@@ -37,6 +37,7 @@ def made(tmp_path_factory):
         patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
+        patch.setattr("foreglow.dust.validation._CENTRES", 100)
         patch.setattr(figures, "save", draw_small)
         torch.set_num_threads(1)
         report = demo.run_demo(folder, 0, "cpu", overwrite=True)

@@ -7,7 +7,7 @@ from foreglow.recognition.network import train as training
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.sky.instrument_files import load_instrument
 
-MODELS = "power_law,varying_beta_d,two_temperatures"
+MODELS = "power_law,dust_moments,two_temperatures"
 
 
 def test_own_bands_and_candidates_from_simulation_to_fit(run, tmp_path, monkeypatch):
@@ -27,7 +27,7 @@ def test_own_bands_and_candidates_from_simulation_to_fit(run, tmp_path, monkeypa
         maps += ["--maps", f"{name}={sky / f'band_{name}.fits'}"]
     code, _, err = run("-q", "recognize", "classify", "--model", model, *maps, "--out", found)
     assert (code, err) == (0, "")
-    assert "P_TWO_TEMPERATURES" in fits.getdata(found).names
+    assert "P_DUST_MOMENTS" in fits.getdata(found).names
     code, _, err = run(
         "-q", "recognize", "fit", *bands, *maps, "--out", found, "--overwrite",
         "--common-fwhm", 600,

@@ -7,8 +7,9 @@ from importlib.metadata import version
 import pytest
 from rich.console import Console
 from rich.table import Table
+from typer.main import get_command
 
-from foreglow import demo, doctor, reproduce
+from foreglow import cli, demo, doctor, reproduce
 from foreglow.cli import screen
 from foreglow.data.cache import local_path
 from foreglow.data.registry import load_registry
@@ -213,6 +214,7 @@ def test_completion(run, monkeypatch, words, offered):
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script(run, monkeypatch, shell):
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr(cli, "command_of", get_command)  # made where that is set
     code, out, _ = run("--show-completion", shell)
     assert code == 0
     assert f"_FOREGLOW_COMPLETE=complete_{shell}" in out

@@ -5,8 +5,8 @@ the page says it is. Shortened, for a page must take seconds:
 
 - trainings, evaluations and simulations get the options of `SHORTER` after those of the page: fewer
   epochs, steps, skies and cutouts, coarser maps. Which options there are is what a page tells;
-- ensembles, validations and calibrations of a training are of a few samples; templates are made
-  once for all pages;
+- batches, ensembles, validations and calibrations of a training are of a few samples, figures of
+  commands small; templates are made once for all pages;
 - a model that comes with foreglow may be used on a sky as coarse as that, though not trained so;
 - `--device cuda` becomes `auto`: there may be no GPU; a cluster of Dask is left out, but for
   workers of this machine;
@@ -18,6 +18,7 @@ the page says it is. Shortened, for a page must take seconds:
 import shutil
 import tomllib
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 
 import healpy as hp
@@ -27,6 +28,7 @@ import numpy as np
 import pytest
 
 from docs.pages import PAGES, ROOT, blocks_of, run_shell
+from drawing import draw_small
 from foreglow import demo, reproduce
 from foreglow.dust import predict, stitch
 from foreglow.dust import train as dust_train
@@ -35,7 +37,9 @@ from foreglow.recognition import simulate as recognition_simulate
 from foreglow.recognition import train as doors
 from foreglow.recognition.context import train as context_train
 from foreglow.recognition.evaluation import evaluate as recognition_evaluate
+from foreglow.recognition.evaluation.measure_r import measure_r
 from foreglow.recognition.network import train as recognition_train
+from foreglow.report.recognition import figures
 from foreglow.sky.gas import mock_gas as coarse_gas
 from foreglow.sky.templates import load_templates
 from hi_cubes import hi4pi_header, smooth_data, write_fits
@@ -69,16 +73,24 @@ def shorter(monkeypatch):
     """Ensembles, validations and calibrations of a second."""
     for name in ("VALIDATION_CUTOUTS", "_STANDARDISATION_CUTOUTS"):
         monkeypatch.setattr(dust_train, name, 4)
+    monkeypatch.setattr(dust_train, "_CALIBRATION_CUTOUTS", 16)
+    monkeypatch.setattr("foreglow.dust.validation._CENTRES", 100)
     for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
         monkeypatch.setattr(recognition_train, name, 2048)
+    usual = recognition_train.TrainingPlan.usual
+    monkeypatch.setattr(
+        recognition_train.TrainingPlan, "usual", lambda kind: replace(usual(kind), batch=64)
+    )
     few = partial(context_train.pixel_ensemble, realisations=2)
     monkeypatch.setattr(context_train, "pixel_ensemble", few)
     monkeypatch.setattr(context_train, "_VALIDATION_STEPS", 1)
     monkeypatch.setattr(context_train, "_TEMPERATURE_BATCHES", 1)
+    monkeypatch.setitem(measure_r.__kwdefaults__, "skies", 50)
     for module in (doors, recognition_simulate, recognition_evaluate):
         monkeypatch.setattr(module, "load_templates", templates_of)
     monkeypatch.setattr(predict, "_validate_nside", lambda *_: None)
     monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed: coarse_gas(16, seed))
+    monkeypatch.setattr(figures, "save", draw_small)
     centres = stitch.centres(2)
     monkeypatch.setattr(stitch, "centres", lambda: centres)
 

@@ -55,7 +55,7 @@ def test_no_training_cutout_shares_a_pixel_with_a_validation_cutout(region, meth
 def test_the_wedge_has_its_share_of_the_centres(region):
     sampler = make_sampler(region)
     wedge = hold_out(sampler)[1].region
-    centres = sampler.fixed_pointings(2000, 1)
+    centres = sampler.fixed_pointings(1000, 1)
     assert float(wedge.holds(centres).double().mean()) == pytest.approx(0.15, abs=0.03)
     low, high = wedge.longitudes_deg
     assert wedge.name == f"{region.name}, longitudes {low:g} to {high % 360:g}"

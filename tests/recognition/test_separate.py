@@ -247,3 +247,56 @@ def test_by_the_command(known, fitted, averaged, tmp_path):
         np.testing.assert_allclose(file[1].data["CMB_Q"].ravel(), averaged.cmb[0], atol=1e-3)
     done = CliRunner().invoke(cli.app, [*arguments, "--by", "power_lw"])
     assert isinstance(done.exception, ForeglowError)
+
+
+# ---- dust that varies ------------------------------------------------------------------------
+
+
+SOME = {**SCALE, "mask": np.arange(N_PIX) % 8 == 0}
+
+
+@pytest.fixture(scope="module")
+def dusty():
+    return fg.simulate_sky(models="varying_dust,dust_moments", layout="halves", seed=2, **SCALE)
+
+
+def test_dust_that_varies_by_pixel(dusty, tmp_path):
+    found = fg.fit(dusty.maps, dusty.instrument, models=dusty.models, **SOME)
+    seen = found.fitted
+    assert (found.best == dusty.truth)[seen].mean() > 0.9
+    clean = fg.separate(dusty.maps, dusty.instrument, by=found, **SOME)
+    assert np.std(pull(clean, dusty)[:, seen]) == pytest.approx(1, abs=0.2)
+    moments, others = seen & (clean.best == 1), seen & (clean.best == 0)
+    place = COMPONENTS.index("dust_moment")
+    assert (clean.error[place][:, moments] > 0).all()
+    assert not clean.amplitude[place][:, others].any()
+    columns = clean.columns()
+    assert columns["DUST_MOMENT_Q"][1] == columns["DUST_MOMENT_U_ERR"][1] == "uK_RJ"
+    for sky in (found, clean):
+        assert sky.columns()["T_D"][1] == "K"
+        assert (sky.dust_temperature[moments] == 20).all()
+        assert 0.5 < sky.dust_temperature[others].std() < 3
+        assert sky.beta_d[others].mean() == pytest.approx(1.54, abs=0.02)
+        sky.to_fits(tmp_path / "sky.fits", overwrite=True)
+        names = fits.getdata(tmp_path / "sky.fits").names
+        assert {"BETA_D", "BETA_D_ERR", "T_D", "T_D_ERR"} <= set(names)
+
+
+def test_dust_that_varies_by_patch(dusty):
+    patch = hp.ud_grade(np.arange(12), 16).astype(int)
+    for by in ("dust_moments", "varying_dust"):
+        clean = fg.separate(dusty.maps, dusty.instrument, by=by, patches=1, **SOME)
+        seen = clean.fitted
+        assert seen.sum() == N_PIX / 8
+        for values in (clean.beta_s, clean.dust_temperature):
+            assert all(len(set(values[seen & (patch == k)])) == 1 for k in range(12))
+    assert clean.dust_temperature[seen].std() > 0.05
+    with pytest.raises(ModelError, match="patches, got a free beta_d and dust_temperature; leave"):
+        fg.fit(dusty.maps, dusty.instrument, models=dusty.models, patches=1, **SOME)
+    models = "power_law,dust_moments"
+    both = fg.fit(dusty.maps, dusty.instrument, models=models, patches=1, **SOME)
+    assert both.fitted.sum() == N_PIX / 8
+
+
+def test_tables_have_what_some_model_has(averaged):
+    assert not {"BETA_D", "T_D", "DUST_MOMENT_Q"} & set(averaged.columns())

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from foreglow import interrupt
 from foreglow.cli import data, dust, r, recognize, screen
-from foreglow.cli.messages import in_options
+from foreglow.cli.messages import command_of, in_options
 from foreglow.cli.options import Device, Json, Resume, Seed, Workers, one_of
 from foreglow.compute.cpu import tune
 from foreglow.errors import ForeglowError
@@ -185,7 +185,7 @@ def main() -> None:
     interrupt.say(interrupt.NOTHING_KEPT)
     warnings.showwarning = _show_warning
     try:
-        app(prog_name="foreglow")
+        command_of(app)(prog_name="foreglow")
     except ForeglowError as error:
         if _state["debug"]:
             traceback.print_exc()

@@ -37,9 +37,15 @@ def in_options(message: str, app: typer.Typer) -> str:
 
 
 @cache
+def command_of(app: typer.Typer):
+    """What Click runs and shows of an app; Typer would make it anew for every call."""
+    return get_command(app)
+
+
+@cache
 def options_of(app: typer.Typer) -> dict[str, str]:
     """The option of each argument, over all commands."""
-    left, found = [get_command(app)], {}
+    left, found = [command_of(app)], {}
     while left:
         command = left.pop()
         left += getattr(command, "commands", {}).values()

@@ -64,8 +64,8 @@ Models = Annotated[
     str,
     typer.Option(
         help="curvature, ame or four; or candidates separated by commas: power_law, curved, "
-        "strongly_curved, power_law_ame, curved_ame, varying_beta_d, two_temperatures, or a TOML "
-        "file of your own.",
+        "strongly_curved, power_law_ame, curved_ame, varying_beta_d, varying_dust, dust_moments, "
+        "two_temperatures, or a TOML file of your own.",
         autocompletion=one_of("curvature", "ame", "four"),
     ),
 ]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -166,17 +167,23 @@ def _near(region: Region, distance_deg: float, nside: int) -> np.ndarray:
     The centres are sampled so finely that one of the samples, each taken a sample's radius beside
     the region too, is near any of them; fine maps are looked at by the samples' own pixels.
     """
-    coarse = min(nside, _SAMPLES)
+    if nside <= _SAMPLES:
+        return _near_coarsely(region, distance_deg, nside)
+    near = _near_coarsely(region, distance_deg + hp.max_pixrad(_SAMPLES, degrees=True), _SAMPLES)
+    return near[hp.vec2pix(_SAMPLES, *hp.pix2vec(nside, np.arange(hp.nside2npix(nside))))]
+
+
+@lru_cache(maxsize=64)  # every training of a region asks for the same
+def _near_coarsely(region: Region, distance_deg: float, nside: int) -> np.ndarray:
+    """Pixels as of `_near`, of an Nside not above that of the samples."""
     slack = hp.max_pixrad(_SAMPLES, degrees=True)
     samples = _vectors(_SAMPLES)
     samples = samples[region._holds(torch.from_numpy(samples), slack).numpy()]
-    within = distance_deg + slack + (0 if coarse == nside else slack)
-    chord = 2 * math.sin(math.radians(min(within, 180)) / 2)
-    far, _ = KDTree(samples).query(_vectors(coarse), distance_upper_bound=chord)
+    chord = 2 * math.sin(math.radians(min(distance_deg + slack, 180)) / 2)
+    far, _ = KDTree(samples).query(_vectors(nside), distance_upper_bound=chord)
     near = np.isfinite(far)
-    if coarse == nside:
-        return near
-    return near[hp.vec2pix(coarse, *hp.pix2vec(nside, np.arange(hp.nside2npix(nside))))]
+    near.setflags(write=False)
+    return near
 
 
 def _vectors(nside: int) -> np.ndarray:

@@ -170,7 +170,7 @@ def fit(  # pyright: ignore[reportInconsistentOverload]
     ------
     ModelError
         If a model or the criterion does not exist, `curvature` or `level` make no sense, or patches
-        are of what no model has free, or those of a model with a free beta_d.
+        are of what no model has free, or those of a model with free dust.
     InstrumentError
         If the bands are not the instrument's or too few, or the noise of one is zero.
     MapError

@@ -27,6 +27,8 @@ _RANGES = {
     "ame_fraction": (0.0, 1.0),
     "ame_peak_ghz": (10.0, 100.0),
     "beta_d_scatter": (0.0, 0.5),
+    "dust_temperature_scatter": (0.0, 3.0),
+    "dust_moments": (0.0, 0.5),
 }
 
 
@@ -46,6 +48,12 @@ class ForegroundModel:
         Where the emissivity of the AME peaks.
     beta_d_scatter : float
         Rms over vectors or pixels of the dust's index about 1.54.
+    dust_temperature_scatter : float
+        Rms over vectors or pixels of its temperature about 20 K [K].
+    dust_moments : float
+        Rms of the first moment of the dust's index along the line of sight, the sum of amplitude
+        times (index - 1.54) over its clouds, in Q and in U each, over the polarised dust. Its
+        spectrum is that of the dust times ln(nu / 353 GHz), so angles turn with frequency.
     two_temperatures : bool
         Whether the dust is that of `seds.two_temperature_dust`.
     synchrotron_factor, dust_factor : sequence of (GHz, factor), or function
@@ -58,6 +66,10 @@ class ForegroundModel:
     ------
     ModelError
         If a number is none that a sky can have, or fields contradict each other.
+
+    References
+    ----------
+    Chluba, Hill & Abitbol 2017; Vacher et al. 2023 (moments of Q and U).
     """
 
     curvature: float = 0.0
@@ -65,6 +77,8 @@ class ForegroundModel:
     ame_fraction: float = 0.0
     ame_peak_ghz: float = seds.AME_PEAK_GHZ
     beta_d_scatter: float = 0.0
+    dust_temperature_scatter: float = 0.0
+    dust_moments: float = 0.0
     two_temperatures: bool = False
     synchrotron_factor: seds.Factor = ()
     dust_factor: seds.Factor = ()
@@ -82,8 +96,16 @@ class ForegroundModel:
             raise ModelError(
                 f"expected two_temperatures as true or false, got {self.two_temperatures!r}."
             )
-        if self.beta_d_scatter and self.two_temperatures:
-            raise ModelError("expected two temperatures or a varying beta_d, got both.")
+        kinds = {
+            "a varying index or temperature": self.dust_varies,
+            "moments along the line of sight": bool(self.dust_moments),
+            "two temperatures": self.two_temperatures,
+        }
+        if len(got := [kind for kind, present in kinds.items() if present]) > 1:
+            raise ModelError(
+                f"expected dust of one kind, got dust of {' and '.join(got)}; leave all but one "
+                "out."
+            )
         if self.ame_peak_ghz != seds.AME_PEAK_GHZ and not self.ame_fraction:
             raise ModelError(
                 f"expected ame_fraction > 0 beside ame_peak_ghz = {self.ame_peak_ghz:g}, got 0; "
@@ -94,6 +116,11 @@ class ForegroundModel:
     def curved(self) -> bool:
         """Whether C is other than 0, on average or here and there."""
         return bool(self.curvature or self.curvature_scatter)
+
+    @property
+    def dust_varies(self) -> bool:
+        """Whether the spectrum of the dust scatters over vectors or pixels."""
+        return bool(self.beta_d_scatter or self.dust_temperature_scatter)
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -141,6 +168,9 @@ MODELS = {
     # what MFI2 with WMAP and Planck can tell in the brightest pixels (arXiv:2511.14572)
     "strongly_curved": ForegroundModel(-0.14),
     "varying_beta_d": ForegroundModel(beta_d_scatter=0.05),
+    # T = 19.4 +- 1.3 K over the sky, in intensity (Planck intermediate XLVIII, arXiv:1605.09387)
+    "varying_dust": ForegroundModel(beta_d_scatter=0.05, dust_temperature_scatter=1.3),
+    "dust_moments": ForegroundModel(dust_moments=0.05),
     "two_temperatures": ForegroundModel(two_temperatures=True),
 }
 PROBLEMS = {
@@ -329,8 +359,26 @@ def _validate_differ(names: Sequence[str]) -> None:
             )
 
 
-def dust_tests(models: tuple[str, ...]) -> tuple[str, ...]:
-    """In what the dust of some candidates departs from the paper's: `beta`, `two_temperatures`."""
+def columns_of_parameters(models: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Column and unit of each spectral parameter that tables have for some models, by its name."""
     known = [definition_of(name) for name in models]
-    varies = ("beta",) if any(model.beta_d_scatter for model in known) else ()
-    return (*varies, "two_temperatures") if any(m.two_temperatures for m in known) else varies
+    columns = {"beta_s": ("BETA_S", ""), "curvature": ("C", "")}
+    if any(model.beta_d_scatter for model in known):
+        columns["beta_d"] = ("BETA_D", "")
+    if any(model.dust_temperature_scatter for model in known):
+        columns["dust_temperature"] = ("T_D", "K")
+    return columns
+
+
+def dust_tests(models: tuple[str, ...]) -> tuple[str, ...]:
+    """In what the dust of some candidates departs from the paper's.
+
+    `beta`, in one pixel or along its line of sight; `temperature`; `two_temperatures`.
+    """
+    known = [definition_of(name) for name in models]
+    departs = {
+        "beta": any(model.beta_d_scatter or model.dust_moments for model in known),
+        "temperature": any(model.dust_temperature_scatter for model in known),
+        "two_temperatures": any(model.two_temperatures for model in known),
+    }
+    return tuple(name for name, does in departs.items() if does)

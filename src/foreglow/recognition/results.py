@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from foreglow.maps.conventions import angle_to_galactic, turn
 from foreglow.maps.write import Columns
 from foreglow.recognition.fits.choice import Choice
 from foreglow.recognition.fits.goodness import LEVEL
-from foreglow.recognition.models import class_cards
+from foreglow.recognition.models import class_cards, columns_of_parameters
 from foreglow.recognition.shown import ModelTable
 
 _IN_A_FILE = "the maps are in the file of out=: leave out= out to have them in memory"
@@ -216,6 +216,8 @@ class FittedSky(ModelTable):
         Of the best model, as all below.
     curvature, curvature_error : ndarray, float32, shape (n_pix,)
         C; 0 in models without curvature. The error is NaN where C is not free.
+    beta_d, beta_d_error, dust_temperature, dust_temperature_error : ndarray, float32
+        Index and temperature [K] of the dust, likewise; NaN in dust of two temperatures.
     cmb : ndarray, float32, shape (2, n_pix)
         Q, U [uK_CMB], COSMO, in the frame of the maps.
     converged : ndarray, bool, shape (n_pix,)
@@ -237,6 +239,10 @@ class FittedSky(ModelTable):
     beta_s_error: np.ndarray
     curvature: np.ndarray
     curvature_error: np.ndarray
+    beta_d: np.ndarray
+    beta_d_error: np.ndarray
+    dust_temperature: np.ndarray
+    dust_temperature_error: np.ndarray
     cmb: np.ndarray
     converged: np.ndarray
     patches: str = ""
@@ -274,7 +280,8 @@ class FittedSky(ModelTable):
         """Columns of all models, and of the best one.
 
         `P_<MODEL>` and `CHI2_<MODEL>` for each model; `CLASS`, `NONE_FITS`, `CONVERGED`;
-        `P_VALUE`; and of the best model `BETA_S`, `BETA_S_ERR`, `C`, `C_ERR`, `CMB_Q`, `CMB_U`.
+        `P_VALUE`; and of the best model `BETA_S`, `BETA_S_ERR`, `C`, `C_ERR`, `CMB_Q`, `CMB_U`,
+        and where a model has them free `BETA_D`, `BETA_D_ERR`, `T_D`, `T_D_ERR`.
         """
         seen, numbered = self.fitted, list(enumerate(self.models))
         flags = {
@@ -287,10 +294,7 @@ class FittedSky(ModelTable):
             **flags,
             "P_VALUE": (self.p_value, ""),
             **{f"CHI2_{name.upper()}": (self.chi2[k], "") for k, name in numbered},
-            "BETA_S": (self.beta_s, ""),
-            "BETA_S_ERR": (self.beta_s_error, ""),
-            "C": (self.curvature, ""),
-            "C_ERR": (self.curvature_error, ""),
+            **parameter_columns(self),
             "CMB_Q": (self.cmb[0], "uK_CMB"),
             "CMB_U": (self.cmb[1], "uK_CMB"),
         }
@@ -299,6 +303,15 @@ class FittedSky(ModelTable):
         """Which model has which number in `CLASS`, and by what it was chosen."""
         cards = {**class_cards(self.models), "CRITERIO": self.criterion, "LEVEL": self.level}
         return {**cards, "PATCHES": self.patches} if self.patches else cards
+
+
+def parameter_columns(sky: Any) -> Columns:
+    """Maps of the spectral parameters and of their errors, as `columns_of_parameters` has them."""
+    columns: Columns = {}
+    for name, (column, unit) in columns_of_parameters(sky.models).items():
+        columns[column] = (getattr(sky, name), unit)
+        columns[f"{column}_ERR"] = (getattr(sky, f"{name}_error"), unit)
+    return columns
 
 
 def _missing(result: object, name: str, having: type, hint: str) -> AttributeError:
@@ -342,7 +355,8 @@ def unfitted(
     return FittedSky(
         models, criterion, level, nside, frame,
         unknown(len(models)), unknown(len(models)), np.full(n, np.nan),
-        unknown(), unknown(), unknown(), unknown(), unknown(2), np.zeros(n, bool), patches,
+        unknown(), unknown(), unknown(), unknown(), unknown(), unknown(), unknown(), unknown(),
+        unknown(2), np.zeros(n, bool), patches,
     )  # fmt: skip
 
 
@@ -358,13 +372,11 @@ def put(sky: FittedSky, places: np.ndarray, choice: Choice, pixels: np.ndarray) 
         at = places[_array(of)]
         error = fit.covariance[of].diagonal(dim1=1, dim2=2).sqrt()
         error = torch.where(torch.isfinite(error), error, torch.nan)  # FITS maps hold no Inf
-        sky.beta_s[at], sky.beta_s_error[at] = _array(fit.parameters[of, 0]), _array(error[:, 0])
-        if "curvature" in fit.model.free:
-            place = list(fit.model.free).index("curvature")
-            sky.curvature[at] = _array(fit.parameters[of, place])
-            sky.curvature_error[at] = _array(error[:, place])
-        else:
-            sky.curvature[at] = fit.model.fixed["curvature"]
+        for place, name in enumerate(fit.model.free):
+            getattr(sky, name)[at] = _array(fit.parameters[of, place])
+            getattr(sky, f"{name}_error")[at] = _array(error[:, place])
+        for name, value in fit.model.fixed.items():
+            getattr(sky, name)[at] = value
         cmb = _array(fit.amplitudes[of][:, :, fit.model.components.index("cmb")]).T
         sky.cmb[:, at] = from_galactic(cmb, pixels[_array(of)], sky.nside, sky.frame)
 

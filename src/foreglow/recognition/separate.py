@@ -37,6 +37,7 @@ from foreglow.recognition.results import Classification, FittedSky, from_galacti
 from foreglow.recognition.separated import COMPONENTS, SeparatedCounts, SeparatedSky
 from foreglow.sky.instrument import Instrument
 
+_PARAMETERS = ("beta_s", "curvature", "beta_d", "dust_temperature")
 _LEAST_SHARE = 1e-3  # of a model that is averaged
 
 
@@ -296,8 +297,8 @@ def _separate_block(
 class _Mean:
     """Sums over models, by their shares: of values and of their squares.
 
-    weight (n,); amplitude (4, 2, n); square (4, 3, n), QQ, QU and UU with their covariance;
-    spectral (2, n), beta_s and C; spectral_square (2, n).
+    weight (n,); amplitude (5, 2, n); square (5, 3, n), QQ, QU and UU with their covariance;
+    spectral (4, n), of `_PARAMETERS`; spectral_square (4, n).
     """
 
     weight: NDArray[np.float64]
@@ -312,8 +313,8 @@ class _Mean:
     def nothing(cls, n: int) -> "_Mean":
         m, unknown = len(COMPONENTS), np.full(n, np.nan)
         return cls(
-            np.zeros(n), np.zeros((m, 2, n)), np.zeros((m, 3, n)), np.zeros((2, n)),
-            np.zeros((2, n)), unknown, np.ones(n, bool),
+            np.zeros(n), np.zeros((m, 2, n)), np.zeros((m, 3, n)), np.zeros((4, n)),
+            np.zeros((4, n)), unknown, np.ones(n, bool),
         )  # fmt: skip
 
     def add(self, at: NDArray, found: Fit, share: NDArray, first: NDArray) -> None:
@@ -333,7 +334,7 @@ class _Mean:
         parameters = found.parameters.T.cpu().numpy()
         variance = found.covariance.diagonal(dim1=1, dim2=2).T.cpu().numpy()
         names = list(model.free)
-        for k, name in enumerate(("beta_s", "curvature")):
+        for k, name in enumerate(_PARAMETERS):
             value, spread = _free_or_fixed(model, names, name, parameters, variance)
             self.spectral[k, at] += share * value
             self.spectral_square[k, at] += share * (spread + value**2)
@@ -363,16 +364,15 @@ class _Mean:
         spectral = self.spectral / weight
         spread = self.spectral_square / weight - spectral**2
         error = np.sqrt(covariance[:, [0, 2]].clip(0))
-        (beta, c), (beta_error, c_error) = spectral, np.sqrt(spread.clip(0))
-        maps = (
-            np.where(np.isfinite(weight), share, np.nan), amplitude, error, beta, beta_error, c,
-            c_error,
-        )  # fmt: skip
-        share, amplitude, error, beta, beta_error, c, c_error = (m.astype(np.float32) for m in maps)
+        maps = {"share": np.where(np.isfinite(weight), share, np.nan)}
+        maps |= {"amplitude": amplitude, "error": error}
+        for name, value, variance in zip(_PARAMETERS, spectral, spread, strict=True):
+            maps |= {name: value, f"{name}_error": np.sqrt(variance.clip(0))}
         return SeparatedSky(
-            setup.models, average, setup.level, nside, frame, share, amplitude, error, beta,
-            beta_error, c, c_error, self.p_value, self.converged & np.isfinite(weight),
-            opened.beam_arcmin,
+            setup.models, average, setup.level, nside, frame,
+            **{name: values.astype(np.float32) for name, values in maps.items()},
+            p_value=self.p_value, converged=self.converged & np.isfinite(weight),
+            beam_arcmin=opened.beam_arcmin,
         )  # fmt: skip
 
 
@@ -383,4 +383,5 @@ def _free_or_fixed(
     if name in names:
         place = names.index(name)
         return parameters[place], variance[place]
-    return np.full(parameters.shape[1], model.fixed[name]), np.zeros(parameters.shape[1])
+    n = parameters.shape[1]
+    return np.full(n, model.fixed.get(name, np.nan)), np.zeros(n)

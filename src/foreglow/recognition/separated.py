@@ -7,11 +7,11 @@ import numpy as np
 
 from foreglow.maps.table_of_maps import TableOfMaps
 from foreglow.maps.write import Columns
-from foreglow.recognition.models import class_cards
+from foreglow.recognition.models import class_cards, definition_of
+from foreglow.recognition.results import parameter_columns
 from foreglow.sky import seds
 
-COMPONENTS = ("cmb", "dust", "synchrotron", "ame")
-_UNITS = ("uK_CMB", "uK_RJ", "uK_RJ", "uK_RJ")
+COMPONENTS = ("cmb", "dust", "synchrotron", "ame", "dust_moment")
 _REFERENCES_GHZ = {
     "DUSTGHZ": seds.DUST_REFERENCE_GHZ,
     "SYNCGHZ": seds.SYNCHROTRON_PIVOT_GHZ,
@@ -87,12 +87,15 @@ class SeparatedSky(TableOfMaps):
         G, C or E, as in the maps.
     share : ndarray, float32, shape (n_class, n_pix)
         Of each model in the pixel; 0 and 1 where one was chosen.
-    amplitude, error : ndarray, float32, shape (4, 2, n_pix)
-        Q, U, COSMO, of `COMPONENTS`: CMB [uK_CMB], dust at 353 GHz, synchrotron at 23 GHz and AME
-        at 30 GHz [uK_RJ]; and their rms errors, marginal over the spectral parameters and, where
-        models were averaged, over the models. AME is 0 without an error where no model has it.
+    amplitude, error : ndarray, float32, shape (5, 2, n_pix)
+        Q, U, COSMO, of `COMPONENTS`: CMB [uK_CMB], dust at 353 GHz, synchrotron at 23 GHz, AME at
+        30 GHz and the first moment of the dust's index [uK_RJ of dust at 353 GHz times index]; and
+        their rms errors, marginal over the spectral parameters and, where models were averaged,
+        over the models. AME and moment are 0 without an error where no model has them.
     beta_s, beta_s_error, curvature, curvature_error : ndarray, float32, shape (n_pix,)
         Likewise. The error of C is 0 where it is fixed.
+    beta_d, beta_d_error, dust_temperature, dust_temperature_error : ndarray, float32
+        Index and temperature [K] of the dust, likewise; NaN in dust of two temperatures.
     p_value : ndarray, float64, shape (n_pix,)
         Probability of a larger chi-square of the pixel, if its most probable model holds.
     converged : ndarray, bool, shape (n_pix,)
@@ -112,6 +115,10 @@ class SeparatedSky(TableOfMaps):
     beta_s_error: np.ndarray
     curvature: np.ndarray
     curvature_error: np.ndarray
+    beta_d: np.ndarray
+    beta_d_error: np.ndarray
+    dust_temperature: np.ndarray
+    dust_temperature_error: np.ndarray
     p_value: np.ndarray
     converged: np.ndarray
     beam_arcmin: float | None = None
@@ -159,11 +166,14 @@ class SeparatedSky(TableOfMaps):
     def columns(self) -> Columns:
         """Maps of the components, of the spectral parameters, and of the models.
 
-        `CMB_Q`, `CMB_U`, `CMB_Q_ERR`, `CMB_U_ERR`, likewise `DUST_*`, `SYNCHROTRON_*` and `AME_*`;
-        `BETA_S`, `BETA_S_ERR`, `C`, `C_ERR`; `CLASS`, `CONVERGED`, `P_VALUE`.
+        `CMB_Q`, `CMB_U`, `CMB_Q_ERR`, `CMB_U_ERR`, likewise `DUST_*`, `SYNCHROTRON_*`, `AME_*` and,
+        if a model has it, `DUST_MOMENT_*`; `BETA_S`, `BETA_S_ERR`, `C`, `C_ERR` and, if a model has
+        them free, `BETA_D`, `BETA_D_ERR`, `T_D`, `T_D_ERR`; `CLASS`, `CONVERGED`, `P_VALUE`.
         """
         found: Columns = {}
-        for k, (name, unit) in enumerate(zip(COMPONENTS, _UNITS, strict=True)):
+        moments = any(definition_of(name).dust_moments for name in self.models)
+        for k, name in enumerate(COMPONENTS if moments else COMPONENTS[:-1]):
+            unit = "uK_CMB" if name == "cmb" else "uK_RJ"
             for s, stokes in enumerate("QU"):
                 found[f"{name.upper()}_{stokes}"] = (self.amplitude[k, s], unit)
             for s, stokes in enumerate("QU"):
@@ -171,10 +181,7 @@ class SeparatedSky(TableOfMaps):
         converged = np.where(self.fitted, self.converged, -1).astype(np.int16)
         return {
             **found,
-            "BETA_S": (self.beta_s, ""),
-            "BETA_S_ERR": (self.beta_s_error, ""),
-            "C": (self.curvature, ""),
-            "C_ERR": (self.curvature_error, ""),
+            **parameter_columns(self),
             "CLASS": (self.best, ""),
             "CONVERGED": (converged, ""),
             "P_VALUE": (self.p_value, ""),

@@ -122,6 +122,29 @@ def modified_blackbody(
     return ratio ** (beta + 1.0) * torch.expm1(x / ratio) / torch.expm1(x)
 
 
+def dust_temperature_slope(frequency_ghz: Tensor, temperature: Tensor | float) -> Tensor:
+    """Derivative of the logarithm of the modified blackbody by temperature [1/K]."""
+
+    def logarithmic(nu: Tensor) -> Tensor:  # -d ln(exp(x) - 1) / d ln T
+        x = PLANCK_OVER_BOLTZMANN * nu / temperature
+        return x / -torch.expm1(-x)
+
+    reference = torch.full_like(frequency_ghz, DUST_REFERENCE_GHZ)
+    return (logarithmic(frequency_ghz) - logarithmic(reference)) / temperature
+
+
+def dust_temperature_bend(frequency_ghz: Tensor, temperature: Tensor) -> Tensor:
+    """Second derivative of the logarithm of the modified blackbody by temperature [1/K^2]."""
+
+    def logarithmic(nu: Tensor) -> Tensor:  # T^2 times it, the sign turned
+        x = PLANCK_OVER_BOLTZMANN * nu / temperature
+        share = 1 / -torch.expm1(-x)
+        return x * share * (2 + x * (1 - share))
+
+    reference = torch.full_like(frequency_ghz, DUST_REFERENCE_GHZ)
+    return (logarithmic(reference) - logarithmic(frequency_ghz)) / temperature**2
+
+
 def two_temperature_dust(
     frequency_ghz: Tensor,
     hot_temperature: float = HOT_DUST_TEMPERATURE,

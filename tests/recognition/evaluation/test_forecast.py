@@ -61,6 +61,16 @@ def test_a_pool_own_models_and_a_mask(instrument):
     assert own.records[-1]["r_bias"] < 1e-5 < own.records[0]["r_bias"]
 
 
+def test_moments_of_the_dust(instrument):
+    own = forecast(
+        instrument, "power_law,dust_moments", layout="halves", skies=2, noise_scale=0.1,
+        progress=False,
+    )  # fmt: skip
+    by_option = {record["option"]: record["r_bias"] for record in own.records}
+    assert by_option["recognised by pixel"] < 0.1 * by_option["power law everywhere"]
+    assert by_option["dust moments everywhere"] < 0.01 * by_option["power law everywhere"]
+
+
 def test_from_the_command_line(run, found, tmp_path):
     out = tmp_path / "forecast"
     command = ("recognize", "forecast", "--models", "curvature", "--skies", 2, "--noise-scale", 0.1,

@@ -9,7 +9,12 @@ from foreglow.recognition.evaluation import ceiling as evidence
 from foreglow.recognition.fits.choice import choose
 from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.optimise import fit
-from foreglow.recognition.fits.skymodel import SkyModel, candidate, fixed_spectra
+from foreglow.recognition.fits.skymodel import (
+    FREE_DUST_TEMPERATURE,
+    SkyModel,
+    candidate,
+    fixed_spectra,
+)
 from foreglow.recognition.models import MODELS, PROBLEMS, ForegroundModel, dust_tests, models_of
 from foreglow.recognition.network.features import CleanedLogFeatures
 from foreglow.recognition.network.recogniser import Recogniser
@@ -18,8 +23,8 @@ from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky import seds
 
-DUSTS = ("power_law", "varying_beta_d", "two_temperatures")
-ALL = (*DUSTS, "strongly_curved")
+DUSTS = ("power_law", "varying_beta_d", "two_temperatures", "varying_dust", "dust_moments")
+ALL = (*DUSTS[:3], "strongly_curved")
 
 
 def draw(templates, instrument, models, scale, n=400):
@@ -37,10 +42,20 @@ def test_models_by_problem_or_by_name():
 
 
 def test_a_model_has_one_kind_of_dust():
-    with pytest.raises(ModelError, match="got both"):
-        ForegroundModel(beta_d_scatter=0.1, two_temperatures=True)
+    for other in ({"two_temperatures": True}, {"dust_moments": 0.1}):
+        for scatter in ({"beta_d_scatter": 0.1}, {"dust_temperature_scatter": 1.0}):
+            with pytest.raises(ModelError, match="of one kind, got dust of a varying index or"):
+                ForegroundModel(**other, **scatter)
+    with pytest.raises(ModelError, match="line of sight and two temperatures; leave all but one"):
+        ForegroundModel(two_temperatures=True, dust_moments=0.1)
+    for wrong in ({"dust_temperature_scatter": -1.0}, {"dust_moments": float("nan")}):
+        (name,) = wrong
+        with pytest.raises(ModelError, match=f"expected {name} from 0 to (3|0.5), got (-1|nan)"):
+            ForegroundModel(**wrong)
     assert dust_tests(PROBLEMS["four"]) == ()
     assert dust_tests(ALL) == ("beta", "two_temperatures")
+    assert dust_tests(("power_law", "dust_moments")) == ("beta",)
+    assert dust_tests(DUSTS) == ("beta", "temperature", "two_temperatures")
 
 
 def test_two_temperatures_are_those_of_the_authors():
@@ -114,10 +129,23 @@ def test_the_network_sees_other_dust_where_it_is_a_candidate(templates, instrume
     plain = CleanedLogFeatures(instrument)(vectors.data, vectors.sigma)
     seen = CleanedLogFeatures(instrument, dust_tests(DUSTS))(vectors.data, vectors.sigma)
     torch.testing.assert_close(seen[:, : plain.shape[1]], plain)
-    test = seen[:, plain.shape[1] + 4]  # of the second departure, along the dust
+    test = seen[:, plain.shape[1] + 8]  # of the third departure, along the dust
     two = MODELS["two_temperatures"]
     assert two.two_temperatures
     assert test[vectors.label == 2].median() > test[vectors.label == 0].median() + 0.5
+
+
+def test_a_later_test_of_the_dust_does_not_see_an_earlier_departure(templates, instrument):
+    """Though its spectrum is 99.5% the same."""
+    models = models_of({"index": {"beta_d_scatter": 0.01}, "power_law": {},
+                        "warm": {"dust_temperature_scatter": 3}})  # fmt: skip
+    vectors = draw(templates, instrument, models, 0.3, 3000)
+    seen = CleanedLogFeatures(instrument, dust_tests(models))(vectors.data, vectors.sigma)
+    index, temperature = (seen[:, k].abs() for k in (-8, -4))  # along the dust
+    by_beta, none, by_t = (temperature[vectors.label == k].median() for k in range(3))
+    assert by_beta < 1.3 * none
+    assert by_t > 2 * none
+    assert index[vectors.label == 0].median() > 2 * index[vectors.label == 1].median()
 
 
 def test_a_network_of_other_candidates_trains_and_is_kept(tmp_path, templates, instrument):
@@ -133,11 +161,12 @@ def test_a_network_of_other_candidates_trains_and_is_kept(tmp_path, templates, i
 
 
 def test_the_ceiling_refuses_other_dust(templates, instrument):
-    with pytest.raises(ModelError, match="dust of one temperature and index"):
-        evidence.ceiling(templates, instrument, DUSTS, 1.0, 10, 0)
+    for name in DUSTS[1:]:
+        with pytest.raises(ModelError, match="dust of one temperature and index"):
+            evidence.ceiling(templates, instrument, ("power_law", name), 1.0, 10, 0)
 
 
-def test_a_free_temperature_has_no_evidence(instrument):
-    free = SkyModel(dust_temperature=candidate("power_law").beta_s)
-    with pytest.raises(ModelError, match="expected Gaussian priors and a fixed temperature"):
+def test_a_flat_prior_has_no_evidence(instrument):
+    free = SkyModel(dust_temperature=FREE_DUST_TEMPERATURE)
+    with pytest.raises(ModelError, match="but those of beta_s, dust_temperature are flat"):
         log_evidence(free, instrument.bands, torch.ones(1, 2, 17), torch.ones(1, 17))

@@ -43,6 +43,8 @@ def test_what_is_fixed_and_what_is_free():
     assert named["running"] == -0.052
     (*_, named) = fgbuster_components("varying_beta_d")[1].made_with
     assert named["beta_d"] is None
+    (*_, named) = fgbuster_components("varying_dust")[1].made_with
+    assert (named["beta_d"], named["temp"]) == (None, None)
 
 
 @pytest.mark.usefixtures("fgbuster")
@@ -57,6 +59,9 @@ def test_our_own_spectra(units):
     dust = fgbuster_components("two_temperatures", units=units)[1]._lambda(nu)
     expected = seds.two_temperature_dust(torch.tensor(nu)).numpy() * to_cmb / to_cmb[2]
     np.testing.assert_allclose(dust, expected, rtol=1e-12)
+    moment = fgbuster_components("dust_moments", units=units)[3]._lambda(nu)
+    expected = np.log(nu / 353) * seds.modified_blackbody(torch.tensor(nu)).numpy()
+    np.testing.assert_allclose(moment, expected * to_cmb / to_cmb[2], rtol=1e-12)
 
 
 @pytest.mark.usefixtures("fgbuster")

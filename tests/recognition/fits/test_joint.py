@@ -1,5 +1,7 @@
 """Noise of Q and U that differs and correlates: the fits against dense matrices, in numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,7 @@ def spectra(model, parameters):
     each = {
         "cmb": seds.cmb(NU),
         "dust": seds.modified_blackbody(NU, value["beta_d"], value["dust_temperature"]),
+        "dust_moment": torch.log(NU / 353) * seds.modified_blackbody(NU),
         "ame": seds.spinning_dust(NU),
         "synchrotron": seds.synchrotron(NU, value["beta_s"], value["curvature"]),
     }
@@ -95,6 +98,7 @@ MODELS = {
     "curved": candidate("curved"),
     "power_law_ame": candidate("power_law_ame"),
     "dust": SkyModel(beta_d=FREE_BETA_D),
+    "dust_moments": candidate("dust_moments"),
 }
 
 
@@ -190,14 +194,18 @@ def dense_evidence(model, data, covariance):
     cmb, dust, bump = (
         law(NU).numpy() for law in (seds.cmb, seds.modified_blackbody, seds.spinning_dust)
     )
-    if model.ame:
+    if model.ame or model.dust_moments:
         mixing = np.kron(np.eye(2), np.stack([cmb, dust, seds.synchrotron(NU, -3.0).numpy()], 1))
         fisher = mixing.T @ np.linalg.solve(n, mixing)
         best = np.linalg.solve(fisher, mixing.T @ np.linalg.solve(n, d))[[1, 4]]
         error = np.linalg.det(np.linalg.inv(fisher)[np.ix_([1, 4], [1, 4])]) ** 0.25
-        rms = AME_OVER_DUST[1] * max(np.hypot(*best), error)
-        n = n + rms**2 * np.kron(np.eye(2), np.outer(bump, bump))
-        dust = dust + AME_OVER_DUST[0] * bump
+        modulus = max(np.hypot(*best), error)
+        moment = model.dust_moments * modulus * np.log(NU.numpy() / 353) * dust
+        n = n + np.kron(np.eye(2), np.outer(moment, moment))
+        if model.ame:
+            bump = modulus * bump
+            n = n + AME_OVER_DUST[1] ** 2 * np.kron(np.eye(2), np.outer(bump, bump))
+            dust = dust + AME_OVER_DUST[0] * bump / modulus
 
     def log_value(beta):
         synchrotron = seds.synchrotron(NU, float(beta), model.fixed["curvature"]).numpy()
@@ -228,6 +236,7 @@ def test_evidence_is_that_of_dense_matrices(pixels):
         ("curved_ame", -0.052),
     ]
     models = [candidate(name, curvature, priors=True) for name, curvature in cases]
+    models += [replace(models[k], dust_moments=0.05) for k in (0, 1)]
     found = torch.stack([log_evidence(m, NU, data[:3], covariance[:3]) for m in models], 1)
     for k in range(3):
         wanted = [dense_evidence(m, data[k], covariance[k]) for m in models]
@@ -237,7 +246,7 @@ def test_evidence_is_that_of_dense_matrices(pixels):
 # ---- what must not matter --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*FOUR, "varying_beta_d"])
+@pytest.mark.parametrize("name", [*FOUR, "varying_beta_d", "varying_dust", "dust_moments"])
 def test_equal_noise_as_covariances_gives_what_the_rms_gives(templates, name):
     vectors = draw_vectors(templates, INSTRUMENT, FOUR, 0.3, 200, 3)
     square = vectors.sigma.double() ** 2

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from foreglow.errors import ForeglowError, ModelError
-from foreglow.recognition.fits.skymodel import ame_spectrum, candidate, dust_spectrum
+from foreglow.recognition.fits.skymodel import candidate, dust_spectrum, fixed_spectrum
 from foreglow.sky import seds
 
 
@@ -29,8 +29,8 @@ def fgbuster_components(
     Returns
     -------
     list of fgbuster.component_model.Component
-        CMB, dust (1 at 353 GHz), synchrotron (1 at 23 GHz), and AME (1 at 30 GHz) where the model
-        has it, for `fgbuster.basic_comp_sep`.
+        CMB, dust (1 at 353 GHz), synchrotron (1 at 23 GHz), and, where the model has them, the
+        moment of the dust and AME (1 at 30 GHz), for `fgbuster.basic_comp_sep`.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def fgbuster_components(
         dust = _fixed(component_model, lambda nu: dust_spectrum(sky, nu), 353.0, units)
     else:
         dust = component_model.Dust(
-            seds.DUST_REFERENCE_GHZ, temp=sky.fixed["dust_temperature"],
+            seds.DUST_REFERENCE_GHZ, temp=sky.fixed.get("dust_temperature"),
             beta_d=sky.fixed.get("beta_d"), units=units,
         )  # fmt: skip
     pivot = seds.SYNCHROTRON_PIVOT_GHZ
@@ -66,9 +66,11 @@ def fgbuster_components(
         pivot, nu_pivot=pivot, running=sky.fixed.get("curvature"), units=units
     )
     found = [component_model.CMB(units=units), dust, synchrotron]
-    if sky.ame:
-        spectrum = partial(ame_spectrum, sky)
-        found.append(_fixed(component_model, spectrum, seds.AME_REFERENCE_GHZ, units))
+    references = {"dust_moment": seds.DUST_REFERENCE_GHZ, "ame": seds.AME_REFERENCE_GHZ}
+    for name in sky.components:
+        if name in references:
+            spectrum = partial(fixed_spectrum, sky, name)
+            found.append(_fixed(component_model, spectrum, references[name], units))
     return found
 
 

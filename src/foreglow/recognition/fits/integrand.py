@@ -3,6 +3,7 @@
 Beware: here the pixel is the first axis, but where the noise of Q and U differs (`joint`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,8 @@ from foreglow.recognition.fits.likelihood import Columns
 from foreglow.recognition.fits.optimise import observed
 from foreglow.recognition.fits.skymodel import (
     SkyModel,
-    ame_spectrum,
     dust_spectrum,
+    fixed_spectrum,
     synchrotron_factor,
     without_priors,
 )
@@ -27,6 +28,9 @@ from foreglow.sky.bandpass import Bands
 # a2 over d1: 0.17), and 0.09 to 0.34 hold two thirds of the pixels
 AME_OVER_DUST = (0.15, 0.1)
 
+Dust = Mapping[str, Tensor]
+"""Values (n,) of the parameters of the dust in pixels, by name."""
+
 
 def integrand_of(
     model: SkyModel,
@@ -34,17 +38,17 @@ def integrand_of(
     data: Tensor,
     noise: Tensor,
     seen: Tensor,
-    beta_d: Tensor | None,
+    dust: Dust | None,
 ) -> "Integrand | JointIntegrand":
     """The integrand of some pixels of many, at their places `seen`; `noise` as `fit` takes it.
 
-    The dust is fixed at that of the model, or at indices `beta_d` of the pixels seen.
+    The dust is fixed at that of the model, or at values of the pixels seen.
     """
     if noise.ndim == 3:
         whole = joint.whiten(data, noise, observed(data, noise))
-        return _reduce_joint(model, bands, whole.at(seen), beta_d)
+        return _reduce_joint(model, bands, whole.at(seen), dust)
     weight, whitened = _whiten(data, noise)
-    return _reduce(model, bands, weight[seen], whitened[seen], beta_d)
+    return _reduce(model, bands, weight[seen], whitened[seen], dust)
 
 
 def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,11 +63,11 @@ def _whiten(data: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 class Integrand:
     """Whitened data with all amplitudes but synchrotron's integrated out.
 
-    A last row beside the bands holds the prior of the AME as if it were a measurement.
+    Rows beside the bands hold the laws of amplitudes (`_laws`) as if they were measurements.
 
-    weight (n, n_row); log_ratio (n, n_node + 1), of each node of a band, and 0 for the last row;
-    basis (n, n_row, n_fixed), orthonormal; data (n, n_row, 2),
-    outside it; log_volume (n,): of the amplitudes integrated out.
+    weight (n, n_row), 0 for laws; log_ratio (n, n_node + n_law), of each node of a band, 0 for
+    laws; basis (n, n_row, n_fixed), orthonormal; data (n, n_row, 2), outside it; log_volume (n,):
+    of the amplitudes integrated out.
     """
 
     weight: Tensor
@@ -75,70 +79,73 @@ class Integrand:
 
 @dataclass(frozen=True)
 class JointIntegrand(Columns):
-    """The same where the noise of Q and U differs; the prior of the AME is one more band."""
+    """The same where the noise of Q and U differs; a law is one more band."""
 
     whole: JointPixels
     log_volume: Tensor
 
 
+def _laws(model: SkyModel) -> dict[str, tuple[float, float]]:
+    """Components whose Q and U have a Gaussian law: mean over the dust, rms over its modulus."""
+    share = model.ame_fraction / seds.AME_POLARISATION_FRACTION
+    laws = {
+        "dust_moment": (0.0, model.dust_moments),
+        "ame": (AME_OVER_DUST[0] * share, AME_OVER_DUST[1] * share),
+    }
+    return {name: law for name, law in laws.items() if name in model.components}
+
+
 def _reduce(
-    model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor, beta_d: Tensor | None
+    model: SkyModel, bands: Bands, weight: Tensor, whitened: Tensor, dust: Dust | None
 ) -> Integrand:
-    frequency = bands.node_ghz
-    fixed = weight[..., None] * _cmb_and_dust(model, bands, beta_d)  # (n, band, 2)
-    n = len(weight)
-    log_volume = torch.zeros_like(weight[:, 0])
-    if model.ame:
-        expected, scatter = _ame_over_dust(model)
-        rms = scatter * _dust_modulus(bands, weight, whitened, fixed)
-        ame = weight * bands.average(ame_spectrum(model, frequency))
-        prior = torch.stack([torch.zeros_like(rms), -expected / rms, 1 / rms], -1)
-        fixed = torch.cat([torch.cat([fixed, ame[..., None]], 2), prior[:, None]], 1)
-        log_volume = -2 * torch.log(rms)
-    else:
-        fixed = torch.cat([fixed, fixed.new_zeros(n, 1, 2)], 1)
-    basis, length = _orthonormal(fixed)
+    fixed = weight[..., None] * _cmb_and_dust(model, bands, dust)  # (n, band, 2)
+    n, n_law, log_volume = len(weight), len(_laws(model)), torch.zeros_like(weight[:, 0])
+    rows = weight.new_zeros(n, n_law, 2 + n_law)
+    modulus = _dust_modulus(bands, weight, whitened, fixed) if n_law else log_volume
+    for k, (name, (mean, scatter)) in enumerate(_laws(model).items()):
+        rms = scatter * modulus
+        spectrum = weight * bands.average(fixed_spectrum(model, name, bands.node_ghz))
+        fixed = torch.cat([fixed, spectrum[..., None]], 2)
+        rows[:, k, 1], rows[:, k, 2 + k] = -mean / rms, 1 / rms
+        log_volume = log_volume - 2 * torch.log(rms)
+    basis, length = _orthonormal(torch.cat([fixed, rows], 1))
     log_volume = log_volume - 2 * torch.log(length).sum(1)  # half the determinant, both Stokes
-    data = torch.cat([whitened, whitened.new_zeros(n, 1, 2)], 1)
-    log_ratio = torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ)
+    data = torch.cat([whitened, whitened.new_zeros(n, n_law, 2)], 1)
+    log_ratio = torch.log(bands.node_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
     return Integrand(
-        torch.cat([weight, weight.new_zeros(n, 1)], 1),
-        torch.cat([log_ratio, log_ratio.new_zeros(1)]).expand(n, len(log_ratio) + 1),
+        torch.cat([weight, weight.new_zeros(n, n_law)], 1),
+        torch.cat([log_ratio, log_ratio.new_zeros(n_law)]).expand(n, len(log_ratio) + n_law),
         basis,
         _outside(basis, data),
         log_volume,
     )
 
 
-def _ame_over_dust(model: SkyModel) -> tuple[float, float]:
-    """Mean and rms of `AME_OVER_DUST` for the model's polarised fraction."""
-    share = model.ame_fraction / seds.AME_POLARISATION_FRACTION
-    return AME_OVER_DUST[0] * share, AME_OVER_DUST[1] * share
-
-
-def _cmb_and_dust(model: SkyModel, bands: Bands, beta_d: Tensor | None) -> Tensor:
-    """Spectra ([n,] n_band, 2), the dust at that of the model or at indices of the pixels (n,)."""
+def _cmb_and_dust(model: SkyModel, bands: Bands, dust: Dust | None) -> Tensor:
+    """Spectra ([n,] n_band, 2), the dust at that of the model or at values of the pixels."""
     frequency = bands.node_ghz
-    dust = dust_spectrum(model, frequency, None if beta_d is None else beta_d[:, None])
-    columns = torch.stack([seds.cmb(frequency).expand_as(dust), dust], -1)  # ([n,] node, 2)
-    return bands.average(columns, dim=-2)
+    given = {name: values[:, None] for name, values in (dust or {}).items()}
+    spectrum = dust_spectrum(model, frequency, given)
+    columns = torch.stack([seds.cmb(frequency).expand_as(spectrum), spectrum], -1)
+    return bands.average(columns, dim=-2)  # of ([n,] node, 2)
 
 
 def _reduce_joint(
-    model: SkyModel, bands: Bands, data: JointWhitened, beta_d: Tensor | None
+    model: SkyModel, bands: Bands, data: JointWhitened, dust: Dust | None
 ) -> JointIntegrand:
-    spectra = _cmb_and_dust(model, bands, beta_d)
-    spectra = spectra.mT[..., None] if beta_d is None else spectra.permute(2, 1, 0)
-    log_volume = torch.zeros_like(data.data[0])
-    if model.ame:
-        expected, scatter = _ame_over_dust(model)
-        rms = scatter * _joint_dust_modulus(bands, data, spectra)
-        ame = bands.average(ame_spectrum(model, bands.node_ghz))[None, :, None]
-        prior = spectra.new_tensor([0.0, -expected, 1.0])[:, None, None]
-        spectra = torch.cat([spectra, ame.expand(1, *spectra.shape[1:])])
-        spectra = torch.cat([spectra, prior.expand(-1, 1, spectra.shape[2])], 1)
+    spectra = _cmb_and_dust(model, bands, dust)
+    spectra = spectra.permute(2, 1, 0) if dust else spectra.mT[..., None]  # (2, band, n or 1)
+    n_law, log_volume = len(_laws(model)), torch.zeros_like(data.data[0])
+    rows = spectra.new_zeros(2 + n_law, n_law, 1)
+    modulus = _joint_dust_modulus(bands, data, spectra) if n_law else log_volume
+    for k, (name, (mean, scatter)) in enumerate(_laws(model).items()):
+        rms = scatter * modulus
+        spectrum = bands.average(fixed_spectrum(model, name, bands.node_ghz))[None, :, None]
+        spectra = torch.cat([spectra, spectrum.expand(1, *spectra.shape[1:])])
+        rows[1, k], rows[2 + k, k] = -mean, 1.0
         data = _with_one_band_more(data, 1 / rms)
-        log_volume = -2 * torch.log(rms)
+        log_volume = log_volume - 2 * torch.log(rms)
+    spectra = torch.cat([spectra, rows.expand(-1, -1, spectra.shape[2])], 1)
     basis, root = joint.orthonormal(joint.columns_of(data.whitener, spectra).flatten(0, 1))
     log_volume = log_volume - torch.log(torch.diagonal(root)).sum(1)  # half the determinant
     return JointIntegrand(
@@ -237,7 +244,7 @@ def likelihood_at(
     ratio = pixels.log_ratio
     bent = torch.full_like(ratio, model.fixed.get("curvature", 0.0)) * ratio**2
     if model.synchrotron_factor:
-        bent[:, :-1] += synchrotron_factor(model, bands.node_ghz)  # the last row is no band
+        bent[:, : len(bands.node_ghz)] += synchrotron_factor(model, bands.node_ghz)
     for k, p in enumerate(place):
         bent = bent + parameters[:, k : k + 1] * ratio**p
     moments = _moments(bands, pixels.weight, torch.exp(bent), ratio, 2 * place[-1])
@@ -278,5 +285,6 @@ def _moments(bands: Bands, weight: Tensor, spectrum: Tensor, ratio: Tensor, orde
         spectrum = weight * spectrum
         return torch.stack([spectrum * ratio**k for k in range(order + 1)], -1)
     powers = torch.stack([spectrum * ratio**k for k in range(order + 1)], -1)
-    seen = bands.average(powers[:, :-1], dim=1)  # the last row is no band, and weighs nothing
-    return weight[..., None] * torch.cat([seen, powers[:, -1:]], 1)
+    n_node = len(bands.node_ghz)
+    seen = bands.average(powers[:, :n_node], dim=1)
+    return weight[..., None] * torch.cat([seen, powers[:, n_node:]], 1)  # laws weigh nothing

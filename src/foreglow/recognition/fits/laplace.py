@@ -5,7 +5,6 @@ exact. What is left, over beta_s and perhaps C, is done by Laplace's method: the
 prior at the mode, and the volume of the posterior about it.
 """
 
-import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from foreglow.errors import ModelError
 from foreglow.recognition.fits.integrand import (
     At,
+    Dust,
     Integrand,
     JointIntegrand,
     evaluate,
@@ -24,10 +24,10 @@ from foreglow.recognition.fits.integrand import (
 from foreglow.recognition.fits.likelihood import Columns
 from foreglow.recognition.fits.optimise import Fit, fit, observed
 from foreglow.recognition.fits.skymodel import SkyModel
-from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
-_NODES = 7  # Gauss-Hermite nodes over beta_d, where it is free
+# Gauss-Hermite nodes over what is free of the dust, if that is one parameter, and along each of two
+_NODES = (7, 5)
 _WIDEN = 1.2  # of their Gaussian, beyond the error of the fit
 _BATCH = 8192  # pixels in flight
 _MAX_STEPS = 60
@@ -43,14 +43,14 @@ def log_evidence(
     """Log evidence of a model in every pixel.
 
     The priors are those of the free parameters of `model`; flat for the amplitudes of CMB, dust
-    and synchrotron, which every model has, so that their constant cancels; and for AME a Gaussian
+    and synchrotron, which every model has, so that their constant cancels; for AME a Gaussian
     about `integrand.AME_OVER_DUST` times the dust of the pixel, in proportion to the polarised
-    fraction of the model.
+    fraction of the model; and for a moment of the dust one about 0, as wide as the model says.
 
     Parameters
     ----------
     model : SkyModel
-        Dust fixed, or beta_d free; a Gaussian prior on all that is free.
+        A Gaussian prior on all that is free.
     frequency_ghz : Tensor, shape (n_band,), or Bands
     data : Tensor, shape (n, 2, n_band)
         Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
@@ -61,35 +61,49 @@ def log_evidence(
     -------
     Tensor, float64, shape (n,)
         Up to a constant a pixel, the same for all models; to some hundredths where the prior
-        rules, better where the data do. NaN where fewer than three bands observed and, if beta_d is
-        free, where `fit` finds too few.
+        rules, better where the data do. NaN where fewer than three bands observed and, if the dust
+        is free, where `fit` finds too few.
 
     Raises
     ------
     ModelError
-        If a free parameter has no Gaussian prior, or the dust's temperature is free.
+        If a free parameter has no Gaussian prior.
     """
     require_priors(model)
     bands = Bands.of(frequency_ghz).to(data.device)
-    if "beta_d" not in model.free:
+    if "dust" not in model.bent:
         return _evidence(model, bands, data, noise)
     found = fit(model, bands, data, noise)
-    nodes, log_weights = _beta_d_nodes(found)
-    given, best = replace(model, beta_d=seds.DUST_BETA), found.parameters[:, :-1]
-    parts = [_evidence(given, bands, data, noise, beta_d, best) for beta_d in nodes]
+    first = model.owner.index(1)  # parameter of the dust, whose are the last ones
+    free, best = list(model.free)[first:], found.parameters[:, :first]
+    given = replace(model, **{name: model.free[name].start for name in free})
+    nodes, log_weights = _dust_nodes(found, first)
+    parts = [
+        _evidence(given, bands, data, noise, dict(zip(free, node, strict=True)), best)
+        for node in nodes
+    ]
     return (torch.stack(parts) + log_weights).logsumexp(0)
 
 
-def _beta_d_nodes(found: Fit) -> tuple[Tensor, Tensor]:
-    """Indices of the dust on its posterior (node, n), and log weights of an integral over them."""
-    place = list(found.model.free).index("beta_d")
-    mean, rms = found.model.free["beta_d"].prior or (seds.DUST_BETA, torch.inf)
-    width = (_WIDEN * found.covariance[:, place, place].sqrt()).clamp_max(rms)
-    x, w = (torch.from_numpy(v).to(width) for v in np.polynomial.hermite_e.hermegauss(_NODES))
-    nodes = found.parameters[:, place] + width * x[:, None]
-    prior = -0.5 * ((nodes - mean) / rms).square() - math.log(rms)
-    proposal = -0.5 * x.square()[:, None] - torch.log(width)
-    return nodes, prior - proposal + torch.log(w / w.sum())[:, None]
+def _dust_nodes(found: Fit, first: int) -> tuple[Tensor, Tensor]:
+    """Parameters of the dust on their posterior (node, param, n), and log weights (node, n).
+
+    The nodes of a Gaussian along its principal axes, in units of the priors.
+    """
+    priors = [free.prior for free in found.model.free.values()][first:]
+    mean, rms = found.parameters.new_tensor(priors).unbind(1)
+    covariance = found.covariance[:, first:, first:] / (rms[:, None] * rms)
+    variance, axes = torch.linalg.eigh(covariance.nan_to_num(1.0))
+    width = (_WIDEN * variance.sqrt()).clamp_max(1.0)  # (n, param)
+    one, weight = np.polynomial.hermite_e.hermegauss(_NODES[len(priors) - 1])
+    one, weight = (torch.from_numpy(v).to(width) for v in (one, weight / weight.sum()))
+    x = torch.cartesian_prod(*[one] * len(priors)).reshape(-1, 1, len(priors))  # (node, 1, param)
+    shift = ((x * width)[:, :, None] * axes).sum(-1)  # (node, n, param)
+    nodes = found.parameters[:, first:] + rms * shift
+    prior = -0.5 * ((nodes - mean) / rms).square().sum(-1)
+    proposal = -0.5 * x.square().sum(-1) - torch.log(width).sum(-1)
+    log_weight = torch.cartesian_prod(*[torch.log(weight)] * len(priors)).reshape(len(x), -1)
+    return nodes.mT, prior - proposal + log_weight.sum(1)[:, None]
 
 
 def _evidence(
@@ -97,10 +111,10 @@ def _evidence(
     bands: Bands,
     data: Tensor,
     noise: Tensor,
-    beta_d: Tensor | None = None,
+    dust: Dust | None = None,
     best: Tensor | None = None,
 ) -> Tensor:
-    """The same for dust fixed at that of the model, or at indices of the pixels (n,).
+    """The same for dust fixed at that of the model, or at values of the pixels.
 
     `best` (n, n_param) are parameters near the lowest minimum of chi-square, if known.
     """
@@ -111,8 +125,8 @@ def _evidence(
         seen = torch.nonzero(n_seen >= 3).squeeze(1)
         if len(seen) == 0:
             continue
-        index = None if beta_d is None else beta_d[part][seen]
-        pixels = integrand_of(model, bands, data[part], noise[part], seen, index)
+        mine = {name: values[part][seen] for name, values in (dust or {}).items()}
+        pixels = integrand_of(model, bands, data[part], noise[part], seen, mine)
         mode = _climb(model, bands, pixels)
         poor = torch.nonzero(mode.cost > _POOR * n_seen[seen]).squeeze(1)
         if len(poor):
@@ -130,13 +144,11 @@ def _evidence(
 
 
 def require_priors(model: SkyModel) -> None:
-    """Check that all that is free has a Gaussian prior, and the dust's temperature is fixed."""
-    flat = [name for name, free in model.free.items() if free.prior is None]
-    if flat or "dust_temperature" in model.free:
+    """Check that all that is free has a Gaussian prior."""
+    if flat := [name for name, free in model.free.items() if free.prior is None]:
         raise ModelError(
-            "expected Gaussian priors and a fixed temperature of the dust, but "
-            f"{'that is free' if not flat else 'flat are ' + ', '.join(flat)}; "
-            "take candidate(name, priors=True)."
+            f"expected Gaussian priors of all that is free, but those of {', '.join(flat)} are "
+            "flat; take candidate(name, priors=True)."
         )
 
 

@@ -16,7 +16,6 @@ from foreglow.recognition.fits.skymodel import (
     SkyModel,
     bent_spectra,
     synchrotron_factor,
-    temperature_bend,
 )
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
@@ -295,7 +294,7 @@ def terms_of(model: SkyModel, bands: Bands, parameters: Tensor) -> Tensor:
     bent = slopes * spectra[list(model.owner)]
     twice = [bent[i] * slopes[j] for i, j in pairs(model)]
     if "dust_temperature" in model.free:  # the last parameter: its slope changes with itself
-        bend = temperature_bend(bands.node_ghz, parameters[-1, :, None]).T
+        bend = seds.dust_temperature_bend(bands.node_ghz, parameters[-1, :, None]).T
         twice[-1] = twice[-1] + spectra[1] * bend
     return bands.average(torch.cat([spectra, bent, torch.stack(twice)]), dim=1)
 

@@ -110,7 +110,7 @@ def fit_patches(
         See `Patches`.
     evidence : SkyModel, optional
         The same model with priors, as `log_evidence` takes it: then the evidence of each region
-        comes, too, by Laplace's method about the mode of all its parameters. beta_d must be fixed.
+        comes, too, by Laplace's method about the mode of all its parameters. Dust must be fixed.
 
     Returns
     -------
@@ -133,10 +133,13 @@ def fit_patches(
     label = torch.stack([maps[name] for name in model.free]).to(data.device)
     if evidence is not None:
         require_priors(evidence)
-        if "beta_d" in evidence.free:
+        if "dust" in evidence.bent:
+            free = " and ".join(
+                name for name in evidence.free if name not in ("beta_s", "curvature")
+            )
             raise ModelError(
-                "expected dust of a fixed index for the evidence of patches, got a free beta_d; "
-                "leave that model out, or fit each pixel by itself."
+                "expected dust of a fixed spectrum for the evidence of patches, got a free "
+                f"{free}; leave that model out, or fit each pixel by itself."
             )
     given = _Given(model, evidence, *prepare(frequency_ghz, data, noise))
     result, n_seen = _nothing(model, label, data), observed(given.data, given.noise).sum(1)

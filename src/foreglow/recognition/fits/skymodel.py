@@ -1,6 +1,6 @@
 """Parametric models of a pixel's Q,U: components, free spectral parameters and their priors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,9 +59,10 @@ FREE_DUST_TEMPERATURE = Free(seds.DUST_TEMPERATURE, 5.0, 80.0)
 
 @dataclass(frozen=True)
 class SkyModel:
-    """CMB, thermal dust, synchrotron (pivot 23 GHz) and perhaps AME, with Q and U amplitudes each.
+    """CMB, thermal dust, synchrotron (pivot 23 GHz), perhaps AME and a moment of the dust.
 
-    Q and U share the spectral parameters. A parameter is free, or fixed at a number.
+    Each has amplitudes of Q and of U, which share the spectral parameters. A parameter is free, or
+    fixed at a number.
 
     Parameters
     ----------
@@ -77,6 +78,9 @@ class SkyModel:
         Where its emissivity peaks.
     ame_fraction : float
         Its polarised fraction, by which the evidence knows how bright to expect it.
+    dust_moments : float
+        Rms of the first moment of the dust's index over the dust, in Q and in U each, by which the
+        evidence knows how large to expect it; 0 for none. The dust must be fixed beside it.
     two_temperatures : bool
         Whether the dust is that of `seds.two_temperature_dust`, in place of the modified
         blackbody.
@@ -93,6 +97,7 @@ class SkyModel:
     beta_d: Free | float = seds.DUST_BETA
     dust_temperature: Free | float = seds.DUST_TEMPERATURE
     ame: bool = False
+    dust_moments: float = 0.0
     two_temperatures: bool = False
     ame_peak_ghz: float = seds.AME_PEAK_GHZ
     ame_fraction: float = seds.AME_POLARISATION_FRACTION
@@ -111,9 +116,11 @@ class SkyModel:
 
     @property
     def _named(self) -> dict[str, Free | float]:
+        synchrotron = {"beta_s": self.beta_s, "curvature": self.curvature}
+        if self.two_temperatures:
+            return synchrotron
         return {
-            "beta_s": self.beta_s,
-            "curvature": self.curvature,
+            **synchrotron,
             "beta_d": self.beta_d,
             "dust_temperature": self.dust_temperature,
         }
@@ -127,8 +134,13 @@ class SkyModel:
     @property
     def components(self) -> tuple[str, ...]:
         """Names of the components in the order of all results: those of fixed spectrum first."""
-        present = ("cmb", "dust", "ame") if self.ame else ("cmb", "dust")
-        return (*(name for name in present if name not in self.bent), *self.bent)
+        present = {
+            "cmb": True,
+            "dust": "dust" not in self.bent,
+            "dust_moment": self.dust_moments > 0,
+            "ame": self.ame,
+        }
+        return (*(name for name, there in present.items() if there), *self.bent)
 
     @property
     def owner(self) -> tuple[int, ...]:
@@ -137,7 +149,7 @@ class SkyModel:
 
 
 def candidate(name: str, curvature: float | None = None, priors: bool = False) -> SkyModel:
-    """The fit of a candidate model of recognition: beta_s free, and beta_d where it varies.
+    """The fit of a candidate model of recognition: beta_s free, and of the dust what varies.
 
     Parameters
     ----------
@@ -147,7 +159,7 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
         C of the curved models, -0.052 for Kogut's; by default it is free, as in the paper.
     priors : bool
         Gaussian priors on what is free: `BETA_PRIOR`; C as the model's, scattered as there or, if
-        it is not, with the width of `CURVATURE_PRIOR`; beta_d as the model scatters it.
+        it is not, with the width of `CURVATURE_PRIOR`; the dust as the model scatters it.
 
     Raises
     ------
@@ -167,14 +179,16 @@ def candidate(name: str, curvature: float | None = None, priors: bool = False) -
     beta = Free(
         FREE_BETA_S.start, FREE_BETA_S.low, FREE_BETA_S.high, BETA_PRIOR if priors else None
     )
-    beta_d: Free | float = seds.DUST_BETA
-    if model.beta_d_scatter:
-        prior = (seds.DUST_BETA, model.beta_d_scatter)
-        beta_d = replace(FREE_BETA_D, prior=prior if priors else None)
+
+    def scattered(free: Free, rms: float) -> Free | float:
+        return replace(free, prior=(free.start, rms) if priors else None) if rms else free.start
+
     return SkyModel(
         beta,
         running if model.curved else 0.0,
-        beta_d,
+        scattered(FREE_BETA_D, model.beta_d_scatter),
+        scattered(FREE_DUST_TEMPERATURE, model.dust_temperature_scatter),
+        dust_moments=model.dust_moments,
         ame=model.ame_fraction > 0,
         two_temperatures=model.two_temperatures,
         ame_peak_ghz=model.ame_peak_ghz,
@@ -207,29 +221,33 @@ def fixed_spectra(model: SkyModel, frequency_ghz: Tensor | Bands) -> Tensor:
     """SEDs of the components without a free parameter, shape (n_band, n_fixed)."""
     bands = Bands.of(frequency_ghz)
     frequency_ghz = bands.node_ghz
-    columns = []
-    for name in model.components[: -len(model.bent)]:
-        if name == "cmb":
-            columns.append(seds.cmb(frequency_ghz))
-        elif name == "ame":
-            columns.append(ame_spectrum(model, frequency_ghz))
-        else:
-            columns.append(dust_spectrum(model, frequency_ghz))
+    names = model.components[: -len(model.bent)]
+    columns = [fixed_spectrum(model, name, frequency_ghz) for name in names]
     return bands.average(torch.stack(columns, dim=-1), dim=0)
 
 
-def ame_spectrum(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
-    """SED of the AME."""
-    return seds.spinning_dust(frequency_ghz, peak_ghz=model.ame_peak_ghz)
+def fixed_spectrum(model: SkyModel, name: str, frequency_ghz: Tensor) -> Tensor:
+    """SED of a component without a free parameter, at single frequencies."""
+    if name == "cmb":
+        return seds.cmb(frequency_ghz)
+    if name == "ame":
+        return seds.spinning_dust(frequency_ghz, peak_ghz=model.ame_peak_ghz)
+    dust = dust_spectrum(model, frequency_ghz)
+    if name == "dust":
+        return dust
+    return torch.log(frequency_ghz / seds.DUST_REFERENCE_GHZ) * dust
 
 
-def dust_spectrum(model: SkyModel, frequency_ghz: Tensor, beta_d: Tensor | None = None) -> Tensor:
-    """SED of the dust where it is fixed, or for given indices that broadcast against frequency."""
+def dust_spectrum(
+    model: SkyModel, frequency_ghz: Tensor, given: Mapping[str, Tensor | float] | None = None
+) -> Tensor:
+    """SED of the dust, for what is free of it at given values that broadcast against frequency."""
     factor = seds.log_factor(model.dust_factor, frequency_ghz, seds.DUST_REFERENCE_GHZ).exp()
     if model.two_temperatures:
         return factor * seds.two_temperature_dust(frequency_ghz)
-    beta = model.fixed["beta_d"] if beta_d is None else beta_d
-    return factor * seds.modified_blackbody(frequency_ghz, beta, model.fixed["dust_temperature"])
+    value = {**model.fixed, **(given or {})}
+    beta, temperature = value["beta_d"], value["dust_temperature"]
+    return factor * seds.modified_blackbody(frequency_ghz, beta, temperature)
 
 
 def synchrotron_factor(model: SkyModel, frequency_ghz: Tensor) -> Tensor:
@@ -266,36 +284,10 @@ def bent_spectra(
         spectra[0] = spectra[0] * synchrotron_factor(model, frequency_ghz).exp()
     slopes = {"beta_s": log_ratio, "curvature": log_ratio**2}
     if "dust" in model.bent:
-        beta, temperature = value["beta_d"], value["dust_temperature"]
-        spectra.append(seds.modified_blackbody(frequency_ghz, beta, temperature))
-        if model.dust_factor:
-            factor = seds.log_factor(model.dust_factor, frequency_ghz, seds.DUST_REFERENCE_GHZ)
-            spectra[1] = spectra[1] * factor.exp()
+        temperature = value["dust_temperature"]
+        spectra.append(dust_spectrum(model, frequency_ghz, value))
         slopes["beta_d"] = torch.log(frequency_ghz / seds.DUST_REFERENCE_GHZ)
-        slopes["dust_temperature"] = _temperature_slope(frequency_ghz, temperature)
+        slopes["dust_temperature"] = seds.dust_temperature_slope(frequency_ghz, temperature)
     shape = (len(parameters), len(frequency_ghz))
     columns = [slopes[name].expand(shape) for name in model.free]
     return torch.stack([s.expand(shape) for s in spectra], -1), torch.stack(columns, -1)
-
-
-def _temperature_slope(frequency_ghz: Tensor, temperature: Tensor | float) -> Tensor:
-    """Derivative of the logarithm of the modified blackbody by temperature [1/K]."""
-
-    def logarithmic(nu: Tensor) -> Tensor:  # -d ln(exp(x) - 1) / d ln T
-        x = seds.PLANCK_OVER_BOLTZMANN * nu / temperature
-        return x / -torch.expm1(-x)
-
-    reference = torch.full_like(frequency_ghz, seds.DUST_REFERENCE_GHZ)
-    return (logarithmic(frequency_ghz) - logarithmic(reference)) / temperature
-
-
-def temperature_bend(frequency_ghz: Tensor, temperature: Tensor) -> Tensor:
-    """Second derivative of the logarithm of the modified blackbody by temperature [1/K^2]."""
-
-    def logarithmic(nu: Tensor) -> Tensor:  # T^2 times it, the sign turned
-        x = seds.PLANCK_OVER_BOLTZMANN * nu / temperature
-        share = 1 / -torch.expm1(-x)
-        return x * share * (2 + x * (1 - share))
-
-    reference = torch.full_like(frequency_ghz, seds.DUST_REFERENCE_GHZ)
-    return (logarithmic(reference) - logarithmic(frequency_ghz)) / temperature**2

@@ -70,7 +70,7 @@ class CleanedLogFeatures(nn.Module):
     instrument : Instrument
         At least two bands above and three below 100 GHz.
     dust_tests : tuple of str
-        Departures from the paper's dust to be tested too, of `simulate.dust_tests`.
+        Departures from the paper's dust to be tested too, of `models.dust_tests`.
 
     Raises
     ------
@@ -216,31 +216,42 @@ class CleanedLogFeatures(nn.Module):
             torch.log(squared.clamp_min(_TINY)),
             *(_asinh(amplitude * power.sqrt()[:, None]) * frame.sign).unbind(1),
         ]
+        known = [v / torch.linalg.vector_norm(v, dim=1)[:, None] for v in (template, slope)]
         for change in self.dust_changes:
-            unit = template / power.sqrt()[:, None]
-            statistics += _dust_test(z, frame.dust, change / depth[:, None], unit)
+            test, direction = _dust_test(z, frame.dust, change / depth[:, None], known)
+            statistics += test
+            known.append(direction)
         return torch.stack(statistics, 1)
 
 
 def _dust_changes(bands: Bands, dust_tests: tuple[str, ...]) -> Tensor:
     """Change of the dust's SED by each departure, (n_test, band)."""
     frequency = bands.node_ghz
-    dust = seds.modified_blackbody(frequency)
+    dust, t = seds.modified_blackbody(frequency), seds.DUST_TEMPERATURE
     change = {
         "beta": torch.log(frequency / seds.DUST_REFERENCE_GHZ) * dust,
+        "temperature": t * seds.dust_temperature_slope(frequency, t) * dust,
         "two_temperatures": seds.two_temperature_dust(frequency) - dust,
     }
     columns = [change[name] for name in dust_tests]
     return bands.average(torch.stack(columns) if columns else frequency.new_zeros(0, len(dust)))
 
 
-def _dust_test(z: Tensor, dust: Tensor, change: Tensor, synchrotron: Tensor) -> list[Tensor]:
-    """Test, in both Stokes, of a change of the dust beside CMB, dust and a unit power law."""
-    free = change - dot(change, synchrotron)[:, None] * synchrotron
-    length = torch.linalg.vector_norm(free, dim=1).clamp_min(_TINY)
-    t = along(z, free) / length[:, None]
+def _dust_test(
+    z: Tensor, dust: Tensor, change: Tensor, known: list[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """Test, in both Stokes, of a change of the dust beside CMB, dust and what is known.
+
+    That is the power law, its change by the index and earlier changes of the dust, orthonormal. The
+    direction that is left comes, too.
+    """
+    for direction in known:
+        change = change - dot(change, direction)[:, None] * direction
+    length = torch.linalg.vector_norm(change, dim=1).clamp_min(_TINY)
+    direction = change / length[:, None]
+    t = along(z, direction)
     amount = t[:, 0] / (dust * length)
-    return [*_asinh(t).unbind(1), torch.log(dust * length), _asinh(20 * amount)]
+    return [*_asinh(t).unbind(1), torch.log(dust * length), _asinh(20 * amount)], direction
 
 
 _TYPICAL_AME_PER_DUST = 0.15  # polarised AME at 30 GHz over polarised dust at 353 GHz

@@ -70,6 +70,8 @@ class SkyDraw:
     factors : tuple of tuple of (GHz, factor)
         On the spectra of synchrotron and of dust, of each model.
     beta, dust_beta, dust_temperature : ndarray, shape (n_pix,)
+    dust_moment : ndarray, shape (2, n_pix)
+        Q, U of the first moment of the dust's index, over the polarised dust.
     cmb : ndarray, shape (2, n_pix)
         Q, U [uK_CMB].
     errors : BandErrors
@@ -89,6 +91,7 @@ class SkyDraw:
     beta: np.ndarray
     dust_beta: np.ndarray
     dust_temperature: np.ndarray
+    dust_moment: np.ndarray
     cmb: np.ndarray
     errors: BandErrors
     rng: np.random.Generator
@@ -130,6 +133,7 @@ class SkyDraw:
         curvature = curvature + self.curvature_offset[part]
         peak = torch.from_numpy(self.ame_peak_ghz)
         ame = fraction * _ame_polarisation(templates.dust[:, part], templates.ame[part])
+        moment = self.dust_moment[:, part] * np.hypot(*templates.dust[:, part])
         two = torch.from_numpy(self.two_temperatures[label])
         beta, curvature, dust_beta, temperature = (
             torch.from_numpy(np.array(values))
@@ -144,6 +148,7 @@ class SkyDraw:
             if stretch != 1:  # calibrated on the CMB, at the frequency that is believed in
                 weight = weight * float(seds.cmb(nu) / seds.cmb(stretch * nu))
                 nu = stretch * nu
+            log_dust_ratio = float(torch.log(nu / seds.DUST_REFERENCE_GHZ))
             synchrotron = seds.synchrotron(nu, beta, curvature)
             dust = seds.modified_blackbody(nu, dust_beta, temperature)
             if two.any():
@@ -156,7 +161,7 @@ class SkyDraw:
                 synchrotron, dust = synchrotron * of_synchrotron, dust * of_dust
             total = total + weight * (
                 synchrotron.numpy() * templates.synchrotron[:, part]
-                + dust.numpy() * templates.dust[:, part]
+                + dust.numpy() * (templates.dust[:, part] + log_dust_ratio * moment)
                 + float(seds.cmb(nu)) * self.cmb[:, part]
                 + seds.spinning_dust(nu, peak_ghz=peak).numpy()[label] * ame
             )
@@ -185,13 +190,16 @@ def draw_sky(
     cmb = cmb_map(templates.nside, rng)
     dust_beta, temperature = law.draw_dust(templates.nside, rng)
     known = [definition_of(name) for name in models]
-    scatter = np.array([model.beta_d_scatter for model in known])
-    if scatter[label].any():
-        dust_beta = dust_beta + scatter[label] * rng.standard_normal(n_pix)
-    scatter = np.array([model.curvature_scatter for model in known])
-    offset = np.broadcast_to(np.float64(0), n_pix)  # takes no memory
-    if scatter[label].any():
-        offset = scatter[label] * rng.standard_normal(n_pix)
+
+    def scattered(mean: np.ndarray, name: str) -> np.ndarray:  # by the rms that each model has
+        rms = np.array([getattr(model, name) for model in known])[label]
+        return mean + rms * rng.standard_normal(mean.shape) if rms.any() else mean
+
+    nothing = np.broadcast_to(np.float64(0), (2, n_pix))  # takes no memory
+    dust_beta = scattered(dust_beta, "beta_d_scatter")
+    temperature = scattered(temperature, "dust_temperature_scatter")
+    moment = scattered(nothing, "dust_moments")
+    offset = scattered(nothing[0], "curvature_scatter")
     two = np.array([model.two_temperatures for model in known])
     factors = (
         tuple(model.synchrotron_factor for model in known),
@@ -202,7 +210,7 @@ def draw_sky(
     errors = law.systematics.draw(instrument.n_band, rng)
     return SkyDraw(
         templates, instrument, label, sigma, law.candidates(models), peak, offset, two, factors,
-        beta, dust_beta, temperature, cmb, errors, rng,
+        beta, dust_beta, temperature, moment, cmb, errors, rng,
     )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from foreglow.recognition.models import (
     BETA_SCATTER,
     ForegroundModel,
     definition_of,
-    dust_tests,
 )
 from foreglow.recognition.simulation.systematics import NO_SYSTEMATICS, Systematics, depth
 from foreglow.sky import seds
@@ -86,7 +85,8 @@ class VectorSimulator(nn.Module):
 
     A template pixel is drawn for every vector; the Q and U amplitudes of synchrotron and dust are
     each multiplied by 1 + 0.3 g; beta_s ~ N(-3, 0.2); the CMB is Gaussian with the variance of a
-    map at the Nside of the templates; AME lies along the dust of the vector.
+    map at the Nside of the templates; AME lies along the dust of the vector, and a moment of the
+    dust in any direction.
 
     Parameters
     ----------
@@ -118,8 +118,10 @@ class VectorSimulator(nn.Module):
     _node_weight: Tensor | None
     _candidates: Tensor
     _dust_seds: Tensor
-    _log_dust_ratio: Tensor
-    _beta_d_scatter: Tensor
+    _node_ghz: Tensor
+    _dust_scatter: Tensor
+    _dust_moments: Tensor
+    _moment_seds: Tensor
     _curvature_scatter: Tensor
     _ame_seds: Tensor
     _log_slopes: Tensor
@@ -154,6 +156,8 @@ class VectorSimulator(nn.Module):
         bands = instrument.bands
         frequency = bands.node_ghz
         candidates = [(model.curvature, model.ame_fraction) for model in known]
+        dust = torch.stack([_dust_sed(model, frequency) for model in known])
+        log_dust_ratio = torch.log(frequency / seds.DUST_REFERENCE_GHZ)
         ame = [seds.spinning_dust(frequency, peak_ghz=model.ame_peak_ghz) for model in known]
         buffers = {
             "sigma": torch.from_numpy(instrument.noise_rms(noise_nside or templates.nside)),
@@ -169,15 +173,23 @@ class VectorSimulator(nn.Module):
             ),
             "_log_ratio": torch.log(frequency / seds.SYNCHROTRON_PIVOT_GHZ),
             "_candidates": torch.tensor(candidates),
-            "_dust_seds": torch.stack([_dust_sed(model, frequency) for model in known]),
-            "_log_dust_ratio": torch.log(frequency / seds.DUST_REFERENCE_GHZ),
-            "_beta_d_scatter": torch.tensor([model.beta_d_scatter for model in known]),
+            "_dust_seds": dust,
+            "_node_ghz": frequency,
+            "_dust_scatter": torch.tensor(
+                [(model.beta_d_scatter, model.dust_temperature_scatter) for model in known]
+            ),
+            "_dust_moments": torch.tensor([model.dust_moments for model in known]),
+            "_moment_seds": bands.average(log_dust_ratio * dust),
             "_log_slopes": _log_slopes(instrument),
             "_curvature_scatter": torch.tensor([model.curvature_scatter for model in known]),
             "_ame_seds": bands.average(torch.stack(ame)),
             "_log_factors": torch.stack([_log_factor(model, frequency) for model in known]),
         }
-        self._one_dust = not any(dust_tests(models)) and not any(m.dust_factor for m in known)
+        self._one_dust = not any(
+            m.dust_varies or m.two_temperatures or m.dust_factor for m in known
+        )
+        self._warmed = any(model.dust_temperature_scatter for model in known)
+        self._moments = any(model.dust_moments for model in known)
         self._plain = not any(model.synchrotron_factor for model in known)
         self._one_ame = all(model.ame_peak_ghz == seds.AME_PEAK_GHZ for model in known)
         self._scattered = any(model.curvature_scatter for model in known)
@@ -218,6 +230,8 @@ class VectorSimulator(nn.Module):
         data = self._emission(synchrotron, beta, curvature, bare, cmb, usual, factor)
         if not self._one_dust:
             data = data + dust[:, :, None] * self._dust_spectra(label, generator)[:, None]
+        if self._moments:
+            data = data + self._dust_moment(dust, label, generator)
         if not self._one_ame:
             data = data + ame[:, :, None] * self._ame_seds[label][:, None]
         if self.systematics.band_centre:
@@ -277,10 +291,25 @@ class VectorSimulator(nn.Module):
 
     def _dust_spectra(self, label: Tensor, generator: torch.Generator) -> Tensor:
         """(n, band): each vector's dust, where the candidates differ in it."""
-        gauss = torch.randn(len(label), 1, generator=generator, device=label.device)
-        bend = self._beta_d_scatter[label, None] * gauss * self._log_dust_ratio
-        spectra = self._dust_seds[label] * torch.exp(bend)  # (n, node)
+
+        def each(place: int) -> Tensor:  # what the index or the temperature has beside its mean
+            gauss = torch.randn(len(label), 1, generator=generator, device=label.device)
+            return self._dust_scatter[label, place, None] * gauss
+
+        log_ratio = torch.log(self._node_ghz / seds.DUST_REFERENCE_GHZ)
+        spectra = self._dust_seds[label] * torch.exp(each(0) * log_ratio)  # (n, node)
+        if self._warmed:
+            warm = seds.modified_blackbody(
+                self._node_ghz, temperature=seds.DUST_TEMPERATURE + each(1)
+            )
+            spectra = spectra * (warm / seds.modified_blackbody(self._node_ghz))
         return spectra if self._node_weight is None else spectra @ self._node_weight
+
+    def _dust_moment(self, dust: Tensor, label: Tensor, generator: torch.Generator) -> Tensor:
+        """(n, stokes, band): the first moment of the index of dust (n, stokes)."""
+        gauss = torch.randn(dust.shape, generator=generator, device=dust.device)
+        rms = self._dust_moments[label] * torch.linalg.vector_norm(dust, dim=1)
+        return (rms[:, None] * gauss)[:, :, None] * self._moment_seds[label][:, None]
 
     def _noise_rms(self, n: int, noise: NoiseLaw, generator: torch.Generator) -> Tensor:
         if noise.low == noise.high and noise.band_scatter == 0:
