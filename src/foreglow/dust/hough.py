@@ -46,8 +46,8 @@ def hough_polarisation(
     Parameters
     ----------
     inputs : Tensor, shape (batch, channel, n, n)
-        K, not low-passed: the thinnest filaments say most. Channels of 10 to 20 km/s do better
-        than those of a survey, and so does the mock's whole line: sum them first, as in
+        K, not low-passed: the thinnest filaments say most. On the mock, the fewer the channels
+        the better, down to one of the whole line: sum neighbours first, for eight at a time
         `inputs.unflatten(1, (-1, 8)).sum(2)`.
     grid : Grid
     mask : Tensor of bool, shape (batch, n, n), optional
@@ -230,7 +230,7 @@ def _hough(lit: Tensor, lines: Tensor, threshold: float) -> Tensor:
 
 
 def _averaged(spin: Tensor, share: Tensor, around: Tensor) -> Tensor:
-    """The mean of spins (batch, 2, n, n) around each pixel, over pixels of which a share is known."""
+    """Mean of spins (batch, 2, n, n) around each pixel, over pixels of which a share is known."""
     if len(around) == 1:
         return spin
     mean = _smoothed(spin.flatten(0, 1), around).view_as(spin)
