@@ -204,3 +204,18 @@ def test_shapes_that_do_not_agree(method):
         method(torch.zeros(2, N, N))
     with pytest.raises(ShapeError, match=r"expected a mask \(2, 48, 48\) as inputs have it"):
         method(torch.zeros(2, 1, N, N), mask=torch.ones(1, N, N, dtype=torch.bool))
+
+
+def test_an_average_reaches_edges_and_shares_the_angle_of_what_is_around():
+    """Noise over filaments of one angle: beside the edge too, the average has their angle."""
+    offset = torch.arange(float(N))
+    stripes = (2 * math.pi / 9 * (0.8 * offset.unsqueeze(1) - 0.6 * offset)).sin()
+    inputs = (3 + stripes + 0.1 * noise(1)[0]).expand(1, 1, N, N).contiguous()
+    plain = hough(inputs)
+    made = hough_polarisation(inputs, GRID, average_arcmin=150)
+    assert not plain[:, :, 0].any()
+    angle = math.degrees(math.atan2(0.8, 0.6))  # of the stripes from rising row
+    chi = torch.rad2deg(0.5 * torch.atan2(made[0, 1], made[0, 0]))
+    away = ((chi - angle - 90 + 90) % 180 - 90).abs()
+    assert away.max() < 12
+    assert away.mean() < 5
