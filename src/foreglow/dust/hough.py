@@ -167,7 +167,7 @@ def structure_polarisation(
     Parameters
     ----------
     inputs : Tensor, shape (batch, channel, n, n)
-        K.
+        K. On the mock one channel of the whole line does best: `inputs.sum(1, keepdim=True)`.
     grid : Grid
         It may be too coarse for `hough_polarisation`.
     fwhm_arcmin : float
