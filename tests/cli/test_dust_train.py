@@ -1,5 +1,6 @@
 """`foreglow dust train`: a model comes out, and every mistake in one paragraph."""
 
+import json
 from pathlib import Path
 
 import healpy as hp
@@ -44,11 +45,51 @@ def test_on_the_mock(run, tmp_path):
         "--members", 2, "--region", "south", "--out", out, *TINY,
     )  # fmt: skip
     assert (code, err) == (0, "")
-    assert f"model: {out} (r of validation cutouts 0." in said
+    assert f"model: {out} (validation cutouts, south, longitudes" in said
+    assert ": r50 0." in said.replace("\n", " ")
     assert "epoch 1/1" in said
     model = DustModel.load(out)
     assert (len(model.members), model.nside, model.card["training"]["region"]) == (2, 16, "south")
     assert model.velocity_kms[0] == -40
+
+
+def test_polarisation_of_the_mock(run, tmp_path):
+    out = tmp_path / "model"
+    code, said, err = run(
+        "dust", "train", "--sky", "mock", "--nside", 16, "--low", -40, "--high", 10,
+        "--target", "polarisation", "--out", out, *TINY,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert ": e50 " in said.replace("\n", " ")
+    model = DustModel.load(out)
+    assert (model.target, model.fine) == ("polarisation", 2)
+    assert model.card["cutouts"]["filter_cut"] == np.inf
+    options = ("--sky", "mock", "--nside", 16, "--cutouts", 6, "--device", "cpu", "--json")
+    code, said, err = run("dust", "evaluate", "--model", out, *options)
+    assert code == 0
+    records = json.loads(said)
+    assert [record["model"] for record in records] == ["gradients", "unet"]
+    assert {"e50", "b150", "spectrum_e50", "alignment", "wins_b50"} <= records[1].keys()
+    assert -1 <= records[1]["alignment"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--target", "q"), "expected target intensity or polarisation, got 'q'"),
+        (
+            ("--target", "polarisation", "--network", "unet_zhang2019"),
+            "expected network unet of inputs channels for target polarisation, got unet_zhang2019",
+        ),
+    ],
+)
+def test_targets_that_cannot_be(run, tmp_path, options, message):
+    code, _, err = run(
+        "dust", "train", "--sky", "mock", "--nside", 16, "--out", tmp_path / "m", *TINY, *options
+    )
+    assert code == 2
+    assert message in err.replace("\n", " ")
+    assert is_one_paragraph(err)
 
 
 def test_on_own_files(run, tmp_path, own):

@@ -199,9 +199,9 @@ def dust_train(
     )
     with several_processes(devices, num_nodes, device) as processes:
         made = train_dust(
-            cube, dust, mask, sky=sky, region=region, target=cast("Target", target), plan=chosen, out=out,
-            low_kms=low_kms, high_kms=high_kms, dust_unit=dust_unit, nside=nside, skies=skies,
-            seed=seed, device=device, resume=resume, processes=processes,
+            cube, dust, mask, sky=sky, region=region, target=cast("Target", target),
+            plan=chosen, out=out, low_kms=low_kms, high_kms=high_kms, dust_unit=dust_unit,
+            nside=nside, skies=skies, seed=seed, device=device, resume=resume, processes=processes,
         )  # fmt: skip
         judged = made.card["validation"]
         keys = ("r50", "r150") if made.target == "intensity" else ("e50", "e150", "b50", "b150")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from foreglow.compute.precision import layers
 from foreglow.dust.loss import PAPER_WEIGHT
-from foreglow.dust.orientation import SCALES, orientations
+from foreglow.dust.orientation import SCALES, observed, orientations
 from foreglow.dust.spectra import Bands, e_and_b, mode_correlation
 from foreglow.dust.unet import LEVELS, UNet, gelu_step, paper_step
 from foreglow.errors import ModelError, ShapeError
@@ -259,8 +259,7 @@ class PolarisedUNet(DustNetwork):
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """I, Q and U (batch, 3, n, n), of inputs (batch, channel, 2 n, 2 n); see `DustNetwork`."""
         with torch.no_grad():
-            direction = self.directions(inputs, mask)  # (batch, n, n, 2, direction)
-            seen = nn.functional.avg_pool2d(self.see(inputs), self.fine)
+            seen, direction = self._look(inputs, mask)
             scaled = (_logarithms(seen, self.soft) - self.mean) / self.std
             clear = direction.square().sum(3).sqrt().permute(0, 3, 1, 2)
         with layers(seen.device):
@@ -275,15 +274,20 @@ class PolarisedUNet(DustNetwork):
         polarised = (amount[..., 1:, None] * pointing).sum(3) * self.scale[1]
         return torch.cat([amount[..., :1] * self.scale[0], polarised], -1).permute(0, 3, 1, 2)
 
-    def directions(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """`orientations` of the gas by windows of velocity, (batch, n, n, 2, window scale)."""
+    def _look(self, inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Channels (batch, channel, n, n); `orientations` (batch, n, n, 2, window scale)."""
+        fine, share, _ = observed(inputs, mask)
         bright = (inputs.permute(0, 2, 3, 1) @ self.windows.T).clamp(min=0) + self.floor
-        found = orientations(bright.log().permute(0, 3, 1, 2).contiguous(), mask)
-        return found.flatten(2, 3).permute(0, 3, 4, 1, 2).contiguous()
+        logarithms = bright.log().permute(0, 3, 1, 2).contiguous()
+        direction = orientations(logarithms, fine, self.fine).flatten(2, 3).permute(0, 3, 4, 1, 2)
+        return self._pooled(inputs, share), direction.contiguous()
+
+    def _pooled(self, inputs: Tensor, share: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(self.see(inputs), self.fine) / share
 
     def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
         """Measure the scales, as `DustNetwork.standardise` says; the target is (batch, 3, n, n)."""
-        seen = nn.functional.avg_pool2d(self.see(inputs), self.fine)
+        seen = self._pooled(inputs, observed(inputs, mask)[1])
         super().standardise(seen, target[:, 0], mask, bands)
         self.soft.copy_(_SOFT * _at(mask, seen).square().mean().sqrt())
         logarithms = _at(mask, _logarithms(seen, self.soft))

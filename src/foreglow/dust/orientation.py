@@ -19,33 +19,35 @@ SCALES = 3  # each twice as wide as the one before
 _FAINT = 1e-4  # of gradients of logarithms, squared: less is noise
 
 
-def orientations(logarithms: Tensor, mask: Tensor) -> Tensor:
+def orientations(logarithms: Tensor, seen: Tensor, fine: int) -> Tensor:
     """Directions of the steepest change, and how clear they are, at several scales.
 
     Parameters
     ----------
     logarithms : Tensor, shape (batch, map, fine n, fine n)
         Of the brightness: contrasts count, not how bright the sky is.
-    mask : Tensor of bool, shape (batch, n, n)
+    seen : Tensor of bool, shape (batch, fine n, fine n)
         Where it is False, and on its border, nothing is looked at.
+    fine : int
+        So many pixels a side become one.
 
     Returns
     -------
     Tensor, shape (batch, 2, map, scale, n, n)
         As Q and U in the frame of the cutout, of size 0 to 1. Averages are over about 3, 6 and 12
-        pixels of the mask.
+        of n pixels.
     """
-    fine = logarithms.shape[-1] // mask.shape[-1]
-    tensor = avg_pool2d(_squared_gradients(logarithms, finer(mask, fine)), fine)
+    tensor = avg_pool2d(_squared_gradients(logarithms, seen), fine)
+    size = tensor.shape[2:]
     n_map, found = logarithms.shape[1], []
     for scale in range(SCALES):
         if scale:
             tensor = avg_pool2d(tensor, 2)
         tensor = avg_pool2d(avg_pool2d(tensor, 3, 1, 1), 3, 1, 1)
-        q, u, size = tensor.split(n_map, 1)
-        here = torch.cat([q, u], 1) / (size + _FAINT).repeat(1, 2, 1, 1)
+        q, u, trace = tensor.split(n_map, 1)
+        here = torch.cat([q, u], 1) / (trace + _FAINT).repeat(1, 2, 1, 1)
         if scale:
-            here = interpolate(here, size=mask.shape[1:], mode="bilinear")
+            here = interpolate(here, size=size, mode="bilinear")
         found.append(here.unflatten(1, (2, n_map)))
     return torch.stack(found, 3)
 
@@ -69,10 +71,32 @@ def gradient_polarisation(inputs: Tensor, mask: Tensor) -> Tensor:
     Hu, Yuen & Lazarian 2019, by pixel in place of blocks, and of the integrated map in place of
     each channel, which on the mock follows the dust better.
     """
+    seen, share, fine = observed(inputs, mask)
     total = inputs.sum(1, keepdim=True)
-    floor = 0.02 * total[finer(mask, inputs.shape[-1] // mask.shape[-1]).unsqueeze(1)].mean()
-    pointing = orientations((total.clamp(min=0) + floor).log(), mask)[:, :, 0, -1]
-    return pointing * avg_pool2d(total, inputs.shape[-1] // mask.shape[-1])
+    floor = 0.02 * total[seen.unsqueeze(1)].mean()
+    pointing = orientations((total.clamp(min=0) + floor).log(), seen, fine)[:, :, 0, -1]
+    return pointing * avg_pool2d(total, fine) / share
+
+
+def observed(inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Where inputs count: they are zero where masked, on finer pixels than the mask's, too.
+
+    Parameters
+    ----------
+    inputs : Tensor, shape (batch, channel, fine n, fine n)
+    mask : Tensor of bool, shape (batch, n, n)
+
+    Returns
+    -------
+    seen : Tensor of bool, shape (batch, fine n, fine n)
+    share : Tensor, shape (batch, 1, n, n)
+        How much of each pixel of the mask is seen; 1 where that is nothing.
+    fine : int
+    """
+    fine = inputs.shape[-1] // mask.shape[-1]
+    seen = finer(mask, fine) & (inputs != 0).any(1)
+    share = avg_pool2d(seen.unsqueeze(1).to(inputs.dtype), fine)
+    return seen, torch.where(share > 0, share, 1.0), fine
 
 
 def finer(mask: Tensor, fine: int) -> Tensor:

@@ -78,6 +78,63 @@ def cutout_maps(
 
 
 @styled
+def polarised_cutouts(
+    maps: Mapping[str, ArrayLike], mask: ArrayLike, pixel_arcmin: float, title: str
+) -> Figure:
+    """Polarised intensity and direction of one cutout by each model.
+
+    Parameters
+    ----------
+    maps : mapping of str to array_like, shape (2, n, n)
+        Q and U in the frame of the cutout, by model; ``target`` is the dust to predict.
+    mask, pixel_arcmin, title
+        As for `cutout_maps`.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ShapeError
+        If maps have another shape than the mask.
+    """
+    seen = np.asarray(mask, bool)
+    n = seen.shape[0]
+    side = n * pixel_arcmin / 60
+    figure = Figure(figsize=(0.6 + 3.2 * len(maps), 3.9), layout="constrained")
+    figure.suptitle(title, x=0.02, ha="left")
+    every = figure.subplots(1, len(maps), sharex=True, sharey=True, squeeze=False)[0]
+    cells = max(1, n // 16)  # pixels of which the direction is drawn as one
+    place = ((np.arange(n // cells) + 0.5) * cells / n - 0.5) * side
+    for axes, (name, values) in zip(every, maps.items(), strict=True):
+        q, u = np.array(values, float)
+        validate_shape(f"map of {name!r}", q, seen.shape)
+        size = np.where(seen, np.hypot(q, u), np.nan)
+        axes.imshow(
+            size / np.nanmax(size) if seen.any() else size, origin="lower", vmin=0, vmax=1,
+            cmap=matplotlib.colormaps["magma"].with_extremes(bad=NOT_OBSERVED),
+            extent=(-side / 2, side / 2, -side / 2, side / 2), interpolation="nearest",
+        )  # fmt: skip
+        cut = n // cells * cells
+        mean = [
+            np.where(seen, m, 0)[:cut, :cut].reshape(n // cells, cells, n // cells, cells)
+            .mean((1, 3))
+            for m in (q, u)
+        ]  # fmt: skip
+        angle = 0.5 * np.arctan2(mean[1], mean[0])  # from rows (upwards) towards columns
+        axes.quiver(
+            place, place, np.sin(angle), np.cos(angle), color="white", pivot="middle",
+            headwidth=0, headlength=0, headaxislength=0, scale=22, width=0.005, alpha=0.8,
+        )  # fmt: skip
+        axes.set_title("dust, the target" if name == "target" else model_name(name))
+        axes.set_xlabel("Offset [deg]")
+        axes.spines[:].set_visible(False)
+    every[0].set_ylabel("Offset [deg]")
+    return figure
+
+
+@styled
 def predicted_sky(
     target: ArrayLike, mean: ArrayLike, std: ArrayLike, unit: str, title: str
 ) -> Figure:

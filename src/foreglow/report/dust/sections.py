@@ -9,6 +9,8 @@ from foreglow.report.dust.tables import (
     correlation_rows,
     correlation_table,
     coverage_table,
+    polarised_rows,
+    polarised_table,
     unpredictable_table,
 )
 from foreglow.report.page.page import render
@@ -24,5 +26,6 @@ def dust_sections(records: Sequence[Record]) -> Markup:
         unpredictable=unpredictable_table(records),
         coverage=coverage_table(records),
         cleaning=cleaning_table(records),
+        polarisation=polarised_table(polarised_rows(records)),
         cleaned=next((r for r in records if r.get("step") == "cleaning"), None),
     )

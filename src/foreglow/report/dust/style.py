@@ -17,7 +17,10 @@ MODELS = {
     "unet_wide": "U-Net, wider range of velocities",
     "unet_moments": "U-Net on moment maps",
     "unet_integrated": "U-Net on the integrated map",
+    "gradients": "gradients of the integrated map",
+    "unet_polarised": "U-Net, polarised",
     "perfect_gas": "perfect knowledge of the gas",
+    "perfect_field": "perfect knowledge of the field",
     "true_dust": "the true dust",
 }
 """Models in the order to show, in words."""
@@ -36,7 +39,10 @@ _LOOKS: dict[str, tuple[str, Any, str]] = {
     "unet_wide": (CLASS_HUES[2], (0, (4, 1, 1, 1, 1, 1)), "P"),
     "unet_moments": (CLASS_HUES[3], (0, (6, 2, 1, 2)), "X"),
     "unet_integrated": (CLASS_HUES[5], (0, (8, 1.5)), "*"),
+    "gradients": (CLASS_HUES[0], "-", "o"),
+    "unet_polarised": (CLASS_HUES[1], (0, (4, 1, 1, 1)), "^"),
     "perfect_gas": (INK, (0, (1, 2)), ""),
+    "perfect_field": (INK, (0, (5, 2)), ""),
 }
 _OTHER: tuple[str, Any, str] = (CLASS_HUES[5], "-", "h")
 

@@ -1,7 +1,8 @@
 """Tables of predicted dust, from the flat records of ``metrics.json``.
 
 Records of correlations have ``step`` ``models``, ``east_west``, ``lambda`` or ``ablations``; the
-other steps have records of their own: ``ceiling``, ``unpredictable``, ``coverage``, ``cleaning``.
+other steps have records of their own: ``ceiling``, ``unpredictable``, ``coverage``, ``cleaning``,
+``polarisation``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,9 @@ from foreglow.report.page.tables import Record
 _SETS = {"train": "training region", "validation": "wedge, held out", "test": "test region"}
 _SCALES = ("50", "150")
 _WIN_HEADS = ("r50", "r150", "Above integrated, r50", "Above integrated, r150")
+_POLARISED_HEADS = (
+    "Model", "Q and U", "E, r50", "B, r50", "E, r150", "B, r150", "Alignment",
+)  # fmt: skip
 _TRANSLATE = str.maketrans({"-": "−"})
 
 
@@ -60,6 +64,31 @@ def correlation_text(rows: Sequence[Record], title: str) -> Table:
         cells = [str(_with_error(row, f"r{scale}")) for scale in _SCALES]
         table.add_row(_name(row), *cells, *(_wins_text(row, scale) for scale in _SCALES))
     return table
+
+
+def polarised_rows(records: Iterable[Record]) -> list[Record]:
+    """The records of polarisation in the order to show: by target, then model."""
+    mine = [r for r in records if r.get("step") == "polarisation"]
+    return sorted(mine, key=lambda r: (r["target"] != "truth", model_place(r["model"])))
+
+
+def polarised_table(rows: Sequence[Record]) -> Markup:
+    """Correlations of E and B as an HTML ``<table>``, empty for no rows."""
+    return render_table(_POLARISED_HEADS, [_polarised_cells(row) for row in rows])
+
+
+def polarised_text(rows: Sequence[Record], title: str) -> Table:
+    """Correlations of E and B for the terminal."""
+    table = Table(*_POLARISED_HEADS, title=title)
+    for row in rows:
+        table.add_row(*map(str, _polarised_cells(row)))
+    return table
+
+
+def _polarised_cells(row: Record) -> list[str | Cell]:
+    keys = [f"spectrum_{letter}{scale}" for scale in _SCALES for letter in "eb"]
+    of = "without noise" if row["target"] == "truth" else "as observed"
+    return [model_name(row["model"]), of, *(_with_error(row, key) for key in (*keys, "alignment"))]
 
 
 def unpredictable_table(records: Iterable[Record]) -> Markup:

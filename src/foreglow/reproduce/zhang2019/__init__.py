@@ -1,8 +1,8 @@
-"""Every figure of Zhang et al. 2019, its ablations, and what its dust is good for.
+"""Every figure of Zhang et al. 2019, its ablations, what its dust is good for, and its next step.
 
-`sky`, `networks`, `models`, `weights`, `east_west`, `ablations`, `skymap` and `cleaning` hold a
-step each: a function of the `Experiment` that adds its records to the run and returns the captions
-of its figures, run in the order of `STEPS`.
+`sky`, `networks`, `models`, `weights`, `east_west`, `ablations`, `skymap`, `cleaning` and
+`polarisation` hold a step each: a function of the `Experiment` that adds its records to the run and
+returns the captions of its figures, run in the order of `STEPS`.
 """
 
 import json
@@ -15,7 +15,12 @@ from rich.table import Table
 from foreglow.compute.device import pick_device
 from foreglow.compute.workers import MapFn
 from foreglow.files import write_text
-from foreglow.report.dust.tables import correlation_rows, correlation_text
+from foreglow.report.dust.tables import (
+    correlation_rows,
+    correlation_text,
+    polarised_rows,
+    polarised_text,
+)
 from foreglow.report.html import write_report
 from foreglow.reproduce.settings import read_settings
 from foreglow.reproduce.zhang2019.ablations import ablations
@@ -25,6 +30,7 @@ from foreglow.reproduce.zhang2019.experiment import Captions, Experiment, Openin
 from foreglow.reproduce.zhang2019.models import compare_models
 from foreglow.reproduce.zhang2019.networks import train_networks
 from foreglow.reproduce.zhang2019.paper import WINS
+from foreglow.reproduce.zhang2019.polarisation import polarised_dust
 from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
 from foreglow.reproduce.zhang2019.skymap import predicted_map
 from foreglow.reproduce.zhang2019.source import open_source
@@ -42,6 +48,7 @@ STEPS: tuple[Callable[[Experiment], Captions], ...] = (
     compare_weights,
     east_and_west,
     ablations,
+    polarised_dust,
 )
 """In order; a step may use the models that those before it trained."""
 
@@ -104,4 +111,7 @@ def printed_tables(records: list[dict[str, Any]]) -> list[Table]:
     """Correlations on the test region, and what limits them, for the terminal."""
     rows = [r for step in ("models", "ceiling") for r in correlation_rows(records, step)]
     test = [row for row in rows if row["set"] == "test"]
-    return [correlation_text(test, "Dust from HI: southern test cutouts")]
+    found = [correlation_text(test, "Dust from HI: southern test cutouts")]
+    if polarised := polarised_rows(records):
+        found.append(polarised_text(polarised, "Its polarisation: southern test cutouts"))
+    return found

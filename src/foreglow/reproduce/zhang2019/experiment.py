@@ -35,6 +35,8 @@ SETS = ("train", "test", "validation")
 SPLITS = ("north_south", "east_west")
 WIDE = "unet_wide"
 """The one network that sees another range of velocities than the experiment's."""
+POLARISED = "unet_polarised"
+"""The one network of Q and U, which sees channels that are not filtered."""
 METHOD: Method = "nearest"
 
 Captions = dict[str, dict[str, str]]
@@ -124,6 +126,7 @@ class Experiment:
         plans |= {f"lambda_{w:g}": replace(variant, weight=w) for w in table["lambdas"]}
         plans |= {f"unet_{i}": replace(variant, inputs=i) for i in ("moments", "integrated")}
         found = {name: (plan, north_south) for name, plan in plans.items()}
+        found[POLARISED] = (DustPlan(**table[POLARISED]), north_south)
         return found | {"east_west": (variant, SPLITS[1]), WIDE: (variant, north_south)}
 
     def trained(self, name: str, sky: DustSky | None = None) -> DustModel:

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from foreglow.reproduce.zhang2019.experiment import (
+    POLARISED,
     WIDE,
     Captions,
     Experiment,
@@ -16,7 +17,8 @@ from foreglow.runs import Run
 
 def train_networks(experiment: Experiment) -> Captions:
     """Train every network on the sky of the experiment."""
-    names = [name for name in experiment.trainings if name != WIDE]  # the longest come first
+    others = (WIDE, POLARISED)  # see another sky
+    names = [name for name in experiment.trainings if name not in others]  # the longest come first
     work = partial(
         _train, experiment.run, experiment.settings, experiment.opening, experiment.resume
     )

@@ -1,0 +1,148 @@
+"""The next step, which the paper leaves for future work: the dust's polarisation from hydrogen."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.dust.inputs import DustSky, observed_sky
+from foreglow.dust.model import DustModel
+from foreglow.dust.orientation import gradient_polarisation
+from foreglow.dust.polarised_scores import (
+    PolarisedScores,
+    gradient_predictor,
+    score_polarisation,
+)
+from foreglow.dust.scores import Predictor, model_predictor
+from foreglow.maps import healpix as hp
+from foreglow.report.dust import curves as dust_curves
+from foreglow.report.dust import maps as dust_maps
+from foreglow.reproduce.zhang2019.experiment import (
+    POLARISED,
+    SPLITS,
+    Captions,
+    Experiment,
+    log,
+    on_device,
+)
+from foreglow.sky.gas import MockGas
+
+_SPLIT = SPLITS[0]
+_SECTION = "Polarised dust"
+
+
+def polarised_dust(experiment: Experiment) -> Captions:
+    """A network of I, Q and U trained in the north; E and B in the south, beside simpler models."""
+    gas = experiment.source.gas
+    if gas is None:
+        log.info("a sky of files: its polarised dust is not known, and none is predicted")
+        return {}
+    velocity = experiment.sky.velocity_kms
+    with experiment.run.stage("polarised sky"):
+        noisy = on_device(observed_sky(gas, velocity, "polarisation"), experiment.device)
+    model = experiment.trained(POLARISED, noisy)
+    with experiment.run.stage("score polarisation"):
+        found = _scores(experiment, gas, noisy, model)
+    for target, scores in found.items():
+        for one in scores.values():
+            record = one.record(scores["gradients"])
+            record |= {"step": "polarisation", "split": _SPLIT, "set": "test", "target": target}
+            experiment.run.records.append(record)
+            log.info(
+                "%s, of %s: E %.3f, %.3f; B %.3f, %.3f; alignment %.3f", one.name, target,
+                *(record[f"spectrum_{k}"] for k in ("e50", "e150", "b50", "b150")),
+                record["alignment"],
+            )  # fmt: skip
+    return _curve_figure(experiment, found["truth"]) | _example_figure(experiment, noisy, model)
+
+
+def _scores(
+    experiment: Experiment, gas: MockGas, noisy: DustSky, model: DustModel
+) -> dict[str, dict[str, PolarisedScores]]:
+    """Scores against Q and U as observed, and as only the mock knows them."""
+    velocity = experiment.sky.velocity_kms
+    clean = on_device(observed_sky(gas, velocity, "polarisation", noise=False), experiment.device)
+    region, where = experiment.regions(_SPLIT)["test"], experiment.pointings(_SPLIT, "test")
+    ours: dict[str, Predictor] = {
+        "gradients": gradient_predictor,
+        POLARISED: model_predictor(model),
+    }
+
+    def judged(sky: DustSky, predictors: dict[str, Predictor]) -> dict[str, PolarisedScores]:
+        sampler = CutoutSampler(sky.cube, region, experiment.grid, "nearest", fine=model.fine)
+        return score_polarisation(predictors, sampler, where, 16)
+
+    layers = on_device(known_gas(gas, clean), experiment.device)
+    known = {"perfect_gas": _by_layer, "perfect_field": _true_angles}
+    return {
+        "truth": judged(clean, ours) | judged(layers, known),
+        "observed": judged(noisy, ours),
+    }
+
+
+def known_gas(gas: MockGas, sky: DustSky) -> DustSky:
+    """The polarised sky of a mock with the columns of its layers in the place of channels."""
+    order = hp.nest2ring(sky.nside, np.arange(len(sky.cube.target)))
+    columns = np.stack([(layer.cold + layer.warm)[order] for layer in gas.hydrogen.layers], 1)
+    inputs = torch.from_numpy(columns).to(sky.cube.target) * sky.cube.target[:, 1:2]
+    cube = SkyCube(inputs.contiguous(), sky.cube.target)
+    return DustSky(cube, np.arange(columns.shape[1]), sky.target_unit, sky.source, sky.filter_cut)
+
+
+def _by_layer(cutouts: Cutouts) -> Tensor:
+    """Each layer's column, polarised as its own gradients point; nothing knows of the field."""
+    layers = cutouts.inputs.split(1, 1)
+    return torch.stack([gradient_polarisation(one, cutouts.mask) for one in layers]).sum(0)
+
+
+def _true_angles(cutouts: Cutouts) -> Tensor:
+    """The column of all layers, polarised as the dust is: what knows the field but no fraction."""
+    qu = cutouts.target[:, 1:]
+    total = torch.nn.functional.avg_pool2d(
+        cutouts.inputs.sum(1, keepdim=True), cutouts.inputs.shape[-1] // qu.shape[-1]
+    )
+    return total * qu / qu.square().sum(1, keepdim=True).sqrt().clamp(min=1e-20)
+
+
+def _curve_figure(experiment: Experiment, scores: dict[str, PolarisedScores]) -> Captions:
+    kept = len(experiment.ell)
+    panels = {
+        f"{letter} modes": {name: s.curve[:, k, :kept] for name, s in scores.items()}
+        for k, letter in enumerate("EB")
+    }
+    return experiment.draw(
+        dust_curves.correlation_by_ell(experiment.ell, panels),
+        "polarisation_by_ell",
+        _SECTION,
+        "E and B of the dust, predicted from hydrogen",
+        f"Ratio of spectra with the dust's polarisation without noise, mean over "
+        f"{experiment.settings['test_cutouts']:,} southern cutouts; trained in the north on maps "
+        "with noise of Planck's depth. Perfect knowledge of the gas: the column of each layer, "
+        "polarised as its own gradients point; of the field: all gas, polarised as the dust is.",
+    )
+
+
+def _example_figure(experiment: Experiment, sky: DustSky, model: DustModel) -> Captions:
+    where = experiment.pointings(_SPLIT, "test")[:1]
+    region = experiment.regions(_SPLIT)["test"]
+    sampler = CutoutSampler(sky.cube, region, experiment.grid, "nearest", fine=model.fine)
+    cut = sampler.at(where)
+    maps = {
+        "target": cut.target[0, 1:],
+        "gradients": gradient_predictor(cut)[0],
+        POLARISED: model(cut.inputs, cut.mask)[0, 1:],
+    }
+    lon, lat = float(where.lon_deg[0]), float(where.lat_deg[0])
+    return experiment.draw(
+        dust_maps.polarised_cutouts(
+            {name: m.cpu().numpy() for name, m in maps.items()},
+            cut.mask[0].cpu().numpy(),
+            experiment.grid.pixel_arcmin,
+            f"Around l = {lon:.0f}°, b = {lat:.0f}°".replace("-", "−"),
+        ),
+        "polarised_cutout",
+        _SECTION,
+        "A cutout of the test set",
+        "Polarised intensity over the largest of each map, and its direction; the target has noise "
+        "of Planck's depth.",
+    )
