@@ -42,18 +42,19 @@ TINY = {
     "unet_zhang2019": _PLAN | {"network": "unet_zhang2019"},
     "unet_zhang2019_annealed": _PLAN | {"network": "unet_zhang2019", "schedule": "annealed"},
     "variants": _PLAN,
+    "unet_polarised": _PLAN,
 }
 NETWORKS = set(TINY["networks"])
 MODELS = {"integrated", "linear", "linear_scale_dependent"} | NETWORKS
 TRAINED = NETWORKS | {
     "lambda_0", "lambda_30", "east_west", "unet_moments",
-    "unet_integrated", "unet_wide",
+    "unet_integrated", "unet_wide", "unet_polarised",
 }  # fmt: skip
 FIGURES = {
     "velocity_profile", "hydrogen", "dust", "example_cutout", "wins", "correlation_north_south",
     "learning_north_south",
     "predicted_map", "error_coverage", "cleaning_143", "cleaning_217", "correlation_lambda",
-    "correlation_east_west", "correlation_ablations",
+    "correlation_east_west", "correlation_ablations", "polarisation_by_ell", "polarised_cutout",
 }  # fmt: skip
 
 
@@ -237,7 +238,8 @@ def test_report(folder):
 
 
 def test_printed(folder):
-    (table,) = printed_tables("zhang2019", folder)
+    table, polarised = printed_tables("zhang2019", folder)
+    assert polarised.row_count == 6  # with and without noise, and what only the mock knows
     assert table.row_count == len(MODELS) + 1
 
 
