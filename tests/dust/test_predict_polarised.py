@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import torch
 from astropy.io import fits
+from matplotlib import pyplot
 
 from foreglow.dust import stitch
-from foreglow.dust.cutouts import SkyCube
+from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.dust.model import DustModel
 from foreglow.dust.parts import in_order, make_plan
 from foreglow.dust.predict import from_stitched, predict_dust, predict_map, stitched_members
 from foreglow.dust.results import PolarisedDustMap
 from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, measure, to_card
-from foreglow.errors import ForeglowError, MapError, ShapeError
+from foreglow.dust.validation import calibrate
+from foreglow.errors import ForeglowError, MapError, ModelError, ShapeError
 from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.gnomonic import Grid, Pointings, cutout_axes
+from foreglow.maps.hemispheres import NORTH
 from foreglow.maps.io import open_intensity_map, open_polarisation_map
 from foreglow.maps.noise import open_noise_map
 from foreglow.maps.write import write_maps
@@ -131,6 +134,23 @@ def test_q_and_u_have_their_law_by_polarised_intensity():
         measure(stitch.Stitched(members.members * [[1], [0], [0]], members.cover), iqu, "")
 
 
+def test_a_training_measures_both(plain):
+    """On cutouts of its own region."""
+    model, (mean, q, u) = make_model(card={"seed": 1}), three(plain)
+    sky = SkyCube.from_maps(channels(), len(VELOCITY), 3 * mean, OPEN, polarisation=[2 * q, 2 * u])
+    calibrate(model, CutoutSampler(sky, NORTH, GRID, fine=model.fine), 40, "the mock")
+    assert set(model.card) == {"seed", "calibration", "residual", "polarisation"}
+    assert model.card["calibration"]["slope"] == pytest.approx(3, rel=0.1)
+    line = model.card["polarisation"]["calibration"]
+    assert line == {"slope": pytest.approx(2, rel=0.1), "offset": 0, "to": "the mock"}
+
+
+@pytest.mark.parametrize("table", [3, {"calibration": {"slope": 1.0}}])
+def test_damaged_cards(stitched, table):
+    with pytest.raises(ModelError, match="expected numbers under calibration and residual"):
+        from_stitched(make_model(), stitched, CARD | {"polarisation": table})
+
+
 def test_a_quarter_turn_of_the_sky_turns_the_map(plain):
     """Pixels go to pixels, with the centres turned along: Q and U stay, the pole is the same."""
     lon, lat = hp.pix2ang(NSIDE, np.arange(N_PIX), lonlat=True)
@@ -182,11 +202,14 @@ def test_a_file_is_read_back(found, tmp_path):
     np.testing.assert_array_equal(open_intensity_map(path).read(seen), found.mean[seen])
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # healpy's, of matplotlib
 def test_what_a_notebook_shows(found):
     assert "; polarised " in found.summary()
     assert "error of Q and U" in found._repr_html_()
     assert set(found.to_xarray().data_vars) == set(found.columns())
     assert found._looks("Q", "uK_RJ")["min"] == -found._looks("Q", "uK_RJ")["max"] < 0
+    assert [found.plot(name).get_title() for name in ("Q", None)] == ["Q", "I"]
+    pyplot.close("all")
     with pytest.raises(ForeglowError, match="expected a column among I, Q, U, I_STD"):
         found.plot("DUST")
 
@@ -201,14 +224,21 @@ def files(tmp_path_factory):
     return folder
 
 
-def test_files_workers_and_memory_give_the_same(files, tmp_path, monkeypatch):
+@pytest.fixture
+def few_cutouts(monkeypatch):
+    """A sixteenth of the cutouts: their number is not what is tested."""
     monkeypatch.setattr(stitch, "centres", lambda: FEW)
+
+
+@pytest.mark.usefixtures("few_cutouts")
+def test_files_workers_and_memory_give_the_same(files, tmp_path):
     given = {"model": files / "model", "mask": files / "mask.fits", "device": "cpu"}
     out = tmp_path / "dust.fits"
     here = predict_dust(files / "hi.zarr", **given, out=out)
     expected = np.stack([values for values, _ in here.columns().values()])
     assert np.isfinite(expected).all(0).sum() == CAP.sum()
     np.testing.assert_array_equal(hp.read_map(out, field=1)[CAP], here.q[CAP])
+    assert (here.calibration.slope, here.qu_calibration.slope) == (2, 0.5)
     with ThreadPool(2) as pool:
         others = [
             predict_dust(files / "hi.zarr", **given, pool=pool),
@@ -217,6 +247,18 @@ def test_files_workers_and_memory_give_the_same(files, tmp_path, monkeypatch):
     for other in others:
         for (values, _), one in zip(other.columns().values(), expected, strict=True):
             np.testing.assert_allclose(values, one, rtol=0, atol=1e-4 * rms(one[CAP]))
+
+
+@pytest.mark.usefixtures("few_cutouts")
+def test_the_low_pass_is_that_of_the_training(files):
+    """Where it ends below all structure of the gas, the prediction is nearly flat."""
+    low = CARD | {"cutouts": {"filter_cut": 2.0, "filter_order": 4}}
+    given = {"mask": files / "mask.fits", "device": "cpu"}
+    found = [
+        predict_dust(files / "hi.zarr", model=make_model((0,), card), **given)
+        for card in (CARD, low)
+    ]
+    assert np.nanstd(found[1].mean) < 0.5 * np.nanstd(found[0].mean)
 
 
 def test_the_plan_counts_three_maps_a_member_and_finer_inputs():
