@@ -221,7 +221,10 @@ def dust_predict(
     ] = None,
     dust: Annotated[
         Path | None,
-        typer.Option(help="FITS dust map to measure scale and error on, instead of the model's."),
+        typer.Option(
+            help="FITS dust map to measure scale and error on, instead of the model's. Not with "
+            "a model of polarisation."
+        ),
     ] = None,
     dust_unit: DustUnit = None,
     memory: Annotated[
@@ -232,7 +235,10 @@ def dust_predict(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """A map of the dust and its error, DUST and DUST_STD in the unit of the model's target."""
+    """A map of the dust and its error, DUST and DUST_STD in the unit of the model's target.
+
+    Of a model of polarisation I, Q, U (COSMO) and I_STD, Q_STD, U_STD.
+    """
     from foreglow.dust.predict import predict_dust
 
     with screen.progress("predict") as show:

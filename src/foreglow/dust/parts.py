@@ -29,7 +29,8 @@ from foreglow.maps.memory import format_bytes
 
 LIBRARIES = 900 << 20  # bytes that Python, the libraries and a batch in a network take, measured
 _MAPS_A_MEMBER = 3  # of float32 that blending takes, and those beside, measured
-_MAPS_TO_BLEND = 8
+_MAPS_TO_BLEND = 8  # both three times as many where Q and U are predicted
+_FINER_COPIES = 5  # of inputs finer than the grid that a batch takes beyond the above, measured
 _CHANNELS = 8  # at a time, at most: a chunk of the cube
 _BATCH = 16
 _ORDER_NSIDE = 64
@@ -49,6 +50,8 @@ class Job:
     sky : Filtered
     memory : int
         Bytes that the sky may take.
+    polarised : bool
+        The model predicts I, Q and U.
     """
 
     model: str
@@ -56,6 +59,7 @@ class Job:
     device: str
     sky: Filtered
     memory: int
+    polarised: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,14 @@ def make_plan(
     channels = _CHANNELS
     while channels > 1 and LIBRARIES + (channels + MAPS_TO_FILTER) * a_map > memory:
         channels //= 2
-    members = len(model.members)
-    sky_bytes = memory - LIBRARIES - (_MAPS_A_MEMBER * members + _MAPS_TO_BLEND) * a_map
+    stokes = 3 if model.target == "polarisation" else 1
+    maps = (_MAPS_A_MEMBER * len(model.members) + _MAPS_TO_BLEND) * stokes
+    sky_bytes = memory - LIBRARIES - maps * a_map
     each = bytes_a_tile(nside, len(model.velocity_kms))
-    batch, needed = _BATCH, 0
+    batch, needed, finer = _BATCH, 0, 0
     while device.type == "cpu" and batch:
-        needed = each * max(
+        finer = _finer_bytes(model, batch)
+        needed = finer + each * max(
             len(tiles_around(nside, part, model.grid)) for part in _batches(where, batch)
         )
         if needed <= sky_bytes:
@@ -122,7 +128,13 @@ def make_plan(
             f"{format_bytes(memory)}; give more memory=, or prepare the cube at "
             "a lower Nside"
         )
-    return Plan(channels, batch, sky_bytes)
+    return Plan(channels, batch, sky_bytes - finer)
+
+
+def _finer_bytes(model: DustModel, batch: int) -> int:
+    """What a batch of cutouts takes where their inputs are finer than the grid."""
+    pixels = batch * (model.grid.n * model.fine) ** 2
+    return 4 * _FINER_COPIES * pixels * len(model.velocity_kms) if model.fine > 1 else 0
 
 
 def in_order(where: Pointings) -> Pointings:
@@ -153,7 +165,7 @@ def blend(
     map_fn : MapFn
         Workers send the sums over their cutouts; they are added here, in order.
     """
-    sums = Sums(job.sky.keep)
+    sums = Sums(job.sky.keep, job.polarised)
     try:
         parts = map_fn(partial(_predict_part, job), _batches(where, batch))
         for number, part in enumerate(parts, start=1):
@@ -183,10 +195,10 @@ def _predict_part(job: Job, where: Pointings) -> PartialSums:
     with alone:
         model, part = _open_parts(job)
         sky = part.at(where, model.grid)
-        sums = Sums(part.keep)
+        sums = Sums(part.keep, job.polarised)
         sums.accumulate(
             lambda cutouts: model.each(cutouts.inputs, cutouts.mask),
-            CutoutSampler(sky, NORTH, model.grid, "bilinear"),
+            CutoutSampler(sky, NORTH, model.grid, "bilinear", fine=model.fine),
             where,
         )
         return sums.part(tiles_around(job.sky.nside, where, model.grid), n_tile(job.sky.nside))

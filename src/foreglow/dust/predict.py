@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, observed_sky, where_it_lies
 from foreglow.dust.model import DustModel
 from foreglow.dust.parts import Job, Plan, blend, in_order, make_plan, weights_hash
-from foreglow.dust.results import DustMap
+from foreglow.dust.results import DustMap, PolarisedDustMap
 from foreglow.dust.stitch import Stitched
-from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card
+from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card, measure
 from foreglow.errors import MapError, warn
 from foreglow.files import scratch_directory
 from foreglow.hi_cube.arrays import as_cube
@@ -50,13 +51,14 @@ def predict_map(
     Parameters
     ----------
     model : DustModel
-        Its card may hold `calibration` and `residual`, see `foreglow.dust.uncertainty`.
+        Its card may hold `calibration` and `residual`, and those of Q and U under `polarisation`,
+        see `foreglow.dust.uncertainty`.
     sky : SkyCube
         Filtered channels, K, those of the model; its mask is the footprint. Its target is not
         looked at.
     where : Pointings, optional
         Centres of the cutouts, by default `stitch.centres()`.
-    target : ndarray, shape (n_pix,), optional
+    target : ndarray, shape (n_pix,), or (3, n_pix) of a polarised model, optional
         RING, in the model's unit: calibration and error are measured on it over the footprint,
         instead of taken from the card. NaN where it is not to be used.
     source : str
@@ -69,37 +71,45 @@ def predict_map(
     Returns
     -------
     DustMap
+        A `PolarisedDustMap` of a polarised model.
     """
     stitched = stitched_members(model, sky, where, batch, progress)
-    calibration, law = from_card(model.card)
-    if target is not None:
-        calibration, law = measure(stitched, target, _GIVEN)
-    return from_stitched(model, stitched, calibration, law, source)
+    card = model.card if target is None else measure(stitched, target, _GIVEN)
+    return from_stitched(model, stitched, card, source)
 
 
 def from_stitched(
-    model: DustModel,
-    stitched: Stitched,
-    calibration: Calibration | None,
-    law: ResidualLaw | None,
-    source: str = "",
+    model: DustModel, stitched: Stitched, card: Mapping[str, Any], source: str = ""
 ) -> DustMap:
-    """The map of members that are blended already, calibrated and with its error."""
-    calibration = calibration or Calibration()
-    mean = calibration(stitched.mean)
-    scatter = abs(calibration.slope) * stitched.scatter
+    """The map of members that are blended already, calibrated and with its error by a card."""
+    polarised = model.target == "polarisation"
+    first = 0 if polarised else slice(None)
+    mean, scatter = stitched.mean, stitched.scatter
+    calibration, law = from_card(card)
+    n_member = len(stitched.members)
+    of_both = (
+        stitched.cover, model.target_unit, calibration or Calibration(), _sigma(law, n_member),
+        n_member, weights_hash(model), source,
+    )  # fmt: skip
+    intensity = _with_error(mean[first], scatter[first], calibration, law)
+    if not polarised:
+        return DustMap(*intensity, *of_both)
+    calibration, law = from_card(card.get("polarisation", {}))
+    (q, u), (q_std, u_std) = _with_error(mean[1:], scatter[1:], calibration, law)
+    return PolarisedDustMap(
+        *intensity, *of_both, q=q, u=u, q_std=q_std, u_std=u_std,
+        qu_calibration=calibration or Calibration(),
+    )  # fmt: skip
+
+
+def _with_error(
+    mean: NDArray, scatter: NDArray, calibration: Calibration | None, law: ResidualLaw | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Calibrated maps and their errors."""
+    if calibration is not None:
+        mean, scatter = calibration(mean), abs(calibration.slope) * scatter
     std = scatter if law is None else law.std(mean, scatter)
-    return DustMap(
-        mean.astype(np.float32),
-        std.astype(np.float32),
-        stitched.cover,
-        model.target_unit,
-        calibration,
-        _sigma(law, len(stitched.members)),
-        len(stitched.members),
-        weights_hash(model),
-        source,
-    )
+    return mean.astype(np.float32), std.astype(np.float32)
 
 
 def stitched_members(
@@ -117,27 +127,9 @@ def stitched_members(
         where,
         batch=batch,
         progress=progress,
+        fine=model.fine,
+        polarised=model.target == "polarisation",
     )
-
-
-def measure(stitched: Stitched, target: NDArray, to: str) -> tuple[Calibration, ResidualLaw]:
-    """Calibration and law of the residuals of a stitched map, where a target is known.
-
-    Both are honest only on a sky that no member was trained on.
-
-    Parameters
-    ----------
-    stitched : Stitched
-    target : ndarray, shape (n_pix,)
-        RING; NaN where it is not to be used.
-    to : str
-        What the target is, for the header of maps.
-    """
-    mean, target = stitched.mean, np.asarray(target)
-    known = np.isfinite(target) & np.isfinite(mean)
-    calibration = Calibration.fit(mean[known], target[known], to)
-    scatter = abs(calibration.slope) * stitched.scatter[known]
-    return calibration, ResidualLaw.fit(calibration(mean[known]), scatter, target[known])
 
 
 def predict_dust(
@@ -175,7 +167,7 @@ def predict_dust(
         Galactic plane too, where models are not trained.
     dust : path or array_like, shape (n_pix,), optional
         Dust map in the model's unit: scale and error of the prediction are measured on it, instead
-        of taken from the model.
+        of taken from the model. Not of a polarised model.
     out : path, optional
         FITS file to write the map to as well, see `DustMap.to_fits`.
     velocity : Quantity [km/s], shape (n_velocity,), optional
@@ -209,15 +201,17 @@ def predict_dust(
     Returns
     -------
     DustMap
-        RING. An array and a file of the same cube give the same bits; workers the same but for the
-        last digits, where threads share sums in another way.
+        RING; of a polarised model a `PolarisedDustMap`. An array and a file of the same cube give
+        the same bits; workers the same but for the last digits, where threads share sums in
+        another way.
 
     Raises
     ------
     MapError
         If `out` cannot be written; the cube does not say what it must, holds what the line cannot
         be, has larger pixels than the model was trained with, or has not observed what the mask
-        asks for; a map is of another Nside, frame or unit; or the memory does not suffice.
+        asks for; a map is of another Nside, frame or unit; a dust map is given with a polarised
+        model; or the memory does not suffice.
     ShapeError
         If arrays do not have the shapes above.
     ModelError
@@ -237,6 +231,12 @@ def predict_dust(
     _validate_output(out, overwrite)
     chosen = pick_device(device)
     loaded = model if isinstance(model, DustModel) else DustModel.load(model, chosen)
+    polarised = loaded.target == "polarisation"
+    if polarised and dust is not None:
+        raise MapError(
+            "expected a model of intensity with dust=, got one of polarisation, whose scale and "
+            "error come from its card; leave dust= out"
+        )
     opened = as_cube(cube, velocity, unit, nest, frame)
     _validate_nside(loaded, opened)
     channels = loaded.find_channels(opened.velocity_kms)
@@ -260,14 +260,14 @@ def predict_dust(
             sky.write(wanted, observed, map_fn)
             del wanted, observed
             job = Job(
-                _model_in(folder, model), weights_hash(loaded), str(chosen), sky, plan.sky_bytes
-            )
+                _model_in(folder, model), weights_hash(loaded), str(chosen), sky, plan.sky_bytes,
+                polarised,
+            )  # fmt: skip
             stitched = blend(job, where, plan.batch, show, map_fn)
-    calibration, law = from_card(loaded.card)
+    card = loaded.card if target is None else measure(stitched, target, _GIVEN)
+    found = from_stitched(loaded, stitched, card, opened.source)
     if target is not None:
-        calibration, law = measure(stitched, target, _GIVEN)
-        targets.question_slope(str(named), calibration.slope)
-    found = from_stitched(loaded, stitched, calibration, law, opened.source)
+        targets.question_slope(str(named), found.calibration.slope)
     if out is not None:
         found.to_fits(out, overwrite)
     return found

@@ -1,4 +1,4 @@
-"""A map of predicted dust: its numbers, and what can be made of it."""
+"""Maps of predicted dust, polarised or not: their numbers, and what can be made of them."""
 
 import html
 from dataclasses import dataclass
@@ -97,23 +97,90 @@ class DustMap(TableOfMaps):
         }
         return looks | ({"norm": "log"} if 0 < low < high else {})
 
-    def _repr_html_(self) -> str:
-        """Show it as a small table in a notebook."""
-        seen = np.isfinite(self.mean)
-        dust, error = (
-            targets.with_unit(f"{np.nanmedian(x):.4g}", self.unit) for x in (self.mean, self.std)
-        )
-        rows = {
+    def _median(self, *maps: NDArray) -> str:
+        return targets.with_unit(f"{np.nanmedian(np.stack(maps)):.4g}", self.unit)
+
+    def _rows(self) -> dict[str, str]:
+        """What stands in the table of a notebook."""
+        return {
             "unit": "none" if self.unit == targets.NO_UNIT else self.unit,
             "Nside": str(self.nside),
             "frame": self.frame,
-            "share of the sky": f"{seen.mean():.1%}",
-            "dust (median)": dust,
-            "error (median)": error,
+            "share of the sky": f"{np.isfinite(self.mean).mean():.1%}",
+            "dust (median)": self._median(self.mean),
+            "error (median)": self._median(self.std),
             "the error is": self.sigma,
             "cube": self.cube,
         }
+
+    def _repr_html_(self) -> str:
+        """Show it as a small table in a notebook."""
         cells = "".join(
-            f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in rows.items()
+            f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>"
+            for name, text in self._rows().items()
         )
         return f"<table><caption>Predicted dust</caption>{cells}</table>"
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PolarisedDustMap(DustMap):
+    """Predicted dust with its Q and U; all else as in `DustMap`.
+
+    Attributes
+    ----------
+    q, u, q_std, u_std : ndarray of float32, shape (n_pix,)
+        RING, COSMO, in `unit`; NaN outside the footprint. Errors are as that of the mean.
+    qu_calibration : Calibration
+        Of Q and U.
+    """
+
+    q: NDArray[np.float32]
+    u: NDArray[np.float32]
+    q_std: NDArray[np.float32]
+    u_std: NDArray[np.float32]
+    qu_calibration: Calibration
+
+    @property
+    def polarised_intensity(self) -> NDArray[np.float32]:
+        """Square root of Q^2 + U^2, (n_pix,)."""
+        return np.hypot(self.q, self.u)
+
+    @property
+    def angle_deg(self) -> NDArray[np.float32]:
+        """Angle of polarisation from south towards east (COSMO), (n_pix,), -90 to 90 deg."""
+        return np.degrees(0.5 * np.arctan2(self.u, self.q))
+
+    def summary(self) -> str:
+        """As `DustMap.summary`, and how polarised, how sure."""
+        intensity, error = self._polarised()
+        return f"{super().summary()}; polarised {intensity}, error of Q and U {error} (medians)"
+
+    def columns(self) -> Columns:
+        """`I`, `Q`, `U`, their errors `I_STD`, `Q_STD`, `U_STD`, and `COVER`."""
+        maps = {"I": self.mean, "Q": self.q, "U": self.u}
+        errors = {"I_STD": self.std, "Q_STD": self.q_std, "U_STD": self.u_std}
+        own = {name: (values, self.unit) for name, values in (maps | errors).items()}
+        return own | {"COVER": (self.cover, "")}
+
+    def header(self) -> dict[str, Any]:
+        """How the maps were made; one slope is of Q and U, without an offset."""
+        return super().header() | {"QU_SLOPE": self.qu_calibration.slope}
+
+    def _looks(self, name: str, unit: str) -> dict[str, Any]:
+        """Q and U in two colours from zero; the others as in `DustMap`."""
+        looks = super()._looks(name, unit)
+        if name not in ("Q", "U"):
+            return looks
+        end = max(-looks["min"], looks["max"])
+        return looks | {"min": -end, "max": end, "cmap": "RdBu_r"}
+
+    def _rows(self) -> dict[str, str]:
+        intensity, error = self._polarised()
+        return super()._rows() | {
+            "polarised (median)": intensity,
+            "error of Q and U (median)": error,
+        }
+
+    def _polarised(self) -> tuple[str, str]:
+        """Medians of the polarised intensity and of the errors of Q and U."""
+        return self._median(self.polarised_intensity), self._median(self.q_std, self.u_std)

@@ -4,7 +4,8 @@ Cutouts lie around the pixels of a coarse HEALPix grid, each turned by another a
 says of a cutout is interpolated to the HEALPix pixels in it by cubic splines (straight lines
 between its pixels would lose a seventh of the amplitude at ell 200) and counts with a weight that
 falls smoothly to zero at the cutout's sides, where a network knows nothing of what lies beyond: no
-cutout begins or ends with a step.
+cutout begins or ends with a step. Q and U are interpolated in the frame of the cutout, where
+nothing turns about a pole, and then turned at each HEALPix pixel to the frame of the sphere.
 """
 
 import math
@@ -19,15 +20,18 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, embedding_bag
 
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.errors import ShapeError
 from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid, Pointings, cutout_corners, plane_coordinates
 from foreglow.maps.hemispheres import NORTH, Method
+from foreglow.maps.spin2 import on_the_sphere, polarisation_maps
 
 GOLDEN_ANGLE_DEG = 180 * (3 - math.sqrt(5))
 _GROWTH = 6  # pixels by which the sky is continued under the mask: the reach of a spline's ringing
 _EMPTY_POWER = 4
 
-# members of an ensemble (member, batch, n, n), or one prediction (batch, n, n)
+# members of an ensemble (member, batch, n, n), or one prediction (batch, n, n); polarised ones
+# (member, batch, 3, n, n) or (batch, 3, n, n): I, Q and U, those in the frame of the cutout
 EachPredictor = Callable[[Cutouts], Tensor]
 
 
@@ -37,8 +41,8 @@ class Stitched:
 
     Attributes
     ----------
-    members : ndarray of float32, shape (member, n_pix)
-        RING; NaN outside the footprint, and where no cutout reaches.
+    members : ndarray of float32, shape (member, n_pix), or (member, 3, n_pix) of polarisation
+        RING; NaN outside the footprint, and where no cutout reaches. Q and U are COSMO.
     cover : ndarray of float32, shape (n_pix,)
         Sum of the weights of the cutouts that speak of a pixel; 1 is that of the middle of one.
     """
@@ -48,12 +52,12 @@ class Stitched:
 
     @property
     def mean(self) -> NDArray[np.float32]:
-        """Mean of the members, shape (n_pix,)."""
+        """Mean of the members, without their axis."""
         return self.members.mean(0)
 
     @property
     def scatter(self) -> NDArray[np.float32]:
-        """Standard deviation among the members (n_pix,), unbiased; zero where there is but one."""
+        """Standard deviation among the members, unbiased; zero where there is but one."""
         if len(self.members) == 1:
             return np.zeros_like(self.members[0])
         return self.members.std(0, ddof=1)
@@ -79,6 +83,17 @@ def centres(nside: int = 16, turn_deg: float = 0.0) -> Pointings:
     return Pointings(*(torch.from_numpy(np.asarray(a, float)) for a in angles))
 
 
+def target_maps(sky: SkyCube) -> NDArray[np.float32]:
+    """The target of a sky, (n_pix,) or I, Q and U (3, n_pix), RING, COSMO; zero where masked."""
+    target = sky.target.cpu()
+    order = hp.ring2nest(sky.nside, np.arange(len(target)))
+    if not sky.polarised:
+        return target[order, 0].numpy()
+    vector = torch.from_numpy(np.stack(hp.pix2vec(sky.nside, order, nest=True), 1))
+    qu = polarisation_maps(target[order, 2:], vector)
+    return torch.cat([target[order, 0].unsqueeze(0), qu]).numpy()
+
+
 def stitch(
     predict: EachPredictor,
     sky: SkyCube,
@@ -88,14 +103,16 @@ def stitch(
     max_masked: float = 0.7,
     batch: int = 16,
     progress: Callable[[int, int], None] | None = None,
+    fine: int = 1,
+    polarised: bool = False,
 ) -> Stitched:
     """Blend predictions of overlapping cutouts into maps, a batch of cutouts in memory at a time.
 
     Parameters
     ----------
     predict : callable
-        Gives (member, batch, n, n), or (batch, n, n), of `Cutouts`; what it gives under the mask
-        is not used.
+        Gives (member, batch, n, n), or (batch, n, n), of `Cutouts`, with an axis of I, Q and U
+        before the last two if polarised; what it gives under the mask is not used.
     sky : SkyCube
         Its mask is the footprint of the maps.
     grid : Grid
@@ -112,16 +129,25 @@ def stitch(
         Cutouts at a time.
     progress : callable, optional
         Called with centres done and centres in all.
+    fine : int
+        Pixels of the inputs along a side of each pixel of the grid.
+    polarised : bool
+        I, Q and U are predicted.
 
     Returns
     -------
     Stitched
         Of the Nside of the sky.
+
+    Raises
+    ------
+    ShapeError
+        If predictions have another shape.
     """
     where = centres() if where is None else where
     # a sampler's region matters only to draws, and nothing is drawn here
-    sampler = CutoutSampler(sky, NORTH, grid, method, max_masked)
-    sums = Sums((sky.target[:, 1] > 0).cpu().numpy())
+    sampler = CutoutSampler(sky, NORTH, grid, method, max_masked, fine)
+    sums = Sums((sky.target[:, 1] > 0).cpu().numpy(), polarised)
     for start in range(0, len(where), batch):
         sums.accumulate(predict, sampler, where[start : start + batch])
         if progress is not None:
@@ -138,8 +164,8 @@ class PartialSums:
     tiles : ndarray of int, shape (tile,)
         Numbers of equal stretches of NESTED pixels.
     weight : ndarray of float32, shape (tile, pixel of a tile)
-    value : ndarray of float32, shape (tile, pixel of a tile, member), or None
-        None where nothing of the footprint was reached.
+    value : ndarray of float32, shape (tile, pixel of a tile, map), or None
+        None where nothing of the footprint was reached. A map for each member, or three: I, Q, U.
     """
 
     tiles: NDArray[np.int64]
@@ -156,13 +182,16 @@ class Sums:
     ----------
     footprint : ndarray of bool, shape (n_pix,)
         NESTED.
+    polarised : bool
+        Each member predicts I, Q and U.
     """
 
-    def __init__(self, footprint: NDArray[np.bool_]) -> None:
+    def __init__(self, footprint: NDArray[np.bool_], polarised: bool = False) -> None:
+        self.polarised = polarised
         self.nside = hp.npix2nside(footprint.size)
         self.footprint = footprint
         self.weight = torch.from_numpy(np.zeros(footprint.size, np.float32))
-        self.value: Tensor | None = None  # (n_pix, member), made when their number is known
+        self.value: Tensor | None = None  # (n_pix, map), made when their number is known
 
     @torch.inference_mode()
     def accumulate(self, predict: EachPredictor, sampler: CutoutSampler, where: Pointings) -> None:
@@ -173,7 +202,7 @@ class Sums:
             return
         cutouts = sampler.at(chosen)
         seen = cutouts.mask.double().mean((1, 2)).cpu() / (1 - sampler.max_masked)
-        self.add(_members(predict(cutouts)), cutouts, pixels, seen, grid)
+        self.add(self._maps(predict(cutouts), cutouts.mask), cutouts, pixels, seen, grid)
 
     def part(self, tiles: NDArray[np.int64], n_tile: int) -> PartialSums:
         """The sums in some of `n_tile` equal stretches of the sky; elsewhere nothing was added."""
@@ -187,16 +216,28 @@ class Sums:
         """Add sums that were made elsewhere."""
         if part.value is None:
             return
-        _, size, n_member = part.value.shape
-        self._begin(n_member)
+        _, size, n_map = part.value.shape
+        self._begin(n_map)
         assert self.value is not None
         self.weight.numpy().reshape(-1, size)[part.tiles] += part.weight
-        self.value.numpy().reshape(-1, size, n_member)[part.tiles] += part.value
+        self.value.numpy().reshape(-1, size, n_map)[part.tiles] += part.value
 
-    def _begin(self, n_member: int) -> None:
+    def _begin(self, n_map: int) -> None:
         if self.value is None:
-            room = np.zeros((len(self.weight), n_member), np.float32)
+            room = np.zeros((len(self.weight), n_map), np.float32)
             self.value = torch.from_numpy(room)
+
+    def _maps(self, predicted: Tensor, mask: Tensor) -> Tensor:
+        """Predictions as (map, batch, n, n): one of each member, or its I, Q and U."""
+        batch, *side = mask.shape
+        each = (batch, 3, *side) if self.polarised else (batch, *side)
+        if predicted.shape[-len(each) :] != each or predicted.ndim > len(each) + 1:
+            raise ShapeError(
+                f"expected predictions of shape {each}, or (member, ...) before it, got "
+                f"{tuple(predicted.shape)}; polarised=True is for I, Q and U of each cutout"
+            )
+        members = predicted.reshape(-1, *each)
+        return members.transpose(1, 2).flatten(0, 1) if self.polarised else members
 
     def touched(self, where: Pointings, grid: Grid) -> tuple[Pointings | None, list[Tensor]]:
         """The cutouts that hold pixels of the footprint, and those pixels of each."""
@@ -208,23 +249,24 @@ class Sums:
         return (where[kept] if len(kept) else None), [found[int(k)] for k in kept]
 
     def add(
-        self, members: Tensor, cutouts: Cutouts, pixels: list[Tensor], seen: Tensor, grid: Grid
+        self, maps: Tensor, cutouts: Cutouts, pixels: list[Tensor], seen: Tensor, grid: Grid
     ) -> None:
-        """Add a batch of predictions (member, batch, n, n) at its pixels."""
+        """Add a batch of predictions (map, batch, n, n) at its pixels."""
         mask = cutouts.mask.cpu()
-        images = _continued(members.float().cpu(), mask)
-        # (batch, (n + 4)^2, 1 + member): the mask goes along, as straight lines see it
-        tables = _spline_tables(images)
-        self._begin(len(members))
+        tables = _spline_tables(_continued(maps.float().cpu(), mask))  # (batch, (n + 4)^2, map)
+        self._begin(len(maps))
         assert self.value is not None
         factor = seen.clamp(max=1) ** _EMPTY_POWER
         for k, where in enumerate(pixels):
-            vector = np.stack(hp.pix2vec(self.nside, where.numpy(), nest=True), -1)
-            place = plane_coordinates(
-                torch.from_numpy(vector)[None], cutouts.pointings[k : k + 1].to(mask.device), grid
-            )[0]
+            pixel = np.stack(hp.pix2vec(self.nside, where.numpy(), nest=True), -1)
+            vector, pointing = torch.from_numpy(pixel)[None], cutouts.pointings[k : k + 1]
+            pointing = pointing.to(mask.device)
+            place = plane_coordinates(vector, pointing, grid)[0]
             weight = (factor[k] * _window(place, grid.n) * _observed(place, mask[k])).float()
-            values = _interpolate(tables[k], place, grid.n)  # (pixel, member)
+            values = _interpolate(tables[k], place, grid.n)  # (pixel, map)
+            if self.polarised:
+                q, u = on_the_sphere(values[:, 1::3].T, values[:, 2::3].T, pointing, vector)
+                values = torch.stack([values[:, ::3], q.T, u.T], 2).flatten(1)
             self.weight[where] += weight
             self.value[where] += values * weight.unsqueeze(1)
 
@@ -234,14 +276,12 @@ class Sums:
         cover = self.weight.numpy()[order]
         reached = cover > 0
         columns = [] if self.value is None else self.value.numpy().T
-        members = np.full((max(1, len(columns)), len(cover)), np.nan, np.float32)
-        for member, values in zip(members, columns, strict=False):
-            member[reached] = values[order[reached]] / cover[reached]
+        stokes = 3 if self.polarised else 1
+        maps = np.full((max(stokes, len(columns)), len(cover)), np.nan, np.float32)
+        for one, values in zip(maps, columns, strict=False):
+            one[reached] = values[order[reached]] / cover[reached]
+        members = maps.reshape(-1, 3, len(cover)) if self.polarised else maps
         return Stitched(members, np.where(self.footprint[order], cover, np.float32(0)))
-
-
-def _members(predicted: Tensor) -> Tensor:
-    return predicted.unsqueeze(0) if predicted.ndim == 3 else predicted
 
 
 def _window(place: Tensor, n: int) -> Tensor:
@@ -266,7 +306,7 @@ def _observed(place: Tensor, mask: Tensor) -> Tensor:
 
 
 def _continued(images: Tensor, mask: Tensor) -> Tensor:
-    """Images (member, batch, n, n) whose masked pixels near the sky go on as the sky beside them.
+    """Images (map, batch, n, n) whose masked pixels near the sky go on as the sky beside them.
 
     A step at the mask would ring through the splines a few pixels into the sky.
     """
@@ -298,14 +338,14 @@ def _mirrored(i: int, n: int) -> int:
 
 
 def _spline_tables(images: Tensor) -> Tensor:
-    """Spline coefficients (batch, (n + 4)^2, member) of images (member, batch, n, n)."""
+    """Spline coefficients (batch, (n + 4)^2, map) of images (map, batch, n, n)."""
     matrix = _spline_matrix(images.shape[-1]).to(images.dtype)
     found = torch.einsum("ay,mbyx,cx->bacm", matrix, images, matrix)
     return found.reshape(images.shape[1], -1, images.shape[0])
 
 
 def _interpolate(table: Tensor, place: Tensor, n: int) -> Tensor:
-    """Cubic splines at places (pixel, 2), shape (pixel, member)."""
+    """Cubic splines at places (pixel, 2), shape (pixel, map)."""
     low = place.floor().clamp(-1, n - 1)
     row, column = (_cubic(part) for part in (place - low).unbind(-1))  # (pixel, 4) each
     first = low.long() + 1  # of the four coefficients, where the padding puts them

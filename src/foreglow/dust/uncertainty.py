@@ -2,17 +2,19 @@
 
 A network's loss may leave its scale free, and the spread of an ensemble is only what the networks
 do not agree on: some dust no gas tells of. Both are measured where the target is known, and the
-model's card keeps what was found.
+model's card keeps what was found. Q and U share one scale, without an offset, and one error, by
+polarised intensity: neither may depend on the axes that they count from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foreglow.errors import MapError, ModelError
+from foreglow.dust.stitch import Stitched
+from foreglow.errors import MapError, ModelError, ShapeError
 
 # most of the sky is faint and most of the range of brightness belongs to a few pixels
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
@@ -55,7 +57,7 @@ class Calibration:
         MapError
             If there are fewer than 200 pixels, or the prediction is flat.
         """
-        _validate(predicted, target)
+        _validate(predicted, target, (predicted.size,))
         centred = predicted - predicted.mean(dtype=np.float64)
         variance = np.mean(centred**2, dtype=np.float64)
         if not variance > 0:
@@ -66,6 +68,15 @@ class Calibration:
         mean = float(predicted.mean(dtype=np.float64)), float(target.mean(dtype=np.float64))
         return cls(slope, mean[1] - slope * mean[0], to)
 
+    @classmethod
+    def through_origin(cls, predicted: NDArray, target: NDArray, to: str) -> "Calibration":
+        """Least squares of Q and U together, (2, n), by one slope; all else as `fit`."""
+        _validate(predicted, target, (2, predicted.shape[-1]))
+        power = np.sum(predicted**2, dtype=np.float64)
+        if not power > 0:
+            raise MapError("expected a polarised prediction, got Q and U of zero; check the cube")
+        return cls(float(np.sum(predicted * target, dtype=np.float64) / power), 0.0, to)
+
 
 @dataclass(frozen=True)
 class ResidualLaw:
@@ -74,7 +85,7 @@ class ResidualLaw:
     Attributes
     ----------
     predicted_edges : tuple of float, length bin + 1
-        Of the calibrated prediction, target unit.
+        Of the calibrated prediction, target unit: of its brightness, or of the polarised intensity.
     rms : tuple of float, length bin
         Target unit. Between the middles of bins it goes in straight lines; beyond the last one it
         grows with the brightness.
@@ -91,8 +102,11 @@ class ResidualLaw:
         return np.interp(predicted, middle, self.rms) * beyond
 
     def std(self, predicted: NDArray, scatter: NDArray) -> NDArray:
-        """Total error: this law and the standard deviation of the members in quadrature."""
-        return np.hypot(self(predicted), scatter)
+        """Total error: this law and the standard deviation of the members in quadrature.
+
+        Both arrays are (n,), or (2, n) of Q and U.
+        """
+        return np.hypot(self(_brightness(predicted)), scatter)
 
     @classmethod
     def fit(cls, predicted: NDArray, scatter: NDArray, target: NDArray) -> "ResidualLaw":
@@ -100,30 +114,40 @@ class ResidualLaw:
 
         Parameters
         ----------
-        predicted, scatter : ndarray, shape (n,)
+        predicted, scatter : ndarray, shape (n,), or (2, n) of Q and U
             Calibrated mean of the ensemble, and the standard deviation of its members.
-        target : ndarray, shape (n,)
+        target : ndarray, of that shape
+
+        Returns
+        -------
+        ResidualLaw
+            Of Q and U by their polarised intensity: the rms of either.
 
         Raises
         ------
         MapError
             If there are fewer than 200 pixels.
         """
-        _validate(predicted, target)
-        edges = np.quantile(predicted.astype(np.float64), _QUANTILES)
+        _validate(predicted, target, predicted.shape)
+        bright = _brightness(predicted)
+        edges = np.quantile(bright.astype(np.float64), _QUANTILES)
         # the two ends of a sky are single pixels; the law is of many
-        edges[[0, -1]] = np.quantile(predicted, [0.002, 0.998])
+        edges[[0, -1]] = np.quantile(bright, [0.002, 0.998])
         edges = np.maximum.accumulate(edges)
-        place = np.searchsorted(edges[1:-1], predicted, side="right")
+        place = np.searchsorted(edges[1:-1], bright, side="right")
         # the scatter is added again for each pixel
         excess = (target - predicted).astype(np.float64) ** 2 - scatter.astype(np.float64) ** 2
+        excess = excess.reshape(-1, bright.size).mean(0)
         count = np.bincount(place, minlength=len(edges) - 1)
         mean = np.bincount(place, excess, minlength=len(edges) - 1) / np.maximum(count, 1)
         return cls(tuple(map(float, edges)), tuple(np.sqrt(np.maximum(mean, 0)).tolist()))
 
 
 def to_card(calibration: Calibration, law: ResidualLaw) -> dict[str, Any]:
-    """The tables `calibration` and `residual` of a model's card."""
+    """The tables `calibration` and `residual` of a model's card.
+
+    Those of Q and U stand in its table `polarisation`.
+    """
     return {
         "calibration": vars(calibration).copy(),
         "residual": {"predicted_edges": list(law.predicted_edges), "rms": list(law.rms)},
@@ -155,6 +179,60 @@ def from_card(card: Mapping[str, Any]) -> tuple[Calibration | None, ResidualLaw 
             "train the model anew, or give dust= and mask= to measure both again"
         ) from error
     return calibration, law
+
+
+def measure(stitched: Stitched, target: NDArray, to: str) -> dict[str, Any]:
+    """Calibration and law of the residuals of a stitched map, where a target is known.
+
+    Both are honest only on a sky that no member was trained on.
+
+    Parameters
+    ----------
+    stitched : Stitched
+    target : ndarray, shape (n_pix,), or (3, n_pix) of polarisation
+        RING; NaN where it is not to be used.
+    to : str
+        What the target is, for the header of maps.
+
+    Returns
+    -------
+    dict
+        The tables of a model's card: `calibration`, `residual`, and of polarised maps
+        `polarisation`, which holds those of Q and U.
+
+    Raises
+    ------
+    ShapeError
+        If the target has other maps than were predicted.
+    MapError
+        If it is known in fewer than 200 pixels of the map, or the prediction is flat.
+    """
+    mean, scatter, target = stitched.mean, stitched.scatter, np.asarray(target)
+    if target.shape != mean.shape:
+        raise ShapeError(
+            f"expected a target of shape {mean.shape}, as the model predicts, got {target.shape}; "
+            "give I, Q and U of a polarised model, and the map alone of any other"
+        )
+    if mean.ndim == 1:
+        return _measure(mean, scatter, target, Calibration.fit, to)
+    found = _measure(mean[0], scatter[0], target[0], Calibration.fit, to)
+    qu = _measure(mean[1:], scatter[1:], target[1:], Calibration.through_origin, to)
+    return found | {"polarisation": qu}
+
+
+def _measure(
+    mean: NDArray,
+    scatter: NDArray,
+    target: NDArray,
+    fit: Callable[[NDArray, NDArray, str], Calibration],
+    to: str,
+) -> dict[str, Any]:
+    """The tables of a card that say scale and error of one map, or of Q and U."""
+    known = np.isfinite(target + mean).reshape(-1, mean.shape[-1]).all(0)
+    mean, scatter, target = mean[..., known], scatter[..., known], target[..., known]
+    calibration = fit(mean, target, to)
+    law = ResidualLaw.fit(calibration(mean), abs(calibration.slope) * scatter, target)
+    return to_card(calibration, law)
 
 
 def coverage(
@@ -196,8 +274,13 @@ def coverage(
     return rows
 
 
-def _validate(predicted: NDArray, target: NDArray) -> None:
-    if predicted.size < _LEAST_PIXELS or predicted.shape != target.shape:
+def _brightness(predicted: NDArray) -> NDArray:
+    """Of intensity itself (n,); of Q and U (2, n) the polarised intensity."""
+    return predicted if predicted.ndim == 1 else np.hypot(*predicted)
+
+
+def _validate(predicted: NDArray, target: NDArray, shape: tuple[int, ...]) -> None:
+    if shape[-1] < _LEAST_PIXELS or predicted.shape != shape or target.shape != shape:
         raise MapError(
             f"expected a prediction and a target on at least {_LEAST_PIXELS} pixels, got "
             f"{predicted.shape} and {target.shape}; use a mask that leaves more of the sky"

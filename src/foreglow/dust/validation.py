@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.dust.model import DustModel
 from foreglow.dust.polarised_scores import COLUMNS, gradient_predictor, score_polarisation
-from foreglow.dust.predict import measure, stitched_members
+from foreglow.dust.predict import stitched_members
 from foreglow.dust.scores import integrated_predictor, model_predictor, score
-from foreglow.dust.uncertainty import to_card
+from foreglow.dust.stitch import target_maps
+from foreglow.dust.uncertainty import measure
 from foreglow.errors import warn
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
@@ -135,12 +136,9 @@ def calibrate(model: DustModel, sampler: CutoutSampler, n: int, to: str) -> None
     to : str
         What the target is, for the header of maps.
     """
-    if model.target == "polarisation":
-        return
     cube = sampler.sky
     stitched = stitched_members(model, cube, sampler.fixed_pointings(n))
-    target = cube.target.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(cube.target))), 0]
-    model.card |= to_card(*measure(stitched, target, to))
+    model.card |= measure(stitched, target_maps(cube), to)
 
 
 def validation_scores(model: DustModel, sampler: CutoutSampler, where: Pointings) -> dict[str, Any]:

@@ -58,13 +58,13 @@ def in_cutouts(tensors: Tensor, pointings: Pointings, vector: Tensor) -> Tensor:
     Tensor, shape (batch, 2, n, n)
     """
     flat = vector.flatten(1, 2)
-    row, column = (axis.view(vector.shape).to(tensors.dtype) for axis in carried(pointings, flat))
-    xx, xy, xz, yy, yz, zz = tensors.unbind(-1)
-    x, y, z = row.unbind(-1)
-    turned = torch.stack(
-        [xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z], -1
-    )
-    return torch.stack([(turned * row).sum(-1), (turned * column).sum(-1)], 1)
+    row, column = (axis.view(vector.shape) for axis in carried(pointings, flat))
+    return torch.stack(_along(tensors, row, column), 1)
+
+
+def polarisation_maps(tensors: Tensor, vector: Tensor) -> Tensor:
+    """Q and U (2, n), COSMO, of tensors (n, 6): what undoes `polarisation_tensors`."""
+    return torch.stack(_along(tensors, *_south_east(vector)))
 
 
 def on_the_sphere(q: Tensor, u: Tensor, pointings: Pointings, vector: Tensor) -> tuple[Tensor, ...]:
@@ -112,6 +112,24 @@ def carried(pointings: Pointings, vector: Tensor) -> tuple[Tensor, Tensor]:
         return axis - (axis * vector).sum(-1, keepdim=True) * both
 
     return carry(-up), carry(left)
+
+
+def _along(tensors: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and U of tensors, counted from the first axis towards the second.
+
+    What is averaged from around has a trace across the direction, which is in neither.
+    """
+    first, second = first.to(tensors.dtype), second.to(tensors.dtype)
+    xx, xy, xz, yy, yz, zz = tensors.unbind(-1)
+
+    def seen(axis: Tensor) -> Tensor:
+        x, y, z = axis.unbind(-1)
+        rows = [xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z]
+        return torch.stack(rows, -1)
+
+    along = seen(first)
+    q = 0.5 * ((along * first).sum(-1) - (seen(second) * second).sum(-1))
+    return q, (along * second).sum(-1)
 
 
 def _south_east(vector: Tensor) -> tuple[Tensor, Tensor]:
