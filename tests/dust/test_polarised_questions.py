@@ -2,12 +2,15 @@
 
 import warnings
 
+import astropy.units as u
 import healpy as hp
 import numpy as np
 import pytest
 
 from foreglow.dust.polarised_questions import measure_parity, question_polarisation
+from foreglow.dust.polarised_target import read_polarised
 from foreglow.errors import MapError
+from foreglow.hi_cube.arrays import as_cube
 from foreglow.maps.conventions import MapWarning
 from foreglow.sky.galaxy import mock_galaxy
 
@@ -148,3 +151,27 @@ def test_intensity_or_p_in_the_place_of_q(sky):
 def test_what_cannot_be_learned(sky, change, message):
     with pytest.raises(MapError, match=message):
         question_polarisation("m.fits", np.stack(change(*sky[1:])), None, OPEN, unit="uK_RJ")
+
+
+def test_an_iau_file_that_does_not_say_so_and_what_is_to_be_done(sky, tmp_path):
+    """Of another Nside too; both pieces of advice are followed to the letter."""
+    velocity = np.arange(4) * u.km / u.s
+    cube = as_cube(np.zeros((4, N_PIX), "f4"), velocity, "K", frame="G")
+    fine = hp.ud_grade(sky, 2 * NSIDE) * np.array([[1], [1], [-1]])
+    fine[:, :50] = hp.UNSEEN
+    usual = {"coord": "G", "column_units": "uK_RJ", "dtype": np.float64}
+    names = ["Q_STOKES", "U_STOKES"]
+    hp.write_map(tmp_path / "fine.fits", fine, **usual)
+    hp.write_map(
+        tmp_path / "silent.fits", hp.ud_grade(fine, NSIDE)[1:], column_names=names, **usual
+    )
+    with pytest.raises(
+        MapError, match=r"healpy\.ud_grade of Q and of U, with NaN as healpy\.UNSEEN"
+    ):
+        read_polarised(tmp_path / "fine.fits", None, cube, False, convention="COSMO")
+    with pytest.warns(MapWarning, match="no POLCCONV in the header, taken as COSMO"):
+        found = read_polarised(tmp_path / "silent.fits", None, cube, False)
+    (message,) = said(found.qu, sky[0], unit=found.unit)
+    assert "convention='IAU' for what states none" in message
+    again = read_polarised(tmp_path / "silent.fits", None, cube, False, convention="IAU")
+    assert said(again.qu, sky[0], unit=again.unit) == []
