@@ -130,15 +130,20 @@ def read_polarised(
         )
     intensity = _intensity(given, stored, pixels)
     weight = read_weight(noise, given, stored, np.isfinite(qu[0]), nest)
-    if stored.frame != "G":
-        qu = polarisation_to_galactic(qu, stored.frame)
-        intensity, weight = (
-            None if one is None else scalar_to_galactic(one, stored.frame)
-            for one in (intensity, weight)
-        )
-        if weight is not None:
-            weight[~np.isfinite(qu[0])] = 0.0
-    return PolarisedTarget(qu, stored.unit, name, intensity, weight)
+    target = PolarisedTarget(qu, stored.unit, name, intensity, weight)
+    return target if stored.frame == "G" else _turned(target, stored.frame)
+
+
+def _turned(target: PolarisedTarget, frame: str) -> PolarisedTarget:
+    """A target of another frame on Galactic pixels."""
+    qu = polarisation_to_galactic(target.qu, frame)
+    intensity, weight = (
+        None if one is None else scalar_to_galactic(one, frame)
+        for one in (target.intensity, target.weight)
+    )
+    if weight is not None:
+        weight[~np.isfinite(qu[0])] = 0.0
+    return replace(target, qu=qu, intensity=intensity, weight=weight)
 
 
 def _given(
