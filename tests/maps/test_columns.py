@@ -62,7 +62,6 @@ def test_an_intensity_by_its_place_with_a_word(tmp_path):
     "names",
     [
         ("SIGNAL", "ERROR"),
-        ("POLARISED_INTENSITY", "POLARISATION_ANGLE"),
         ("I_STOKES", "NHITS", "II_COV"),
         ("COLUMN_1", "HITS"),
         ("WEI_Q", "WEI_U"),

@@ -323,7 +323,7 @@ def explicit(pixels, nside=NSIDE, name="PIXEL", format="J"):
             {"columns": stokes_columns(names=("TEMPERATURE", "N_OBS"))},
             r"N_OBS; name the two to take, m.fits\[Q_COL",
         ),
-        ({"columns": stokes_columns()[:1]}, "both, Q first .* BAND=Q.fits,U.fits"),
+        ({"columns": stokes_columns()[:1]}, "both, Q first, as 'Q.fits,U.fits'"),
         (
             {"columns": [fits.Column(name=n, format="4A", array=["a"] * N_PIX) for n in "QU"]},
             "expected numbers in column 'Q', got TFORM 4A",

@@ -181,7 +181,7 @@ def given_array(
         said.
     """
     values, said = values if _has_words(values) else (values, "")
-    stated = _stated(values)
+    stated = stated_conventions(values)
     if frame is None and "frame" in stated:
         frame = canonical_frame(f"{name}: frame of its info.meta", str(stated["frame"]))
     if convention is None and "convention" in stated:
@@ -196,7 +196,7 @@ def given_array(
     return GivenArray(name, values, nest, frame or "G", convention or "COSMO", said)
 
 
-def _stated(values: Any) -> dict[str, Any]:
+def stated_conventions(values: Any) -> dict[str, Any]:
     """What a Quantity states of itself beside its unit; astropy lets arithmetic drop it."""
     info = vars(values).get("info") if isinstance(values, u.Quantity) else None
     return dict(getattr(info, "meta", None) or {})

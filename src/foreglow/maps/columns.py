@@ -25,6 +25,16 @@ _LONG_WORDS = {
 _STOKES = "[IQUVT]{1,2}"
 _OF_INTENSITY = {"TEMPERATURE", "INTENSITY", "DUST"}
 _SAYS_NO_MORE = {"STOKES", "POLARISATION", "POLARIZATION", "POL", "MAP", "ML", "FULL", "MEAN"}
+# of polarised intensity, fraction and angle, which stand in place of Q and U in some files
+_POLAR = (
+    "P|PI|PSI|CHI|PA|POLI|PMAP|PINT|POLINT|PFRAC|POLA|POLANG|PANG|ANG|ANGLE|ANGLES|"
+    "POLARI[SZ]ED|EVPA"
+)
+_FROM_POLAR = (
+    "if these are polarised intensity and angle, make Q = P cos(2 psi) and U = P sin(2 psi) of "
+    "them, with psi from south towards east (COSMO; for psi from north towards east, as the IAU "
+    "counts it, U = -P sin(2 psi))"
+)
 _SAYS_NOTHING = r"_*|_*(COLUMN|COL|FIELD|UNKNOWN|C)_*\d*"
 
 
@@ -113,9 +123,11 @@ def find_stokes(table: Table) -> list[int]:
         _say_by_place(table, last, "Q and U")
         return last
     if len(q) + len(u) == 1:
-        advice = (
-            "if the other lies in a file of its own, give both, Q first (maps=): BAND=Q.fits,U.fits"
-        )
+        advice = "if the other lies in a file of its own, give both, Q first, as 'Q.fits,U.fits'"
+    elif any(_is_polar(table, number) for number in named):
+        advice = _FROM_POLAR
+    elif len(named) == 1:
+        advice = "it holds one map; give a file of Q and U, or two, Q first, as 'Q.fits,U.fits'"
     else:
         advice = f"name the two to take, {table.path.name}[Q_COLUMN,U_COLUMN]"
     raise MapError(
@@ -132,7 +144,7 @@ def find_one_stokes(table: Table, letter: str) -> int:
         return found[0]
     only = next(iter(named), 0)
     says_nothing_else = named[only].kind in ("silent", "") or named[only] == Meaning("I", "signal")
-    if len(named) == 1 and says_nothing_else:
+    if len(named) == 1 and says_nothing_else and not _is_polar(table, only):
         return only  # the user has said which file it is
     raise MapError(
         f"{table.path}: expected one column {letter}_STOKES (or {letter}_POLARISATION, {letter}, "
@@ -258,12 +270,24 @@ def find_named_pair(table: Table, names: Sequence[str]) -> list[int]:
     numbers = [find_named(table, name) for name in names]
     for number, name, letter in zip(numbers, names, "QU", strict=True):
         meaning = meanings(table)[number]
+        if _is_polar(table, number):
+            raise MapError(
+                f"{table.path}: expected the column of {letter}, got {name}, whose name says "
+                f"something else; {_FROM_POLAR}"
+            )
         if meaning.stokes not in ("", letter) or meaning.kind in NOISE_KINDS:
             raise MapError(
                 f"{table.path}: expected the column of {letter}, got {name}, whose name says "
                 f"something else; name them in this order, [Q_COLUMN,U_COLUMN]"
             )
     return numbers
+
+
+def _is_polar(table: Table, number: int) -> bool:
+    """Whether a column is called a polarised intensity, a fraction or an angle."""
+    name = table.columns[number].name or ""
+    words = re.split(r"[-_\s.]+", name.strip().upper())
+    return not {"Q", "U"} & set(words) and any(re.fullmatch(_POLAR, word) for word in words)
 
 
 def _signals(named: dict[int, Meaning], letter: str) -> list[int]:

@@ -1,10 +1,11 @@
 """A user's Q,U maps and intensity maps, found in their files and checked at the door."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 
 from foreglow.errors import MapError
 from foreglow.maps.arrays import GivenArray
@@ -18,6 +19,8 @@ from foreglow.maps.columns import (
 )
 from foreglow.maps.conventions import (
     UNITS,
+    canonical_convention,
+    canonical_frame,
     canonical_unit,
     unit_agrees,
     unit_is_understood,
@@ -27,6 +30,7 @@ from foreglow.maps.given import GivenFile, split_column
 from foreglow.maps.stored import FilePart, StoredMap
 from foreglow.maps.table import Column, Table, open_table
 
+_OF_SEVERAL = "; of several maps, state it for those alone that lack one (BAND='FILE in UNIT')"
 _CONVENTION = ("POLCCONV", "POLCONV")  # the HEALPix card, and as it is often misspelt
 
 
@@ -90,7 +94,12 @@ class IntensityMap(StoredMap):
 
 
 def open_polarisation_map(
-    given: str | Path | GivenFile | GivenArray, unit: str | None = None
+    given: str | Path | GivenFile | GivenArray,
+    unit: str | None = None,
+    *,
+    frame: str | None = None,
+    convention: str | None = None,
+    argument: str = "unit",
 ) -> PolarisationMap:
     """Open a FITS file of Q,U, or an array of them, for streaming.
 
@@ -104,6 +113,11 @@ def open_polarisation_map(
         FITS, plain (memory-mapped) or gzipped (loaded); full sky or partial.
     unit : str, optional
         Needed where the header has none, or a bare kelvin; where it states another it is refused.
+    frame, convention : str, optional
+        "G", "C" or "E", "COSMO" or "IAU", of a file whose header states none; where it states
+        another it is refused. A `GivenArray` has its own.
+    argument : str
+        What messages call the argument that states the unit.
 
     Returns
     -------
@@ -123,7 +137,7 @@ def open_polarisation_map(
     if isinstance(given, GivenArray):
         table = given.table("QU")
         part = FilePart.of(table, [0, 1])
-        unit = signal_unit(table.path, part.columns, unit)
+        unit = signal_unit(table.path, part.columns, unit, argument)
         return PolarisationMap((part,), unit, is_iau(table))
     given = GivenFile.of(given)
     if given.kind:
@@ -132,7 +146,7 @@ def open_polarisation_map(
             "for noise"
         )
     pairs = zip(given.paths, given.columns, strict=True)
-    tables = [open_table(path, names) for path, names in pairs]
+    tables = [_with_words(open_table(path, names), frame, convention) for path, names in pairs]
     if len(tables) == 1:
         names = given.columns[0]
         numbers = [find_named_pair(tables[0], names) if names else find_stokes(tables[0])]
@@ -144,7 +158,7 @@ def open_polarisation_map(
     parts = tuple(FilePart.of(table, one) for table, one in zip(tables, numbers, strict=True))
     columns = [column for part in parts for column in part.columns]
     validate_numbers(given.paths[0], columns)
-    unit = signal_unit(given.paths[0], columns, given.unit or unit)
+    unit = signal_unit(given.paths[0], columns, given.unit or unit, argument)
     return PolarisationMap(parts, unit, is_iau(tables[-1]))  # the sign is that of U
 
 
@@ -194,8 +208,10 @@ def validate_numbers(path: Path, columns: Sequence[Column]) -> None:
         )
 
 
-def signal_unit(path: Path, columns: Sequence[Column], unit: str | None) -> str:
-    """The unit of a map, one of `UNITS`: of its header, or as it was given.
+def signal_unit(
+    path: Path, columns: Sequence[Column], unit: str | None, argument: str = "unit"
+) -> str:
+    """The unit of a map, one of `UNITS`: of its header, or as it was given by an `argument`.
 
     Raises
     ------
@@ -203,16 +219,16 @@ def signal_unit(path: Path, columns: Sequence[Column], unit: str | None) -> str:
         If there is none, or two that differ.
     """
     if unit is not None:
-        unit = canonical_unit(f"{path}: unit=", unit, None)
-        validate_unit(path, columns, unit)
+        unit = canonical_unit(f"{path}: {argument}=", unit, None)
+        validate_unit(path, columns, unit, argument)
         return unit
     for column in columns:
         if not column.unit:
             raise MapError(
-                f"{path}: expected a unit (TUNIT) for column {column.name}, got none; pass unit= "
-                f"as one of {', '.join(UNITS)}"
+                f"{path}: expected a unit (TUNIT) for column {column.name}, got none; pass "
+                f"{argument}= as one of {', '.join(UNITS)}"
             )
-    units = [canonical_unit(f"{path}: TUNIT of {c.name}", c.unit) for c in columns]
+    units = [canonical_unit(f"{path}: TUNIT of {c.name}", c.unit, argument) for c in columns]
     if len(set(units)) > 1:
         raise MapError(
             f"{path}: expected one unit for Q and U, got {units[0]} for {columns[0].name} and "
@@ -221,8 +237,8 @@ def signal_unit(path: Path, columns: Sequence[Column], unit: str | None) -> str:
     return units[0]
 
 
-def validate_unit(path: Path, columns: Sequence[Column], unit: str) -> None:
-    """Check that a unit which was given, any text, is not another than the header states.
+def validate_unit(path: Path, columns: Sequence[Column], unit: str, argument: str = "unit") -> None:
+    """Check that a unit given by an `argument`, any text, is not another than the header states.
 
     Raises
     ------
@@ -236,17 +252,51 @@ def validate_unit(path: Path, columns: Sequence[Column], unit: str) -> None:
     """
     for column in columns:
         if not unit_agrees(column.unit, unit):
+            given, of_several = f"{argument}=", ""
+            if argument == "unit":
+                given, of_several = "unit= or sky.toml", _OF_SEVERAL
             raise MapError(
-                f"{path}: expected the unit {unit}, as given (unit= or sky.toml), got "
+                f"{path}: expected the unit {unit}, as given ({given}), got "
                 f"{column.unit!r} in the header (TUNIT of {column.name}); correct the one that "
-                "is wrong, or leave the unit out; of several maps, state it for those alone that "
-                "lack one (BAND='FILE in UNIT')"
+                f"is wrong, or leave the unit out{of_several}"
             )
         if column.unit and not unit_is_understood(column.unit):
             warn_assumed(
                 f"{path}: TUNIT of {column.name}, {column.unit!r}, is no unit that foreglow knows; "
                 f"taken as {unit}, as given"
             )
+
+
+def _with_words(table: Table, frame: str | None, convention: str | None) -> Table:
+    """A table that states the frame and the convention that were given, where it is silent.
+
+    Raises
+    ------
+    MapError
+        If it states others.
+    """
+    said = fits.Header()
+    if frame is not None:
+        said["COORDSYS"] = canonical_frame("frame=", frame)
+        stated = table.keyword("COORDSYS")
+        if stated and canonical_frame(f"{table.path}: COORDSYS", stated) != said["COORDSYS"]:
+            raise _contradicts(table, f"frame={frame!r}", f"COORDSYS = {stated!r}")
+    if convention is not None:
+        wanted = canonical_convention("convention=", convention)
+        for key in _CONVENTION:
+            stated = table.keyword(key)
+            if stated and stated != wanted:
+                raise _contradicts(table, f"convention={convention!r}", f"{key} = {stated!r}")
+        if not any(table.keyword(key) for key in _CONVENTION):
+            said["POLCCONV"] = wanted
+    return replace(table, other_headers=(*table.other_headers, said))
+
+
+def _contradicts(table: Table, given: str, stated: str) -> MapError:
+    return MapError(
+        f"{table.path}: expected a header that agrees with {given}, got {stated}; correct the one "
+        "that is wrong, or leave the argument out"
+    )
 
 
 def _intensity_part(path: str | Path) -> FilePart:
