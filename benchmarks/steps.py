@@ -17,6 +17,7 @@ import torch
 from foreglow.dust import train as dust_train
 from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.inputs import DustSky
+from foreglow.dust.plan import DustPlan
 from foreglow.maps.hemispheres import NORTH
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network import train as recognition_train
@@ -53,7 +54,7 @@ def dust_steps(
     precision="tf32",
 ) -> list[float]:  # fmt: skip
     """Seconds of each step of `foreglow.dust.train.train`, cutouts drawn at every step."""
-    plan = dust_train.DustPlan(
+    plan = DustPlan(
         network, width=width, epochs=1, steps=WARM_UP + steps + 1, batch=batch, precision=precision
     )
     with (

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from foreglow.dust.model import DustModel
+    from foreglow.dust.plan import DustPlan
     from foreglow.dust.predict import predict_dust
-    from foreglow.dust.train import DustPlan, train_dust
+    from foreglow.dust.train import train_dust
     from foreglow.errors import ForeglowError
     from foreglow.hi_cube.cube import open_cube
     from foreglow.hi_cube.prepare import prepare as prepare_cube

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from foreglow.dust.augment import shift_velocity
-from foreglow.dust.train import DustPlan
+from foreglow.dust.plan import DustPlan
 
 
 def test_lines_are_moved_each_by_its_own_step():

@@ -4,7 +4,8 @@ import healpy as hp
 import numpy as np
 import pytest
 
-from foreglow.dust.inputs import SkySource, faint_sky, load_sky, mock_sky, paper_filter
+from foreglow.dust.inputs import faint_sky, mock_sky, paper_filter
+from foreglow.dust.load import SkySource, load_sky
 from foreglow.errors import MapError, SkyError
 from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.conventions import MapWarning

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from foreglow.dust.inputs import load_sky, mock_sky
+from foreglow.dust.inputs import mock_sky
+from foreglow.dust.load import load_sky
 from foreglow.dust.simulate import make_sky_files
 from foreglow.errors import SkyError
 from foreglow.hi_cube.cube import open_cube

@@ -13,7 +13,7 @@ import pytest
 
 from drawing import draw_small
 from foreglow.dust.model import DustModel
-from foreglow.dust.train import DustPlan
+from foreglow.dust.plan import DustPlan
 from foreglow.errors import RunError, SkyError
 from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps

@@ -191,7 +191,8 @@ def dust_train(
 
     A wedge of the region, between two longitudes, is kept out of it for validation.
     """
-    from foreglow.dust.train import DustPlan, train_dust
+    from foreglow.dust.plan import DustPlan
+    from foreglow.dust.train import train_dust
     from foreglow.plans import read_plan
 
     chosen = read_plan(
@@ -276,7 +277,7 @@ def dust_evaluate(
 ) -> None:
     """Correlation of a model's predictions with the dust, beside the integrated HI map."""
     from foreglow.dust.evaluate import evaluate_model, polarised_table, score_table
-    from foreglow.dust.inputs import SkySource
+    from foreglow.dust.load import SkySource
 
     # the range of velocities is the model's
     given = SkySource(sky, cube, dust, mask, dust_unit=dust_unit, nside=nside, seed=seed)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from foreglow.compute.device import pick_device
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
-from foreglow.dust.inputs import SkySource
+from foreglow.dust.load import SkySource
 from foreglow.dust.model import DustModel
 from foreglow.dust.polarised_scores import gradient_predictor, score_polarisation
 from foreglow.dust.scores import integrated_predictor, model_predictor, score

@@ -210,23 +210,31 @@ class HarmonicFilter:
         good = mask & (cover >= _LEAST_COVER)
         return np.where(good, filtered / np.where(good, cover, 1), np.nan).astype(filtered.dtype)
 
-    def polarised(self, q_and_u: np.ndarray) -> np.ndarray:
-        """Filtered Q and U of the full sky: their E and B are multiplied alike.
+    def polarised(self, q_and_u: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Filtered Q and U: their E and B are multiplied alike.
 
         Parameters
         ----------
         q_and_u : ndarray, shape (2, n_pix), float32 or float64
-            RING; else as `full_sky`.
+            RING, COSMO.
+        mask : ndarray of bool, shape (n_pix,), optional
+            Of a partial sky, treated as `partial_sky` does.
 
         Returns
         -------
         ndarray, shape (2, n_pix), dtype of `q_and_u`
+            NaN outside the mask and where cover is too small.
 
         Raises
         ------
         ShapeError, MapError
             As `full_sky`.
         """
+        if mask is not None:
+            filled = np.where(mask, q_and_u, np.zeros((), q_and_u.dtype))
+            cover = self._cover(mask, q_and_u.dtype)
+            good = mask & (cover >= _LEAST_COVER)
+            return np.where(good, self.polarised(filled) / np.where(good, cover, 1), np.nan)
         maps = np.stack([self._validate(values) for values in q_and_u])
         spin = {**self._geometry, "spin": 2}
         alm = ducc0.sht.adjoint_synthesis(map=maps, **spin)

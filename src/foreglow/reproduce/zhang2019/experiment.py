@@ -17,10 +17,11 @@ from foreglow.dust.baselines import LinearModel, NormalEquations
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.model import DustModel
+from foreglow.dust.plan import DustPlan
 from foreglow.dust.results import DustMap
 from foreglow.dust.scores import Predictor, Scores, integrated_predictor, score
 from foreglow.dust.spectra import fundamental_bands
-from foreglow.dust.train import DustPlan, train
+from foreglow.dust.train import train
 from foreglow.dust.validation import hold_out
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import Method, Region, split

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from foreglow.dust import inputs
+from foreglow.dust import load
 from foreglow.dust.inputs import DustSky, observed_sky
 from foreglow.errors import SkyError
 from foreglow.hi_cube.cube import open_cube
@@ -76,7 +76,7 @@ class FileSource:
 
     def sky(self, low_kms: float, high_kms: float) -> DustSky:
         """See `Source`."""
-        return inputs.load_sky(self.cube, self.dust, self.mask, low_kms, high_kms, self.unit)
+        return load.load_sky(self.cube, self.dust, self.mask, low_kms, high_kms, self.unit)
 
     def channels(
         self, low_kms: float, high_kms: float
