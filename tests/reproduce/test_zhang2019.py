@@ -43,6 +43,7 @@ TINY = {
     "unet_zhang2019_annealed": _PLAN | {"network": "unet_zhang2019", "schedule": "annealed"},
     "variants": _PLAN,
     "unet_polarised": _PLAN,
+    "hough_cutouts": 2,
 }
 NETWORKS = set(TINY["networks"])
 MODELS = {"integrated", "linear", "linear_scale_dependent"} | NETWORKS
@@ -239,7 +240,7 @@ def test_report(folder):
 
 def test_printed(folder):
     table, polarised = printed_tables("zhang2019", folder)
-    assert polarised.row_count == 6  # with and without noise, and what only the mock knows
+    assert polarised.row_count == 7  # with and without noise, and what only the mock knows
     assert table.row_count == len(MODELS) + 1
 
 

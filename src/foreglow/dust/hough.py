@@ -1,12 +1,12 @@
-"""Polarised dust from the shapes of the gas alone: baselines that learn nothing.
+"""The Rolling Hough Transform: polarised dust from the filaments of the gas, with nothing learned.
 
 Filaments of hydrogen lie along the magnetic field and grains shine across it, so that the angles of
-filaments, weighed by their brightness, are a map of polarised dust. All three functions give Q and
-U in the frame of the cutout: Q = P cos 2 chi and U = P sin 2 chi, with chi from the direction of
+filaments, weighed by their brightness, are a map of polarised dust. Q and U are in the frame of the
+cutout: Q = P cos 2 chi and U = P sin 2 chi, with chi from the direction of
 rising row to that of rising column. That is COSMO in the middle of a cutout that is not rotated.
 
-None takes the edge of a mask or of the cutout for a filament: where too little is seen there is
-zero. Ask for a wider grid and crop it to lose nothing.
+No edge of a mask or of the cutout is taken for a filament: where too little is seen there is zero.
+Ask for a wider grid and crop it to lose nothing.
 """
 
 import math
@@ -101,112 +101,6 @@ def hough_polarisation(
                 spin = _averaged(avg_pool2d(spin, parts), share[some], around)
                 made[some] -= channel[some].unsqueeze(1) * spin
     return made
-
-
-def hessian_polarisation(
-    inputs: Tensor, grid: Grid, fwhm_arcmin: float, mask: Tensor | None = None
-) -> Tensor:
-    """Predict Q and U by the curvature of each channel: across its ridges.
-
-    A ridge is where the smoothed channel curves down, its Laplacian being negative. There
-    -(d_row + i d_col)^2 of it is added: across the ridge, and stronger the sharper it is.
-
-    Parameters
-    ----------
-    inputs : Tensor, shape (batch, channel, n, n)
-        K.
-    grid : Grid
-        It may be too coarse for `hough_polarisation`.
-    fwhm_arcmin : float
-        Of the Gaussian that smooths each channel first; 0 for none.
-    mask : Tensor of bool, shape (batch, n, n), optional
-        True where the sky counts.
-
-    Returns
-    -------
-    Tensor, shape (batch, 2, n, n)
-        Q and U, in the unit of the inputs for a pixel squared. Zero where the Gaussian, cut at
-        three sigma, or the pixels beside it touch the mask or leave the cutout.
-
-    Raises
-    ------
-    ShapeError
-        If shapes do not agree.
-
-    References
-    ----------
-    Planck int. XXXII 2016 (arXiv:1409.6728) finds ridges by the Hessian; Halal et al. 2024
-    (arXiv:2306.10107) makes templates of polarisation from those of hydrogen.
-    """
-    seen = _validate_seen(inputs, grid, mask)
-    kernel = _gaussian(fwhm_arcmin / grid.pixel_arcmin).to(inputs)
-    stencils = _curvature_stencils().to(inputs)
-    with arithmetic("float32"):
-        kept = _eroded(_eroded(seen, torch.outer(kernel, kernel)), torch.ones_like(stencils[0]))
-        made = inputs.new_zeros(len(inputs), 2, grid.n, grid.n)
-        for channel in inputs.unbind(1):
-            channel = torch.where(seen, channel, 0)
-            smooth = _smoothed(channel, kernel)
-            curvature = _convolved(smooth, stencils)  # (batch, 3, n, n)
-            spin, laplacian = curvature[:, :2], curvature[:, 2]
-            least = _ROUNDING * smooth.abs()
-            ridge = (laplacian < -least) & (spin.norm(dim=1) > least)
-            made -= spin * ridge.unsqueeze(1)
-    return made * kept.unsqueeze(1)
-
-
-def structure_polarisation(
-    inputs: Tensor, grid: Grid, fwhm_arcmin: float, mask: Tensor | None = None
-) -> Tensor:
-    """Predict Q and U by the gradients of each channel: along them, for they lie across filaments.
-
-    The mean around a pixel of (d_row T + i d_col T)^2, the structure tensor's part of spin 2, over
-    that of |d_row T + i d_col T|^2 has the angle that the gradients share and, from 0 to 1, how
-    far they share it. The sum over the channels weighs it by their brightness.
-
-    Parameters
-    ----------
-    inputs : Tensor, shape (batch, channel, n, n)
-        K. On the mock one channel of the whole line does best: `inputs.sum(1, keepdim=True)`.
-    grid : Grid
-        It may be too coarse for `hough_polarisation`.
-    fwhm_arcmin : float
-        Of the Gaussian over which gradients are averaged: the block of the velocity gradient
-        technique. It must hold many of them: 360 does well on the mock.
-    mask : Tensor of bool, shape (batch, n, n), optional
-        True where the sky counts.
-
-    Returns
-    -------
-    Tensor, shape (batch, 2, n, n)
-        Q and U, in the unit of the inputs. Zero where masked; the mean is over the gradients whose
-        pixels are all seen.
-
-    Raises
-    ------
-    ShapeError
-        If shapes do not agree.
-
-    References
-    ----------
-    The velocity gradient technique of Hu, Yuen & Lazarian 2019 (arXiv:1910.05637) and Lu, Lazarian
-    & Pogosyan 2020 (arXiv:1910.02226), with a Gaussian for the blocks and the mean of the tensor
-    for the peak of the histogram of angles.
-    """
-    seen = _validate_seen(inputs, grid, mask)
-    kernel = _gaussian(fwhm_arcmin / grid.pixel_arcmin).to(inputs)
-    stencils = _gradient_stencils().to(inputs)
-    with arithmetic("float32"):
-        kept = _eroded(seen, stencils.abs().sum(0))
-        made = inputs.new_zeros(len(inputs), 2, grid.n, grid.n)
-        for channel in inputs.unbind(1):
-            channel = torch.where(seen, channel, 0)
-            row, column = (_convolved(channel, stencils) * kept.unsqueeze(1)).unbind(1)
-            products = torch.stack([row**2 - column**2, 2 * row * column, row**2 + column**2], 1)
-            mean = _smoothed(products.flatten(0, 1), kernel).view_as(products)
-            size = _smoothed(channel.abs(), kernel)
-            made += channel.unsqueeze(1) * _ratio(mean[:, :2], mean[:, 2], (_ROUNDING * size) ** 2)
-    return made * seen.unsqueeze(1)
 
 
 def _unsharp(channel: Tensor, disc: Tensor) -> Tensor:
@@ -304,19 +198,6 @@ def _offsets(reach: float) -> tuple[Tensor, Tensor]:
     return offset.unsqueeze(1), offset.unsqueeze(0)
 
 
-def _gradient_stencils() -> Tensor:
-    """d_row and d_col of a map, as kernels (2, 3, 3)."""
-    row = torch.tensor([[0.0, -0.5, 0.0], [0.0, 0.0, 0.0], [0.0, 0.5, 0.0]])
-    return torch.stack([row, row.T])
-
-
-def _curvature_stencils() -> Tensor:
-    """d_row^2 - d_col^2, 2 d_row d_col and d_row^2 + d_col^2 of a map, as kernels (3, 3, 3)."""
-    row = torch.tensor([[0.0, 1.0, 0.0], [0.0, -2.0, 0.0], [0.0, 1.0, 0.0]])
-    cross = torch.tensor([[0.5, 0.0, -0.5], [0.0, 0.0, 0.0], [-0.5, 0.0, 0.5]])
-    return torch.stack([row - row.T, cross, row + row.T])
-
-
 def _convolved(maps: Tensor, kernels: Tensor) -> Tensor:
     """Maps (batch, n, n) through kernels (k, w, w): (batch, k, n, n), zero outside."""
     return conv2d(maps.unsqueeze(1), kernels.unsqueeze(1), padding=kernels.shape[-1] // 2)
@@ -357,5 +238,5 @@ def _validate_fine(grid: Grid, window_arcmin: float, smoothing_radius_arcmin: fl
         f"expected pixels of at most {largest:.4g} arcmin, for a window of {window_arcmin:.4g} and "
         f"a smoothing radius of {smoothing_radius_arcmin:.4g} arcmin, got {grid.pixel_arcmin:.4g}; "
         f"draw cutouts on Grid(n={grid.n * finer}, pixel_arcmin={grid.pixel_arcmin / finer:.4g}), "
-        "from maps as fine, or use hessian_polarisation"
+        "from maps as fine, or use gradient_polarisation"
     )

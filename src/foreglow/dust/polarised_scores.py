@@ -50,6 +50,11 @@ class PolarisedScores:
     values: dict[str, NDArray[np.float64]]
     curve: NDArray[np.float64]
 
+    def first(self, n: int) -> "PolarisedScores":
+        """Those of the first cutouts."""
+        values = {key: one[:n] for key, one in self.values.items()}
+        return PolarisedScores(self.name, values, self.curve[:n])
+
     def record(self, reference: "PolarisedScores") -> dict[str, Any]:
         """A flat record for metrics.json.
 

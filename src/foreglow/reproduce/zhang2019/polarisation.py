@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.dust.hough import hough_polarisation
 from foreglow.dust.inputs import DustSky, observed_sky
 from foreglow.dust.model import DustModel
-from foreglow.dust.orientation import gradient_polarisation
+from foreglow.dust.orientation import gradient_polarisation, observed
 from foreglow.dust.polarised_scores import (
     PolarisedScores,
     gradient_predictor,
@@ -15,6 +16,7 @@ from foreglow.dust.polarised_scores import (
 )
 from foreglow.dust.scores import Predictor, model_predictor
 from foreglow.maps import healpix as hp
+from foreglow.maps.gnomonic import Grid
 from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import maps as dust_maps
 from foreglow.reproduce.zhang2019.experiment import (
@@ -45,8 +47,12 @@ def polarised_dust(experiment: Experiment) -> Captions:
         found = _scores(experiment, gas, noisy, model)
     for target, scores in found.items():
         for one in scores.values():
-            record = one.record(scores["gradients"])
+            record = one.record(scores["gradients"].first(len(one.curve)))
             record |= {"step": "polarisation", "split": _SPLIT, "set": "test", "target": target}
+            if one.name == POLARISED and "hough" in scores:
+                hough = scores["hough"]
+                above = one.first(len(hough.curve)).record(hough)
+                record |= {f"hough_{k}": v for k, v in above.items() if k.startswith("wins")}
             experiment.run.records.append(record)
             log.info(
                 "%s, of %s: E %.3f, %.3f; B %.3f, %.3f; alignment %.3f", one.name, target,
@@ -68,16 +74,27 @@ def _scores(
         POLARISED: model_predictor(model),
     }
 
-    def judged(sky: DustSky, predictors: dict[str, Predictor]) -> dict[str, PolarisedScores]:
+    def judged(
+        sky: DustSky, predictors: dict[str, Predictor], n: int | None = None
+    ) -> dict[str, PolarisedScores]:
         sampler = CutoutSampler(sky.cube, region, experiment.grid, "nearest", fine=model.fine)
-        return score_polarisation(predictors, sampler, where, 16)
+        return score_polarisation(predictors, sampler, where[:n], 16)
 
     layers = on_device(known_gas(gas, clean), experiment.device)
     known = {"perfect_gas": _by_layer, "perfect_field": _true_angles}
-    return {
-        "truth": judged(clean, ours) | judged(layers, known),
-        "observed": judged(noisy, ours),
-    }
+    few = experiment.settings["hough_cutouts"]
+    truth = judged(clean, ours) | judged(clean, {"hough": _hough}, few) | judged(layers, known)
+    return {"truth": truth, "observed": judged(noisy, ours)}
+
+
+def _hough(cutouts: Cutouts) -> Tensor:
+    """The Rolling Hough Transform of eight channels together, some 10 km/s, as published."""
+    n, fine = cutouts.mask.shape[-1], cutouts.inputs.shape[-1]
+    step = 8 if cutouts.inputs.shape[1] % 8 == 0 else 1
+    gas = cutouts.inputs.unflatten(1, (-1, step)).sum(2)
+    seen, _, _ = observed(cutouts.inputs, cutouts.mask)
+    grid = Grid(fine, Grid().pixel_arcmin * n / fine)
+    return torch.nn.functional.avg_pool2d(hough_polarisation(gas, grid, seen), fine // n)
 
 
 def known_gas(gas: MockGas, sky: DustSky) -> DustSky:
@@ -98,9 +115,8 @@ def _by_layer(cutouts: Cutouts) -> Tensor:
 def _true_angles(cutouts: Cutouts) -> Tensor:
     """The column of all layers, polarised as the dust is: what knows the field but no fraction."""
     qu = cutouts.target[:, 1:]
-    total = torch.nn.functional.avg_pool2d(
-        cutouts.inputs.sum(1, keepdim=True), cutouts.inputs.shape[-1] // qu.shape[-1]
-    )
+    _, share, fine = observed(cutouts.inputs, cutouts.mask)
+    total = torch.nn.functional.avg_pool2d(cutouts.inputs.sum(1, keepdim=True), fine) / share
     return total * qu / qu.square().sum(1, keepdim=True).sqrt().clamp(min=1e-20)
 
 
@@ -118,7 +134,9 @@ def _curve_figure(experiment: Experiment, scores: dict[str, PolarisedScores]) ->
         f"Ratio of spectra with the dust's polarisation without noise, mean over "
         f"{experiment.settings['test_cutouts']:,} southern cutouts; trained in the north on maps "
         "with noise of Planck's depth. Perfect knowledge of the gas: the column of each layer, "
-        "polarised as its own gradients point; of the field: all gas, polarised as the dust is.",
+        "polarised as its own gradients point; of the field: all gas, polarised as the dust is. "
+        f"The Hough transform: of {experiment.settings['hough_cutouts']} cutouts, whose sides it "
+        "leaves empty.",
     )
 
 
