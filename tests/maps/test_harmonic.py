@@ -178,3 +178,24 @@ def test_a_bright_plane_does_not_ring():
         for window in (harmonic.low_pass(nside), butterworth(2 * nside))
     )
     assert np.abs(smooth).max() < 0.1 * np.abs(cut_off).max()
+
+
+def test_polarisation_is_filtered_by_its_e_and_b():
+    """As healpy does, on the whole sky; on a part a pure tensor field stays as it is inside."""
+    nside, l_max = 32, 64
+    rng = np.random.default_rng(0)
+    size = hp.Alm.getsize(40)
+    alm = [(rng.normal(size=size) + 1j * rng.normal(size=size)) for _ in range(2)]
+    for one in alm:
+        one[hp.Alm.getlm(40)[0] < 2] = 0
+    qu = np.stack(hp.alm2map_spin(alm, nside, 2, 40))
+    window = 1 / (1 + (np.arange(l_max + 1) / 20.0) ** 2)
+    found = HarmonicFilter(nside, window).polarised(qu)
+    expected = hp.alm2map_spin([hp.almxfl(one, window[:41]) for one in alm], nside, 2, 40)
+    assert np.abs(found - expected).std() < 5e-3 * np.std(expected)  # the quadrature
+    part = hp.pix2ang(nside, np.arange(12 * nside**2), lonlat=True)[1] > 0
+    inside = hp.pix2ang(nside, np.arange(12 * nside**2), lonlat=True)[1] > 40
+    some = HarmonicFilter(nside, window).polarised(np.where(part, qu, np.nan), part)
+    assert np.isnan(some[:, ~part]).all()
+    assert np.abs(some - expected)[:, inside].std() < 0.1 * np.std(expected)
+    np.testing.assert_array_equal(HarmonicFilter(nside, np.zeros(0)).full_sky(qu[0]), qu[0])
