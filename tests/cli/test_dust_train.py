@@ -68,7 +68,8 @@ def test_polarisation_of_the_mock(run, tmp_path):
     code, said, err = run("dust", "evaluate", "--model", out, *options)
     assert code == 0
     records = json.loads(said)
-    assert [record["model"] for record in records] == ["gradients", "unet"]
+    assert [record["model"] for record in records] == ["gradients", "unet"] * 2
+    assert [record["target"] for record in records] == ["observed"] * 2 + ["truth"] * 2
     assert {"e50", "b150", "spectrum_e50", "alignment", "wins_b50"} <= records[1].keys()
     assert -1 <= records[1]["alignment"] <= 1
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from foreglow.compute.device import pick_device
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.inputs import DustSky
 from foreglow.dust.load import SkySource
 from foreglow.dust.model import DustModel
 from foreglow.dust.polarised_scores import gradient_predictor, score_polarisation
@@ -49,7 +50,8 @@ def evaluate_model(
     -------
     list of dict
         Records of "integrated" and of the model's network, see `Scores.record`; of polarisation
-        of "gradients" and of the network, see `PolarisedScores.record`.
+        of "gradients" and of the network, see `PolarisedScores.record`, with `target`: "observed",
+        and on the mock also "truth", its Q and U without noise.
 
     Raises
     ------
@@ -68,7 +70,29 @@ def evaluate_model(
     # channels of a cube may lie half a channel beside the model's; the mock's are made to measure
     slack = 0.0 if given.sky else 0.5 * float(np.diff(velocity).min())
     low, high = velocity[0] - slack, velocity[-1] + slack
-    sky = replace(given, low_kms=low, high_kms=high, target=loaded.target).load()
+    given = replace(given, low_kms=low, high_kms=high, target=loaded.target)
+    if loaded.target == "polarisation" and given.sky:  # the mock knows its own
+        skies = given.with_truth()
+    else:
+        skies = {"observed": given.load()}
+    records = []
+    for target, sky in skies.items():
+        found = _scores(loaded, sky, region, cutouts, seed, chosen, progress)
+        more = {"target": target} if loaded.target == "polarisation" else {}
+        records += [record | more for record in found]
+    return records
+
+
+def _scores(
+    loaded: DustModel,
+    sky: DustSky,
+    region: str,
+    cutouts: int,
+    seed: int,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> list[dict[str, Any]]:
+    """The records of a model and the simplest one, on one sky."""
     if not same_unit(sky.target_unit, loaded.target_unit):
         raise MapError(
             f"expected a dust map in {loaded.target_unit}, as the model was trained with, got "
@@ -78,7 +102,7 @@ def evaluate_model(
     inputs = sky.cube.inputs
     if len(channels) != inputs.shape[1]:
         inputs = inputs[:, torch.from_numpy(channels)]
-    cube = SkyCube(inputs, sky.cube.target).to(chosen)
+    cube = SkyCube(inputs, sky.cube.target).to(device)
     method = loaded.card.get("cutouts", {}).get("method", "nearest")
     sampler = CutoutSampler(cube, REGIONS[region], loaded.grid, method, fine=loaded.fine)
     where = sampler.fixed_pointings(cutouts, seed)
@@ -95,7 +119,7 @@ def polarised_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The records of `PolarisedScores.record` as a table for the terminal."""
     columns = [f"{letter}, {scale}" for scale in ("r50", "r150") for letter in "EB"]
     table = Table(
-        "model", "r", *columns, "alignment",
+        "model", "Q and U", "r", *columns, "alignment",
         title=escape(f"{title}, {records[0]['n']} cutouts"),
         caption="by mode: mean over Fourier modes, as the paper's numbers; spectra: ratio of "
         "spectra, as its eq. 2.1; alignment: mean cos 2 (angle between the directions)",
@@ -104,7 +128,9 @@ def polarised_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
         for kind, name in (("", "by mode"), ("spectrum_", "spectra")):
             keys = [f"{kind}{letter}{scale}" for scale in ("50", "150") for letter in "eb"]
             shown = "" if kind else _cell(record, "alignment")
-            table.add_row(record["model"], name, *(_cell(record, key) for key in keys), shown)
+            of = "without noise" if record["target"] == "truth" else "as observed"
+            cells = [_cell(record, key) for key in keys]
+            table.add_row(record["model"], of, name, *cells, shown)
     return table
 
 

@@ -17,6 +17,7 @@ from foreglow.dust.inputs import (
     channel_filter,
     cut_of,
     mock_sky,
+    observed_sky,
     paper_filter,
 )
 from foreglow.dust.networks import Target
@@ -29,6 +30,7 @@ from foreglow.hi_cube.brightness import Brightest
 from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
 from foreglow.maps.conventions import MapWarning
+from foreglow.sky.gas import mock_gas
 from foreglow.sky.hydrogen import velocity_channels
 
 log = logging.getLogger("foreglow")
@@ -107,6 +109,15 @@ class SkySource:
     def others(self) -> list[DustSky]:
         """All skies of the mock but the first."""
         return [replace(self, seed=self.seed + k, skies=1).load() for k in range(1, self.skies)]
+
+    def with_truth(self) -> dict[str, DustSky]:
+        """A polarised sky of the mock as "observed", and "truth": its Q and U without noise."""
+        velocity = velocity_channels(self.low_kms, self.high_kms)
+        gas = mock_gas(self.nside, self.seed)
+        return {
+            name: observed_sky(gas, velocity, self.target, noise)
+            for name, noise in (("observed", True), ("truth", False))
+        }
 
     def settings(self) -> dict[str, str | None]:
         """What tells this sky from another, in plain values."""
