@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from foreglow.dust.load import load_sky
 from foreglow.dust.polarised_target import read_polarised
+from foreglow.dust.stitch import target_maps
 from foreglow.errors import MapError, ShapeError
 from foreglow.hi_cube.arrays import as_cube
 from foreglow.maps.conventions import MapWarning
@@ -57,6 +59,11 @@ def two(q=QU[0], v=QU[1], **more):
 
 def read(dust, cube, unit=None, nest=False, **words):
     return read_polarised(dust, unit, cube, nest, **words)
+
+
+def load(dust, cube, **words):
+    sky = load_sky(cube, dust, np.ones(N_PIX), 0, 3, target="polarisation", **words)
+    return target_maps(sky.cube)
 
 
 # ---- what is read -----------------------------------------------------------------------------
@@ -240,10 +247,10 @@ def test_noise_given_that_cannot_be_used(cube, noise, message):
     [
         (
             {"TEMPERATURE": QU[0]}, [], {},
-            "expected one column Q_STOKES and one U_STOKES .*, got columns TEMPERATURE; it holds "
-            "one map; give a file of Q and U, or two, Q first, as 'Q.fits,U.fits'",
+            r"expected columns of I, Q and U, got columns TEMPERATURE; give a file of the three, "
+            r"or learn the intensity \(target='intensity'\)",
         ),
-        ({"Q_STOKES": QU[0]}, [], {}, "give both, Q first, as 'Q.fits,U.fits'"),
+        ({"Q_STOKES": QU[0]}, [], {}, "expected columns of I, Q and U, got columns Q_STOKES; g"),
         (
             {"P": QU[0], "PSI": QU[1]}, [], {},
             r"got columns P, PSI; if these are polarised intensity and angle, make Q = P cos\(2 "
@@ -314,7 +321,11 @@ def test_files_that_are_none(write, cube, tmp_path):
 @pytest.mark.parametrize(
     ("dust", "error", "message"),
     [
-        (QU[0], ShapeError, r"dust=: expected Q and U of shape \(2, n_pix\).*target='intensity'"),
+        (
+            QU[0],
+            ShapeError,
+            r"dust=: expected I, Q and U of shape \(3, n_pix\), got.*'intensity'",
+        ),
         (QU.T, ShapeError, r"dust: expected an array of shape \(2, n_pix\) .* got \(768, 2\)"),
         (np.ones((4, N_PIX)), ShapeError, r"expected an array of shape .*, got \(4, 768\)"),
         (QU[:, :700], ShapeError, r"dust=: expected 768 pixels, Nside 8 .*, got shape \(2, 700\)"),
@@ -352,3 +363,37 @@ def test_an_array_that_states_another_convention(cube):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(read(stated, cube, convention="cosmo").qu, QU)
+
+
+# ---- what a training asks of it ---------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::foreglow.maps.conventions.MapWarning")
+@pytest.mark.parametrize(
+    ("columns", "units", "got"),
+    [
+        (two(), (), "got Q and U alone; give a map of the three"),
+        (two(I_STOKES=IQU[0]), ("", "", "K_RJ"), "got K_RJ of I_STOKES and uK_RJ of Q_STOKES; gi"),
+        (two(I_STOKES=IQU[0] * np.nan), (), r"got an intensity that cannot be read \(.*NaN or"),
+    ],
+)
+def test_a_training_needs_the_intensity_in_the_same_map(write, cube, columns, units, got):
+    units = [unit or "uK_RJ" for unit in units]
+    with pytest.raises(MapError, match=got):
+        load(write(columns, units), cube)
+
+
+def test_files_of_q_and_of_u_lack_the_intensity(write, cube):
+    files = [write({name: QU[0]}, name=f"{name}.fits") for name in "QU"]
+    with pytest.raises(MapError, match="got Q and U in files of their own; give a map of the th"):
+        load(",".join(map(str, files)), cube)
+
+
+def test_arrays_of_a_training_are_said_to_be_iau(recwarn):
+    gas = 50 + np.abs(np.random.default_rng(1).normal(size=N_PIX))
+    cube = as_cube(np.tile(gas, (4, 1)), VELOCITY, "K", frame="G")
+    dust = np.stack([gas, *(3 * QU)])
+    cosmo = load(u.Quantity(dust, UK_RJ), cube, frame="G", convention="COSMO")
+    iau = load(dust * [[1], [1], [-1]], cube, dust_unit="uK_RJ", frame="G", convention="IAU")
+    np.testing.assert_array_equal(iau, cosmo)
+    assert not [w for w in recwarn if "states" in str(w.message)]

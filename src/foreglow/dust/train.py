@@ -162,6 +162,7 @@ def train_dust(
     nest: bool | None = None,
     frame: str | None = None,
     dust_unit: str | None = None,
+    convention: str | None = None,
     nside: int = 256,
     skies: int = 1,
     seed: int = 0,
@@ -190,8 +191,8 @@ def train_dust(
         whole; of several processes the first one writes.
     low_kms, high_kms : float
         Channels centred from one to the other (LSR) are taken.
-    velocity, unit, nest, frame, dust_unit
-        What arrays do not state, as for `load_sky`.
+    velocity, unit, nest, frame, dust_unit, convention
+        What arrays, and Q and U of a file, do not state, as for `load_sky`.
     nside : int
         Of the mock.
     skies : int
@@ -223,7 +224,7 @@ def train_dust(
     """
     given = SkySource(
         sky, cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, nside,
-        seed, skies, target,
+        seed, skies, target, convention,
     )  # fmt: skip
     with model_to_be(out, resume, processes.size) as to_be:
 
