@@ -218,3 +218,16 @@ def test_spectra_of_e_and_b_on_the_mock_are_those_of_dust(sky):
     e, b = (e_and_b(cut.target[:, 1:])[:, k] for k in range(2))
     assert float(b.square().mean() / e.square().mean()) < 1
     assert float(spectrum_correlation(e, b, BANDS).mean().abs()) < 0.2
+
+
+def test_gradients_of_a_cutout_do_not_depend_on_those_beside_it():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(2, 3, 64, 64, generator=generator)
+    inputs[1] *= 50
+    mask = torch.ones(2, 32, 32, dtype=torch.bool)
+    mask[:, 20:] = False
+    both = gradient_polarisation(inputs, mask)
+    torch.testing.assert_close(both[:1], gradient_polarisation(inputs[:1], mask[:1]))
+    torch.testing.assert_close(both[1:], 50 * gradient_polarisation(inputs[1:] / 50, mask[1:]))
+    empty = torch.stack([inputs[0], torch.zeros_like(inputs[0])])
+    assert not gradient_polarisation(empty, mask)[1].any()

@@ -172,6 +172,13 @@ def test_an_iau_file_that_does_not_say_so_and_what_is_to_be_done(sky, tmp_path):
     with pytest.warns(MapWarning, match="no POLCCONV in the header, taken as COSMO"):
         found = read_polarised(tmp_path / "silent.fits", None, cube, False)
     (message,) = said(found.qu, sky[0], unit=found.unit)
-    assert "convention='IAU' for what states none" in message
+    assert "in Python convention='IAU' for what states none" in message
     again = read_polarised(tmp_path / "silent.fits", None, cube, False, convention="IAU")
     assert said(again.qu, sky[0], unit=again.unit) == []
+
+
+def test_coarse_maps_have_too_few_modes_to_tell():
+    coarse = np.random.default_rng(0).normal(size=(4, hp.nside2npix(16)))
+    everywhere = np.ones(coarse.shape[1], bool)
+    assert measure_parity(coarse[1:3], coarse[0], everywhere) is None
+    assert measure_parity(coarse[1:3, :768], None, everywhere[:768]) is None  # no ell at all

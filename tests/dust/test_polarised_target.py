@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from foreglow.dust.load import load_sky
 from foreglow.dust.polarised_target import read_polarised
+from foreglow.dust.stitch import target_maps
 from foreglow.errors import MapError, ShapeError
 from foreglow.hi_cube.arrays import as_cube
 from foreglow.maps.conventions import MapWarning
@@ -59,6 +61,11 @@ def read(dust, cube, unit=None, nest=False, **words):
     return read_polarised(dust, unit, cube, nest, **words)
 
 
+def load(dust, cube, **words):
+    sky = load_sky(cube, dust, np.ones(N_PIX), 0, 3, target="polarisation", **words)
+    return target_maps(sky.cube)
+
+
 # ---- what is read -----------------------------------------------------------------------------
 
 
@@ -67,7 +74,7 @@ def test_a_file(write, cube):
     found = read(path, cube)
     np.testing.assert_array_equal(found.qu, QU)
     np.testing.assert_array_equal(found.intensity, IQU[0])
-    assert (found.unit, found.name, found.weight) == ("uK_RJ", str(path), None)
+    assert (found.unit, found.name) == ("uK_RJ", str(path))
 
 
 def test_any_ordering_convention_and_gap(write, cube):
@@ -130,20 +137,16 @@ def test_zeros_are_not_observed(cube):
 
 
 def test_another_frame_is_turned(write, cube):
-    weight = np.ones(N_PIX)
     part = QU.astype(float)
     part[:, :100] = hp.UNSEEN
-    columns = {"I_STOKES": IQU[0], **two(*part), "IVAR_Q": weight, "IVAR_U": weight}
-    found = read(write(columns, ["uK_RJ"] * 3 + ["", ""], COORDSYS="C"), cube)
+    columns = {"I_STOKES": IQU[0], **two(*part)}
+    found = read(write(columns, ["uK_RJ"] * 3, COORDSYS="C"), cube)
     seen = np.isfinite(found.qu[0])
     assert 0.8 < seen.mean() < 0.9
-    assert (found.weight[seen] > 0).all()
-    assert not found.weight[~seen].any()
     np.testing.assert_allclose(found.intensity, IQU[0])
-    silent = write(columns, ["uK_RJ"] * 3 + ["", ""], name="b.fits", COORDSYS=None)
+    silent = write(columns, ["uK_RJ"] * 3, name="b.fits", COORDSYS=None)
     again = read(silent, cube, frame="C")
     np.testing.assert_array_equal(again.qu, found.qu)
-    np.testing.assert_array_equal(again.weight, found.weight)
 
 
 def test_what_a_file_does_not_state(write, cube):
@@ -155,83 +158,6 @@ def test_what_a_file_does_not_state(write, cube):
         read(QU, cube, "uK_RJ")
 
 
-# ---- weights ----------------------------------------------------------------------------------
-
-VARIANCE = RNG.uniform(1, 2, size=(2, N_PIX))
-WEIGHT = 2 / VARIANCE.sum(0) / np.mean(2 / VARIANCE.sum(0))
-
-
-@pytest.mark.parametrize(
-    ("columns", "units"),
-    [
-        ({"QQ_COV": VARIANCE[0], "UU_COV": VARIANCE[1]}, ["uK_RJ^2"] * 2),
-        ({"QQ_COV": VARIANCE[0], "UU_COV": VARIANCE[1]}, ["", ""]),
-        ({"WEI_Q": 1 / VARIANCE[0], "WEI_U": 1 / VARIANCE[1]}, ["", ""]),
-        ({"Q_RMS": VARIANCE[0] ** 0.5, "U_RMS": VARIANCE[1] ** 0.5}, ["K_CMB"] * 2),
-        ({"HITS": WEIGHT}, [""]),
-        ({"HITS": WEIGHT**2, "QQ_COV": VARIANCE[0], "UU_COV": VARIANCE[1]}, [""] * 3),
-        (
-            {
-                "QQ_COV": VARIANCE[0],
-                "QU_COV": 0.3 * VARIANCE.min(0),
-                "UU_COV": VARIANCE[1],
-            },
-            ["K_CMB^2"] * 3,
-        ),
-    ],
-)
-def test_noise_beside_q_and_u(write, cube, columns, units):
-    found = read(write(two(**columns), ["uK_RJ"] * 2 + units), cube)
-    np.testing.assert_allclose(found.weight, WEIGHT, rtol=1e-6)
-
-
-def test_noise_that_is_given(write, cube):
-    for noise in (
-        (VARIANCE, "variance in uK_RJ^2"),
-        (WEIGHT, "hits of 1 uK_RJ"),
-        str(write({"A": VARIANCE[0], "B": VARIANCE[1]}, ["", ""]))
-        + "[A,B] as variance in mK_CMB^2",
-    ):
-        found = read(QU, cube, "uK_RJ", noise=noise, **STATED)
-        np.testing.assert_allclose(found.weight, WEIGHT, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [
-        ({"QQ": WEIGHT, "UU": WEIGHT}, "got columns QQ,UU without a unit; say what they are"),
-        ({"QQ_COV": -WEIGHT, "UU_COV": WEIGHT}, "expected a noise variance above zero"),
-        ({"WEI_Q": np.full(N_PIX, np.nan), "WEI_U": WEIGHT}, "expected finite values, got NaN"),
-    ],
-)
-def test_noise_beside_that_cannot_be_used(write, cube, columns, said):
-    path = write(two(**columns), ["uK_RJ"] * 2 + [""] * 2)
-    with pytest.warns(MapWarning, match=f"the noise beside Q and U is not used: .*{said}"):
-        assert read(path, cube).weight is None
-
-
-@pytest.mark.parametrize(
-    ("noise", "message"),
-    [
-        (WEIGHT, "noise: expected noise as a Quantity in one of .* or .array, 'hits of 1.2 mK_CMB"),
-        ((-WEIGHT, "hits of 1 uK_RJ"), "noise: expected a noise hits zero or above"),
-        (
-            (np.ones(48), "rms in uK_RJ"),
-            "expected noise of Nside 8 in frame G, as the map, got Nsi",
-        ),
-        (
-            (WEIGHT * np.nan, "rms in uK_RJ"),
-            "expected noise that is known in some pixel of the map",
-        ),
-        ("no.fits as rms in uK_RJ", "noise=: expected an existing FITS file, perhaps with what it"),
-        (0.5, "noise=: expected a FITS file, an array or .array, text., got 0.5; of noise that is"),
-    ],
-)
-def test_noise_given_that_cannot_be_used(cube, noise, message):
-    with pytest.raises(MapError, match=message):
-        read(QU, cube, "uK_RJ", noise=noise, **STATED)
-
-
 # ---- bad input --------------------------------------------------------------------------------
 
 
@@ -240,10 +166,10 @@ def test_noise_given_that_cannot_be_used(cube, noise, message):
     [
         (
             {"TEMPERATURE": QU[0]}, [], {},
-            "expected one column Q_STOKES and one U_STOKES .*, got columns TEMPERATURE; it holds "
-            "one map; give a file of Q and U, or two, Q first, as 'Q.fits,U.fits'",
+            r"expected columns of I, Q and U, got columns TEMPERATURE; give a file of the three, "
+            r"or learn the intensity \(target='intensity'\)",
         ),
-        ({"Q_STOKES": QU[0]}, [], {}, "give both, Q first, as 'Q.fits,U.fits'"),
+        ({"Q_STOKES": QU[0]}, [], {}, "expected columns of I, Q and U, got columns Q_STOKES; g"),
         (
             {"P": QU[0], "PSI": QU[1]}, [], {},
             r"got columns P, PSI; if these are polarised intensity and angle, make Q = P cos\(2 "
@@ -307,14 +233,20 @@ def test_files_that_are_none(write, cube, tmp_path):
         read(tmp_path / "text.fits", cube)
     with pytest.raises(MapError, match="no such file; check the path"):
         read("nowhere.fits", cube)
-    with pytest.raises(MapError, match=r"dust=: expected a map of Q and U, got .*with noise="):
+    with pytest.raises(
+        MapError, match=r"dust=: expected a map of Q and U, got .*leave out `as rms"
+    ):
         read(f"{path} as rms in uK_RJ", cube)
 
 
 @pytest.mark.parametrize(
     ("dust", "error", "message"),
     [
-        (QU[0], ShapeError, r"dust=: expected Q and U of shape \(2, n_pix\).*target='intensity'"),
+        (
+            QU[0],
+            ShapeError,
+            r"dust=: expected I, Q and U of shape \(3, n_pix\), got.*'intensity'",
+        ),
         (QU.T, ShapeError, r"dust: expected an array of shape \(2, n_pix\) .* got \(768, 2\)"),
         (np.ones((4, N_PIX)), ShapeError, r"expected an array of shape .*, got \(4, 768\)"),
         (QU[:, :700], ShapeError, r"dust=: expected 768 pixels, Nside 8 .*, got shape \(2, 700\)"),
@@ -352,3 +284,37 @@ def test_an_array_that_states_another_convention(cube):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(read(stated, cube, convention="cosmo").qu, QU)
+
+
+# ---- what a training asks of it ---------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::foreglow.maps.conventions.MapWarning")
+@pytest.mark.parametrize(
+    ("columns", "units", "got"),
+    [
+        (two(), (), "got Q and U alone; give a map of the three"),
+        (two(I_STOKES=IQU[0]), ("", "", "K_RJ"), "got K_RJ of I_STOKES and uK_RJ of Q_STOKES; gi"),
+        (two(I_STOKES=IQU[0] * np.nan), (), r"got an intensity that cannot be read \(.*NaN or"),
+    ],
+)
+def test_a_training_needs_the_intensity_in_the_same_map(write, cube, columns, units, got):
+    units = [unit or "uK_RJ" for unit in units]
+    with pytest.raises(MapError, match=got):
+        load(write(columns, units), cube)
+
+
+def test_files_of_q_and_of_u_lack_the_intensity(write, cube):
+    files = [write({name: QU[0]}, name=f"{name}.fits") for name in "QU"]
+    with pytest.raises(MapError, match="got Q and U in files of their own; give a map of the th"):
+        load(",".join(map(str, files)), cube)
+
+
+def test_arrays_of_a_training_are_said_to_be_iau(recwarn):
+    gas = 50 + np.abs(np.random.default_rng(1).normal(size=N_PIX))
+    cube = as_cube(np.tile(gas, (4, 1)), VELOCITY, "K", frame="G")
+    dust = np.stack([gas, *(3 * QU)])
+    cosmo = load(u.Quantity(dust, UK_RJ), cube, frame="G", convention="COSMO")
+    iau = load(dust * [[1], [1], [-1]], cube, dust_unit="uK_RJ", frame="G", convention="IAU")
+    np.testing.assert_array_equal(iau, cosmo)
+    assert not [w for w in recwarn if "states" in str(w.message)]

@@ -122,15 +122,15 @@ def polarised_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
         "model", "Q and U", "r", *columns, "alignment",
         title=escape(f"{title}, {records[0]['n']} cutouts"),
         caption="by mode: mean over Fourier modes, as the paper's numbers; spectra: ratio of "
-        "spectra, as its eq. 2.1; alignment: mean cos 2 (angle between the directions)",
+        "spectra, as its eq. 2.1; alignment: mean cos 2 (angle between the directions); standard "
+        "errors: --json",
     )  # fmt: skip
     for record in records:
         for kind, name in (("", "by mode"), ("spectrum_", "spectra")):
             keys = [f"{kind}{letter}{scale}" for scale in ("50", "150") for letter in "eb"]
-            shown = "" if kind else _cell(record, "alignment")
-            of = "without noise" if record["target"] == "truth" else "as observed"
-            cells = [_cell(record, key) for key in keys]
-            table.add_row(record["model"], of, name, *cells, shown)
+            shown = "" if kind else f"{record['alignment']:.3f}"
+            of = "no noise" if record["target"] == "truth" else "observed"
+            table.add_row(record["model"], of, name, *(f"{record[k]:.3f}" for k in keys), shown)
     return table
 
 

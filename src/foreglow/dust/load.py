@@ -29,6 +29,7 @@ from foreglow.hi_cube.arrays import as_cube
 from foreglow.hi_cube.brightness import Brightest
 from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
+from foreglow.maps.arrays import stated_conventions
 from foreglow.maps.conventions import MapWarning
 from foreglow.sky.gas import mock_gas
 from foreglow.sky.hydrogen import velocity_channels
@@ -46,7 +47,7 @@ class SkySource:
     ----------
     sky : str or None
         "mock", or None for a user's own.
-    cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame
+    cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, convention
         As for `load_sky`; the mock has the range of velocities too.
     nside, seed : int
         Of the mock.
@@ -77,6 +78,7 @@ class SkySource:
     seed: int = 0
     skies: int = 1
     target: Target = "intensity"
+    convention: str | None = None
 
     def __post_init__(self) -> None:
         if self.sky not in (None, "mock"):
@@ -103,7 +105,7 @@ class SkySource:
         return load_sky(
             self.cube, self.dust, self.mask, self.low_kms, self.high_kms, self.dust_unit,
             velocity=self.velocity, unit=self.unit, nest=self.nest, frame=self.frame,
-            target=self.target,
+            target=self.target, convention=self.convention,
         )  # fmt: skip
 
     def others(self) -> list[DustSky]:
@@ -144,6 +146,7 @@ def load_sky(
     nest: bool | None = None,
     frame: str | None = None,
     target: Target = "intensity",
+    convention: str | None = None,
 ) -> DustSky:
     """A user's own HI cube, dust map and mask.
 
@@ -162,9 +165,12 @@ def load_sky(
     dust_unit : str, optional
         Of the dust map, where it states none; any text, "1" for a number without unit.
     velocity, unit, nest, frame
-        Of a cube that does not state them, as in `as_cube`; `nest` also of mask and dust.
+        Of a cube that does not state them, as in `as_cube`; `nest` and `frame` also of arrays of
+        mask and dust.
     target : str
         "intensity" or "polarisation".
+    convention : str, optional
+        Of Q and U where they do not state it: "COSMO" or "IAU".
 
     Returns
     -------
@@ -191,7 +197,7 @@ def load_sky(
     """
     gas = as_cube(cube, velocity, unit, nest, frame)
     chosen = _channels_between(gas, low_kms, high_kms)
-    given = _read(dust, dust_unit, gas, bool(nest), target)
+    given = _read(dust, dust_unit, gas, bool(nest), frame, convention, target)
     log.info(
         "%s: %d of %d channels, from %g to %g km/s",
         gas.name,
@@ -255,15 +261,25 @@ class _Given:
             )  # fmt: skip
 
 
-def _read(dust: Any, unit: str | None, gas: HICube, nest: bool, target: Target) -> _Given:
+def _read(
+    dust: Any,
+    unit: str | None,
+    gas: HICube,
+    nest: bool,
+    frame: str | None,
+    convention: str | None,
+    target: Target,
+) -> _Given:
     if target == "intensity":
         intensity, found, name = read_dust(dust, unit, gas, nest)
         return _Given(intensity, None, found, name)
-    read = read_polarised(dust, unit, gas, nest)
+    if isinstance(dust, str | Path) or "frame" in stated_conventions(dust):
+        frame = None
+    read = read_polarised(dust, unit, gas, nest, convention, frame)
     if read.intensity is None:
         raise MapError(
-            f"{read.name}: expected I, Q and U in one unit for target='polarisation', got Q and U "
-            "alone; give a map of the three, for the intensity is learned with them"
+            f"{read.name}: expected I, Q and U in one map and one unit, got {read.no_intensity}; "
+            "give a map of the three, for the intensity is learned with them"
         )
     return _Given(read.intensity, read.qu, read.unit, read.name)
 

@@ -29,10 +29,11 @@ _WINDOWS = 6  # maps of which gradients are taken: all gas, and five ranges of v
 _FLOOR = 0.02  # of the mean of each: what is added before its logarithm is taken
 _GROUPS = 2  # of gas, of a direction each: slower and faster
 _SPLIT_KMS = 5.0  # within which one group passes into the other
+_AT_ONCE = 16  # cutouts of many that are standardised with
 
 
 class DustNetwork(nn.Module):
-    """What both networks share: the inputs that they see, and the scale of the target.
+    """What all networks share: the inputs that they see, and the scale of the target.
 
     Parameters
     ----------
@@ -303,9 +304,9 @@ class PolarisedUNet(DustNetwork):
             bias[1:] = nn.functional.logsigmoid(torch.stack([split, -split]))
             self.scale[0] = _least_absolute(seen.sum(1)[mask], target[:, 0][mask])
             self.scale[1] = 1.0
-            known, start = (
-                maps[:, 1:] * mask.unsqueeze(1) for maps in (target, self(inputs, mask))
-            )
+            few = zip(inputs.split(_AT_ONCE), mask.split(_AT_ONCE), strict=True)
+            made = torch.cat([self(*some) for some in few])
+            known, start = (maps[:, 1:] * mask.unsqueeze(1) for maps in (target, made))
             self.scale[1] = (start * known).sum() / start.square().sum()
             start = start * self.scale[1]
         modes = e_and_b(start).flatten(0, 1), e_and_b(known).flatten(0, 1)

@@ -73,7 +73,9 @@ def gradient_polarisation(inputs: Tensor, mask: Tensor) -> Tensor:
     """
     seen, share, fine = observed(inputs, mask)
     total = inputs.sum(1, keepdim=True)
-    floor = 0.02 * total[seen.unsqueeze(1)].mean()
+    inside = seen.unsqueeze(1)  # each cutout has a floor of its own, whatever stands beside it
+    floor = (total * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp(1)
+    floor = (0.02 * floor).clamp(min=torch.finfo(floor.dtype).tiny)
     pointing = orientations((total.clamp(min=0) + floor).log(), seen, fine)[:, :, 0, -1]
     return pointing * avg_pool2d(total, fine) / share
 

@@ -42,6 +42,7 @@ _LEVEL_DEG = 10.0  # FWHM over which the brightness is levelled
 _EDGE_DEG = 5.0
 _FAINTEST = 1e-3  # of the median level
 _LEAST_SKY = 0.05
+_LEAST_MODES = 1000  # fewer scatter by more than an asymmetry may: Nside 16 has none to speak of
 _CLEAR, _CLEARER = 0.12, 0.1  # an asymmetry, and by how much more than that of the map as given
 _CLEAR_CROSS = 0.15  # correlation that tells alone, where noise leaves E and B alike
 _FAINT_CROSS = 0.05  # one that tells a sign, where E and B have told the rest
@@ -227,8 +228,8 @@ _ADVICE = {
         "sign, as those of the magnetic field have, across which dust shines; negate both"
     ),
     ("mirrored", False): (
-        "U seems to have the wrong sign; check the convention (POLCCONV in the header, "
-        "convention='IAU' for what states none; IAU is COSMO with U negated)"
+        "U seems to have the wrong sign; check the convention (POLCCONV in the header, or in "
+        "Python convention='IAU' for what states none; IAU is COSMO with U negated)"
     ),
     ("mirrored", True): (
         "Q seems to have the wrong sign; negate it, or, if U was meant to be of the other "
@@ -306,7 +307,7 @@ def measure_parity(
     Returns
     -------
     Parity or None
-        None where too few pixels are left.
+        None where too few pixels or modes are left.
     """
     maps = np.stack([*qu, np.ones_like(qu[0]) if gas is None else gas])
     maps = _degraded(np.where(kept & np.isfinite(maps).all(0), maps, np.nan), _NSIDE)
@@ -314,16 +315,18 @@ def measure_parity(
     if not seen.any():
         return None
     weight = apodised(seen, _EDGE_DEG)
+    top = min(_ELL[1], 2 * hp.npix2nside(seen.size))
+    sky = float(np.mean(weight**2) ** 2 / np.mean(weight**4))
+    modes = sky * float((2 * np.arange(_ELL[0], top) + 1).sum())
+    if modes < _LEAST_MODES:
+        return None
     q, v, total = np.where(seen, maps, 0.0)
     polarised = _levelled(np.stack([q, v]), np.hypot(q, v), seen)
     total = _levelled(total[None], np.abs(total), seen)
     total -= np.average(total[0], weights=weight)
-    top = min(_ELL[1], 2 * hp.npix2nside(seen.size))
     (t,) = _analyse(total * weight, 0, top - 1)
     given = _marks(t, polarised * weight, top)
     mirrored = _marks(t, polarised * weight * [[1.0], [-1.0]], top)
-    sky = float(np.mean(weight**2) ** 2 / np.mean(weight**4))
-    modes = sky * float((2 * np.arange(_ELL[0], top) + 1).sum())
     return Parity(sky, modes, *given, *mirrored)
 
 

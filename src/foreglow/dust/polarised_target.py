@@ -9,7 +9,6 @@ import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
-from foreglow.dust.polarised_weight import read_weight
 from foreglow.errors import MapError, ShapeError, warn
 from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
@@ -20,6 +19,7 @@ from foreglow.maps.given import GivenFile
 from foreglow.maps.io import PolarisationMap, open_polarisation_map
 from foreglow.maps.rotated import polarisation_to_galactic, scalar_to_galactic
 from foreglow.maps.stored import FilePart
+from foreglow.maps.table import open_table
 
 _SAMPLE = 1 << 16  # pixels looked at to say what a map is like
 _TO_NSIDE = (
@@ -44,16 +44,15 @@ class PolarisedTarget:
         What messages call it: the file, or "dust".
     intensity : ndarray, shape (n_pix,), or None
         Of the same map, if it has one in the same unit; NaN where it holds nothing.
-    weight : ndarray, shape (n_pix,), or None
-        Inverse variance of Q and U, one over the mean of both, over its mean where the map holds
-        something; 0 elsewhere and where the noise is unknown. None where no noise is known.
+    no_intensity : str
+        What the map has in its place, for a message; empty where there is one.
     """
 
     qu: NDArray[np.floating]
     unit: str
     name: str
     intensity: NDArray[np.floating] | None = None
-    weight: NDArray[np.floating] | None = None
+    no_intensity: str = ""
 
 
 def read_polarised(
@@ -63,7 +62,6 @@ def read_polarised(
     nest: bool,
     convention: str | None = None,
     frame: str | None = None,
-    noise: Any = None,
 ) -> PolarisedTarget:
     """Read a map of polarised dust.
 
@@ -85,9 +83,6 @@ def read_polarised(
     frame : str, optional
         "G", "C" or "E", where the map states none. What is not Galactic is turned, see
         `foreglow.maps.rotated`.
-    noise : path, text, Quantity or (array, text), optional
-        As `foreglow.maps.noise.open_noise_map` takes it. Without it, columns of noise that stand
-        beside Q and U are taken.
 
     Raises
     ------
@@ -101,8 +96,7 @@ def read_polarised(
     -----
     MapWarning
         If a frame (taken as Galactic) or convention (taken as COSMO) is stated nowhere, pixels
-        are 0 in both (taken as unobserved) or observed in one of them alone, or columns of noise
-        are not understood.
+        are 0 in both (taken as unobserved) or observed in one of them alone.
     """
     frame = None if frame is None else canonical_frame("frame=", str(frame))
     if convention is not None:
@@ -128,22 +122,18 @@ def read_polarised(
             f"{name}: expected Q and U in some pixels, got none that holds both and is not 0 in "
             "both; check the columns, and that the file was written whole"
         )
-    intensity = _intensity(given, stored, pixels)
-    weight = read_weight(noise, given, stored, np.isfinite(qu[0]), nest)
-    target = PolarisedTarget(qu, stored.unit, name, intensity, weight)
+    intensity, without = _intensity(given, stored, pixels)
+    target = PolarisedTarget(qu, stored.unit, name, intensity, without)
     return target if stored.frame == "G" else _turned(target, stored.frame)
 
 
 def _turned(target: PolarisedTarget, frame: str) -> PolarisedTarget:
     """A target of another frame on Galactic pixels."""
     qu = polarisation_to_galactic(target.qu, frame)
-    intensity, weight = (
-        None if one is None else scalar_to_galactic(one, frame)
-        for one in (target.intensity, target.weight)
-    )
-    if weight is not None:
-        weight[~np.isfinite(qu[0])] = 0.0
-    return replace(target, qu=qu, intensity=intensity, weight=weight)
+    intensity = target.intensity
+    if intensity is not None:
+        intensity = scalar_to_galactic(intensity, frame)
+    return replace(target, qu=qu, intensity=intensity)
 
 
 def _given(
@@ -154,9 +144,10 @@ def _given(
         given = GivenFile.of(dust)
         if given.kind:
             raise MapError(
-                f"dust=: expected a map of Q and U, got {str(dust)!r}; give `as {given.kind}` "
-                "with noise="
+                f"dust=: expected a map of Q and U, got {str(dust)!r}; leave out `as "
+                f"{given.kind}`, which is for noise"
             )
+        _validate_not_one(given)
         return given
     if not isinstance(dust, list | tuple) and not is_array(dust):
         raise MapError(
@@ -167,8 +158,8 @@ def _given(
     shape = np.shape(dust)
     if len(shape) == 1:
         raise ShapeError(
-            f"dust=: expected Q and U of shape (2, n_pix), or I, Q and U of shape (3, n_pix), got "
-            f"one map of shape {shape}; give both, or learn the intensity (target='intensity')"
+            f"dust=: expected I, Q and U of shape (3, n_pix), got one map of shape {shape}; give "
+            "the three, or learn the intensity (target='intensity')"
         )
     if len(shape) == 2 and shape[0] in (2, 3) and shape[1] != hp.nside2npix(cube.nside):
         got, how = f"shape {shape}", "fill a partial map up with healpy.UNSEEN"
@@ -181,6 +172,19 @@ def _given(
         )
     _validate_words(dust, frame, convention)
     return given_array("dust", dust, nest, frame, convention)
+
+
+def _validate_not_one(given: GivenFile) -> None:
+    """Check that a file which is given alone does not hold a single map."""
+    path, *others = given.paths
+    if others or any(given.columns):
+        return
+    table = open_table(path)
+    if len(table.sky_columns) == 1:
+        raise MapError(
+            f"{table.path}: expected columns of I, Q and U, got columns {table.listing}; give a "
+            "file of the three, or learn the intensity (target='intensity')"
+        )
 
 
 def _validate_words(dust: Any, frame: str | None, convention: str | None) -> None:
@@ -244,24 +248,27 @@ def _say_gaps(name: str, stored: PolarisationMap) -> None:
 
 def _intensity(
     given: GivenFile | GivenArray, stored: PolarisationMap, pixels: NDArray
-) -> NDArray[np.floating] | None:
-    """The intensity beside Q and U, where there is one in their unit; NaN where it is none."""
+) -> tuple[NDArray[np.floating] | None, str]:
+    """The intensity beside Q and U, NaN where it is none; or None and what stands there."""
     part = stored.parts[0]
     if isinstance(given, GivenArray):
         if len(given.values) != 3:
-            return None
+            return None, "Q and U alone"
         table = replace(given, values=given.values[0]).table("I")
         part = replace(part, table=table, columns=(table.column(0),))
     else:
-        if len(stored.parts) > 1 or (found := _column_of_intensity(part)) is None:
-            return None
+        if len(stored.parts) > 1:
+            return None, "Q and U in files of their own"
+        if (found := _column_of_intensity(part)) is None:
+            return None, "Q and U alone"
         if found.unit != part.columns[0].unit:
-            return None
+            two = (f"{c.unit or 'no unit'} of {c.name}" for c in (found, part.columns[0]))
+            return None, " and ".join(two)
         part = replace(part, columns=(found,))
     try:
-        return part.read(pixels)[0]
-    except MapError:  # NaN or Inf: nobody asked for this column
-        return None
+        return part.read(pixels)[0], ""
+    except MapError as error:  # only who needs the intensity is to hear of it
+        return None, f"an intensity that cannot be read ({error})"
 
 
 def _column_of_intensity(part: FilePart) -> Any:

@@ -162,6 +162,7 @@ def train_dust(
     nest: bool | None = None,
     frame: str | None = None,
     dust_unit: str | None = None,
+    convention: str | None = None,
     nside: int = 256,
     skies: int = 1,
     seed: int = 0,
@@ -190,8 +191,8 @@ def train_dust(
         whole; of several processes the first one writes.
     low_kms, high_kms : float
         Channels centred from one to the other (LSR) are taken.
-    velocity, unit, nest, frame, dust_unit
-        What arrays do not state, as for `load_sky`.
+    velocity, unit, nest, frame, dust_unit, convention
+        What arrays, and Q and U of a file, do not state, as for `load_sky`.
     nside : int
         Of the mock.
     skies : int
@@ -223,7 +224,7 @@ def train_dust(
     """
     given = SkySource(
         sky, cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, nside,
-        seed, skies, target,
+        seed, skies, target, convention,
     )  # fmt: skip
     with model_to_be(out, resume, processes.size) as to_be:
 
@@ -281,14 +282,16 @@ def _train_member(member: _Member, folder: Path, device: torch.device, resume: b
 
 
 def _warn_of_gap(history: History, folder: Path) -> None:
+    names = [n for n in ("r50", "r150", "e50", "e150", "b50", "b150") if f"train_{n}" in history]
     stages = ("train", "validation")
-    means = [0.5 * (np.array(history[f"{s}_r50"]) + history[f"{s}_r150"]) for s in stages]
+    means = [np.mean([history[f"{stage}_{name}"] for name in names], axis=0) for stage in stages]
     if is_overfitted(*means):
         log.warning(
-            "%s: overfitted. The mean of r50 and r150 is %.3f in training and %.3f in validation, "
+            "%s: overfitted. The mean of %s is %.3f in training and %.3f in validation, "
             "where it has fallen from %.3f at epoch %d, whose weights are kept; give a shorter "
             "training, a narrower network or more members",
-            folder.name, means[0][-1], means[1][-1], means[1].max(), means[1].argmax() + 1,
+            folder.name, " and ".join(names) if len(names) == 2 else "r of I, E and B",
+            means[0][-1], means[1][-1], means[1].max(), means[1].argmax() + 1,
         )  # fmt: skip
 
 

@@ -176,7 +176,8 @@ def from_card(card: Mapping[str, Any]) -> tuple[Calibration | None, ResidualLaw 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"expected numbers under calibration and residual in the model's card, got {error}; "
-            "train the model anew, or give dust= and mask= to measure both again"
+            "train the model anew, or, if it is one of intensity, give dust= and mask= to measure "
+            "both again"
         ) from error
     return calibration, law
 
