@@ -11,14 +11,12 @@ from torch import Tensor
 
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.orientation import gradient_polarisation
-from foreglow.dust.scores import Predictor, standard_error
+from foreglow.dust.scores import BANDS, Predictor, by_cutout, standard_error
 from foreglow.dust.spectra import (
     Bands,
     alignment,
     e_and_b,
-    fundamental_bands,
     mode_correlation,
-    paper_bands,
     spectrum_correlation,
 )
 from foreglow.errors import ShapeError
@@ -102,18 +100,13 @@ def score_polarisation(
     ShapeError
         If a predictor gives other maps.
     """
-    device = sampler.sky.inputs.device
-    bands, fine = (b(sampler.grid).to(device) for b in (paper_bands, fundamental_bands))
-    found: dict[str, list[Tensor]] = {name: [] for name in predictors}
-    done = 0
-    with torch.inference_mode():
-        for cutouts in sampler.batches(pointings, batch):
-            for name, predict in predictors.items():
-                found[name].append(_correlations(predict(cutouts), cutouts, bands, fine, name))
-            done += len(cutouts)
-            if progress is not None:
-                progress(done, len(pointings))
-    return {name: _scores(name, torch.cat(rows).cpu().numpy()) for name, rows in found.items()}
+    bands, fine = (b(sampler.grid).to(sampler.sky.inputs.device) for b in BANDS)
+
+    def correlate(made: Tensor, cutouts: Cutouts, name: str) -> Tensor:
+        return _correlations(made, cutouts, bands, fine, name)
+
+    found = by_cutout(predictors, sampler, pointings, correlate, batch, progress)
+    return {name: _scores(name, rows) for name, rows in found.items()}
 
 
 def gradient_predictor(cutouts: Cutouts) -> Tensor:

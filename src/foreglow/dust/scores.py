@@ -26,6 +26,9 @@ from foreglow.maps.gnomonic import Pointings
 # (batch, n, n) of cutouts, any unit; the mask is applied to it afterwards
 Predictor = Callable[[Cutouts], Tensor]
 
+BANDS = (paper_bands, fundamental_bands)
+"""Of r50 and r150, and of the curves."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -124,18 +127,42 @@ def score(
     ShapeError
         If a predictor gives other maps than (batch, n, n).
     """
-    device = sampler.sky.inputs.device
-    bands, fine = (b(sampler.grid).to(device) for b in (paper_bands, fundamental_bands))
+    bands, fine = (b(sampler.grid).to(sampler.sky.inputs.device) for b in BANDS)
+
+    def correlate(made: Tensor, cutouts: Cutouts, name: str) -> Tensor:
+        return _correlations(made, cutouts, bands, fine, name)
+
+    found = by_cutout(predictors, sampler, pointings, correlate, batch, progress)
+    return {name: _scores(name, rows) for name, rows in found.items()}
+
+
+def by_cutout(
+    predictors: Mapping[str, Predictor],
+    sampler: CutoutSampler,
+    pointings: Pointings,
+    correlate: Callable[[Tensor, Cutouts, str], Tensor],
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, NDArray[np.float64]]:
+    """Numbers of each cutout, side by side, for the predictions of several models, in one pass.
+
+    Parameters
+    ----------
+    predictors, sampler, pointings, batch, progress
+        As for `score`.
+    correlate : callable
+        Gives (batch, column) of what is predicted, the cutouts and the name of the model.
+    """
     found: dict[str, list[Tensor]] = {name: [] for name in predictors}
     done = 0
     with torch.inference_mode():
         for cutouts in sampler.batches(pointings, batch):
             for name, predict in predictors.items():
-                found[name].append(_correlations(predict(cutouts), cutouts, bands, fine, name))
+                found[name].append(correlate(predict(cutouts), cutouts, name))
             done += len(cutouts)
             if progress is not None:
                 progress(done, len(pointings))
-    return {name: _scores(name, torch.cat(rows).cpu().numpy()) for name, rows in found.items()}
+    return {name: torch.cat(rows).cpu().numpy() for name, rows in found.items()}
 
 
 def model_predictor(model: DustModel) -> Predictor:
