@@ -102,7 +102,7 @@ def polarised_cutouts(
     seen = np.asarray(mask, bool)
     n = seen.shape[0]
     side = n * pixel_arcmin / 60
-    figure = Figure(figsize=(0.6 + 3.2 * len(maps), 3.9), layout="constrained")
+    figure = Figure(figsize=(0.6 + 3.2 * len(maps), 4.2), layout="constrained")
     figure.suptitle(title, x=0.02, ha="left")
     every = figure.subplots(1, len(maps), sharex=True, sharey=True, squeeze=False)[0]
     cells = max(1, n // 16)  # pixels of which the direction is drawn as one
