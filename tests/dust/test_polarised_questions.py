@@ -21,7 +21,7 @@ OPEN = np.abs(LAT) > 20
 NEST = hp.nest2ring(NSIDE, np.arange(N_PIX))
 
 
-@pytest.fixture(scope="module", params=[0, 1])
+@pytest.fixture(scope="module", params=[0])
 def sky(request):
     """I, Q, U of the mock's dust; I stands for the gas too."""
     return mock_galaxy(NSIDE, request.param).dust.astype(float)

@@ -44,6 +44,7 @@ TINY = {
     "variants": _PLAN,
     "unet_polarised": _PLAN,
     "hough_cutouts": 2,
+    "polarised_skies": ["half_alignment"],
 }
 NETWORKS = set(TINY["networks"])
 MODELS = {"integrated", "linear", "linear_scale_dependent"} | NETWORKS
@@ -69,7 +70,10 @@ def tiny():
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
         patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 20.0)
-        patch.setattr("foreglow.reproduce.zhang2019.source.mock_gas", cache(mock_gas))
+        made_once = cache(mock_gas)
+        patch.setattr("foreglow.reproduce.zhang2019.source.mock_gas", made_once)
+        others = "foreglow.reproduce.zhang2019.polarisation.mock_gas"
+        patch.setattr(others, lambda nside, *_: made_once(nside, 0))
         yield
 
 
@@ -240,7 +244,7 @@ def test_report(folder):
 
 def test_printed(folder):
     table, polarised = printed_tables("zhang2019", folder)
-    assert polarised.row_count == 7  # with and without noise, and what only the mock knows
+    assert polarised.row_count == 9  # the truth, as observed, and another sky
     assert table.row_count == len(MODELS) + 1
 
 

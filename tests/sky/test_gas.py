@@ -92,6 +92,15 @@ def column_of(layers, channels=WIDE):
     return 0.01823 * step * sum(line_brightness(layers, slice(None), v) for v in channels)
 
 
+def test_filaments_can_be_fewer():
+    """The same gas in large, of another shape in small; none are drawn out where there are none."""
+    whole, half = mock_gas(16, 3), mock_gas(16, 3, filaments=0.5)
+    assert not np.array_equal(whole.hydrogen.column, half.hydrogen.column)
+    assert np.corrcoef(whole.hydrogen.column, half.hydrogen.column)[0, 1] > 0.8
+    with pytest.raises(SkyError, match="expected filaments from 0 to 1 times the mock's, got 2"):
+        mock_gas(16, 3, filaments=2)
+
+
 def test_a_thin_line_tells_its_column(gases):
     hydrogen = gases[0].hydrogen
     thin = [replace_columns(layer, 1e-4) for layer in hydrogen.layers]

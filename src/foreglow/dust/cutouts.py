@@ -109,15 +109,33 @@ class SkyCube:
         if filled != n_channel:
             raise ShapeError(f"expected {n_channel} channels, got {filled}; correct n_channel")
         aside = [_kept(target, "the target", order, keep), keep.astype(np.float32)]
-        if polarisation is not None:
-            q, u = (
-                torch.from_numpy(_kept(m, f"the target's {name}", order, keep))
-                for m, name in zip(polarisation, "QU", strict=True)
-            )
-            vector = np.stack(hp.pix2vec(nside, np.arange(n_pix), nest=True), 1)
-            aside += list(polarisation_tensors(q, u, torch.from_numpy(vector)).numpy().T)
-        aside = np.stack(aside, 1)
-        return cls(torch.from_numpy(cube), torch.from_numpy(aside))
+        made = cls(torch.from_numpy(cube), torch.from_numpy(np.stack(aside, 1)))
+        return made if polarisation is None else made.with_polarisation(polarisation, nest)
+
+    def with_polarisation(self, polarisation: np.ndarray, nest: bool = False) -> "SkyCube":
+        """The same sky, whose target has these Q and U.
+
+        Parameters
+        ----------
+        polarisation : ndarray, shape (2, n_pix)
+            Q and U, COSMO.
+        nest : bool
+            Maps are NESTED, else RING.
+
+        Raises
+        ------
+        ShapeError, MapError
+            As `from_maps`.
+        """
+        pixels, keep = np.arange(len(self.target)), self.target[:, 1].cpu().numpy() > 0
+        order = pixels if nest else hp.nest2ring(self.nside, pixels)
+        q, u = (
+            torch.from_numpy(_kept(m, f"the target's {name}", order, keep))
+            for m, name in zip(polarisation, "QU", strict=True)
+        )
+        vector = np.stack(hp.pix2vec(self.nside, pixels, nest=True), 1)
+        tensors = polarisation_tensors(q, u, torch.from_numpy(vector)).to(self.target)
+        return SkyCube(self.inputs, torch.cat([self.target[:, :2], tensors], 1))
 
     @property
     def nside(self) -> int:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -95,23 +95,24 @@ def observed_sky(
     gas: MockGas,
     velocity_kms: Sequence[float] | np.ndarray | None = None,
     target: Target = "intensity",
-    noise: bool = True,
 ) -> DustSky:
-    """The sky of `mock_sky` from gas at hand, which takes longer to make than its channels.
-
-    Without `noise`, Q and U are those that only the mock knows.
-    """
+    """The sky of `mock_sky` from gas at hand, which takes longer to make than its channels."""
     velocity = np.asarray(velocity_channels() if velocity_kms is None else velocity_kms)
     nside, dust, polarisation = gas.hydrogen.nside, gas.dust.total, None
     low_pass = paper_filter(nside)
     if target == "polarisation":
-        observed = gas.observed_polarisation if noise else gas.polarisation
-        polarisation = low_pass.polarised(observed)
+        polarisation = low_pass.polarised(gas.observed_polarisation)
     channels = channel_filter(nside, target).stream(gas.hydrogen.cube(velocity, noise=True))
     cube = SkyCube.from_maps(
         channels, velocity.size, low_pass.full_sky(dust), faint_sky(dust), polarisation=polarisation
     )
     return DustSky(cube, velocity, MOCK_UNIT, "mock", cut_of(target))
+
+
+def true_sky(gas: MockGas, observed: DustSky) -> DustSky:
+    """A polarised sky of the mock with the Q and U that it alone knows, those without noise."""
+    known = paper_filter(observed.nside).polarised(gas.polarisation)
+    return replace(observed, cube=observed.cube.with_polarisation(known))
 
 
 def paper_filter(nside: int) -> HarmonicFilter:

@@ -19,6 +19,7 @@ from foreglow.dust.inputs import (
     mock_sky,
     observed_sky,
     paper_filter,
+    true_sky,
 )
 from foreglow.dust.networks import Target
 from foreglow.dust.polarised_questions import question_polarisation
@@ -114,12 +115,9 @@ class SkySource:
 
     def with_truth(self) -> dict[str, DustSky]:
         """A polarised sky of the mock as "observed", and "truth": its Q and U without noise."""
-        velocity = velocity_channels(self.low_kms, self.high_kms)
         gas = mock_gas(self.nside, self.seed)
-        return {
-            name: observed_sky(gas, velocity, self.target, noise)
-            for name, noise in (("observed", True), ("truth", False))
-        }
+        observed = observed_sky(gas, velocity_channels(self.low_kms, self.high_kms), self.target)
+        return {"observed": observed, "truth": true_sky(gas, observed)}
 
     def settings(self) -> dict[str, str | None]:
         """What tells this sky from another, in plain values."""

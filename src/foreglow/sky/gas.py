@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foreglow.errors import SkyError
 from foreglow.maps import healpix as hp
 from foreglow.sky.fields import (
     BACKGROUND,
@@ -117,13 +118,16 @@ class MockGas:
         return self.polarisation + np.stack(parts)
 
 
-def mock_gas(nside: int, seed: int = 0) -> MockGas:
-    """Atomic hydrogen and dust intensity of the mock Galaxy of this seed.
+def mock_gas(nside: int, seed: int = 0, filaments: float = 1.0) -> MockGas:
+    """Atomic hydrogen and dust of the mock Galaxy of this seed.
 
     Parameters
     ----------
     nside, seed : int
         As for `mock_galaxy`, whose dust this is too.
+    filaments : float
+        So many times as much of the small-scale variance of each shell is drawn out along the
+        field, from 0 to 1; 1 for the dust of `mock_galaxy`.
 
     Returns
     -------
@@ -133,7 +137,7 @@ def mock_gas(nside: int, seed: int = 0) -> MockGas:
     Raises
     ------
     SkyError
-        If `nside` or `seed` is not as for `mock_galaxy`.
+        If `nside` or `seed` is not as for `mock_galaxy`, or `filaments` not as above.
 
     References
     ----------
@@ -142,11 +146,14 @@ def mock_gas(nside: int, seed: int = 0) -> MockGas:
     high-velocity gas, and what the infrared background adds.
     """
     validate(nside, seed)
+    if not 0 <= filaments <= 1:
+        raise SkyError(f"expected filaments from 0 to 1 times the mock's, got {filaments:g}.")
     hydrogen = []
     atomic, molecular = np.zeros((2, hp.nside2npix(nside)), dtype=np.float32)
     shone = np.zeros((3, hp.nside2npix(nside)), dtype=np.float32)  # I, Q, U
     # the transfer goes from the nearest layer outwards, whatever the order of the table
-    for shell in sorted(GAS_SHELLS, key=lambda shell: shell.near):
+    for known in sorted(GAS_SHELLS, key=lambda shell: shell.near):
+        shell = known._replace(filaments=filaments * known.filaments)
         layer = gas_layer(shell, nside, seed)
         scale = GRAINS.dust_per_column * layer.dust_ratio
         atomic += scale * layer.column

@@ -150,17 +150,17 @@ def test_an_injected_temperature_is_found_within_its_error(instrument):
 
 def test_evidence_with_free_dust_is_the_integral(templates, instrument):
     """Against a fine grid over the temperature, whose nodes know nothing of the fit."""
-    vectors = draw(templates, instrument, ("power_law", "varying_dust"), 0.5, 30)
+    vectors = draw(templates, instrument, ("power_law", "varying_dust"), 0.5, 16)
     given, model = (vectors.data, vectors.sigma), candidate("varying_dust", priors=True)
     found = log_evidence(model, instrument.bands, *given)
-    shift = np.linspace(-4, 4, 31) * 1.3
+    shift = np.linspace(-4, 4, 17) * 1.3
     fixed = [replace(model, dust_temperature=20 + t) for t in shift]
     terms = torch.stack([log_evidence(each, instrument.bands, *given) for each in fixed])
     weight = np.exp(-0.5 * (shift / 1.3) ** 2) * (shift[1] - shift[0]) / (1.3 * np.sqrt(2 * np.pi))
     exact = (terms + torch.log(torch.from_numpy(weight))[:, None]).logsumexp(0)
     error = fit(model, instrument.bands, *given).covariance[:, 2, 2].sqrt()
-    resolved = error > 0.5  # a step and a half of the grid: enough for a Gaussian
-    assert resolved.sum() > 10
+    resolved = error > 0.9  # a step and a half of the grid: enough for a Gaussian
+    assert resolved.sum() > 5
     torch.testing.assert_close(found[resolved], exact[resolved], rtol=0, atol=0.02)
 
 

@@ -20,6 +20,7 @@ MODELS = {
     "hough": "Rolling Hough Transform",
     "gradients": "gradients of the integrated map",
     "unet_polarised": "U-Net, polarised",
+    "mock-dust-polarised": "U-Net, polarised, of other mock skies",
     "perfect_gas": "perfect knowledge of the gas",
     "perfect_field": "perfect knowledge of the field",
     "true_dust": "the true dust",
@@ -44,6 +45,7 @@ _LOOKS: dict[str, tuple[str, Any, str]] = {
     "gradients": (CLASS_HUES[0], "-", "o"),
     "unet_polarised": (CLASS_HUES[1], (0, (4, 1, 1, 1)), "^"),
     "perfect_gas": (INK, (0, (1, 2)), ""),
+    "mock-dust-polarised": (CLASS_HUES[1], "-", "p"),
     "perfect_field": (INK, (0, (5, 2)), ""),
 }
 _OTHER: tuple[str, Any, str] = (CLASS_HUES[5], "-", "h")

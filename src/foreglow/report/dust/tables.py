@@ -21,6 +21,12 @@ _WIN_HEADS = ("r50", "r150", "Above integrated, r50", "Above integrated, r150")
 _POLARISED_HEADS = (
     "Model", "Q and U", "E, r50", "B, r50", "E, r150", "B, r150", "Alignment",
 )  # fmt: skip
+_TARGETS = {
+    "truth": "without noise",
+    "observed": "as observed",
+    "other_seed": "another sky of the mock",
+    "half_alignment": "half of the filaments along the field",
+}
 _TRANSLATE = str.maketrans({"-": "−"})
 
 
@@ -69,7 +75,8 @@ def correlation_text(rows: Sequence[Record], title: str) -> Table:
 def polarised_rows(records: Iterable[Record]) -> list[Record]:
     """The records of polarisation in the order to show: by target, then model."""
     mine = [r for r in records if r.get("step") == "polarisation"]
-    return sorted(mine, key=lambda r: (r["target"] != "truth", model_place(r["model"])))
+    order = list(_TARGETS)
+    return sorted(mine, key=lambda r: (order.index(r["target"]), model_place(r["model"])))
 
 
 def polarised_table(rows: Sequence[Record]) -> Markup:
@@ -87,7 +94,7 @@ def polarised_text(rows: Sequence[Record], title: str) -> Table:
 
 def _polarised_cells(row: Record) -> list[str | Cell]:
     keys = [f"spectrum_{letter}{scale}" for scale in _SCALES for letter in "eb"]
-    of = "without noise" if row["target"] == "truth" else "as observed"
+    of = _TARGETS[row["target"]]
     return [model_name(row["model"]), of, *(_with_error(row, key) for key in (*keys, "alignment"))]
 
 

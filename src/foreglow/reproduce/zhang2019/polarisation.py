@@ -6,7 +6,7 @@ from torch import Tensor
 
 from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
 from foreglow.dust.hough import hough_polarisation
-from foreglow.dust.inputs import DustSky, observed_sky
+from foreglow.dust.inputs import DustSky, observed_sky, true_sky
 from foreglow.dust.model import DustModel
 from foreglow.dust.orientation import gradient_polarisation, observed
 from foreglow.dust.polarised_scores import (
@@ -27,10 +27,12 @@ from foreglow.reproduce.zhang2019.experiment import (
     log,
     on_device,
 )
-from foreglow.sky.gas import MockGas
+from foreglow.sky.gas import MockGas, mock_gas
 
 _SPLIT = SPLITS[0]
 _SECTION = "Polarised dust"
+SHIPPED = "mock-dust-polarised"
+_OTHERS = {"other_seed": (5, 1.0), "half_alignment": (0, 0.5)}  # seeds further, filaments
 
 
 def polarised_dust(experiment: Experiment) -> Captions:
@@ -65,11 +67,10 @@ def polarised_dust(experiment: Experiment) -> Captions:
 def _scores(
     experiment: Experiment, gas: MockGas, noisy: DustSky, model: DustModel
 ) -> dict[str, dict[str, PolarisedScores]]:
-    """Scores against Q and U as observed, and as only the mock knows them."""
-    velocity = experiment.sky.velocity_kms
-    clean = on_device(observed_sky(gas, velocity, "polarisation", noise=False), experiment.device)
+    """Scores against Q and U as observed, as only the mock knows them, and on other skies."""
+    velocity, clean = experiment.sky.velocity_kms, true_sky(gas, noisy)
     region, where = experiment.regions(_SPLIT)["test"], experiment.pointings(_SPLIT, "test")
-    ours: dict[str, Predictor] = {
+    ours: dict[str, Predictor] = _shipped(experiment, model) | {
         "gradients": gradient_predictor,
         POLARISED: model_predictor(model),
     }
@@ -80,11 +81,25 @@ def _scores(
         sampler = CutoutSampler(sky.cube, region, experiment.grid, "nearest", fine=model.fine)
         return score_polarisation(predictors, sampler, where[:n], 16)
 
+    def another(further: int, filaments: float) -> dict[str, PolarisedScores]:
+        other = mock_gas(experiment.sky.nside, experiment.seed + further, filaments)
+        sky = true_sky(other, observed_sky(other, velocity, "polarisation"))
+        return judged(on_device(sky, experiment.device), ours)
+
     layers = on_device(known_gas(gas, clean), experiment.device)
     known = {"perfect_gas": _by_layer, "perfect_field": _true_angles}
     few = experiment.settings["hough_cutouts"]
     truth = judged(clean, ours) | judged(clean, {"hough": _hough}, few) | judged(layers, known)
-    return {"truth": truth, "observed": judged(noisy, ours)}
+    return {"truth": truth, "observed": judged(noisy, ours)} | {
+        name: another(*_OTHERS[name]) for name in experiment.settings["polarised_skies"]
+    }
+
+
+def _shipped(experiment: Experiment, model: DustModel) -> dict[str, Predictor]:
+    """The model that comes with foreglow, where the sky has its channels and pixels."""
+    shipped = DustModel.load(SHIPPED, experiment.device)
+    same = shipped.velocity_kms == model.velocity_kms and shipped.nside == model.nside
+    return {SHIPPED: model_predictor(shipped)} if same else {}
 
 
 def _hough(cutouts: Cutouts) -> Tensor:
