@@ -244,7 +244,7 @@ def test_report(folder):
 
 def test_printed(folder):
     table, polarised = printed_tables("zhang2019", folder)
-    assert polarised.row_count == 9  # the truth, as observed, and another sky
+    assert polarised.row_count == 10  # the truth, as observed, and another sky
     assert table.row_count == len(MODELS) + 1
 
 

@@ -37,15 +37,12 @@ class DustSky:
     target_unit : str
     source : str
         "mock", or the files.
-    filter_cut : float
-        Of the low-pass of the channels.
     """
 
     cube: SkyCube
     velocity_kms: np.ndarray
     target_unit: str
     source: str
-    filter_cut: float = PAPER_CUT
 
     @property
     def nside(self) -> int:
@@ -56,6 +53,11 @@ class DustSky:
     def target(self) -> Target:
         """What is learned: "intensity" or "polarisation"."""
         return "polarisation" if self.cube.polarised else "intensity"
+
+    @property
+    def filter_cut(self) -> float:
+        """The ell at which its channels are cut."""
+        return cut_of(self.target)
 
     def sampler(
         self, region: Region, grid: Grid | None = None, method: Method = "nearest"
@@ -106,7 +108,7 @@ def observed_sky(
     cube = SkyCube.from_maps(
         channels, velocity.size, low_pass.full_sky(dust), faint_sky(dust), polarisation=polarisation
     )
-    return DustSky(cube, velocity, MOCK_UNIT, "mock", cut_of(target))
+    return DustSky(cube, velocity, MOCK_UNIT, "mock")
 
 
 def true_sky(gas: MockGas, observed: DustSky) -> DustSky:

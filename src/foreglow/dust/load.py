@@ -15,7 +15,6 @@ from foreglow.dust.inputs import (
     PAPER_RANGE_KMS,
     DustSky,
     channel_filter,
-    cut_of,
     mock_sky,
     observed_sky,
     paper_filter,
@@ -235,7 +234,7 @@ def load_sky(
     maps = channel_filter(gas.nside, target).stream(gas.channels(chosen), part)
     sky = SkyCube.from_maps(maps, len(chosen), wanted, counts, polarisation=qu)
     source = " + ".join([gas.name, str(given.name), *([masked] if mask is not None else [])])
-    return DustSky(sky, gas.velocity_kms[chosen], given.unit, source, cut_of(target))
+    return DustSky(sky, gas.velocity_kms[chosen], given.unit, source)
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,8 @@ def _scores(
     layers = on_device(known_gas(gas, clean), experiment.device)
     known = {"perfect_gas": _by_layer, "perfect_field": _true_angles}
     few = experiment.settings["hough_cutouts"]
-    truth = judged(clean, ours) | judged(clean, {"hough": _hough}, few) | judged(layers, known)
+    lines: dict[str, Predictor] = {"hough": _hough, "hough_averaged": _averaged_hough}
+    truth = judged(clean, ours) | judged(clean, lines, few) | judged(layers, known)
     return {"truth": truth, "observed": judged(noisy, ours)} | {
         name: another(*_OTHERS[name]) for name in experiment.settings["polarised_skies"]
     }
@@ -104,12 +105,20 @@ def _shipped(experiment: Experiment, model: DustModel) -> dict[str, Predictor]:
 
 def _hough(cutouts: Cutouts) -> Tensor:
     """The Rolling Hough Transform of eight channels together, some 10 km/s, as published."""
-    n, fine = cutouts.mask.shape[-1], cutouts.inputs.shape[-1]
     step = 8 if cutouts.inputs.shape[1] % 8 == 0 else 1
-    gas = cutouts.inputs.unflatten(1, (-1, step)).sum(2)
-    seen, _, _ = observed(cutouts.inputs, cutouts.mask)
-    grid = Grid(fine, Grid().pixel_arcmin * n / fine)
-    return torch.nn.functional.avg_pool2d(hough_polarisation(gas, grid, seen), fine // n)
+    return _transformed(cutouts, cutouts.inputs.unflatten(1, (-1, step)).sum(2))
+
+
+def _averaged_hough(cutouts: Cutouts) -> Tensor:
+    """That of the integrated map, its angles averaged as gradients are: better here."""
+    return _transformed(cutouts, cutouts.inputs.sum(1, keepdim=True), average_arcmin=180.0)
+
+
+def _transformed(cutouts: Cutouts, gas: Tensor, average_arcmin: float = 0.0) -> Tensor:
+    seen, _, fine = observed(cutouts.inputs, cutouts.mask)
+    grid = Grid(gas.shape[-1], Grid().pixel_arcmin / fine)
+    made = hough_polarisation(gas, grid, seen, average_arcmin=average_arcmin)
+    return torch.nn.functional.avg_pool2d(made, fine)
 
 
 def known_gas(gas: MockGas, sky: DustSky) -> DustSky:
@@ -118,7 +127,7 @@ def known_gas(gas: MockGas, sky: DustSky) -> DustSky:
     columns = np.stack([(layer.cold + layer.warm)[order] for layer in gas.hydrogen.layers], 1)
     inputs = torch.from_numpy(columns).to(sky.cube.target) * sky.cube.target[:, 1:2]
     cube = SkyCube(inputs.contiguous(), sky.cube.target)
-    return DustSky(cube, np.arange(columns.shape[1]), sky.target_unit, sky.source, sky.filter_cut)
+    return DustSky(cube, np.arange(columns.shape[1]), sky.target_unit, sky.source)
 
 
 def _by_layer(cutouts: Cutouts) -> Tensor:
