@@ -57,6 +57,7 @@ FIGURES = {
     "learning_north_south",
     "predicted_map", "error_coverage", "cleaning_143", "cleaning_217", "correlation_lambda",
     "correlation_east_west", "correlation_ablations", "polarisation_by_ell", "polarised_cutout",
+    "polarised_cleaning_95", "polarised_cleaning_150", "polarised_cleaning_220",
 }  # fmt: skip
 
 
@@ -199,6 +200,19 @@ def test_cleaning(records):
     assert left["true_dust"] < left["perfect_gas"] < left["integrated"] < 1
 
 
+def test_cleaning_of_b_modes(records):
+    found = of(records, step="polarised_cleaning")
+    assert {r["frequency_ghz"] for r in found} == {95.0, 150.0, 220.0}
+    rows = {r["model"]: r for r in found if r["frequency_ghz"] == 150 and "r_bias" in r}
+    simple = {"none", "mean_field", "hough_averaged", "gradients", "unet_polarised"}
+    both = {f"{m} + planck_353" for m in ("gradients", "hough_averaged", "unet_polarised")}
+    assert set(rows) == simple | both | {"perfect_gas", "planck_353", "true_dust"}
+    assert rows["true_dust"]["share"] < 0.01 < rows["perfect_gas"]["share"] < 1
+    assert rows["none"]["r_bias"] > rows["perfect_gas"]["r_bias"] > rows["true_dust"]["r_bias"]
+    bins = [r["ell_low"] for r in found if r["model"] == "none" and r["frequency_ghz"] == 95]
+    assert bins == [30, *range(30, 240, 30)]
+
+
 def test_records_are_flat(records):
     assert not any(isinstance(v, dict | list) for r in records for v in r.values())
     assert all("step" in r for r in records)
@@ -236,6 +250,8 @@ def test_report(folder):
     assert view.spectra.tb.shape == (64, hp.nside2npix(64))
     assert '<h2 id="sky">' in page
     for name in ("models", "ceiling", "east_west", "lambda", "ablations", "coverage", "cleaning"):
+        assert f'id="dust-{name}"' in page
+    for name in ("polarisation", "polarised-cleaning"):
         assert f'id="dust-{name}"' in page
     for words in ("mock Galaxy, a stand-in", "paper 76.4%", "paper 88.9%", "Scale “smoke”"):
         assert words in page

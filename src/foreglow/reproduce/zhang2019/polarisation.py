@@ -1,5 +1,7 @@
 """The next step, which the paper leaves for future work: the dust's polarisation from hydrogen."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from foreglow.reproduce.zhang2019.experiment import (
     log,
     on_device,
 )
+from foreglow.reproduce.zhang2019.polarised_cleaning import polarised_cleaning
 from foreglow.sky.gas import MockGas, mock_gas
 
 _SPLIT = SPLITS[0]
@@ -46,7 +49,8 @@ def polarised_dust(experiment: Experiment) -> Captions:
         noisy = on_device(observed_sky(gas, velocity, "polarisation"), experiment.device)
     model = experiment.trained(POLARISED, noisy)
     with experiment.run.stage("score polarisation"):
-        found = _scores(experiment, gas, noisy, model)
+        layers = on_device(known_gas(gas, noisy), experiment.device)
+        found = _scores(experiment, gas, noisy, layers, model)
     for target, scores in found.items():
         for one in scores.values():
             record = one.record(scores["gradients"].first(len(one.curve)))
@@ -61,11 +65,21 @@ def polarised_dust(experiment: Experiment) -> Captions:
                 *(record[f"spectrum_{k}"] for k in ("e50", "e150", "b50", "b150")),
                 record["alignment"],
             )  # fmt: skip
-    return _curve_figure(experiment, found["truth"]) | _example_figure(experiment, noisy, model)
+    captions = _curve_figure(experiment, found["truth"])
+    captions |= _example_figure(experiment, noisy, model)
+    best = _shipped(experiment, model) or {POLARISED: model_predictor(model)}
+    lines: dict[str, Predictor] = {
+        "hough_averaged": _averaged_hough,
+        "gradients": gradient_predictor,
+    }
+    known = {"perfect_gas": _by_layer}
+    return captions | polarised_cleaning(
+        experiment, gas, noisy, layers, best, lines, known, model.fine
+    )
 
 
 def _scores(
-    experiment: Experiment, gas: MockGas, noisy: DustSky, model: DustModel
+    experiment: Experiment, gas: MockGas, noisy: DustSky, layers: DustSky, model: DustModel
 ) -> dict[str, dict[str, PolarisedScores]]:
     """Scores against Q and U as observed, as only the mock knows them, and on other skies."""
     velocity, clean = experiment.sky.velocity_kms, true_sky(gas, noisy)
@@ -86,11 +100,14 @@ def _scores(
         sky = true_sky(other, observed_sky(other, velocity, "polarisation"))
         return judged(on_device(sky, experiment.device), ours)
 
-    layers = on_device(known_gas(gas, clean), experiment.device)
     known = {"perfect_gas": _by_layer, "perfect_field": _true_angles}
     few = experiment.settings["hough_cutouts"]
     lines: dict[str, Predictor] = {"hough": _hough, "hough_averaged": _averaged_hough}
-    truth = judged(clean, ours) | judged(clean, lines, few) | judged(layers, known)
+    truth = (
+        judged(clean, ours)
+        | judged(clean, lines, few)
+        | judged(replace(clean, cube=SkyCube(layers.cube.inputs, clean.cube.target)), known)
+    )
     return {"truth": truth, "observed": judged(noisy, ours)} | {
         name: another(*_OTHERS[name]) for name in experiment.settings["polarised_skies"]
     }
