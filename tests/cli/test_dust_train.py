@@ -7,6 +7,7 @@ import healpy as hp
 import numpy as np
 import pytest
 
+from foreglow.dust import polarised_sphere
 from foreglow.dust import train as training
 from foreglow.dust.model import DustModel
 from foreglow.hi_cube.cube import write_cube
@@ -24,6 +25,7 @@ TINY = ("--epochs", 1, "--steps", 2, "--batch", 2, "--plan", TINY_PLAN, "--devic
 def small(monkeypatch):
     for name in ("VALIDATION_CUTOUTS", "_STANDARDISATION_CUTOUTS"):
         monkeypatch.setattr(training, name, 4)
+    monkeypatch.setattr(polarised_sphere, "CENTRES_NSIDE", 2)
 
 
 @pytest.fixture
@@ -67,9 +69,16 @@ def test_polarisation_of_the_mock(run, tmp_path):
     options = ("--sky", "mock", "--nside", 16, "--cutouts", 6, "--device", "cpu", "--json")
     code, said, err = run("dust", "evaluate", "--model", out, *options)
     assert code == 0
-    records = json.loads(said)
+    every = json.loads(said)
+    records = [record for record in every if "by" not in record]
     assert [record["model"] for record in records] == ["gradients", "unet"] * 2
     assert [record["target"] for record in records] == ["observed"] * 2 + ["truth"] * 2
+    (whole, *_) = sphere = [r for r in every if r.get("by") == "sphere"]
+    assert [(r["model"], r["target"]) for r in sphere] == [
+        (r["model"], r["target"]) for r in records
+    ]
+    assert 0.2 < whole["sky_fraction"] < 0.4
+    assert -1 <= whole["alignment"] <= 1
     assert {"e50", "b150", "spectrum_e50", "alignment", "wins_b50"} <= records[1].keys()
     assert -1 <= records[1]["alignment"] <= 1
 

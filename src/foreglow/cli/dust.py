@@ -276,7 +276,7 @@ def dust_evaluate(
     as_json: Json = False,
 ) -> None:
     """Correlation of a model's predictions with the dust, beside the integrated HI map."""
-    from foreglow.dust.evaluate import evaluate_model, polarised_table, score_table
+    from foreglow.dust.evaluate import evaluate_model, polarised_table, score_table, sphere_tables
     from foreglow.dust.load import SkySource
 
     # the range of velocities is the model's
@@ -284,5 +284,6 @@ def dust_evaluate(
     with screen.progress("evaluate") as show:
         records = evaluate_model(model, given, region, cutouts, seed, device, show)
     as_table = polarised_table if "e50" in records[0] else score_table
-    table = as_table(records, f"{model} on {sky or cube}, {region}")
-    screen.show([table], records, as_json)
+    title = f"{model} on {sky or cube}, {region}"
+    tables = [as_table(records, title), *sphere_tables(records, title)]
+    screen.show(tables, records, as_json)

@@ -169,7 +169,8 @@ class CutSky:
         dict of str to ndarray, shape (n_bin,), in the product of the maps' units
             "TT", "EE", "BB", "TE", "TB", "EB", and "ET", "BT", "BE": first the letter of the one.
         """
-        found = dict(zip(("EE", "BB"), self.band_powers(one[1:], other[1:]), strict=True))
+        ee, bb = self.band_powers(one[1:], other[1:])
+        found = {"EE": ee, "BB": bb}
         binned = {
             a + b: self._mean @ _power(one[k], other[n], self.l_max)
             for k, a in enumerate("TEB")
