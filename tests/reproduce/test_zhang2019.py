@@ -21,6 +21,7 @@ from foreglow.report.page.skyview import averaged, load_view, saved_views
 from foreglow.reproduce import PAPERS, printed_tables, read_records, reproduce, zhang2019
 from foreglow.reproduce.settings import SCALES, read_settings
 from foreglow.reproduce.zhang2019 import experiment, models
+from foreglow.reproduce.zhang2019.experiment import POLARISED
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.source import open_source, paper_channels
 from foreglow.sky.gas import mock_gas
@@ -57,6 +58,7 @@ FIGURES = {
     "learning_north_south",
     "predicted_map", "error_coverage", "cleaning_143", "cleaning_217", "correlation_lambda",
     "correlation_east_west", "correlation_ablations", "polarisation_by_ell", "polarised_cutout",
+    "polarisation_on_the_sphere",
 }  # fmt: skip
 
 
@@ -199,6 +201,15 @@ def test_cleaning(records):
     assert left["true_dust"] < left["perfect_gas"] < left["integrated"] < 1
 
 
+def test_polarisation_on_the_sphere(records):
+    found = of(records, step="polarised_sphere", by="ell", target="truth", model="gradients")
+    assert [r["low"] for r in found] == [20, 50, 100, 150, 200]
+    assert all(0 < r["r_e"] < 1 for r in found)
+    (whole,) = of(records, step="polarised_sphere", by="sphere", target="truth", model=POLARISED)
+    assert 0 < whole["alignment"] < 1
+    assert 0.2 < whole["sky_fraction"] < 0.4  # of the south
+
+
 def test_records_are_flat(records):
     assert not any(isinstance(v, dict | list) for r in records for v in r.values())
     assert all("step" in r for r in records)
@@ -299,7 +310,9 @@ def test_resume_with_another_seed(folder):
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_can_be_resolved(scale):
     settings = read_settings("zhang2019", scale)
-    assert set(settings) - {"pdf_fonts"} == set(TINY)
+    east = "unet_polarised_east"  # where it is asked for
+    assert set(settings) - {"pdf_fonts", east} == set(TINY)
+    DustPlan(**settings.get(east, {}))
     assert 30.0 in settings["lambdas"]
     for table in (*NETWORKS, "variants"):
         DustPlan(**settings[table])

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from foreglow.dust.cleaning import ELL_EDGES
 from foreglow.errors import MapError, ShapeError
@@ -64,7 +64,7 @@ class SphereScores:
     errors: Values
 
     @property
-    def ell(self) -> NDArray[np.float64]:
+    def ell(self) -> NDArray[np.floating]:
         """Mean multipole of each bin."""
         return 0.5 * (self.ell_edges[1:] + self.ell_edges[:-1] - 1)
 
@@ -232,9 +232,10 @@ def _alignments(mine: NDArray, other: NDArray, weight: NDArray, edges: NDArray) 
     }
 
 
-def _means(values: NDArray, weight: NDArray, by: NDArray, edges: Sequence[float]) -> NDArray:
+def _means(values: NDArray, weight: NDArray, by: NDArray, edges: ArrayLike) -> NDArray:
     """Weighted means in bins; the last one holds its upper edge too."""
-    n = len(edges) - 1
+    edges = np.asarray(edges)
+    n = edges.size - 1
     place = np.clip(np.searchsorted(edges, by, side="right") - 1, 0, n - 1)
     total = np.bincount(place, weights=weight, minlength=n)
     summed = np.bincount(place, weights=weight * values, minlength=n)

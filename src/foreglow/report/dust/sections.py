@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from foreglow.report.dust.sphere import sphere_table
 from foreglow.report.dust.tables import (
     cleaning_table,
     correlation_rows,
@@ -27,5 +28,6 @@ def dust_sections(records: Sequence[Record]) -> Markup:
         coverage=coverage_table(records),
         cleaning=cleaning_table(records),
         polarisation=polarised_table(polarised_rows(records)),
+        sphere=sphere_table(records),
         cleaned=next((r for r in records if r.get("step") == "cleaning"), None),
     )

@@ -27,6 +27,8 @@ from foreglow.reproduce.zhang2019.experiment import (
     log,
     on_device,
 )
+from foreglow.reproduce.zhang2019.polarised_east_west import east_to_west
+from foreglow.reproduce.zhang2019.polarised_sphere import on_the_sphere
 from foreglow.sky.gas import MockGas, mock_gas
 
 _SPLIT = SPLITS[0]
@@ -47,10 +49,12 @@ def polarised_dust(experiment: Experiment) -> Captions:
     model = experiment.trained(POLARISED, noisy)
     with experiment.run.stage("score polarisation"):
         found = _scores(experiment, gas, noisy, model)
+    found |= east_to_west(experiment, gas, noisy)
     for target, scores in found.items():
         for one in scores.values():
             record = one.record(scores["gradients"].first(len(one.curve)))
-            record |= {"step": "polarisation", "split": _SPLIT, "set": "test", "target": target}
+            split = target if target in SPLITS else _SPLIT
+            record |= {"step": "polarisation", "split": split, "set": "test", "target": target}
             if one.name == POLARISED and "hough" in scores:
                 hough = scores["hough"]
                 above = one.first(len(hough.curve)).record(hough)
@@ -61,7 +65,12 @@ def polarised_dust(experiment: Experiment) -> Captions:
                 *(record[f"spectrum_{k}"] for k in ("e50", "e150", "b50", "b150")),
                 record["alignment"],
             )  # fmt: skip
-    return _curve_figure(experiment, found["truth"]) | _example_figure(experiment, noisy, model)
+    captions = _curve_figure(experiment, found["truth"])
+    captions |= _example_figure(experiment, noisy, model)
+    skies = {"truth": true_sky(gas, noisy), "observed": noisy}
+    return captions | on_the_sphere(
+        experiment, skies, _shipped(experiment, model) | {POLARISED: model}
+    )
 
 
 def _scores(
@@ -70,10 +79,9 @@ def _scores(
     """Scores against Q and U as observed, as only the mock knows them, and on other skies."""
     velocity, clean = experiment.sky.velocity_kms, true_sky(gas, noisy)
     region, where = experiment.regions(_SPLIT)["test"], experiment.pointings(_SPLIT, "test")
-    ours: dict[str, Predictor] = _shipped(experiment, model) | {
-        "gradients": gradient_predictor,
-        POLARISED: model_predictor(model),
-    }
+    shipped = _shipped(experiment, model)
+    ours: dict[str, Predictor] = {name: model_predictor(one) for name, one in shipped.items()}
+    ours |= {"gradients": gradient_predictor, POLARISED: model_predictor(model)}
 
     def judged(
         sky: DustSky, predictors: dict[str, Predictor], n: int | None = None
@@ -96,11 +104,11 @@ def _scores(
     }
 
 
-def _shipped(experiment: Experiment, model: DustModel) -> dict[str, Predictor]:
+def _shipped(experiment: Experiment, model: DustModel) -> dict[str, DustModel]:
     """The model that comes with foreglow, where the sky has its channels and pixels."""
     shipped = DustModel.load(SHIPPED, experiment.device)
     same = shipped.velocity_kms == model.velocity_kms and shipped.nside == model.nside
-    return {SHIPPED: model_predictor(shipped)} if same else {}
+    return {SHIPPED: shipped} if same else {}
 
 
 def _hough(cutouts: Cutouts) -> Tensor:
@@ -171,7 +179,7 @@ def _example_figure(experiment: Experiment, sky: DustSky, model: DustModel) -> C
     cut = sampler.at(where)
     maps = {
         "target": cut.target[0, 1:],
-        "gradients": gradient_predictor(cut)[0],
+        "gradients": gradient_predictor(cut)[0, 1:],
         POLARISED: model(cut.inputs, cut.mask)[0, 1:],
     }
     lon, lat = float(where.lon_deg[0]), float(where.lat_deg[0])
