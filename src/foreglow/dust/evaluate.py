@@ -163,7 +163,7 @@ _OF = {"truth": "no noise", "observed": "observed"}
 
 def polarised_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The records of `PolarisedScores.record` as a table for the terminal."""
-    columns = [f"{letter}, {scale}" for scale in ("r50", "r150") for letter in "EB"]
+    columns = [f"{letter}, {scale}" for scale in ("r50", "r150") for letter in "EBI"]
     table = Table(
         "model", "Q and U", "r", *columns, "alignment",
         title=escape(f"{title}, {records[0]['n']} cutouts"),
@@ -175,7 +175,7 @@ def polarised_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
         if "by" in record:
             continue
         for kind, name in (("", "by mode"), ("spectrum_", "spectra")):
-            keys = [f"{kind}{letter}{scale}" for scale in ("50", "150") for letter in "eb"]
+            keys = [f"{kind}{letter}{scale}" for scale in ("50", "150") for letter in "ebi"]
             shown = "" if kind else f"{record['alignment']:.3f}"
             table.add_row(
                 record["model"],

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from foreglow.dust import stitch as stitching
 from foreglow.dust.beside import read_mask
-from foreglow.dust.cutouts import Cutouts, SkyCube
+from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.model import DustModel
-from foreglow.dust.orientation import gradient_polarisation, observed
 from foreglow.dust.polarised_questions import question_polarisation
+from foreglow.dust.polarised_scores import gradient_predictor
 from foreglow.dust.polarised_target import read_polarised
 from foreglow.dust.predict import predict_map
 from foreglow.dust.results import PolarisedDustMap
@@ -148,7 +147,9 @@ def sphere_scores(
     order = hp.ring2nest(cube.nside, np.arange(kept.size))
     kept = kept & (cube.target[:, 1].cpu().numpy()[order] > 0)
     where = _around(kept, first.grid, centres_nside or CENTRES_NSIDE)
-    blend = stitching.stitch(_gradients, cube, first.grid, where, fine=first.fine, polarised=True)
+    blend = stitching.stitch(
+        gradient_predictor, cube, first.grid, where, fine=first.fine, polarised=True
+    )
     maps = {"gradients": blend.mean}
     for name, model in models.items():
         found = predict_map(model, cube, where)
@@ -157,13 +158,6 @@ def sphere_scores(
     for one in maps.values():
         kept &= np.isfinite(one).all(0)
     return score_sphere(maps, targets, kept)
-
-
-def _gradients(cutouts: Cutouts) -> Tensor:
-    """I, Q and U of the integrated map, polarised as its gradients point."""
-    _, share, fine = observed(cutouts.inputs, cutouts.mask)
-    total = torch.nn.functional.avg_pool2d(cutouts.inputs.sum(1, keepdim=True), fine) / share
-    return torch.cat([total, gradient_polarisation(cutouts.inputs, cutouts.mask)], 1)
 
 
 def _around(kept: NDArray[np.bool_], grid: Grid, nside: int) -> Pointings:
