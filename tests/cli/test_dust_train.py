@@ -9,7 +9,9 @@ import pytest
 
 from foreglow.dust import polarised_sphere
 from foreglow.dust import train as training
+from foreglow.dust.load import SkySource
 from foreglow.dust.model import DustModel
+from foreglow.errors import MapError
 from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.sky.gas import mock_gas
@@ -79,8 +81,30 @@ def test_polarisation_of_the_mock(run, tmp_path):
     ]
     assert 0.2 < whole["sky_fraction"] < 0.4
     assert -1 <= whole["alignment"] <= 1
-    assert {"e50", "b150", "spectrum_e50", "alignment", "wins_b50"} <= records[1].keys()
+    assert {"e50", "b150", "spectrum_e50", "alignment", "wins_b50", "i50", "wins_i50"} <= records[
+        1
+    ].keys()
     assert -1 <= records[1]["alignment"] <= 1
+
+
+def test_the_convention_of_a_map_that_states_none(run, own, monkeypatch, tmp_path):
+    """Said on the command line, it is what the sky is read with; and never against a header."""
+    seen = []
+
+    def load(self):
+        seen.append((self.target, self.convention))
+        raise MapError("enough")
+
+    monkeypatch.setattr(SkySource, "load", load)
+    options = ("--target", "polarisation", "--convention", "IAU", "--out", tmp_path / "m")
+    assert run("dust", "train", *own, *options, *TINY)[0] == 2
+    model = ("--model", "mock-dust-polarised", "--convention", "IAU", "--device", "cpu")
+    code, _, err = run("dust", "evaluate", *own, *model)
+    assert (code, "enough" in err) == (2, True)
+    assert seen == [("polarisation", "IAU")] * 2
+    code, _, err = run("dust", "train", "--sky", "mock", "--convention", "IAU", *options[4:], *TINY)
+    assert code == 2
+    assert "expected --sky 'mock' or files, got --convention beside it" in err
 
 
 @pytest.mark.parametrize(
