@@ -1,7 +1,7 @@
 """What comes beside a cube, from files or arrays: a mask, and a dust map."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import astropy.units as u
 import numpy as np
@@ -16,7 +16,21 @@ from foreglow.maps.io import IntensityMap, open_plain_map
 from foreglow.maps.mask import above_zero, nothing_counts
 
 
-def read_mask(mask: Any, cube: HICube, nest: bool) -> NDArray[np.bool_]:
+class OnPixels(Protocol):
+    """What other maps are to be like: an HI cube, or what was made of one."""
+
+    @property
+    def nside(self) -> int:
+        """Nside of its maps."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call it, after `the cube`."""
+        ...
+
+
+def read_mask(mask: Any, cube: OnPixels, nest: bool) -> NDArray[np.bool_]:
     """Where a mask is above zero, RING.
 
     Parameters
@@ -75,7 +89,7 @@ def read_dust(
     return _on_grid("dust", plain, cube, nest), found, "dust"
 
 
-def read_on_grid(path: Path, stored: IntensityMap, cube: HICube) -> np.ndarray:
+def read_on_grid(path: Path, stored: IntensityMap, cube: OnPixels) -> np.ndarray:
     """All of a FITS map, RING, NaN where it holds nothing.
 
     Raises
@@ -92,7 +106,7 @@ def read_on_grid(path: Path, stored: IntensityMap, cube: HICube) -> np.ndarray:
     return stored.read(np.arange(hp.nside2npix(cube.nside)))
 
 
-def _on_grid(name: str, given: Any, cube: HICube, nest: bool) -> NDArray[np.floating]:
+def _on_grid(name: str, given: Any, cube: OnPixels, nest: bool) -> NDArray[np.floating]:
     """An array on the pixels of a cube, RING, NaN where it is masked or UNSEEN."""
     given = np.asanyarray(given)
     n_pix = hp.nside2npix(cube.nside)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from foreglow.report.dust.sphere import sphere_table
 from foreglow.report.dust.tables import (
     cleaning_table,
     correlation_rows,
@@ -30,5 +31,6 @@ def dust_sections(records: Sequence[Record]) -> Markup:
         polarisation=polarised_table(polarised_rows(records)),
         polarised_cleaning=polarised_cleaning_table(records),
         polarised_cleaned=next((r for r in records if r.get("step") == "polarised_cleaning"), None),
+        sphere=sphere_table(records),
         cleaned=next((r for r in records if r.get("step") == "cleaning"), None),
     )

@@ -2,7 +2,8 @@
 
 Records of correlations have ``step`` ``models``, ``east_west``, ``lambda`` or ``ablations``; the
 other steps have records of their own: ``ceiling``, ``unpredictable``, ``coverage``, ``cleaning``,
-``polarisation``, ``polarised_cleaning``.
+``polarisation``, ``polarised_cleaning``, ``polarised_sphere`` (see
+`foreglow.report.dust.sphere`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,6 +27,7 @@ _TARGETS = {
     "observed": "as observed",
     "other_seed": "another sky of the mock",
     "half_alignment": "half of the filaments along the field",
+    "east_west": "trained in the east, of the west",
 }
 _TRANSLATE = str.maketrans({"-": "−"})
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from foreglow.reproduce.zhang2019.experiment import (
     POLARISED,
+    POLARISED_EAST,
     WIDE,
     Captions,
     Experiment,
@@ -17,7 +18,7 @@ from foreglow.runs import Run
 
 def train_networks(experiment: Experiment) -> Captions:
     """Train every network on the sky of the experiment."""
-    others = (WIDE, POLARISED)  # see another sky
+    others = (WIDE, POLARISED, POLARISED_EAST)  # see another sky
     names = [name for name in experiment.trainings if name not in others]  # the longest come first
     work = partial(
         _train, experiment.run, experiment.settings, experiment.opening, experiment.resume

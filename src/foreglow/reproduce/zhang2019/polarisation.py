@@ -30,6 +30,9 @@ from foreglow.reproduce.zhang2019.experiment import (
     on_device,
 )
 from foreglow.reproduce.zhang2019.polarised_cleaning import polarised_cleaning
+from foreglow.reproduce.zhang2019.polarised_east_west import east_to_west
+from foreglow.reproduce.zhang2019.polarised_maps import polarised_maps
+from foreglow.reproduce.zhang2019.polarised_sphere import on_the_sphere
 from foreglow.sky.gas import MockGas, mock_gas
 
 _SPLIT = SPLITS[0]
@@ -51,10 +54,12 @@ def polarised_dust(experiment: Experiment) -> Captions:
     with experiment.run.stage("score polarisation"):
         layers = on_device(known_gas(gas, noisy), experiment.device)
         found = _scores(experiment, gas, noisy, layers, model)
+    found |= east_to_west(experiment, gas, noisy)
     for target, scores in found.items():
         for one in scores.values():
             record = one.record(scores["gradients"].first(len(one.curve)))
-            record |= {"step": "polarisation", "split": _SPLIT, "set": "test", "target": target}
+            split = target if target in SPLITS else _SPLIT
+            record |= {"step": "polarisation", "split": split, "set": "test", "target": target}
             if one.name == POLARISED and "hough" in scores:
                 hough = scores["hough"]
                 above = one.first(len(hough.curve)).record(hough)
@@ -67,15 +72,14 @@ def polarised_dust(experiment: Experiment) -> Captions:
             )  # fmt: skip
     captions = _curve_figure(experiment, found["truth"])
     captions |= _example_figure(experiment, noisy, model)
-    best = _shipped(experiment, model) or {POLARISED: model_predictor(model)}
-    lines: dict[str, Predictor] = {
-        "hough_averaged": _averaged_hough,
-        "gradients": gradient_predictor,
-    }
+    simple = {"gradients": gradient_predictor, "hough_averaged": _averaged_hough}
     known = {"perfect_gas": _by_layer}
-    return captions | polarised_cleaning(
-        experiment, gas, noisy, layers, best, lines, known, model.fine
-    )
+    with experiment.run.stage("maps of polarised dust"):
+        models = _shipped(experiment, model) | {POLARISED: model}
+        maps = polarised_maps(experiment, noisy.cube, layers.cube, models, simple, known)
+    skies = {"truth": true_sky(gas, noisy).cube, "observed": noisy.cube}
+    captions |= on_the_sphere(experiment, skies, maps)
+    return captions | polarised_cleaning(experiment, gas, maps)
 
 
 def _scores(
@@ -84,10 +88,9 @@ def _scores(
     """Scores against Q and U as observed, as only the mock knows them, and on other skies."""
     velocity, clean = experiment.sky.velocity_kms, true_sky(gas, noisy)
     region, where = experiment.regions(_SPLIT)["test"], experiment.pointings(_SPLIT, "test")
-    ours: dict[str, Predictor] = _shipped(experiment, model) | {
-        "gradients": gradient_predictor,
-        POLARISED: model_predictor(model),
-    }
+    shipped = _shipped(experiment, model)
+    ours: dict[str, Predictor] = {name: model_predictor(one) for name, one in shipped.items()}
+    ours |= {"gradients": gradient_predictor, POLARISED: model_predictor(model)}
 
     def judged(
         sky: DustSky, predictors: dict[str, Predictor], n: int | None = None
@@ -113,11 +116,11 @@ def _scores(
     }
 
 
-def _shipped(experiment: Experiment, model: DustModel) -> dict[str, Predictor]:
+def _shipped(experiment: Experiment, model: DustModel) -> dict[str, DustModel]:
     """The model that comes with foreglow, where the sky has its channels and pixels."""
     shipped = DustModel.load(SHIPPED, experiment.device)
     same = shipped.velocity_kms == model.velocity_kms and shipped.nside == model.nside
-    return {SHIPPED: model_predictor(shipped)} if same else {}
+    return {SHIPPED: shipped} if same else {}
 
 
 def _hough(cutouts: Cutouts) -> Tensor:
@@ -188,7 +191,7 @@ def _example_figure(experiment: Experiment, sky: DustSky, model: DustModel) -> C
     cut = sampler.at(where)
     maps = {
         "target": cut.target[0, 1:],
-        "gradients": gradient_predictor(cut)[0],
+        "gradients": gradient_predictor(cut)[0, 1:],
         POLARISED: model(cut.inputs, cut.mask)[0, 1:],
     }
     lon, lat = float(where.lon_deg[0]), float(where.lat_deg[0])
