@@ -71,6 +71,7 @@ def tiny():
         patch.setattr(experiment.figures, "save", draw_small)
         patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
+        patch.setattr("foreglow.dust.sphere_scores._HALVINGS", 1)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
         patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 20.0)
         made_once = cache(mock_gas)

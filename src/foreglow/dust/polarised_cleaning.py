@@ -193,7 +193,9 @@ def clean_polarisation(
     beam[: len(window)] = window[: cut.l_max + 1]
     n_map = _DUST + len(alm)
     products = np.empty((realisations, len(cut.ell), n_map, n_map))
-    products[:, :, _DUST:, _DUST:] = _products(cut, alm, alm)
+    for k, one in enumerate(alm, _DUST):
+        rows = _products(cut, [one], alm[k - _DUST :])[:, 0]  # the same the other way round
+        products[:, :, k, k:] = products[:, :, k:, k] = rows
     with scratch_directory((shared or Path(tempfile.gettempdir())) / "cleaning") as folder:
         np.savez(folder / "sky.npz", weight=cut.weight, edges=cut.edges, beam=beam)
         work = partial(_simulated, folder.absolute() / "sky.npz", seed)
