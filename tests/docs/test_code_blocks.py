@@ -75,7 +75,6 @@ def shorter(monkeypatch):
         monkeypatch.setattr(dust_train, name, 4)
     monkeypatch.setattr(dust_train, "_CALIBRATION_CUTOUTS", 16)
     monkeypatch.setattr("foreglow.dust.validation._CENTRES", 100)
-    monkeypatch.setattr("foreglow.dust.polarised_sphere.CENTRES_NSIDE", 2)
     for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
         monkeypatch.setattr(recognition_train, name, 2048)
     usual = recognition_train.TrainingPlan.usual
@@ -93,7 +92,7 @@ def shorter(monkeypatch):
     monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed: coarse_gas(16, seed))
     monkeypatch.setattr(figures, "save", draw_small)
     centres = stitch.centres(2)
-    monkeypatch.setattr(stitch, "centres", lambda: centres)
+    monkeypatch.setattr(stitch, "centres", lambda *_: centres)
 
 
 @pytest.fixture
