@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from foreglow.dust import train as dust_train
-from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.plan import DustPlan
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.maps.hemispheres import NORTH
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network import train as recognition_train

@@ -8,11 +8,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.loss import PAPER_WEIGHT, polarised_loss
 from foreglow.dust.networks import PolarisedUNet
 from foreglow.dust.orientation import finer, gradient_polarisation, orientations
 from foreglow.dust.polarised_scores import gradient_predictor, score_polarisation
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.spectra import alignment, e_and_b, paper_bands, spectrum_correlation
 from foreglow.errors import ShapeError
 from foreglow.maps.gnomonic import Grid

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.hough import hough_polarisation
 from foreglow.dust.inputs import DustSky, observed_sky, true_sky
 from foreglow.dust.model import DustModel
@@ -17,6 +17,7 @@ from foreglow.dust.polarised_scores import (
     score_polarisation,
 )
 from foreglow.dust.scores import Predictor, model_predictor
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.report.dust import curves as dust_curves
