@@ -42,15 +42,12 @@ class Cutouts:
     mask : Tensor of bool, shape (batch, n, n)
         True where the sky counts.
     pointings : Pointings
-    variance : Tensor, shape (batch, n, n), or None
-        Of the noise of Q and U, where that is known; zero where masked.
     """
 
     inputs: Tensor
     target: Tensor
     mask: Tensor
     pointings: Pointings
-    variance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -195,8 +192,7 @@ class CutoutSampler:
             )
             maps = torch.cat([maps.unsqueeze(1), turned], 1)
         # (batch, n, n, channel) in memory, (batch, channel, n, n) to a network
-        variance = None if self.sky.variance is None else aside[..., -1]
-        return Cutouts(values.permute(0, 3, 1, 2), maps, mask, where, variance)
+        return Cutouts(values.permute(0, 3, 1, 2), maps, mask, where)
 
     def _finer(self, where: Pointings) -> tuple[Tensor, Tensor | None]:
         """Pixels of the inputs, and their weights, where pixels of the grid are divided."""

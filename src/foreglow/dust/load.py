@@ -169,7 +169,7 @@ def load_sky(
     convention : str, optional
         Of Q and U where they do not state it: "COSMO" or "IAU".
     noise : path, text, array_like or (array_like, str), optional
-        Of Q and U, as `read_polarised` takes it: noisier pixels weigh less.
+        Of Q and U, as `read_polarised` takes it: the errors of a model are without it.
 
     Returns
     -------
