@@ -17,7 +17,8 @@ import torch
 
 from foreglow.compute.random import make_generator
 from foreglow.dust.baselines import NormalEquations
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.harmonic import HarmonicFilter, butterworth, low_pass_l_max
 from foreglow.maps.hemispheres import METHODS, NORTH

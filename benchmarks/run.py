@@ -25,6 +25,7 @@ from limits import limits
 from machine import machine
 from measure import devices, processor
 from patches import patch_fits
+from polarised import polarised
 from precision import precision
 from recognition import classification, memory, simulation
 from scaling import scaling
@@ -43,6 +44,7 @@ OF_A_DEVICE = (
     fits,
     cutouts,
     unet,
+    polarised,
     precision,
 )
 OF_THE_PROCESSOR = (

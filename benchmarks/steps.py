@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from foreglow.dust import train as dust_train
-from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.plan import DustPlan
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.maps.hemispheres import NORTH
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network import train as recognition_train
@@ -85,10 +85,13 @@ def _starts(module: ModuleType, device: torch.device) -> Iterator[list[float]]:
         yield starts
 
 
-def noise_sky(nside: int, n_channel: int) -> DustSky:
+def noise_sky(nside: int, n_channel: int, polarised: bool = False) -> DustSky:
     """A sky for timing: what is in it does not matter."""
     rng = np.random.default_rng(0)
     n_pix = hp.nside2npix(nside)
     inputs = torch.from_numpy(rng.random((n_pix, n_channel), dtype=np.float32))
     target = torch.stack([inputs.sum(1), torch.ones(n_pix)], 1)
-    return DustSky(SkyCube(inputs, target), velocity_channels()[:n_channel], "uK_RJ", "noise")
+    cube = SkyCube(inputs, target)
+    if polarised:
+        cube = cube.with_polarisation(rng.standard_normal((2, n_pix), np.float32), nest=True)
+    return DustSky(cube, velocity_channels()[:n_channel], "uK_RJ", "noise")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import EAST, METHODS, NORTH, SOUTH, Region, split

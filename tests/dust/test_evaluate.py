@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.scores import Scores, integrated_predictor, score
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.spectra import mode_correlation, paper_bands, spectrum_correlation
 from foreglow.errors import ShapeError
 from foreglow.maps.gnomonic import Grid

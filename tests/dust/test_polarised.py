@@ -8,11 +8,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.loss import PAPER_WEIGHT, polarised_loss
 from foreglow.dust.networks import PolarisedUNet
 from foreglow.dust.orientation import finer, gradient_polarisation, orientations
 from foreglow.dust.polarised_scores import gradient_predictor, score_polarisation
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.spectra import alignment, e_and_b, paper_bands, spectrum_correlation
 from foreglow.errors import ShapeError
 from foreglow.maps.gnomonic import Grid
@@ -234,3 +235,13 @@ def test_gradients_of_a_cutout_do_not_depend_on_those_beside_it():
     torch.testing.assert_close(both[1:], 50 * gradient_polarisation(inputs[1:] / 50, mask[1:]))
     empty = torch.stack([inputs[0], torch.zeros_like(inputs[0])])
     assert not gradient_polarisation(empty, mask)[1].any()
+
+
+def test_e_and_b_of_a_training_after_those_of_a_prediction():
+    qu = torch.randn(1, 2, 20, 20, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = e_and_b(qu)
+    qu.requires_grad_()
+    after = e_and_b(qu)
+    after.square().sum().backward()
+    torch.testing.assert_close(after.detach(), before.clone())

@@ -10,9 +10,9 @@ import torch
 from astropy.io import fits
 
 from foreglow.dust import stitch
-from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.model import DustModel
 from foreglow.dust.predict import predict_dust, predict_map
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, to_card
 from foreglow.errors import MapError, ModelError

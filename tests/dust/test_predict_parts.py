@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from foreglow.dust import stitch
-from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.filtered import Filtered, SkyPart, bytes_a_tile, tiles_around
 from foreglow.dust.model import DustModel
 from foreglow.dust.parts import Job, blend, in_order, make_plan, weights_hash
 from foreglow.dust.predict import predict_dust, stitched_members
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.stitch import centres
 from foreglow.errors import MapError
 from foreglow.hi_cube.cube import open_cube, write_cube

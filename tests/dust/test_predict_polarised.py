@@ -10,17 +10,20 @@ from astropy.io import fits
 from matplotlib import pyplot
 
 from foreglow.dust import stitch
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.model import DustModel
 from foreglow.dust.parts import in_order, make_plan
 from foreglow.dust.predict import from_stitched, predict_dust, predict_map, stitched_members
 from foreglow.dust.results import PolarisedDustMap
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.stitch import centres
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, measure, to_card
 from foreglow.dust.validation import calibrate
 from foreglow.errors import ForeglowError, MapError, ModelError, ShapeError
 from foreglow.hi_cube.cube import write_cube
+from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Grid, Pointings, cutout_axes
+from foreglow.maps.harmonic import HarmonicFilter, low_pass
 from foreglow.maps.hemispheres import NORTH
 from foreglow.maps.io import open_intensity_map, open_polarisation_map
 from foreglow.maps.noise import open_noise_map
@@ -273,6 +276,76 @@ def test_the_plan_counts_three_maps_a_member_and_finer_inputs():
     assert make_plan(plain, 512, where, 1300 << 20, cpu).batch > 0
 
 
-def test_a_dust_map_is_not_for_a_polarised_model(files):
-    with pytest.raises(MapError, match=r"with dust=, got one of polarisation, whose scale and err"):
-        predict_dust(files / "hi.zarr", model=make_model(), dust=np.ones(N_PIX))
+@pytest.fixture(scope="module")
+def observed(files):
+    """What is predicted of the files, and a dust map of it: scaled, with errors and noise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stitch, "centres", lambda: FEW)
+        given = {"model": make_model(card={}), "mask": files / "mask.fits", "device": "cpu"}
+        plain = predict_dust(files / "hi.zarr", **given)
+    rng, typical = np.random.default_rng(4), rms(np.stack([plain.q, plain.u])[:, CAP])
+    longitude = hp.pix2ang(NSIDE, np.arange(N_PIX), lonlat=True)[0]
+    noise = typical * np.where(longitude < 120, 10, 0.5)
+    wrong = noise * rng.normal(size=(2, N_PIX)) + typical * rng.normal(size=(2, N_PIX))
+    iqu = np.stack([4 * plain.mean, *(3 * np.stack([plain.q, plain.u]) + wrong)])
+    return given, plain, iqu, noise, typical
+
+
+@pytest.mark.usefixtures("few_cutouts")
+@pytest.mark.filterwarnings("ignore:dust. expected polarised intensity below")
+def test_scale_and_error_of_q_and_u_are_measured_on_a_dust_map(files, observed):
+    given, plain, iqu, noise, typical = observed
+    words = {"dust_unit": "uK_RJ", "convention": "COSMO", "frame": "G"}
+    given = given | words | {"dust": iqu, "mask": CAP}
+    with_noise, of_dust = (
+        predict_dust(files / "hi.zarr", **given, noise=told)
+        for told in (None, (noise, "rms in uK_RJ"))
+    )
+    left = HarmonicFilter(NSIDE, low_pass(NSIDE)).noise_left
+    for found in (with_noise, of_dust):
+        np.testing.assert_allclose(found.mean[CAP], found.calibration(plain.mean[CAP]), rtol=1e-3)
+        assert found.qu_calibration.to == "the dust map given, over the footprint"
+    assert of_dust.qu_calibration.slope == pytest.approx(3, abs=0.15)
+    assert abs(with_noise.qu_calibration.slope - 3) > abs(of_dust.qu_calibration.slope - 3)
+    middle = np.nanmedian(of_dust.q_std**2 - (of_dust.qu_calibration.slope * plain.q_std) ** 2)
+    assert np.sqrt(middle / left) == pytest.approx(typical, rel=0.25)  # without the noise
+    assert np.nanmedian(with_noise.q_std) > 3 * np.nanmedian(of_dust.q_std)
+    assert "of the map with its noise" in with_noise.header()["QU_SIGMA"]
+    assert "of the dust, without noise of a map" in of_dust._repr_html_()
+
+
+@pytest.mark.usefixtures("few_cutouts")
+@pytest.mark.filterwarnings("ignore:dust. expected polarised intensity below")
+def test_a_dust_map_that_falls_where_q_and_u_rise_is_said(files, observed):
+    given, plain, *_ = observed
+    dust = np.stack([plain.mean, -plain.q, -plain.u])
+    given = given | {"mask": CAP, "dust": dust, "dust_unit": "uK_RJ", "frame": "G"}
+    with pytest.warns(MapWarning, match="the Q and U of dust falls where it rises"):
+        predict_dust(files / "hi.zarr", **given, convention="COSMO")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            {"dust": np.ones(N_PIX)},
+            r"dust=: expected I, Q and U of shape \(3, n_pix\), got one",
+        ),
+        (
+            {"dust": np.ones((3, N_PIX)), "dust_unit": "K_CMB"},
+            r"expected a dust map in uK_RJ, as the model was trained with, got K_CMB of dust",
+        ),
+        (
+            {"dust": np.ones((2, N_PIX)), "dust_unit": "uK_RJ"},
+            "dust: expected I, Q and U in one map and one unit, got Q and U alone",
+        ),
+        (
+            {"noise": np.ones(N_PIX)},
+            "expected noise= of the Q and U of dust=, .*, got no dust=",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*taken as frame='G'", "ignore:no mask")
+def test_dust_maps_that_cannot_be_used(files, words, message):
+    with pytest.raises(ForeglowError, match=message):
+        predict_dust(files / "hi.zarr", model=make_model(), **words)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.evaluate import integrated_predictor
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.stitch import (
     Stitched,
     _continued,

@@ -11,11 +11,12 @@ import torch
 
 from foreglow.compute.checkpoints import PlainCheckpoints
 from foreglow.dust import train as module
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.load import SkySource
 from foreglow.dust.model import DustModel
 from foreglow.dust.plan import DustPlan
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.train import REGIONS, load_best, train, train_dust
 from foreglow.dust.validation import hold_out
 from foreglow.errors import ModelError, RunError, SkyError

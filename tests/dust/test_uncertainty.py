@@ -102,3 +102,37 @@ class TestBadInput:
     def test_a_flat_prediction(self):
         with pytest.raises(MapError, match=r"a prediction that varies over the sky, got a flat"):
             Calibration.fit(np.ones(N), TARGET, "")
+
+
+def test_noise_of_the_map_is_no_part_of_the_error_of_the_dust():
+    """A third of the pixels ten times noisier: what is left is the error itself, from the quiet."""
+    noise = np.where(np.arange(N) % 3 == 0, 100.0, 10.0)
+    noisy = TARGET + noise * RNG.standard_normal(N)
+    law = ResidualLaw.fit(PREDICTED, NOTHING, noisy, noise**2)
+    plain = ResidualLaw.fit(PREDICTED, NOTHING, noisy)
+    probe = np.quantile(PREDICTED, [0.3, 0.5, 0.8, 0.95])
+    np.testing.assert_allclose(law(probe), error_of(probe), rtol=0.25)
+    assert (plain(probe) > 5 * law(probe)).all()
+    assert (law.of, plain.of) == ("dust", "map")
+    equal = ResidualLaw.fit(PREDICTED, NOTHING, TARGET, np.zeros(N) + 1e-6)
+    np.testing.assert_allclose(
+        equal.rms, ResidualLaw.fit(PREDICTED, NOTHING, TARGET).rms, rtol=1e-5
+    )
+
+
+def test_pixels_count_by_what_they_tell_of_a_scale():
+    """Weighted, the scatter of the slope is that of the quiet pixels."""
+    predicted, noise = RNG.standard_normal((2, 300)), np.where(np.arange(300) < 100, 10.0, 1.0)
+    slopes = []
+    for _ in range(100):
+        target = 2 * predicted + noise * RNG.standard_normal((2, 300))
+        slopes.append(
+            [
+                Calibration.through_origin(predicted, target, "", weight).slope
+                for weight in (1.0, noise**-2)
+            ]
+        )
+    scatter = np.std(slopes, axis=0)
+    expected = 1 / np.sqrt((predicted**2 / noise**2).sum())
+    assert scatter[1] == pytest.approx(expected, rel=0.25)
+    assert scatter[0] > 3 * scatter[1]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.validation import hold_out, is_overfitted
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Grid, cutout_interpolation, cutout_pixels

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from foreglow.dust.baselines import integrated
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.spectra import mode_correlation, paper_bands, spectrum_correlation
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.hemispheres import split

@@ -32,6 +32,13 @@ Dust = Annotated[Path | None, typer.Option(help="FITS dust map of the cube's Nsi
 Mask = Annotated[
     Path | None, typer.Option(help="FITS mask: the sky counts where it is above zero.")
 ]
+Noise = Annotated[
+    str | None,
+    typer.Option(
+        help="Of Q and U of --dust, where no columns beside them say it: FITS, with what it holds "
+        "in words, such as 'noise.fits as rms in uK_RJ'."
+    ),
+]
 DustUnit = Annotated[
     str | None,
     typer.Option(
@@ -159,6 +166,7 @@ def dust_train(
     dust: Dust = None,
     mask: Mask = None,
     dust_unit: DustUnit = None,
+    noise: Noise = None,
     convention: Convention = None,
     low_kms: Low = -64.5,
     high_kms: High = 17.0,
@@ -211,7 +219,7 @@ def dust_train(
         made = train_dust(
             cube, dust, mask, sky=sky, region=region, target=cast("Target", target),
             plan=chosen, out=out, low_kms=low_kms, high_kms=high_kms, dust_unit=dust_unit,
-            nside=nside, skies=skies, seed=seed, convention=convention, device=device,
+            nside=nside, skies=skies, seed=seed, noise=noise, convention=convention, device=device,
             resume=resume, processes=processes,
         )  # fmt: skip
         judged = made.card["validation"]
@@ -233,11 +241,13 @@ def dust_predict(
     dust: Annotated[
         Path | None,
         typer.Option(
-            help="FITS dust map to measure scale and error on, instead of the model's. Not with "
-            "a model of polarisation."
+            help="FITS dust map (of a model of polarisation I, Q and U) to measure scale and error "
+            "on, instead of the model's."
         ),
     ] = None,
     dust_unit: DustUnit = None,
+    noise: Noise = None,
+    convention: Convention = None,
     memory: Annotated[
         str,
         typer.Option(help="Memory that the process, and each worker, may take: 500 MiB or 8 GiB."),
@@ -258,8 +268,10 @@ def dust_predict(
             model=model,
             mask=mask,
             dust=dust,
+            noise=noise,
             out=out,
             dust_unit=dust_unit,
+            convention=convention,
             device=device,
             memory=memory,
             workers=workers,

@@ -17,6 +17,9 @@ def shift_velocity(inputs: Tensor, channels: Tensor) -> None:
     channels : Tensor of int, shape (batch,)
         Of either sign.
     """
-    for cutout, step in zip(inputs, channels.tolist(), strict=True):
+    # as they lie in memory, the channels of a pixel side by side: along another axis of it a roll
+    # takes six times as long
+    spectra = inputs.permute(0, 2, 3, 1)
+    for cutout, step in zip(spectra, channels.tolist(), strict=True):
         if step:
-            cutout.copy_(torch.roll(cutout, step, 0))
+            cutout.copy_(torch.cat([cutout[..., -step:], cutout[..., :-step]], -1))

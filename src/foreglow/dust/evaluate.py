@@ -12,13 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from foreglow.compute.device import pick_device
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.inputs import DustSky
 from foreglow.dust.load import SkySource
 from foreglow.dust.model import DustModel
 from foreglow.dust.polarised_scores import gradient_predictor, score_polarisation
 from foreglow.dust.polarised_sphere import sphere_scores, trained_sky
 from foreglow.dust.scores import integrated_predictor, model_predictor, score
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.target import same_unit
 from foreglow.errors import MapError, RunError
 from foreglow.maps.hemispheres import REGIONS

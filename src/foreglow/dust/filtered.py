@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from foreglow.compute.workers import MapFn
-from foreglow.dust.cutouts import SkyCube
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.errors import MapError, warn
 from foreglow.files import new_file
 from foreglow.hi_cube.brightness import Brightest

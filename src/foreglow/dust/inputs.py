@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.networks import Target
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.harmonic import PAPER_CUT, HarmonicFilter, low_pass

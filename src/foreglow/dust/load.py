@@ -9,8 +9,8 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 
-from foreglow.dust.beside import read_dust, read_mask
-from foreglow.dust.cutouts import SkyCube
+from foreglow.dust.beside import read_mask
+from foreglow.dust.given_dust import read_given
 from foreglow.dust.inputs import (
     PAPER_RANGE_KMS,
     DustSky,
@@ -21,15 +21,13 @@ from foreglow.dust.inputs import (
     true_sky,
 )
 from foreglow.dust.networks import Target
-from foreglow.dust.polarised_questions import question_polarisation
-from foreglow.dust.polarised_target import read_polarised
-from foreglow.dust.target import describe_sky, question_mask, question_target, validate_varies
+from foreglow.dust.sky_cube import SkyCube
+from foreglow.dust.target import describe_sky, question_mask
 from foreglow.errors import MapError, SkyError, warn
 from foreglow.hi_cube.arrays import as_cube
 from foreglow.hi_cube.brightness import Brightest
 from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
-from foreglow.maps.arrays import stated_conventions
 from foreglow.maps.conventions import MapWarning
 from foreglow.sky.gas import mock_gas
 from foreglow.sky.hydrogen import velocity_channels
@@ -47,7 +45,7 @@ class SkySource:
     ----------
     sky : str or None
         "mock", or None for a user's own.
-    cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, convention
+    cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, convention, noise
         As for `load_sky`; the mock has the range of velocities too.
     nside, seed : int
         Of the mock.
@@ -79,11 +77,12 @@ class SkySource:
     skies: int = 1
     target: Target = "intensity"
     convention: str | None = None
+    noise: Any = None
 
     def __post_init__(self) -> None:
         if self.sky not in (None, "mock"):
             raise SkyError(f"expected sky='mock', or cube= and dust=, got sky={self.sky!r}.")
-        own = ("cube", "dust", "mask", "dust_unit", "convention")
+        own = ("cube", "dust", "mask", "dust_unit", "convention", "noise")
         given = [f"{name}=" for name in own if getattr(self, name) is not None]
         if self.sky and given:
             raise SkyError(f"expected sky='mock' or files, got {', '.join(given)} beside it.")
@@ -105,7 +104,7 @@ class SkySource:
         return load_sky(
             self.cube, self.dust, self.mask, self.low_kms, self.high_kms, self.dust_unit,
             velocity=self.velocity, unit=self.unit, nest=self.nest, frame=self.frame,
-            target=self.target, convention=self.convention,
+            target=self.target, convention=self.convention, noise=self.noise,
         )  # fmt: skip
 
     def others(self) -> list[DustSky]:
@@ -144,6 +143,7 @@ def load_sky(
     frame: str | None = None,
     target: Target = "intensity",
     convention: str | None = None,
+    noise: Any = None,
 ) -> DustSky:
     """A user's own HI cube, dust map and mask.
 
@@ -168,6 +168,8 @@ def load_sky(
         "intensity" or "polarisation".
     convention : str, optional
         Of Q and U where they do not state it: "COSMO" or "IAU".
+    noise : path, text, array_like or (array_like, str), optional
+        Of Q and U, as `read_polarised` takes it: the errors of a model are without it.
 
     Returns
     -------
@@ -194,7 +196,8 @@ def load_sky(
     """
     gas = as_cube(cube, velocity, unit, nest, frame)
     chosen = _channels_between(gas, low_kms, high_kms)
-    given = _read(dust, dust_unit, gas, bool(nest), frame, convention, target)
+    words = {"unit": dust_unit, "frame": frame, "convention": convention, "noise": noise}
+    given = read_given(dust, gas, bool(nest), target, **words)
     log.info(
         "%s: %d of %d channels, from %g to %g km/s",
         gas.name,
@@ -217,68 +220,24 @@ def load_sky(
         total += channel
         brightest += Brightest.of(channel)
     brightest.question(gas.name)
-    observed = np.isfinite(given.intensity) & np.isfinite(total)
-    if given.qu is not None:
-        observed &= np.isfinite(given.qu[0])
+    observed = given.known & np.isfinite(total)
     _validate_cover(observed & counts, gas.name, given.name)
     given.question(total, observed, counts)
     if mask is not None:
         question_mask(masked, np.where(observed, total, np.nan), counts)
     del total
     low_pass, part = paper_filter(gas.nside), None if observed.all() else observed
-    (wanted,) = low_pass.stream([given.intensity], part)
-    qu = None if given.qu is None else low_pass.polarised(given.qu, part)
-    counts &= np.isfinite(wanted)
+    filtered = given.filtered(low_pass, part)
+    counts &= np.isfinite(filtered.intensity)
     _validate_cover(counts, gas.name, given.name)
     log.info("%s", describe_sky(given.name, given.unit, counts))
     maps = channel_filter(gas.nside, target).stream(gas.channels(chosen), part)
-    sky = SkyCube.from_maps(maps, len(chosen), wanted, counts, polarisation=qu)
+    sky = SkyCube.from_maps(
+        maps, len(chosen), filtered.intensity, counts, polarisation=filtered.qu,
+        variance=filtered.variance,
+    )  # fmt: skip
     source = " + ".join([gas.name, str(given.name), *([masked] if mask is not None else [])])
     return DustSky(sky, gas.velocity_kms[chosen], given.unit, source)
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """A dust map as it was read: RING, NaN where it holds nothing; Q and U of a polarised one."""
-
-    intensity: np.ndarray
-    qu: np.ndarray | None
-    unit: str
-    name: str | Path
-
-    def question(self, gas: np.ndarray, observed: np.ndarray, kept: np.ndarray) -> None:
-        """Say what is unlikely about it, beside the gas summed over its channels."""
-        counts = observed & kept
-        validate_varies(self.name, self.intensity[counts], self.unit)
-        question_target(self.name, self.intensity[counts], gas[counts])
-        if self.qu is not None:
-            question_polarisation(
-                str(self.name), self.qu, np.where(observed, gas, np.nan), kept,
-                unit=self.unit, intensity=self.intensity,
-            )  # fmt: skip
-
-
-def _read(
-    dust: Any,
-    unit: str | None,
-    gas: HICube,
-    nest: bool,
-    frame: str | None,
-    convention: str | None,
-    target: Target,
-) -> _Given:
-    if target == "intensity":
-        intensity, found, name = read_dust(dust, unit, gas, nest)
-        return _Given(intensity, None, found, name)
-    if isinstance(dust, str | Path) or "frame" in stated_conventions(dust):
-        frame = None
-    read = read_polarised(dust, unit, gas, nest, convention, frame)
-    if read.intensity is None:
-        raise MapError(
-            f"{read.name}: expected I, Q and U in one map and one unit, got {read.no_intensity}; "
-            "give a map of the three, for the intensity is learned with them"
-        )
-    return _Given(read.intensity, read.qu, read.unit, read.name)
 
 
 def _channels_between(gas: HICube, low_kms: float, high_kms: float) -> np.ndarray:

@@ -16,7 +16,22 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d, pad
 
 SCALES = 3  # each twice as wide as the one before
+WINDOWS = 6  # maps of which gradients are taken: all gas, and five ranges of velocity
 _FAINT = 1e-4  # of gradients of logarithms, squared: less is noise
+
+
+def windows(velocity: Tensor) -> Tensor:
+    """Weights (window, channel) of maps of the gas: all of it, then ranges of velocity.
+
+    Parameters
+    ----------
+    velocity : Tensor, shape (channel,)
+        From -1 to 1.
+    """
+    wide = 2 / (WINDOWS - 1)
+    middles = -1 + wide * (torch.arange(WINDOWS - 1) + 0.5)
+    ranges = torch.exp(-0.5 * ((velocity - middles.unsqueeze(1)) / (0.5 * wide)) ** 2)
+    return torch.cat([torch.ones_like(velocity).unsqueeze(0), ranges])
 
 
 def orientations(logarithms: Tensor, seen: Tensor, fine: int) -> Tensor:
@@ -38,6 +53,7 @@ def orientations(logarithms: Tensor, seen: Tensor, fine: int) -> Tensor:
         of n pixels.
     """
     tensor = avg_pool2d(_squared_gradients(logarithms, seen), fine)
+    tensor = tensor.contiguous(memory_format=torch.channels_last)  # averages take a sixth of it so
     size = tensor.shape[2:]
     n_map, found = logarithms.shape[1], []
     for scale in range(SCALES):
@@ -96,7 +112,12 @@ def observed(inputs: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, int]:
     fine : int
     """
     fine = inputs.shape[-1] // mask.shape[-1]
-    seen = finer(mask, fine) & (inputs != 0).any(1)
+    seen = finer(mask, fine)
+    # a sum takes a thirtieth of the time of looking at each channel; one of zero is looked into
+    dark = (inputs.sum(1) == 0) & seen
+    where = dark.nonzero(as_tuple=True)
+    spectra = inputs.permute(0, 2, 3, 1)
+    seen[where] = (spectra[where] != 0).any(-1)
     share = avg_pool2d(seen.unsqueeze(1).to(inputs.dtype), fine)
     return seen, torch.where(share > 0, share, 1.0), fine
 

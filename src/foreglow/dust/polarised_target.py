@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.dust.beside import OnPixels
+from foreglow.dust.polarised_noise import read_variance
 from foreglow.errors import MapError, ShapeError, warn
 from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import GivenArray, given_array, is_array, stated_conventions
@@ -46,6 +47,8 @@ class PolarisedTarget:
         Of the same map, if it has one in the same unit; NaN where it holds nothing.
     no_intensity : str
         What the map has in its place, for a message; empty where there is one.
+    variance : ndarray, shape (n_pix,), or None
+        Of the noise of Q and U, their mean, in the square of `unit`; NaN where it is not known.
     """
 
     qu: NDArray[np.floating]
@@ -53,6 +56,7 @@ class PolarisedTarget:
     name: str
     intensity: NDArray[np.floating] | None = None
     no_intensity: str = ""
+    variance: NDArray[np.floating] | None = None
 
 
 def read_polarised(
@@ -62,6 +66,7 @@ def read_polarised(
     nest: bool,
     convention: str | None = None,
     frame: str | None = None,
+    noise: Any = None,
 ) -> PolarisedTarget:
     """Read a map of polarised dust.
 
@@ -83,6 +88,9 @@ def read_polarised(
     frame : str, optional
         "G", "C" or "E", where the map states none. What is not Galactic is turned, see
         `foreglow.maps.rotated`.
+    noise : path, text, array_like or (array_like, str), optional
+        Of Q and U, in the pixels of the map, as `foreglow.maps.noise.open_noise_map` takes it. By
+        default that of columns beside them, if there are any.
 
     Raises
     ------
@@ -123,17 +131,19 @@ def read_polarised(
             "both; check the columns, and that the file was written whole"
         )
     intensity, without = _intensity(given, stored, pixels)
-    target = PolarisedTarget(qu, stored.unit, name, intensity, without)
+    variance = read_variance(noise, given, stored, np.isfinite(qu[0]), nest)
+    target = PolarisedTarget(qu, stored.unit, name, intensity, without, variance)
     return target if stored.frame == "G" else _turned(target, stored.frame)
 
 
 def _turned(target: PolarisedTarget, frame: str) -> PolarisedTarget:
     """A target of another frame on Galactic pixels."""
     qu = polarisation_to_galactic(target.qu, frame)
-    intensity = target.intensity
-    if intensity is not None:
-        intensity = scalar_to_galactic(intensity, frame)
-    return replace(target, qu=qu, intensity=intensity)
+    intensity, variance = (
+        None if values is None else scalar_to_galactic(values, frame)
+        for values in (target.intensity, target.variance)
+    )
+    return replace(target, qu=qu, intensity=intensity, variance=variance)
 
 
 def _given(

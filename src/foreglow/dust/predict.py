@@ -15,12 +15,13 @@ from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import MapFn, map_over
 from foreglow.dust import stitch as stitching
 from foreglow.dust import target as targets
-from foreglow.dust.beside import read_dust, read_mask
-from foreglow.dust.cutouts import SkyCube
+from foreglow.dust.beside import read_mask
 from foreglow.dust.filtered import Filtered, observed_sky, where_it_lies
+from foreglow.dust.given_dust import GivenDust, read_given
 from foreglow.dust.model import DustModel
 from foreglow.dust.parts import Job, Plan, blend, in_order, make_plan, weights_hash
 from foreglow.dust.results import DustMap, PolarisedDustMap
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.stitch import Stitched
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card, measure
 from foreglow.errors import MapError, warn
@@ -29,7 +30,7 @@ from foreglow.hi_cube.arrays import as_cube
 from foreglow.hi_cube.cube import HICube, write_cube
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Pointings
-from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER
+from foreglow.maps.harmonic import PAPER_CUT, PAPER_ORDER, HarmonicFilter, low_pass
 from foreglow.maps.memory import parse_memory
 
 log = logging.getLogger("foreglow")
@@ -98,7 +99,7 @@ def from_stitched(
     (q, u), (q_std, u_std) = _with_error(mean[1:], scatter[1:], calibration, law)
     return PolarisedDustMap(
         *intensity, *of_both, q=q, u=u, q_std=q_std, u_std=u_std,
-        qu_calibration=calibration or Calibration(),
+        qu_calibration=calibration or Calibration(), qu_sigma=_sigma(law, n_member, polarised),
     )  # fmt: skip
 
 
@@ -138,12 +139,14 @@ def predict_dust(
     model: str | Path | DustModel = "mock-dust",
     mask: Any = None,
     dust: Any = None,
+    noise: Any = None,
     out: str | Path | None = None,
     velocity: u.Quantity | None = None,
     unit: str | u.UnitBase | None = None,
     nest: bool | None = None,
     frame: str | None = None,
     dust_unit: str | None = None,
+    convention: str | None = None,
     device: str = "auto",
     memory: str = "4 GiB",
     workers: str | None = None,
@@ -167,7 +170,11 @@ def predict_dust(
         Galactic plane too, where models are not trained.
     dust : path or array_like, shape (n_pix,), optional
         Dust map in the model's unit: scale and error of the prediction are measured on it, instead
-        of taken from the model. Not of a polarised model.
+        of taken from the model. Of a polarised model I, Q and U, (3, n_pix), as for `train_dust`.
+    noise : path, text, array_like or (array_like, str), optional
+        Of the Q and U of `dust`: an rms of both, (n_pix,), or of each, or QQ, QU and UU, as for
+        `classify`. By default that of columns beside them. With noise known, errors of Q and U are
+        those of the dust; without, of the map, its noise included.
     out : path, optional
         FITS file to write the map to as well, see `DustMap.to_fits`.
     velocity : Quantity [km/s], shape (n_velocity,), optional
@@ -181,6 +188,8 @@ def predict_dust(
         Of an array: "G", Galactic, the only one that is taken. Mask and dust have that of the cube.
     dust_unit : str, optional
         Of `dust`, if it states none; any text, "1" for a number without unit.
+    convention : str, optional
+        Of Q and U of `dust`, if they state none: "COSMO" or "IAU".
     device : str
         "auto", "cpu" or "cuda".
     memory : str
@@ -210,8 +219,8 @@ def predict_dust(
     MapError
         If `out` cannot be written; the cube does not say what it must, holds what the line cannot
         be, has larger pixels than the model was trained with, or has not observed what the mask
-        asks for; a map is of another Nside, frame or unit; a dust map is given with a polarised
-        model; or the memory does not suffice.
+        asks for; a map is of another Nside, frame or unit; noise is given of no Q and U; or the
+        memory does not suffice.
     ShapeError
         If arrays do not have the shapes above.
     ModelError
@@ -232,10 +241,10 @@ def predict_dust(
     chosen = pick_device(device)
     loaded = model if isinstance(model, DustModel) else DustModel.load(model, chosen)
     polarised = loaded.target == "polarisation"
-    if polarised and dust is not None:
+    if noise is not None and (dust is None or not polarised):
         raise MapError(
-            "expected a model of intensity with dust=, got one of polarisation, whose scale and "
-            "error come from its card; leave dust= out"
+            "expected noise= of the Q and U of dust=, and a model of polarisation, got "
+            f"{'no dust=' if dust is None else 'a model of intensity'}; leave noise= out"
         )
     opened = as_cube(cube, velocity, unit, nest, frame)
     _validate_nside(loaded, opened)
@@ -243,9 +252,11 @@ def predict_dust(
     where = in_order(stitching.centres())
     plan = make_plan(loaded, opened.nside, where, parse_memory(memory), chosen)
     wanted = None if mask is None else read_mask(mask, opened, bool(nest))
-    target, named = None, ""
+    target = None
     if dust is not None:
-        target, named = _read_target(dust, dust_unit, loaded, opened, bool(nest))
+        words = {"unit": dust_unit, "frame": frame, "convention": convention, "noise": noise}
+        target = read_given(dust, opened, bool(nest), loaded.target, **words)
+        _question_target(target, loaded, wanted)
     with shown("predict", progress) as show, map_over(workers, pool) as map_fn:
         # what lies in this process is looked at here
         looking = map if opened.path is None else map_fn
@@ -254,8 +265,7 @@ def predict_dust(
         with scratch_directory(_beside(out)) as folder:  # workers may be elsewhere
             sky = _to_filter(folder, opened, channels, loaded, plan, map_fn)
             if target is not None:
-                known = np.isfinite(target)
-                target = next(sky.smoothing.stream([target], None if known.all() else known))
+                target = _low_passed(target, sky)
             log.info("predict: filtering %d channels, %d at a time", channels.size, sky.at_a_time)
             sky.write(wanted, observed, map_fn)
             del wanted, observed
@@ -264,27 +274,38 @@ def predict_dust(
                 polarised,
             )  # fmt: skip
             stitched = blend(job, where, plan.batch, show, map_fn)
-    card = loaded.card if target is None else measure(stitched, target, _GIVEN)
+    card = loaded.card
+    if target is not None:
+        card = measure(stitched, target.maps, _GIVEN, target.variance)
     found = from_stitched(loaded, stitched, card, opened.source)
     if target is not None:
-        targets.question_slope(str(named), found.calibration.slope)
+        targets.question_slope(str(target.name), found.calibration.slope)
+        if isinstance(found, PolarisedDustMap):
+            targets.question_slope(f"the Q and U of {target.name}", found.qu_calibration.slope)
     if out is not None:
         found.to_fits(out, overwrite)
     return found
 
 
-def _read_target(
-    dust: Any, unit: str | None, model: DustModel, cube: HICube, nest: bool
-) -> tuple[NDArray[np.floating], str | Path]:
-    """A dust map in the unit of a model, and what to call it."""
-    values, found, name = read_dust(dust, unit, cube, nest)
-    if not targets.same_unit(found, model.target_unit):
+def _question_target(given: GivenDust, model: DustModel, wanted: NDArray[np.bool_] | None) -> None:
+    """Refuse a dust map of another unit, or of nothing; say what is unlikely about one."""
+    if not targets.same_unit(given.unit, model.target_unit):
         raise MapError(
             f"expected a dust map in {model.target_unit}, as the model was trained with, got "
-            f"{found} of {name}; convert it, or leave dust= out for the model's own scale"
+            f"{given.unit} of {given.name}; convert it, or leave dust= out for the model's own "
+            "scale"
         )
-    targets.validate_varies(name, values, found)
-    return values, name
+    known = given.known
+    given.question(None, known, known if wanted is None else wanted)
+
+
+def _low_passed(given: GivenDust, sky: Filtered) -> GivenDust:
+    """A dust map filtered as in training: Q and U by the paper's, whatever channels are."""
+    chosen = sky.smoothing
+    if given.qu is not None:
+        chosen = HarmonicFilter(sky.nside, low_pass(sky.nside))
+    known = given.known
+    return given.filtered(chosen, None if known.all() else known)
 
 
 def _beside(out: str | Path | None) -> Path:
@@ -326,9 +347,12 @@ def _low_pass(model: DustModel) -> tuple[float, int]:
     return made.get("filter_cut", PAPER_CUT), made.get("filter_order", PAPER_ORDER)
 
 
-def _sigma(law: ResidualLaw | None, n_member: int) -> str:
+def _sigma(law: ResidualLaw | None, n_member: int, polarised: bool = False) -> str:
     members = f"spread of {n_member}" if n_member > 1 else ""
     law_text = "residual rms by brightness" if law is not None else ""
+    if law is not None and polarised:
+        of = {"map": "of the map with its noise", "dust": "of the dust, without noise of a map"}
+        law_text = f"residual rms by polarised intensity, {of[law.of]}"
     return " and ".join(filter(None, [law_text, members])) or "none: one network, no law"
 
 

@@ -132,6 +132,8 @@ class PolarisedDustMap(DustMap):
         RING, COSMO, in `unit`; NaN outside the footprint. Errors are as that of the mean.
     qu_calibration : Calibration
         Of Q and U.
+    qu_sigma : str
+        What their errors are: of the dust, or of a map with its noise.
     """
 
     q: NDArray[np.float32]
@@ -139,6 +141,7 @@ class PolarisedDustMap(DustMap):
     q_std: NDArray[np.float32]
     u_std: NDArray[np.float32]
     qu_calibration: Calibration
+    qu_sigma: str
 
     @property
     def polarised_intensity(self) -> NDArray[np.float32]:
@@ -164,7 +167,8 @@ class PolarisedDustMap(DustMap):
 
     def header(self) -> dict[str, Any]:
         """How the maps were made; one slope is of Q and U, without an offset."""
-        return super().header() | {"QU_SLOPE": self.qu_calibration.slope}
+        own = {"QU_SLOPE": self.qu_calibration.slope, "QU_TO": self.qu_calibration.to}
+        return super().header() | own | {"QU_SIGMA": self.qu_sigma}
 
     def _looks(self, name: str, unit: str) -> dict[str, Any]:
         """Q and U in two colours from zero; the others as in `DustMap`."""
@@ -179,6 +183,7 @@ class PolarisedDustMap(DustMap):
         return super()._rows() | {
             "polarised (median)": intensity,
             "error of Q and U (median)": error,
+            "that error is": self.qu_sigma,
         }
 
     def _polarised(self) -> tuple[str, str]:

@@ -9,6 +9,7 @@ blind to amplitudes. The numbers r50 and r150 of the paper are of the latter kin
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -133,11 +134,18 @@ def e_and_b(q_and_u: Tensor) -> Tensor:
         E + iB = (Q + iU) exp(-2 i phi) for each mode, phi its angle from rows towards columns.
     """
     n = q_and_u.shape[-1]
-    row, column = torch.fft.fftfreq(n).unsqueeze(1), torch.fft.rfftfreq(n)
-    twice = 2 * torch.atan2(column.expand(n, -1), row.expand(-1, n // 2 + 1)).to(q_and_u.device)
-    cos, sin = torch.cos(twice), torch.sin(twice)
+    cos, sin = (one.to(q_and_u.device) for one in _twice_the_angle(n))
     q, u = torch.fft.rfft2(q_and_u).unbind(1)
     return torch.fft.irfft2(torch.stack([q * cos + u * sin, u * cos - q * sin], 1), s=(n, n))
+
+
+@cache
+@torch.inference_mode(False)  # what is kept serves trainings, too
+def _twice_the_angle(n: int) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of 2 phi of each mode of the real FFT."""
+    row, column = torch.fft.fftfreq(n).unsqueeze(1), torch.fft.rfftfreq(n)
+    twice = 2 * torch.atan2(column.expand(n, -1), row.expand(-1, n // 2 + 1))
+    return torch.cos(twice), torch.sin(twice)
 
 
 def alignment(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:

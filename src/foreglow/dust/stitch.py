@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, embedding_bag
 
-from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.dust.cutouts import Cutouts, CutoutSampler
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.errors import ShapeError
 from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid, Pointings, cutout_corners, plane_coordinates
 from foreglow.maps.hemispheres import NORTH, Method
-from foreglow.maps.spin2 import on_the_sphere, polarisation_maps
+from foreglow.maps.spin2 import N_TENSOR, on_the_sphere, polarisation_maps
 
 GOLDEN_ANGLE_DEG = 180 * (3 - math.sqrt(5))
 _GROWTH = 6  # pixels by which the sky is continued under the mask: the reach of a spline's ringing
@@ -90,7 +91,7 @@ def target_maps(sky: SkyCube) -> NDArray[np.float32]:
     if not sky.polarised:
         return target[order, 0].numpy()
     vector = torch.from_numpy(np.stack(hp.pix2vec(sky.nside, order, nest=True), 1))
-    qu = polarisation_maps(target[order, 2:], vector)
+    qu = polarisation_maps(target[order, 2 : 2 + N_TENSOR], vector)
     return torch.cat([target[order, 0].unsqueeze(0), qu]).numpy()
 
 

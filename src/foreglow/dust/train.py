@@ -163,6 +163,7 @@ def train_dust(
     frame: str | None = None,
     dust_unit: str | None = None,
     convention: str | None = None,
+    noise: Any = None,
     nside: int = 256,
     skies: int = 1,
     seed: int = 0,
@@ -193,6 +194,8 @@ def train_dust(
         Channels centred from one to the other (LSR) are taken.
     velocity, unit, nest, frame, dust_unit, convention
         What arrays, and Q and U of a file, do not state, as for `load_sky`.
+    noise : path, text, array_like or (array_like, str), optional
+        Of Q and U, as for `load_sky`; by default that of columns beside them.
     nside : int
         Of the mock.
     skies : int
@@ -224,7 +227,7 @@ def train_dust(
     """
     given = SkySource(
         sky, cube, dust, mask, low_kms, high_kms, dust_unit, velocity, unit, nest, frame, nside,
-        seed, skies, target, convention,
+        seed, skies, target, convention, noise,
     )  # fmt: skip
     with model_to_be(out, resume, processes.size) as to_be:
 

@@ -4,9 +4,12 @@ A network's loss may leave its scale free, and the spread of an ensemble is only
 do not agree on: some dust no gas tells of. Both are measured where the target is known, and the
 model's card keeps what was found. Q and U share one scale, without an offset, and one error, by
 polarised intensity: neither may depend on the axes that they count from.
+
+What a prediction lacks of a map is an error of either. Where the noise of the map is known, it is
+taken out of the law, which is then of the dust; and noisy pixels tell less.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +22,7 @@ from foreglow.errors import MapError, ModelError, ShapeError
 # most of the sky is faint and most of the range of brightness belongs to a few pixels
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
 _LEAST_PIXELS = 200
+_ROUNDS = 10  # after which a variance that is weighted by itself stands
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,18 @@ class Calibration:
         return cls(slope, mean[1] - slope * mean[0], to)
 
     @classmethod
-    def through_origin(cls, predicted: NDArray, target: NDArray, to: str) -> "Calibration":
-        """Least squares of Q and U together, (2, n), by one slope; all else as `fit`."""
+    def through_origin(
+        cls, predicted: NDArray, target: NDArray, to: str, weight: NDArray | float = 1.0
+    ) -> "Calibration":
+        """Least squares of Q and U together, (2, n), by one slope; all else as `fit`.
+
+        `weight`, (n,), is that of each pixel.
+        """
         _validate(predicted, target, (2, predicted.shape[-1]))
-        power = np.sum(predicted**2, dtype=np.float64)
+        power = np.sum(weight * predicted**2, dtype=np.float64)
         if not power > 0:
             raise MapError("expected a polarised prediction, got Q and U of zero; check the cube")
-        return cls(float(np.sum(predicted * target, dtype=np.float64) / power), 0.0, to)
+        return cls(float(np.sum(weight * predicted * target, dtype=np.float64) / power), 0.0, to)
 
 
 @dataclass(frozen=True)
@@ -89,10 +98,13 @@ class ResidualLaw:
     rms : tuple of float, length bin
         Target unit. Between the middles of bins it goes in straight lines; beyond the last one it
         grows with the brightness.
+    of : str
+        "map", with its noise, or "dust", without.
     """
 
     predicted_edges: tuple[float, ...]
     rms: tuple[float, ...]
+    of: str = "map"
 
     def __call__(self, predicted: NDArray) -> NDArray:
         """Rms at each predicted brightness; NaN stays NaN."""
@@ -109,7 +121,13 @@ class ResidualLaw:
         return np.hypot(self(_brightness(predicted)), scatter)
 
     @classmethod
-    def fit(cls, predicted: NDArray, scatter: NDArray, target: NDArray) -> "ResidualLaw":
+    def fit(
+        cls,
+        predicted: NDArray,
+        scatter: NDArray,
+        target: NDArray,
+        variance: NDArray | None = None,
+    ) -> "ResidualLaw":
         """Measure the law where the target is known.
 
         Parameters
@@ -117,6 +135,8 @@ class ResidualLaw:
         predicted, scatter : ndarray, shape (n,), or (2, n) of Q and U
             Calibrated mean of the ensemble, and the standard deviation of its members.
         target : ndarray, of that shape
+        variance : ndarray, shape (n,), optional
+            Of the noise of the target: it is taken out, and pixels count by what they tell.
 
         Returns
         -------
@@ -138,9 +158,12 @@ class ResidualLaw:
         # the scatter is added again for each pixel
         excess = (target - predicted).astype(np.float64) ** 2 - scatter.astype(np.float64) ** 2
         excess = excess.reshape(-1, bright.size).mean(0)
-        count = np.bincount(place, minlength=len(edges) - 1)
-        mean = np.bincount(place, excess, minlength=len(edges) - 1) / np.maximum(count, 1)
-        return cls(tuple(map(float, edges)), tuple(np.sqrt(np.maximum(mean, 0)).tolist()))
+        n_bin = len(edges) - 1
+        if variance is None:
+            mean, of = _means(excess, place, np.ones(bright.size), n_bin), "map"
+        else:
+            mean, of = _without_noise(excess, variance.astype(np.float64), place, n_bin), "dust"
+        return cls(tuple(map(float, edges)), tuple(np.sqrt(np.maximum(mean, 0)).tolist()), of)
 
 
 def to_card(calibration: Calibration, law: ResidualLaw) -> dict[str, Any]:
@@ -148,10 +171,8 @@ def to_card(calibration: Calibration, law: ResidualLaw) -> dict[str, Any]:
 
     Those of Q and U stand in its table `polarisation`.
     """
-    return {
-        "calibration": vars(calibration).copy(),
-        "residual": {"predicted_edges": list(law.predicted_edges), "rms": list(law.rms)},
-    }
+    residual = {"predicted_edges": list(law.predicted_edges), "rms": list(law.rms), "of": law.of}
+    return {"calibration": vars(calibration).copy(), "residual": residual}
 
 
 def from_card(card: Mapping[str, Any]) -> tuple[Calibration | None, ResidualLaw | None]:
@@ -168,21 +189,21 @@ def from_card(card: Mapping[str, Any]) -> tuple[Calibration | None, ResidualLaw 
         if line is not None:
             calibration = Calibration(float(line["slope"]), float(line["offset"]), str(line["to"]))
         if table is not None:
-            law = ResidualLaw(
-                tuple(map(float, table["predicted_edges"])), tuple(map(float, table["rms"]))
-            )
+            edges, rms = (tuple(map(float, table[key])) for key in ("predicted_edges", "rms"))
+            law = ResidualLaw(edges, rms, str(table.get("of", "map")))
             if len(law.predicted_edges) != len(law.rms) + 1 or not law.rms:
                 raise ValueError("one more of predicted_edges than of rms is expected")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(
             f"expected numbers under calibration and residual in the model's card, got {error}; "
-            "train the model anew, or, if it is one of intensity, give dust= and mask= to measure "
-            "both again"
+            "train the model anew, or give dust= and mask= to measure both again"
         ) from error
     return calibration, law
 
 
-def measure(stitched: Stitched, target: NDArray, to: str) -> dict[str, Any]:
+def measure(
+    stitched: Stitched, target: NDArray, to: str, variance: NDArray | None = None
+) -> dict[str, Any]:
     """Calibration and law of the residuals of a stitched map, where a target is known.
 
     Both are honest only on a sky that no member was trained on.
@@ -194,6 +215,9 @@ def measure(stitched: Stitched, target: NDArray, to: str) -> dict[str, Any]:
         RING; NaN where it is not to be used.
     to : str
         What the target is, for the header of maps.
+    variance : ndarray, shape (n_pix,), optional
+        Of the noise of the Q and U of the target, in the square of its unit: it is no part of the
+        error then, and pixels count by what they tell.
 
     Returns
     -------
@@ -215,25 +239,63 @@ def measure(stitched: Stitched, target: NDArray, to: str) -> dict[str, Any]:
             "give I, Q and U of a polarised model, and the map alone of any other"
         )
     if mean.ndim == 1:
-        return _measure(mean, scatter, target, Calibration.fit, to)
-    found = _measure(mean[0], scatter[0], target[0], Calibration.fit, to)
-    qu = _measure(mean[1:], scatter[1:], target[1:], Calibration.through_origin, to)
-    return found | {"polarisation": qu}
+        return _measure_intensity(mean, scatter, target, to)
+    found = _measure_intensity(mean[0], scatter[0], target[0], to)
+    return found | {
+        "polarisation": _measure_polarisation(mean[1:], scatter[1:], target[1:], to, variance)
+    }
 
 
-def _measure(
-    mean: NDArray,
-    scatter: NDArray,
-    target: NDArray,
-    fit: Callable[[NDArray, NDArray, str], Calibration],
-    to: str,
-) -> dict[str, Any]:
-    """The tables of a card that say scale and error of one map, or of Q and U."""
-    known = np.isfinite(target + mean).reshape(-1, mean.shape[-1]).all(0)
-    mean, scatter, target = mean[..., known], scatter[..., known], target[..., known]
-    calibration = fit(mean, target, to)
+def _measure_intensity(mean: NDArray, scatter: NDArray, target: NDArray, to: str) -> dict[str, Any]:
+    """The tables of a card that say scale and error of one map."""
+    known = np.isfinite(target + mean)
+    mean, scatter, target = mean[known], scatter[known], target[known]
+    calibration = Calibration.fit(mean, target, to)
     law = ResidualLaw.fit(calibration(mean), abs(calibration.slope) * scatter, target)
     return to_card(calibration, law)
+
+
+def _measure_polarisation(
+    mean: NDArray, scatter: NDArray, target: NDArray, to: str, variance: NDArray | None
+) -> dict[str, Any]:
+    """The same of Q and U."""
+    known = np.isfinite(target + mean).all(0)
+    if variance is not None:
+        known &= np.isfinite(variance)
+        variance = variance[known]
+    mean, scatter, target = mean[:, known], scatter[:, known], target[:, known]
+
+    def scaled(weight: NDArray | float) -> tuple[Calibration, ResidualLaw, NDArray]:
+        calibration = Calibration.through_origin(mean, target, to, weight)
+        calibrated, spread = calibration(mean), abs(calibration.slope) * scatter
+        law = ResidualLaw.fit(calibrated, spread, target, variance)
+        return calibration, law, law.std(calibrated, spread)
+
+    calibration, law, std = scaled(1.0)
+    if variance is not None:  # weights need the law, and the law a scale
+        calibration, law, _ = scaled(1 / (variance + std**2))
+    return to_card(calibration, law)
+
+
+def _without_noise(
+    excess: NDArray, variance: NDArray, place: NDArray, n_bin: int
+) -> NDArray[np.float64]:
+    """The variance in each bin beside that of the noise, of greatest likelihood.
+
+    A squared residual scatters by its own mean, noise and all: that is what pixels weigh by.
+    """
+    found = np.full(n_bin, variance.min())
+    for _ in range(_ROUNDS):
+        weight = (variance + np.maximum(found, 0)[place]) ** -2
+        found = _means(excess - variance, place, weight, n_bin)
+    return found
+
+
+def _means(values: NDArray, place: NDArray, weight: NDArray, n_bin: int) -> NDArray[np.float64]:
+    """Weighted means in bins; 0 in an empty one."""
+    total = np.bincount(place, weight * values, minlength=n_bin)
+    sums = np.bincount(place, weight, minlength=n_bin)
+    return total / np.where(sums > 0, sums, 1)
 
 
 def coverage(

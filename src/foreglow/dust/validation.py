@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreglow.dust.cutouts import CutoutSampler, SkyCube
+from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.model import DustModel
 from foreglow.dust.polarised_scores import (
     COLUMNS,
@@ -23,6 +23,7 @@ from foreglow.dust.polarised_scores import (
 )
 from foreglow.dust.predict import stitched_members
 from foreglow.dust.scores import integrated_predictor, model_predictor, score
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.stitch import target_maps
 from foreglow.dust.uncertainty import measure
 from foreglow.errors import warn
@@ -143,7 +144,10 @@ def calibrate(model: DustModel, sampler: CutoutSampler, n: int, to: str) -> None
     """
     cube = sampler.sky
     stitched = stitched_members(model, cube, sampler.fixed_pointings(n))
-    model.card |= measure(stitched, target_maps(cube), to)
+    variance = cube.variance
+    if variance is not None:
+        variance = variance.cpu().numpy()[hp.ring2nest(cube.nside, np.arange(len(variance)))]
+    model.card |= measure(stitched, target_maps(cube), to, variance)
 
 
 def validation_scores(model: DustModel, sampler: CutoutSampler, where: Pointings) -> dict[str, Any]:

@@ -143,6 +143,15 @@ class HarmonicFilter:
         """The window for each harmonic in ducc0's order, which is healpy's."""
         return np.concatenate([self.window[m:] for m in range(self.l_max + 1)])
 
+    @property
+    def noise_left(self) -> float:
+        """Variance of filtered Q and U over that in a pixel, of noise that pixels do not share."""
+        if not self.window.size:
+            return 1.0
+        modes = 2 * np.arange(2, len(self.window)) + 1
+        share = modes @ self.window[2:].astype(np.float64) ** 2
+        return float(share / hp.nside2npix(self.nside))
+
     def full_sky(self, values: np.ndarray) -> np.ndarray:
         """A filtered map.
 

@@ -6,8 +6,13 @@ import healpy as hp
 import numpy as np
 import pytest
 
+from foreglow.dust.inputs import DustSky
+from foreglow.dust.results import PolarisedDustMap
+from foreglow.dust.sky_cube import SkyCube
+from foreglow.dust.uncertainty import Calibration
 from foreglow.recognition.evaluation.evaluate import choose_on_sky
 from foreglow.recognition.simulation.skies import SimulatedSky
+from foreglow.report.dust.view import polarised_view
 from foreglow.report.html import write_report
 from foreglow.report.page.skyview import Layer, LineSpectra, SkyView, save_view
 from foreglow.report.recognition.view import recognition_view
@@ -58,10 +63,29 @@ def dusty():
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, recognised, dusty):
+def polarised():
+    """Dust polarised from south to north in the east, from west to east in the west."""
+    rng = np.random.default_rng(13)
+    n_pix = hp.nside2npix(DUST_NSIDE)
+    east = hp.pix2ang(DUST_NSIDE, np.arange(n_pix), lonlat=True)[0] < 180
+    q = np.where(east, 3.0, -3.0)
+    q[1000] = np.nan
+    zero, error = np.zeros(n_pix), np.full(n_pix, 0.5)
+    dust = PolarisedDustMap(
+        10 + q, error, error, "uK_RJ", Calibration(), "", 1, "", "", q=q, u=zero, q_std=error,
+        u_std=2 * error, qu_calibration=Calibration(), qu_sigma="",
+    )  # fmt: skip
+    gas = rng.lognormal(size=(8, n_pix))
+    cube = SkyCube.from_maps(gas, 8, zero, np.isfinite(q))
+    sky = DustSky(cube, np.linspace(-60, 10, 8), "uK_RJ", "made up")
+    return polarised_view("3", "Polarised", "", dust, np.stack([q + 1, zero - 1]), sky)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, recognised, dusty, polarised):
     folder = tmp_path_factory.mktemp("run")
     (folder / "metrics.json").write_text('{"experiment": "demo", "sky": "mock", "records": []}')
-    for view in (recognised[0], dusty):
+    for view in (recognised[0], dusty, polarised):
         save_view(view, folder / "maps")
     return write_report(folder).as_uri()
 
@@ -142,6 +166,8 @@ def click(browser, nside, pixel):
     settle(browser)
 
 
+OPEN = """const select = arguments[0]; select.value = arguments[1];
+  select.dispatchEvent(new Event("change"))"""
 SUPERSCRIPT = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹−", "-0123456789-")
 
 
@@ -202,7 +228,7 @@ def test_the_page_loads_nothing_and_says_nothing_wrong(desktop):
     assert run(desktop, "return performance.getEntriesByType('resource').length") == 0
     assert at(desktop, "viewer").is_displayed()
     titles = [option.text for option in at(desktop, "view").find_elements("tag name", "option")]
-    assert titles == ["Made up", "Dust"]
+    assert titles == ["Made up", "Dust", "Polarised"]
     assert "Most probable model" in at(desktop, "status").text
 
 
@@ -267,9 +293,7 @@ def test_every_map_of_a_sky_can_be_shown(desktop, recognised):
 
 
 def test_the_line_and_the_dust_of_a_pixel(desktop, dusty):
-    script = """const select = arguments[0]; select.value = 1;
-      select.dispatchEvent(new Event("change"))"""
-    run(desktop, script, at(desktop, "view"))
+    run(desktop, OPEN, at(desktop, "view"), 1)
     settle(desktop)
     click(desktop, DUST_NSIDE, 1500)
     title, lines = facts(desktop)
@@ -288,6 +312,43 @@ def test_the_line_and_the_dust_of_a_pixel(desktop, dusty):
     click(desktop, DUST_NSIDE, 1000)
     assert "masked" in at(desktop, "plots").text
     assert "masked" in at(desktop, "status").text
+
+
+def test_q_and_u_their_errors_and_the_direction_of_a_pixel(desktop, polarised):
+    run(desktop, OPEN, at(desktop, "view"), 2)
+    settle(desktop)
+    lines = {}
+    for lon in (60, 300):
+        pixel = hp.ang2pix(DUST_NSIDE, lon, 20, lonlat=True)
+        click(desktop, DUST_NSIDE, pixel)
+        lines[lon] = dict(facts(desktop)[1])
+    assert lines[60]["Predicted polarised intensity"] == "3 µK_RJ"
+    assert lines[60]["True Q"] == "4 µK_RJ"
+    assert lines[300]["Predicted Q"] == "−3 µK_RJ"
+    assert [lines[60][f"Error of {letter}"] for letter in "QU"] == ["0.5 µK_RJ", "1 µK_RJ"]
+    assert lines[300]["True U less predicted, in errors"] == "−1"
+    assert len(polarised.spectra.velocity_kms) == 2
+    # what is drawn on the map: up and down in the east, across in the west, none where masked
+    script = """const { map, state, pixelOf } = foreglow, made = [];
+      const { paint } = map, before = [paint.moveTo, paint.lineTo];
+      let from = null;
+      paint.moveTo = (...at) => { from = at; };
+      paint.lineTo = (x, y) => { made.push([from[0], from[1], x, y]); };
+      map.drawDirections();
+      [paint.moveTo, paint.lineTo] = before;
+      return made.slice(made.length / 2).map(([a, b, x, y]) => (
+        [a, b, x, y, map.pixelAt((a + x) / 2, (b + y) / 2)]))"""
+    drawn = np.array(run(desktop, script))
+    assert len(drawn) > 300
+    lon, lat = hp.pix2ang(DUST_NSIDE, drawn[:, 4].astype(int), lonlat=True)
+    upright = np.abs(drawn[:, 3] - drawn[:, 1]) > 3 * np.abs(drawn[:, 2] - drawn[:, 0])
+    flat = np.abs(drawn[:, 2] - drawn[:, 0]) > 3 * np.abs(drawn[:, 3] - drawn[:, 1])
+    near = np.abs(lat) < 20
+    assert upright[near & (lon > 5) & (lon < 45)].all()
+    assert flat[near & (lon > 315) & (lon < 355)].all()
+    assert 1000 not in drawn[:, 4]
+    run(desktop, OPEN, at(desktop, "layer"), 2)  # Q itself has no direction
+    assert run(desktop, "return foreglow.map.angleOf") is None
 
 
 # ---- how it is used ----------------------------------------------------------------------------

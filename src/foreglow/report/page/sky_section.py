@@ -36,6 +36,7 @@ _KEYS = (
     "middle."
 )
 _BEST = "Most probable model"
+_HALF_TURN = 254  # steps; viewer/data.js counts in them
 
 
 def sky_section(views: Sequence[SkyView]) -> Markup:
@@ -155,7 +156,14 @@ def _class_card(name: str, group: str, values: NDArray, classes: Sequence[str]) 
 
 
 def _layer_card(layer: Layer) -> dict[str, Any]:
-    return _scale_card(layer) | {"values": _floats(layer.values)}
+    card = _scale_card(layer) | {"values": _floats(layer.values)}
+    return card if layer.angle_deg is None else card | {"angle": _angles(layer.angle_deg)}
+
+
+def _angles(degrees: NDArray) -> dict[str, str]:
+    """Directions in 254 steps of half a turn; 255 where there is none."""
+    steps = np.rint(np.nan_to_num(degrees) % 180 * (_HALF_TURN / 180)) % _HALF_TURN
+    return _array(np.where(np.isfinite(degrees), steps, 255).astype(np.uint8), "u1")
 
 
 def _data_layers(spectra: PolarisationSpectra) -> list[dict[str, Any]]:

@@ -40,6 +40,8 @@ class Layer:
         Of the colours.
     is_error : bool
         Errors have colours of their own.
+    angle_deg : ndarray, shape (n_pix,), optional
+        Directions to draw on the map, from south towards east (COSMO); NaN where there is none.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Layer:
     values: NDArray
     stretch: Stretch = "linear"
     is_error: bool = False
+    angle_deg: NDArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +164,8 @@ class SkyView:
         """Everything with a value a pixel, by a name."""
         for layer in self.layers:
             yield f"layer {layer.name!r}", layer.values
+            if layer.angle_deg is not None:
+                yield f"angles of layer {layer.name!r}", layer.angle_deg
         for name, values in self.chances.items():
             yield f"chances {name!r}", values
         if self.truth is not None:

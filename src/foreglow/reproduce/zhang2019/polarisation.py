@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foreglow.dust.cutouts import Cutouts, CutoutSampler, SkyCube
+from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.hough import hough_polarisation
 from foreglow.dust.inputs import DustSky, observed_sky, true_sky
 from foreglow.dust.model import DustModel
@@ -16,11 +16,17 @@ from foreglow.dust.polarised_scores import (
     gradient_predictor,
     score_polarisation,
 )
+from foreglow.dust.predict import predict_map
+from foreglow.dust.results import PolarisedDustMap
 from foreglow.dust.scores import Predictor, model_predictor
+from foreglow.dust.sky_cube import SkyCube
+from foreglow.dust.stitch import centres, target_maps
 from foreglow.maps import healpix as hp
 from foreglow.maps.gnomonic import Grid
 from foreglow.report.dust import curves as dust_curves
 from foreglow.report.dust import maps as dust_maps
+from foreglow.report.dust.view import polarised_view
+from foreglow.report.page.skyview import save_view
 from foreglow.reproduce.zhang2019.experiment import (
     POLARISED,
     SPLITS,
@@ -38,6 +44,12 @@ from foreglow.sky.gas import MockGas, mock_gas
 _SPLIT = SPLITS[0]
 _SECTION = "Polarised dust"
 SHIPPED = "mock-dust-polarised"
+_CENTRES_NSIDE = 8  # of the map to look at: a quarter of the cutouts of that of intensity
+_NOTE = (
+    "Q and U (COSMO) predicted from the 21 cm line by the network trained in the northern Galactic "
+    "hemisphere on a map with noise of Planck's depth; true ones have no noise; all low-passed at "
+    "ell 460."
+)
 _OTHERS = {"other_seed": (5, 1.0), "half_alignment": (0, 0.5)}  # seeds further, filaments
 
 
@@ -70,6 +82,7 @@ def polarised_dust(experiment: Experiment) -> Captions:
                 *(record[f"spectrum_{k}"] for k in ("e50", "e150", "b50", "b150")),
                 record["alignment"],
             )  # fmt: skip
+    _predicted_sky(experiment, gas, noisy, model)
     captions = _curve_figure(experiment, found["truth"])
     captions |= _example_figure(experiment, noisy, model)
     simple = {"gradients": gradient_predictor, "hough_averaged": _averaged_hough}
@@ -80,6 +93,24 @@ def polarised_dust(experiment: Experiment) -> Captions:
     skies = {"truth": true_sky(gas, noisy).cube, "observed": noisy.cube}
     captions |= on_the_sphere(experiment, skies, maps)
     return captions | polarised_cleaning(experiment, gas, maps)
+
+
+def _predicted_sky(experiment: Experiment, gas: MockGas, sky: DustSky, model: DustModel) -> None:
+    """Q and U of the whole footprint, as FITS and to look at beside those of the mock."""
+    with experiment.run.stage("polarised map"):
+        where = centres(min(_CENTRES_NSIDE, experiment.settings["centres_nside"]))
+        dust = predict_map(model, sky.cube, where, source=sky.source)
+    assert isinstance(dust, PolarisedDustMap)
+    folder = experiment.run.folder / "maps"
+    folder.mkdir(exist_ok=True)
+    dust.to_fits(folder / "polarised_dust.fits", overwrite=True)
+    log.info("polarised_dust.fits: %s", dust.summary())
+    truth = target_maps(true_sky(gas, sky).cube)[1:]
+    note = f"{_NOTE} Errors of Q and U: {dust.qu_sigma}."
+    save_view(
+        polarised_view("91_polarised", "Polarised dust from hydrogen", note, dust, truth, sky),
+        folder,
+    )
 
 
 def _scores(

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foreglow.dust.cutouts import SkyCube
 from foreglow.dust.inputs import DustSky, paper_filter
+from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.target import NO_UNIT
 from foreglow.maps import healpix as hp
 from foreglow.report.dust import curves as dust_curves

@@ -1,5 +1,7 @@
 // The page's data: arrays in base64, colours, numbers in words.
 
+const HALF_TURN = 254; // steps in which directions are given
+
 function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 }
@@ -74,6 +76,7 @@ class Sky {
     this.pixels = 12 * this.nside * this.nside;
     this.layers = card.layers.map((layer) => ({
       ...layer, values: layer.values ? arrayOf(layer.values) : null,
+      angle: layer.angle ? arrayOf(layer.angle) : null,
     }));
     this.chances = card.chances.map((chance) => ({ ...chance, values: arrayOf(chance.values) }));
     const spectra = card.spectra;
@@ -101,6 +104,12 @@ class Sky {
     }
     const start = (layer.stokes * this.spectra.frequency.length + layer.band) * this.pixels;
     return this.data.subarray(start, start + this.pixels);
+  }
+
+  /** The direction of a layer in a pixel, from south towards east [rad]; NaN where it has none. */
+  angleOf(layer, pixel) {
+    const step = layer.angle[pixel];
+    return step === 255 ? NaN : step * TAU / 2 / HALF_TURN;
   }
 
   /** Q (0) or U (1) of a pixel, band by band. */

@@ -2,6 +2,7 @@
 
 const HALF_WIDTH = 2 * Math.SQRT2; // of the whole sky in Hammer's projection; it is half as high
 const STEP_DEG = 15; // of an arrow key on the whole sky
+const LATTICE = 15; // screen pixels from one direction to the next
 
 class SkyMap {
   /** `hover` and `select` are called with the pixel under the pointer, or null. */
@@ -26,9 +27,11 @@ class SkyMap {
     this.moved();
   }
 
-  show(nside, colourOf) {
+  /** `angleOf` gives the direction to draw in a pixel [rad], or is null. */
+  show(nside, colourOf, angleOf = null) {
     this.nside = nside;
     this.colourOf = colourOf;
+    this.angleOf = angleOf;
     this.zoom = Math.min(this.zoom, this.maxZoom);
     this.redraw();
   }
@@ -128,6 +131,7 @@ class SkyMap {
     paint.imageSmoothingEnabled = false;
     paint.drawImage(this.image(Math.ceil(w / coarse), Math.ceil(h / coarse)), 0, 0, w, h);
     paint.setTransform(dense, 0, 0, dense, 0, 0);
+    if (this.angleOf) this.drawDirections();
     this.drawGraticule();
     this.drawMarks();
   }
@@ -184,6 +188,34 @@ class SkyMap {
           if (ids[i + step] >= 0) bytes[i + step] = 0xff000000;
         }
       }
+    }
+  }
+
+  /** Short lines along the directions, at places of a lattice: each of the pixel that is there. */
+  drawDirections() {
+    const { paint, unit } = this, { width, height } = this.size;
+    const step = Math.max(LATTICE, unit / this.nside), half = 0.4 * LATTICE / unit;
+    const lines = [];
+    for (let top = step / 2; top < height; top += step) {
+      for (let left = step / 2; left < width; left += step) {
+        const at = this.directionAt(left, top);
+        const angle = at ? this.angleOf(this.pixelAt(left, top)) : NaN;
+        if (Number.isNaN(angle)) continue;
+        const { ahead, east, north } = frameAt(...at);
+        lines.push([-half, half].map((along) => this.onCanvas([0, 1, 2].map((k) => (
+          ahead[k] + along * (Math.sin(angle) * east[k] - Math.cos(angle) * north[k]))))));
+      }
+    }
+    for (const [colour, thick] of [["rgba(0, 0, 0, 0.55)", 3], ["#ffffff", 1.3]]) {
+      paint.strokeStyle = colour;
+      paint.lineWidth = thick;
+      paint.beginPath();
+      for (const [from, to] of lines) {
+        if (Math.hypot(to[0] - from[0], to[1] - from[1]) > 2 * LATTICE) continue; // over the edge
+        paint.moveTo(...from);
+        paint.lineTo(...to);
+      }
+      paint.stroke();
     }
   }
 

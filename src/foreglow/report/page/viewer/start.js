@@ -51,7 +51,8 @@ function startViewer() {
       }
       colourOf = (pixel) => colours[pixel];
     }
-    map.show(state.sky.nside, colourOf);
+    const { sky } = state;
+    map.show(sky.nside, colourOf, layer.angle ? (pixel) => sky.angleOf(layer, pixel) : null);
     drawScale(layer, palette);
     get("canvas").setAttribute("aria-label", `Map of the sky: ${layer.name}. ${settings.keys}`);
     say_where(state.pixel);
