@@ -142,6 +142,7 @@ def fetch(
     path = local_path(file, folder)
     if path.is_file():
         return _accept(file, path)
+    validate_address(file, folder)
     _make_folder(path.parent)
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
     try:
@@ -156,6 +157,21 @@ def fetch(
     except PermissionError as error:
         raise _cannot_write(path.parent, error) from error
     return _accept(file, path, new=True)
+
+
+def validate_address(file: RemoteFile, folder: Path) -> None:
+    """Check that a file can be fetched at all.
+
+    Raises
+    ------
+    DataError
+        If no public address of it is known.
+    """
+    if not file.product.base:
+        raise DataError(
+            f"{file.name}: expected a public address of {file.product.title}, got none, as none is "
+            f"known; put the file at {folder / file.place} by hand"
+        )
 
 
 def _retrieve(file: RemoteFile, path: Path, patience: Patience, progress: Progress) -> None:
