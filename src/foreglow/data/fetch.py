@@ -174,6 +174,20 @@ def validate_address(file: RemoteFile, folder: Path) -> None:
         )
 
 
+def validate_whole(file: RemoteFile, path: Path) -> None:
+    """Check that a file that lies in the cache is FITS, and as long as its headers say.
+
+    Raises
+    ------
+    DataError
+        If it is not.
+    """
+    if path.suffix == ".fits" and (missing := _what_is_missing(path)) is not None:
+        raise DataError(
+            f"{path}: expected {file.product.title}, got {missing}; remove it and fetch it again"
+        )
+
+
 def _retrieve(file: RemoteFile, path: Path, patience: Patience, progress: Progress) -> None:
     """Download a file, verify it and put it in its place at once."""
     product = file.product
@@ -197,10 +211,7 @@ def _retrieve(file: RemoteFile, path: Path, patience: Patience, progress: Progre
 
 def _accept(file: RemoteFile, path: Path, new: bool = False) -> Fetched:
     """Check a file that lies in the cache against what is known of it, and record its checksum."""
-    if path.suffix == ".fits" and (missing := _what_is_missing(path)) is not None:
-        raise DataError(
-            f"{path}: expected {file.product.title}, got {missing}; remove it and fetch it again"
-        )
+    validate_whole(file, path)
     recorded = recorded_sha256(path)
     actual = checksum(path, "sha256") if recorded else record_sha256(path)
     if recorded not in (None, actual):
@@ -226,15 +237,23 @@ def _what_is_missing(path: Path) -> str | None:
     if begins.startswith(_FITS[1]):
         return None
     try:
-        with warnings.catch_warnings(), fits.open(path, memmap=True) as hdus:
-            warnings.simplefilter("error", AstropyWarning)
-            for hdu in hdus:
-                any_hdu: Any = hdu
-                if any_hdu.fileinfo()["datLoc"] + any_hdu.size > path.stat().st_size:
-                    return "a file cut in its data"
-            return None if len(hdus) else "an empty file"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)  # of the first: its size is looked at
+            with fits.open(path, memmap=True) as hdus:
+                warnings.simplefilter("error", AstropyWarning)
+                warnings.filterwarnings("ignore", "Invalid 'BLANK' keyword")  # surveys have it
+                return _is_cut(hdus, path)
     except (OSError, AstropyWarning, fits.VerifyError) as error:
         return f"a FITS file that is cut or damaged ({' '.join(str(error).split())})"
+
+
+def _is_cut(hdus: fits.HDUList, path: Path) -> str | None:
+    """What is wrong with the sizes of a FITS file, None if nothing is."""
+    for hdu in hdus:
+        any_hdu: Any = hdu
+        if any_hdu.fileinfo()["datLoc"] + any_hdu.size > path.stat().st_size:
+            return "a file cut in its data"
+    return None if len(hdus) else "an empty file"
 
 
 def _anything(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from foreglow.compute.progress import Shown, shown
 from foreglow.data.cache import local_path, partial_path
 from foreglow.data.download import Patience
-from foreglow.data.fetch import fetch, validate_address
+from foreglow.data.fetch import fetch, validate_address, validate_whole
 from foreglow.data.registry import RemoteFile, in_words
 from foreglow.errors import DataError
 
@@ -23,12 +23,12 @@ def missing_files(files: Sequence[RemoteFile], folder: Path) -> list[RemoteFile]
 
 
 def bytes_missing(files: Sequence[RemoteFile], folder: Path) -> int:
-    """What is to be downloaded of some files, as far as sizes are known."""
+    """What is to be downloaded of some files, at least: not all sizes are known."""
     total = 0
     for file in missing_files(files, folder):
         part = partial_path(local_path(file, folder))
         begun = part.stat().st_size if part.is_file() else 0
-        total += max(0, (file.product.bytes or 0) - begun)
+        total += max(0, file.product.bytes_expected - begun)
     return total
 
 
@@ -47,6 +47,8 @@ def say_missing(files: Sequence[RemoteFile], folder: Path) -> list[str]:
         own = [file.name for file in files if file.product.name == product.name]
         names = ", ".join(own[:_SHOWN]) + f" and {len(own) - _SHOWN} more" * (len(own) > _SHOWN)
         size = product.size
+        if product.bytes is None and product.bytes_expected:
+            size = f"{in_words(product.bytes_expected)} or more"
         if product.bytes is not None and len(own) > 1:
             size = f"{size} each, {in_words(len(own) * product.bytes)} in all"
         where = product.base or "no public address is known"
@@ -94,7 +96,7 @@ def gather(
         names = list(dict.fromkeys(file.product.name for file in missing))
         raise DataError(
             f"expected {len(files)} files of public data in {folder}, of which {len(missing)} are "
-            f"missing, about {in_words(bytes_missing(missing, folder))} of {', '.join(names)}; "
+            f"missing, {in_words(bytes_missing(missing, folder))} or more of {', '.join(names)}; "
             "give download=True to fetch them, or put them there by hand, gzipped or not (`foreglow"
             f" data list {names[0]}` tells all of one); FOREGLOW_DATA names another folder"
         )
@@ -105,7 +107,10 @@ def gather(
         log.info("fetching %d of %d: %s", number, len(missing), file.url)
         with shown(file.name, progress) as show:
             log.info("%s", fetch(file, folder, patience, show).summary())
-    return [local_path(file, folder) for file in files]
+    paths = [local_path(file, folder) for file in files]
+    for file, path in zip(files, paths, strict=True):
+        validate_whole(file, path)
+    return paths
 
 
 def _validate_room(files: Sequence[RemoteFile], folder: Path) -> None:

@@ -23,6 +23,7 @@ from foreglow.dust.scores import Predictor, Scores, integrated_predictor, score
 from foreglow.dust.spectra import fundamental_bands
 from foreglow.dust.train import train
 from foreglow.dust.validation import hold_out
+from foreglow.errors import MapError, SkyError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import Method, Region, split
 from foreglow.report.recognition import figures
@@ -82,6 +83,7 @@ class Experiment:
     map_fn: MapFn = map
     maps: list[DustMap] = field(default_factory=list)
     _divided: dict[str, dict[str, CutoutSampler]] = field(default_factory=dict)
+    _lacking: dict[str, str | None] = field(default_factory=dict)
     _linear: dict[str, tuple[LinearModel, LinearModel]] = field(default_factory=dict)
     _scores: dict[tuple[str, str, str], Scores] = field(default_factory=dict)
 
@@ -100,6 +102,21 @@ class Experiment:
             samplers = (training, test, validation)
             self._divided[split_name] = dict(zip(SETS, samplers, strict=True))
         return self._divided[split_name][which]
+
+    def lacks(self, split_name: str) -> str | None:
+        """Why a real sky has no such split: too little of it, or too large pixels; None if it has.
+
+        The mock has all, or there is an error.
+        """
+        if self.source.gas is None and split_name not in self._lacking:
+            reason = None
+            try:
+                for which in SETS[:2]:
+                    self.sampler(split_name, which).fixed_pointings(8)
+            except MapError as error:
+                reason = str(error)
+            self._lacking[split_name] = reason
+        return self._lacking.get(split_name)
 
     def pointings(self, split_name: str, which: str) -> Pointings:
         """The fixed cutouts on which every model is scored; fewer of the wedge, which is small."""
@@ -297,6 +314,22 @@ def _opened(opening: Opening) -> tuple[Source, DustSky]:
     """The source, and its sky in the range of the paper."""
     source = open_source(opening.sky, opening.nside, opening.seed)
     return source, on_device(source.sky(LOW_KMS, HIGH_KMS), torch.device(opening.device))
+
+
+def validate_cutouts(experiment: Experiment) -> None:
+    """Check before any training that both sides of a real sky have cutouts.
+
+    Raises
+    ------
+    SkyError
+        If one has none.
+    """
+    if (reason := experiment.lacks(SPLITS[0])) is not None:
+        raise SkyError(
+            f"expected a sky that can train in the north and be judged in the south, got: {reason}."
+            " Of a region in one hemisphere `foreglow dust train --cube ... --dust ... --mask ... "
+            "--region south` takes the same files, and keeps a part of it for validation."
+        )
 
 
 def network_predictor(model: DustModel) -> Predictor:
