@@ -14,9 +14,11 @@ import healpy as hp
 import numpy as np
 import torch
 
+from drawing import draw_small
 from file_server import serve
 from foreglow.data import registry
 from foreglow.dust.inputs import faint_sky
+from foreglow.maps.conventions import to_uk_rj_factor
 from foreglow.sky import seds
 from foreglow.sky.gas import MockGas, mock_gas
 from hi_cubes import HI4PI_STEP, hi4pi_header, raw_fits
@@ -24,6 +26,7 @@ from product_forms import GAL, SPLITS, healpix
 
 NSIDE, PLANCK = 64, 128  # of the mock, and of what stands for Nside 2048
 PIXEL_DEG = 1.0  # of what stands for 5 arcmin
+TUTORIAL_DEG = 0.5  # of the cube of the tutorial, which is run at Nside 128
 FIRST_KMS, N_CHANNEL = -67.0, 70
 SOURCES = (4000, 80000, 160000)  # pixels, NESTED, in which a source shines in the dust map
 CUBE, COMMANDER = "CAR.fits", "COM_CompMap_ThermalDust-commander_2048_R2.00.fits"
@@ -52,11 +55,11 @@ def cube_on(
     rows, columns = shape
     x, y = (columns + 1) / 2, (rows + 1) / 2
     header = hi4pi_header(
-        (N_CHANNEL, *shape), PIXEL_DEG, lon=lon, crpix=(x, y - lat / PIXEL_DEG),
+        (N_CHANNEL, *shape), pixel_deg, lon=lon, crpix=(x, y - lat / pixel_deg),
         first_kms=FIRST_KMS, BLANK=-32768, **cards,
     )  # fmt: skip
-    glat = lat + PIXEL_DEG * (np.arange(1, rows + 1) - y)[:, None]
-    glon = lon - PIXEL_DEG * (np.arange(1, columns + 1) - x)[None, :]
+    glat = lat + pixel_deg * (np.arange(1, rows + 1) - y)[:, None]
+    glon = lon - pixel_deg * (np.arange(1, columns + 1) - x)[None, :]
     there = np.broadcast_to(np.abs(glat) <= 90, shape)
     theta, phi = np.radians(90 - np.clip(glat, -90, 90)), np.radians(glon)
     pixel, weight = hp.get_interp_weights(NSIDE, *np.broadcast_arrays(theta, phi))
@@ -77,6 +80,17 @@ def car_cube(folder: Path, **cards) -> Path:
     return cube_on(folder / CUBE, (181, 361), **cards)
 
 
+def fill_cache(folder: Path | str) -> None:
+    """What a reader of the tutorial has fetched: a cache of coarse products."""
+    folder = Path(folder)
+    for name in ("hi4pi", "planck"):
+        (folder / name).mkdir(parents=True)
+    rows, columns = round(180 / TUTORIAL_DEG) + 1, round(360 / TUTORIAL_DEG) + 1
+    cube_on(folder / "hi4pi" / CUBE, (rows, columns), pixel_deg=TUTORIAL_DEG)
+    for make in (commander, masks, source_mask):
+        make(folder / "planck")
+
+
 def commander(folder: Path, name=COMMANDER, factor=1.0, **cards) -> Path:
     """Dust at 545 GHz [uK_RJ], NESTED, seven splits of the data; sources shine in it."""
     spectrum = float(seds.modified_blackbody(torch.tensor(545.0, dtype=torch.float64)))
@@ -90,8 +104,6 @@ def commander(folder: Path, name=COMMANDER, factor=1.0, **cards) -> Path:
 
 def gnilc(folder: Path, **cards) -> Path:
     """Dust at 353 GHz [MJy/sr]."""
-    from foreglow.maps.conventions import to_uk_rj_factor
-
     dust = finer(gas().dust.total) / to_uk_rj_factor("MJy/sr", 353.0)
     return healpix(folder / GNILC, [("I", "E", "MJy/sr", dust)], nside=PLANCK, **cards)
 
@@ -129,7 +141,7 @@ def archives(files, patch):
     Parameters
     ----------
     files : dict of str to bytes
-        By name; changed while it serves, the next answer is another.
+        By name.
     patch : MonkeyPatch
 
     Yields
@@ -137,15 +149,34 @@ def archives(files, patch):
     Archive
     """
     with serve(files=dict(files)) as running:
-        products = tuple(
-            replace(p, base=running.url if p.base else "", bytes=_size(p, files),
-                    bytes_exact=False, md5=None, md5_source=None)
-            for p in registry.load_registry()
-        )  # fmt: skip
-        patch.setattr(registry, "load_registry", lambda: products)
+        point_registry(running.url, {name: len(content) for name, content in files.items()}, patch)
         yield running
 
 
-def _size(product, files):
-    names = product.files or (product.example,)
-    return len(files[names[0]]) if names[0] in files else product.bytes
+def point_registry(url, sizes, patch):
+    """Let all products of the registry live at an address, with the sizes of these files."""
+
+    def here(product):
+        name = product.files[0] if product.files else product.example
+        return replace(
+            product, base=url if product.base else "", bytes=sizes.get(name, product.bytes),
+            bytes_exact=False, md5=None, md5_source=None,
+        )  # fmt: skip
+
+    products = tuple(here(product) for product in registry.load_registry())
+    patch.setattr(registry, "load_registry", lambda: products)
+
+
+def make_small(patch, settings):
+    """The reproduction in a few steps, with settings of one's own and figures that are small."""
+    from foreglow.reproduce import zhang2019
+    from foreglow.reproduce.zhang2019 import experiment
+
+    steps = ("what_the_sky_holds", "train_networks", "compare_models", "predicted_map")
+    patch.setattr(zhang2019, "read_settings", lambda *_: dict(settings))
+    patch.setattr(zhang2019, "STEPS", tuple(getattr(zhang2019, name) for name in steps))
+    patch.setattr(experiment.figures, "save", draw_small)
+    patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
+    patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
+    patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
+    patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", settings["wide_kms"])

@@ -1,8 +1,11 @@
 """The paper's sky by one command, from archives that hold the mock in the products' forms."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import healpy as hp
 import numpy as np
@@ -10,8 +13,8 @@ import pytest
 import torch
 from astropy.io import fits
 
+import forked
 import mock_archive as archive
-from drawing import draw_small
 from foreglow.dust.cutouts import CutoutSampler
 from foreglow.dust.inputs import faint_sky, observed_sky
 from foreglow.dust.plan import DustPlan
@@ -23,9 +26,20 @@ from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Grid
 from foreglow.maps.hemispheres import split
 from foreglow.reproduce import read_records, reproduce, zhang2019
-from foreglow.reproduce.zhang2019 import experiment, hi4pi
+from foreglow.reproduce.settings import read_settings
+from foreglow.reproduce.zhang2019 import hi4pi
+from foreglow.reproduce.zhang2019.cost import (
+    Cost,
+    CubeFacts,
+    cube_facts,
+    predict_cost,
+    validate_room,
+)
 from foreglow.reproduce.zhang2019.hi4pi import PaperSky
+from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.sky_files import build_sky, read_card
+from foreglow.reproduce.zhang2019.source import open_source
+from hi_cubes import hi4pi_header
 from words import is_one_paragraph
 
 pytestmark = [
@@ -41,10 +55,6 @@ TINY = {
     "nside": NSIDE, "networks": ["unet"], "test_cutouts": 16, "linear_cutouts": 48,
     "profile_pointings": 100, "wide_kms": 18.0, "centres_nside": 3, "unet": PLAN, "lambdas": [],
 }  # fmt: skip
-STEPS = (
-    zhang2019.what_the_sky_holds, zhang2019.train_networks, zhang2019.compare_models,
-    zhang2019.predicted_map,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +71,7 @@ def patch():
 @pytest.fixture(scope="module")
 def served(products, patch):
     """The archives; small settings, few steps, and figures that take little time."""
-    patch.setattr(zhang2019, "read_settings", lambda *_: dict(TINY))
-    patch.setattr(zhang2019, "STEPS", STEPS)
-    patch.setattr(experiment.figures, "save", draw_small)
-    patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
-    patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
-    patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
-    patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 18.0)
+    archive.make_small(patch, TINY)
     with archive.archives(products, patch) as running:
         yield running
 
@@ -163,6 +167,63 @@ def test_the_report_says_what_it_is_of(finished):
     log = (finished / "log.txt").read_text()
     for words in ("fetching 1 of 4", "prepare: 64 of 64", "averaged from Nside 128 to 64"):
         assert words in log
+
+
+# ---- killed -------------------------------------------------------------------------------------
+
+BEFORE = """
+import os, signal, sys, warnings
+import pytest
+sys.path.insert(0, {tests!r})
+import forked
+import mock_archive as archive
+patch = pytest.MonkeyPatch()
+archive.make_small(patch, {settings!r})
+archive.point_registry({url!r}, {sizes!r}, patch)
+
+def die_at(place, call):
+    module, _, name = place.rpartition(".")
+    owner = pytest.importorskip(module) if module.islower() else getattr(
+        pytest.importorskip(module.rpartition(".")[0]), module.rpartition(".")[2])
+    real, calls = getattr(owner, name), []
+    def dying(*given, **named):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
+    patch.setattr(owner, name, dying)
+"""
+MOMENTS = {
+    "between two downloads": ("foreglow.data.gather.fetch", 2),
+    "in the preparation": ("foreglow.hi_cube.prepare.write_channels", 4),
+    "before the mask": ("foreglow.reproduce.zhang2019.sky_files.write_maps", 2),
+    "before the model is saved": ("foreglow.dust.model.DustModel.save", 1),
+    "in the judgement": ("foreglow.reproduce.zhang2019.experiment.Experiment.record", 3),
+}
+
+
+@pytest.mark.slow
+def test_killed_at_five_moments_it_goes_on(served, products, finished, tmp_path):
+    sizes = {name: len(content) for name, content in products.items()}
+    tests = str(Path(__file__).parents[1])
+    before = BEFORE.format(tests=tests, settings=TINY, url=served.url, sizes=sizes)
+    environment = os.environ | {"FOREGLOW_DATA": str(tmp_path / "data")}
+    words = ("reproduce", "zhang2019", "--sky", "hi4pi", "--download", "--scale", "smoke",
+             "--device", "cpu", "--out", tmp_path / "run", "--resume")  # fmt: skip
+    for moment, (place, call) in MOMENTS.items():
+        dying = f"{before}\ndie_at({place!r}, {call})"
+        ended = forked.begin_foreglow(*words, environment=environment, before=dying)()
+        assert ended.code == -signal.SIGKILL, f"{moment}: {ended.out}{ended.err}"
+    served.requests.clear()
+    ended = forked.begin_foreglow(*words, environment=environment, before=before)()
+    assert ended.code == 0, ended.err
+    assert served.requests == []
+    for words in ("going on", "trained already"):
+        assert words in (tmp_path / "run" / "log.txt").read_text()
+    for name in ("dust.fits", "mask.fits"):
+        same = (p / "sky" / name for p in (tmp_path / "run", finished))
+        assert len({path.read_bytes() for path in same}) == 1
+    assert read_records(tmp_path / "run") == read_records(finished)
 
 
 # ---- other choices ------------------------------------------------------------------------------
@@ -266,7 +327,7 @@ ODD = {
         r"expected uK_RJ in column I_ML_FULL, got unit 'mK_RJ'; the file is another product, or",
     ),
     "a map that was cut": (
-        archive.COMMANDER, HALF, r"Commander, got a FITS file that is cut or damaged .* remove it and f",
+        archive.COMMANDER, HALF, r"Commander, got a FITS file that is cut or damaged .* remove it",
     ),
     "a cube that was cut": (
         archive.CUBE, HALF, r"one cube, got a file cut in its data; remove it and fetch it again",
@@ -354,3 +415,114 @@ def test_nothing_to_download(tmp_path):
     for paper, sky in (("farsian2020", "mock"), ("zhang2019", "mock")):
         with pytest.raises(RunError, match=r"expected download=True with .*leave it out"):
             reproduce(paper, tmp_path / "run", "smoke", sky, download=True)
+
+
+# ---- one's own region ---------------------------------------------------------------------------
+
+
+def own_card(folder, cube, **hydrogen):
+    """A card that names a survey's cube beside Planck's files as they are."""
+    archive.commander(folder)
+    archive.masks(folder)
+    archive.source_mask(folder)
+    said = "".join(f"{key} = {value}\n" for key, value in hydrogen.items())
+    (folder / "sky.toml").write_text(
+        f'[hydrogen]\nfile = "{cube.name}"\n{said}'
+        f'[dust_intensity]\nfile = "{archive.COMMANDER}[I_ML_FULL]"\n'
+        f'sources = "{archive.SOURCE_MASK}[F545]"\n'
+        f'[mask]\nfile = ["{archive.MASKS}[GAL080]"]\n'
+    )
+    return folder
+
+
+def test_a_region_in_both_hemispheres(served, tmp_path, data):
+    """A third of the sky, as GALFA's strip reaches over both: no east for the west."""
+    cube = archive.cube_on(tmp_path / "mine.fits", (181, 121), lon=120.0)
+    own_card(tmp_path, cube)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zhang2019, "STEPS", (zhang2019.east_and_west,))
+        patch.setattr(zhang2019, "write_report", lambda folder: folder / "report.html")
+        reproduce("zhang2019", tmp_path / "run", "smoke", str(tmp_path), device="cpu")
+    log = (tmp_path / "run" / "log.txt").read_text()
+    for words in ("no network of the east is judged in the west", "of 49152 pixels count"):
+        assert words in log
+    sky = open_source(str(tmp_path / "run" / "sky"), 0, 0).sky(LOW_KMS, HIGH_KMS)
+    assert sky.target_unit == "uK_RJ"
+    assert 0.15 < sky.cube.target[:, 1].mean() < 0.35
+    assert "mine.fits + " in sky.source
+
+
+def test_a_region_of_one_hemisphere_is_told_what_to_do(served, tmp_path):
+    cube = archive.cube_on(tmp_path / "mine.fits", (80, 181), lon=120.0, lat=45.0)
+    own_card(tmp_path, cube)
+    with pytest.raises(SkyError, match=r"cutouts in the south .* `foreglow dust train --c"):
+        reproduce("zhang2019", tmp_path / "run", "smoke", str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("hydrogen", "message"),
+    [
+        (
+            {"nside": '"many"'},
+            r"expected nside of \[hydrogen\] as an integer, got 'many'",
+        ),
+        ({"nside": 256}, r"expected a cube of Nside 256 or more, got pixels of Nside 64"),
+    ],
+)
+def test_an_nside_that_cannot_be(served, tmp_path, hydrogen, message):
+    own_card(tmp_path, archive.cube_on(tmp_path / "mine.fits", (20, 20)), **hydrogen)
+    with pytest.raises(SkyError, match=message):
+        build_sky(read_card(tmp_path), tmp_path / "s", -20, 10)
+
+
+def test_files_that_changed_since_the_run_was_begun(served, tmp_path):
+    own_card(tmp_path, archive.cube_on(tmp_path / "mine.fits", (20, 20)), nside=16)
+    folder = build_sky(read_card(tmp_path), tmp_path / "s", -20, 10)
+    made = {p.name: p.stat().st_mtime_ns for p in folder.iterdir() if p.suffix == ".fits"}
+    build_sky(read_card(tmp_path), tmp_path / "s", -20, 10)
+    assert all((folder / name).stat().st_mtime_ns == time for name, time in made.items())
+    archive.commander(tmp_path, factor=2.0)
+    with pytest.raises(RunError, match=r"as they were when the run was begun, got others"):
+        build_sky(read_card(tmp_path), tmp_path / "s", -20, 10)
+
+
+# ---- what it costs ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_size(tmp_path):
+    """A cube of HI4PI's size, 33 GB that take no room."""
+    header = hi4pi_header((933, 2163, 4323), pixel_deg=1 / 12, first_kms=-600.0)
+    cards = {"SIMPLE": True, "BITPIX": -32, "NAXIS": 3}
+    cards |= {"NAXIS1": 4323, "NAXIS2": 2163, "NAXIS3": 933}
+    full = fits.Header(list(cards.items()))
+    full.extend(header, strip=False)
+    text = full.tostring().encode()
+    size = len(text) + 4323 * 2163 * 933 * 4
+    with (tmp_path / "CAR.fits").open("wb") as stream:
+        stream.write(text)
+        stream.truncate(size + -size % 2880)
+    return tmp_path / "CAR.fits"
+
+
+def test_the_cost_of_the_real_run_follows_from_its_header(full_size):
+    facts = cube_facts([full_size], -120.0, 120.0)
+    assert facts == CubeFacts(1024, 186)
+    paper, laptop = (read_settings("zhang2019", scale) for scale in ("paper", "laptop"))
+    real = predict_cost(paper, facts, 1024, 33 << 30, 0)
+    assert real.prepared == 186 * 12 * 1024**2 * 4
+    assert 12 << 30 < real.memory < 24 << 30  # two skies, of 64 and 186 channels
+    small = predict_cost(laptop, facts, 256, 33 << 30, real.prepared)
+    assert small.prepared == 0
+    assert small.memory < 4 << 30
+    assert small.run < 2 << 30
+    assert 0.1 < sum(small.hours.values()) < 1 < 100 < sum(real.hours.values())
+    lines = " ".join(real.lines())
+    for words in ("33.00 GiB or more to fetch, 8.72 GiB for", "on two cores", "an estimate"):
+        assert words in lines
+
+
+def test_a_disk_that_cannot_hold_it(tmp_path):
+    cost = Cost(1 << 60, 0, 1 << 60, 0, {})
+    with pytest.raises(RunError, match=r"expected room for 2.00 EiB|2048.00 PiB, got .* GiB; free"):
+        validate_room(cost, tmp_path / "data", tmp_path / "out")

@@ -40,6 +40,7 @@ WIDE = "unet_wide"
 POLARISED = "unet_polarised"
 """The one network of Q and U, which sees channels that are not filtered."""
 METHOD: Method = "nearest"
+_FEW = 8  # cutouts that show that a region has some
 
 Captions = dict[str, dict[str, str]]
 """Title, caption and section of figures, by file name."""
@@ -111,8 +112,8 @@ class Experiment:
         if self.source.gas is None and split_name not in self._lacking:
             reason = None
             try:
-                for which in SETS[:2]:
-                    self.sampler(split_name, which).fixed_pointings(8)
+                for region in self.regions(split_name).values():
+                    self.sky.sampler(region, self.grid, METHOD).fixed_pointings(_FEW)
             except MapError as error:
                 reason = str(error)
             self._lacking[split_name] = reason
