@@ -49,7 +49,7 @@ def velocity_kms() -> np.ndarray:
 
 
 def cube_on(
-    path: Path, shape: tuple[int, int], lon: float = 0.0, lat: float = 0.0, **cards
+    path: Path, shape: tuple[int, int], lon=0.0, lat=0.0, pixel_deg=PIXEL_DEG, **cards
 ) -> Path:
     """A CAR cube about a longitude and latitude: rows, columns; m/s, VRAD, K, BLANK as HI4PI's."""
     rows, columns = shape
