@@ -280,6 +280,17 @@ def test_lr72_is_taken_where_it_was_put(filled, tmp_path, recwarn):
     assert gathered("hi4pi:GAL080").masks[0].endswith("[GAL080]")
 
 
+def test_a_cube_that_was_prepared_may_be_removed(filled, data, tmp_path):
+    paper = PaperSky.of("hi4pi")
+    assert paper.cubes == (data / "hi4pi" / archive.CUBE,)
+    build_sky(paper.gathered(False, 16), tmp_path / "s", -5, 5, paper.fine)
+    (data / "hi4pi" / archive.CUBE).unlink()
+    files = paper.gathered(False, 32)
+    assert files.cubes == (paper.fine,)
+    again = build_sky(files, tmp_path / "t", -5, 5, paper.fine)
+    assert open_cube(again / "cube.zarr").nside == 32
+
+
 def test_tiles_make_the_same_cube(served, filled, tmp_path, monkeypatch, finished):
     names = [f"CAR_E{k:02d}.fits" for k in (1, 2, 3, 4)]
     monkeypatch.setattr(hi4pi, "_TILES", names)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from foreglow.dust.plan import DustPlan
+from foreglow.dust.train import VALIDATION_CUTOUTS
 from foreglow.errors import RunError, SkyError
 from foreglow.hi_cube.cube import open_cube, velocity_slice
 from foreglow.hi_cube.healpix_cube import is_healpix, open_healpix_cube, spectrum_length
@@ -27,9 +28,11 @@ _PREPARED = 9.7e6  # pixels times channels a second, of one core: measured at Ns
 _FILTERED = 3.8e7  # pixels a second of a low-pass at Nside 1024, two cores
 _CUTOUTS = {"unet": (154.0, 12.8), "unet_zhang2019": (95.0, 12.7)}  # a second, of widths below
 _WIDTHS = {"unet": (8, 64), "unet_zhang2019": (16, 64)}
+_MEASURED = 512  # cutouts that standardise a network, and measure its scale and errors
 _BESIDE = 1.3  # validation, calibration and figures beside the trainings; `laptop` took that
 _BEFORE = 400 << 20  # bytes of libraries while a cube is prepared, 8 channels held twice
-_LIBRARIES = 1 << 30
+_LIBRARIES = 3 << 29  # PyTorch, figures and batches that are judged: a run at `smoke` took 1.7 GiB
+_LOADING = 320  # bytes a pixel, beside the sky itself, while it is filtered: measured at Nside 512
 _WEIGHTS = 31e6 * 4  # bytes of a network of width 64
 _CHECKPOINTS = 4  # weights, and those of a checkpoint with its optimiser
 
@@ -129,7 +132,6 @@ def predict_cost(
     lowered = 4 * facts.n_channel * pixels if nside < facts.nside else 0
     batch = max(p.batch * 64**2 * 4 * (3 * narrow + 40 * p.width) for p, _ in plans)
     sky = 4 * pixels * (narrow + wide + 4)
-    filters = pixels * (16 * 4 + 6 * 8)
     return Cost(
         download,
         max(0, prepared - there),
@@ -137,7 +139,7 @@ def predict_cost(
         int(
             max(
                 _BEFORE + 16 * 4 * fine if there < prepared else 0,
-                _LIBRARIES + sky + filters + batch,
+                _LIBRARIES + sky + _LOADING * pixels + batch,
             )
         ),
         {
@@ -182,9 +184,13 @@ def _plans(settings: dict[str, Any]) -> list[tuple[DustPlan, float]]:
     if "variants" in settings:
         variant = DustPlan(**settings["variants"])
         named += [(variant, tests)] * (len(settings["lambdas"]) + 4)
+    named = [(plan, judged + _MEASURED) for plan, judged in named]
     centres = 12 * settings["centres_nside"] ** 2
     found = [
-        (plan, plan.members * (plan.epochs * plan.steps * plan.batch + judged))
+        (
+            plan,
+            plan.members * (plan.epochs * (plan.steps * plan.batch + VALIDATION_CUTOUTS) + judged),
+        )
         for plan, judged in named
     ]
     plan, seen = found[0]

@@ -16,6 +16,7 @@ from foreglow.data.check import check_file
 from foreglow.data.gather import gather, missing_files
 from foreglow.data.registry import Product, RemoteFile, find_product
 from foreglow.errors import DataError, SkyError, warn, with_nearest
+from foreglow.hi_cube.store import is_cube
 from foreglow.maps.conventions import MapWarning, to_uk_rj_factor
 from foreglow.reproduce.zhang2019.sky_files import SkyFiles
 from foreglow.sky import seds
@@ -102,12 +103,24 @@ class PaperSky:
 
     @property
     def files(self) -> list[RemoteFile]:
-        """All that it needs: the cube or its tiles first, then dust, mask and point sources."""
+        """All that it needs: dust, mask and point sources, and the cube unless it is prepared."""
+        return self.map_files + ([] if self.cubes == (self.fine,) else self.cube_files)
+
+    @property
+    def map_files(self) -> list[RemoteFile]:
+        """Dust, mask and point sources."""
         dust = _DUSTS[self.dust]
         products = [dust.product]
         products += [] if self._has_lr72 else [_MASKS]
         products += [_SOURCES] if self.sources and dust.sources else []
-        return self.cube_files + [f for name in products for f in find_product(name).all_files()]
+        return [file for name in products for file in find_product(name).all_files()]
+
+    @property
+    def cubes(self) -> tuple[Path, ...]:
+        """Where the cube or its tiles lie; of one that was prepared and removed, what was made."""
+        if is_cube(self.fine) and missing_files(self.cube_files, self.folder):
+            return (self.fine,)
+        return tuple(local_path(file, self.folder) for file in self.cube_files)
 
     @property
     def cube_files(self) -> list[RemoteFile]:
@@ -115,11 +128,6 @@ class PaperSky:
         product = find_product(_CUBES[self.cube])
         names = product.files or [name for name in _TILES if product.has_file(name)]
         return [RemoteFile(product, name) for name in names]
-
-    @property
-    def missing(self) -> list[RemoteFile]:
-        """What is not in the cache."""
-        return missing_files(self.files, self.folder)
 
     @property
     def fine(self) -> Path:
@@ -142,7 +150,7 @@ class PaperSky:
             If one is missing, cannot be had or is not what the registry says.
         """
         gather(self.files, self.folder, download)
-        for file in self.files[len(self.cube_files) :]:
+        for file in self.map_files:
             _validate(file.product, local_path(file, self.folder))
         dust, lr72 = _DUSTS[self.dust], self._has_lr72
         path = local_path(self._file(dust.product), self.folder)
@@ -160,7 +168,7 @@ class PaperSky:
             sources = f"{local_path(self._file(_SOURCES), self.folder)}[{dust.sources}]"
         unit = find_product(dust.product).unit or UNIT
         return SkyFiles(
-            tuple(local_path(file, self.folder) for file in self.cube_files),
+            self.cubes,
             f"{path}[{dust.column}]" if dust.column else str(path),
             None,
             (mask + column,),

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from foreglow.compute.workers import MapFn
-from foreglow.data.cache import local_path
 from foreglow.data.gather import bytes_missing, gather
 from foreglow.errors import RunError
 from foreglow.hi_cube.store import is_cube, partial_folder
@@ -120,10 +119,9 @@ def _ask_public(
 ) -> AskedSky:
     """The sky of the paper; its cube may still be to come."""
     paper = PaperSky.of(sky)
-    cubes = [local_path(file, paper.folder) for file in paper.cube_files]
     facts = CubeFacts(_HI4PI_NSIDE, round((kms[1] - kms[0]) / CHANNEL_KMS) + 1)
-    if all(path.is_file() for path in cubes):
-        facts = cube_facts(cubes, *kms)
+    if all(path.exists() for path in paper.cubes):
+        facts = cube_facts(paper.cubes, *kms)
     there = _PREPARED if is_cube(paper.fine) else _bytes_of(partial_folder(paper.fine))
     fetched = bytes_missing(paper.files, paper.folder)
     cost = predict_cost(settings, facts, settings["nside"], fetched, there)
