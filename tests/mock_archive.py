@@ -179,4 +179,6 @@ def make_small(patch, settings):
     patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
     patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
     patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
+    patch.setattr("foreglow.dust.validation._CENTRES", 100)
+    patch.setattr("foreglow.dust.cutouts._MAX_ROUNDS", 30)
     patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", settings["wide_kms"])

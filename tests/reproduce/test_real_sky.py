@@ -49,6 +49,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LR72, the paper's mask"),
 ]
 
+ALL_STEPS = zhang2019.STEPS
 NSIDE = 64  # of the run: the least at which hemispheres share no pixel
 PLAN = {"network": "unet", "width": 2, "epochs": 1, "steps": 8, "batch": 4}
 TINY = {
@@ -167,6 +168,17 @@ def test_the_report_says_what_it_is_of(finished):
     log = (finished / "log.txt").read_text()
     for words in ("fetching 1 of 4", "prepare: 64 of 64", "averaged from Nside 128 to 64"):
         assert words in log
+
+
+@pytest.mark.slow
+def test_every_step_runs_on_it(served, data, tmp_path, monkeypatch):
+    """Those that only a mock can have are left out, and nothing else."""
+    variants = {"variants": PLAN, "lambdas": [0.0, 30.0], "unet_polarised": PLAN}
+    monkeypatch.setattr(zhang2019, "read_settings", lambda *_: TINY | variants)
+    monkeypatch.setattr(zhang2019, "STEPS", ALL_STEPS)
+    reproduce("zhang2019", tmp_path / "run", "smoke", "hi4pi", device="cpu", download=True)
+    steps = {r["step"] for r in read_records(tmp_path / "run")}
+    assert steps == {"models", "coverage", "seams", "lambda", "east_west", "ablations"}
 
 
 # ---- killed -------------------------------------------------------------------------------------
