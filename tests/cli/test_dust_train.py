@@ -7,8 +7,11 @@ import healpy as hp
 import numpy as np
 import pytest
 
+from foreglow.dust import polarised_sphere
 from foreglow.dust import train as training
+from foreglow.dust.load import SkySource
 from foreglow.dust.model import DustModel
+from foreglow.errors import MapError
 from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
 from foreglow.sky.gas import mock_gas
@@ -24,6 +27,7 @@ TINY = ("--epochs", 1, "--steps", 2, "--batch", 2, "--plan", TINY_PLAN, "--devic
 def small(monkeypatch):
     for name in ("VALIDATION_CUTOUTS", "_STANDARDISATION_CUTOUTS"):
         monkeypatch.setattr(training, name, 4)
+    monkeypatch.setattr(polarised_sphere, "CENTRES_NSIDE", 2)
 
 
 @pytest.fixture
@@ -67,11 +71,40 @@ def test_polarisation_of_the_mock(run, tmp_path):
     options = ("--sky", "mock", "--nside", 16, "--cutouts", 6, "--device", "cpu", "--json")
     code, said, err = run("dust", "evaluate", "--model", out, *options)
     assert code == 0
-    records = json.loads(said)
+    every = json.loads(said)
+    records = [record for record in every if "by" not in record]
     assert [record["model"] for record in records] == ["gradients", "unet"] * 2
     assert [record["target"] for record in records] == ["observed"] * 2 + ["truth"] * 2
-    assert {"e50", "b150", "spectrum_e50", "alignment", "wins_b50"} <= records[1].keys()
+    (whole, *_) = sphere = [r for r in every if r.get("by") == "sphere"]
+    assert [(r["model"], r["target"]) for r in sphere] == [
+        (r["model"], r["target"]) for r in records
+    ]
+    assert 0.2 < whole["sky_fraction"] < 0.4
+    assert -1 <= whole["alignment"] <= 1
+    assert {"e50", "b150", "spectrum_e50", "alignment", "wins_b50", "i50", "wins_i50"} <= records[
+        1
+    ].keys()
     assert -1 <= records[1]["alignment"] <= 1
+
+
+def test_the_convention_of_a_map_that_states_none(run, own, monkeypatch, tmp_path):
+    """Said on the command line, it is what the sky is read with; and never against a header."""
+    seen = []
+
+    def load(self):
+        seen.append((self.target, self.convention))
+        raise MapError("enough")
+
+    monkeypatch.setattr(SkySource, "load", load)
+    options = ("--target", "polarisation", "--convention", "IAU", "--out", tmp_path / "m")
+    assert run("dust", "train", *own, *options, *TINY)[0] == 2
+    model = ("--model", "mock-dust-polarised", "--convention", "IAU", "--device", "cpu")
+    code, _, err = run("dust", "evaluate", *own, *model)
+    assert (code, "enough" in err) == (2, True)
+    assert seen == [("polarisation", "IAU")] * 2
+    code, _, err = run("dust", "train", "--sky", "mock", "--convention", "IAU", *options[4:], *TINY)
+    assert code == 2
+    assert "expected --sky 'mock' or files, got --convention beside it" in err
 
 
 @pytest.mark.parametrize(

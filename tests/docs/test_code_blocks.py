@@ -94,7 +94,7 @@ def shorter(monkeypatch):
     monkeypatch.setattr(figures, "save", draw_small)
     monkeypatch.setattr(mock_archive, "TUTORIAL_DEG", 3.0)
     centres = stitch.centres(2)
-    monkeypatch.setattr(stitch, "centres", lambda: centres)
+    monkeypatch.setattr(stitch, "centres", lambda *_: centres)
 
 
 @pytest.fixture

@@ -165,15 +165,18 @@ def test_scores_of_the_dust_itself_and_of_gradients(sky):
     }
     found = score_polarisation(predictors, sampler, where, batch=5)
     own = found["dust"].record(found["gradients"])
-    keys = ("e50", "e150", "b50", "b150", "spectrum_e50", "spectrum_b150", "alignment")
+    keys = ("e50", "e150", "b50", "b150", "i50", "spectrum_e50", "spectrum_b150", "alignment")
     assert_allclose([own[key] for key in keys], 1, atol=1e-3)
-    assert own["wins_e50"] == 1.0
+    assert own["wins_e50"] == own["wins_i150"] == own["wins_spectrum_i50"] == 1.0
     simple = found["gradients"].record(found["gradients"])
     assert "wins_e50" not in simple
     # gradients tell of the field, and the sign of U is that of the cutouts
     assert simple["alignment"] > 0.5
     assert simple["spectrum_e50"] > 0.4
-    assert found["mirrored"].record(found["dust"])["alignment"] < 0.5
+    assert simple["spectrum_i50"] > 0.6  # the integrated map
+    mirrored = found["mirrored"].record(found["dust"])
+    assert mirrored["alignment"] < 0.5
+    assert not [key for key in mirrored if "i50" in key]  # it predicts no I
     assert found["gradients"].curve.shape == (12, 2, N // 2 - 1)
     with pytest.raises(ShapeError, match="of model bad, got"):
         score_polarisation({"bad": lambda cut: cut.target[:, :2, :4]}, sampler, where)

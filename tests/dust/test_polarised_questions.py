@@ -172,7 +172,7 @@ def test_an_iau_file_that_does_not_say_so_and_what_is_to_be_done(sky, tmp_path):
     with pytest.warns(MapWarning, match="no POLCCONV in the header, taken as COSMO"):
         found = read_polarised(tmp_path / "silent.fits", None, cube, False)
     (message,) = said(found.qu, sky[0], unit=found.unit)
-    assert "in Python convention='IAU' for what states none" in message
+    assert "or convention='IAU' for what states none" in message
     again = read_polarised(tmp_path / "silent.fits", None, cube, False, convention="IAU")
     assert said(again.qu, sky[0], unit=again.unit) == []
 

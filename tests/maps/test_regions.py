@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreglow.errors import MapError
-from foreglow.maps.regions import layout
+from foreglow.maps.regions import distance_to, equal_parts, layout
 
 
 @settings(max_examples=15)
@@ -94,3 +94,23 @@ def test_single_is_one_class_everywhere():
 def test_refuses(call, message):
     with pytest.raises(MapError, match=message):
         layout(*call)
+
+
+def test_near_distances_are_those_of_all():
+    inside = np.zeros(12 * 16**2, bool)
+    inside[[5, 700]] = True
+    every, near = distance_to(inside), distance_to(inside, 0.3)
+    np.testing.assert_array_equal(near[every < 0.3], every[every < 0.3])
+    assert np.isinf(near[every > 0.31]).all()
+
+
+def test_equal_parts_are_equal_and_compact():
+    latitude = hp.pix2ang(32, np.arange(12 * 32**2), lonlat=True)[1]
+    weight = np.clip(latitude - 20, 0, 30.0)
+    label = equal_parts(weight, 3)
+    np.testing.assert_array_equal(label == -1, weight == 0)
+    share = np.bincount(label[label >= 0], weights=weight[label >= 0]) / weight.sum()
+    np.testing.assert_allclose(share, 1 / 8, atol=2e-3)
+    for part in range(8):
+        centre = hp.pix2vec(32, np.flatnonzero(label == part))
+        assert np.linalg.norm(np.mean(centre, axis=1)) > 0.9

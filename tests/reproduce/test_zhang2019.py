@@ -21,6 +21,7 @@ from foreglow.report.page.skyview import averaged, load_view, saved_views
 from foreglow.reproduce import PAPERS, printed_tables, read_records, reproduce, zhang2019
 from foreglow.reproduce.settings import SCALES, read_settings
 from foreglow.reproduce.zhang2019 import experiment, models
+from foreglow.reproduce.zhang2019.experiment import POLARISED
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.reproduce.zhang2019.source import open_source, paper_channels
 from foreglow.sky.gas import mock_gas
@@ -57,6 +58,8 @@ FIGURES = {
     "learning_north_south",
     "predicted_map", "error_coverage", "cleaning_143", "cleaning_217", "correlation_lambda",
     "correlation_east_west", "correlation_ablations", "polarisation_by_ell", "polarised_cutout",
+    "polarised_cleaning_95", "polarised_cleaning_150", "polarised_cleaning_220",
+    "polarisation_on_the_sphere",
 }  # fmt: skip
 
 
@@ -68,6 +71,7 @@ def tiny():
         patch.setattr(experiment.figures, "save", draw_small)
         patch.setattr("foreglow.dust.train._CALIBRATION_CUTOUTS", 16)
         patch.setattr("foreglow.dust.train.VALIDATION_CUTOUTS", 8)
+        patch.setattr("foreglow.dust.sphere_scores._HALVINGS", 1)
         patch.setattr("foreglow.dust.train._STANDARDISATION_CUTOUTS", 16)
         patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 20.0)
         made_once = cache(mock_gas)
@@ -199,6 +203,28 @@ def test_cleaning(records):
     assert left["true_dust"] < left["perfect_gas"] < left["integrated"] < 1
 
 
+def test_cleaning_of_b_modes(records):
+    found = of(records, step="polarised_cleaning")
+    assert {r["frequency_ghz"] for r in found} == {95.0, 150.0, 220.0}
+    rows = {r["model"]: r for r in found if r["frequency_ghz"] == 150 and "r_bias" in r}
+    simple = {"none", "mean_field", "hough_averaged", "gradients", "unet_polarised"}
+    both = {f"{name} + planck_353" for name in simple - {"none"}}
+    assert set(rows) == simple | both | {"perfect_gas", "planck_353", "true_dust"}
+    assert rows["true_dust"]["share"] < 0.01 < rows["perfect_gas"]["share"] < 1
+    assert rows["none"]["r_bias"] > rows["perfect_gas"]["r_bias"] > rows["true_dust"]["r_bias"]
+    bins = [r["ell_low"] for r in found if r["model"] == "none" and r["frequency_ghz"] == 95]
+    assert bins == [30, *range(30, 240, 30)]
+
+
+def test_polarisation_on_the_sphere(records):
+    found = of(records, step="polarised_sphere", by="ell", target="truth", model="gradients")
+    assert [r["low"] for r in found] == [20, 50, 100, 150, 200]
+    assert all(0 < r["r_e"] < 1 for r in found)
+    (whole,) = of(records, step="polarised_sphere", by="sphere", target="truth", model=POLARISED)
+    assert 0 < whole["alignment"] < 1
+    assert 0.2 < whole["sky_fraction"] < 0.4  # of the south
+
+
 def test_records_are_flat(records):
     assert not any(isinstance(v, dict | list) for r in records for v in r.values())
     assert all("step" in r for r in records)
@@ -236,6 +262,8 @@ def test_report(folder):
     assert view.spectra.tb.shape == (64, hp.nside2npix(64))
     assert '<h2 id="sky">' in page
     for name in ("models", "ceiling", "east_west", "lambda", "ablations", "coverage", "cleaning"):
+        assert f'id="dust-{name}"' in page
+    for name in ("polarisation", "polarised-cleaning"):
         assert f'id="dust-{name}"' in page
     for words in ("mock Galaxy, a stand-in", "paper 76.4%", "paper 88.9%", "Scale “smoke”"):
         assert words in page
@@ -299,7 +327,9 @@ def test_resume_with_another_seed(folder):
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_can_be_resolved(scale):
     settings = read_settings("zhang2019", scale)
-    assert set(settings) - {"pdf_fonts"} == set(TINY)
+    east = "unet_polarised_east"  # where it is asked for
+    assert set(settings) - {"pdf_fonts", east} == set(TINY)
+    DustPlan(**settings.get(east, {}))
     assert 30.0 in settings["lambdas"]
     for table in (*NETWORKS, "variants"):
         DustPlan(**settings[table])

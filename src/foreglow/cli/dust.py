@@ -41,6 +41,14 @@ DustUnit = Annotated[
         help="Unit of --dust where its header states none: any text, 1 for a number without unit.",
     ),
 ]
+Convention = Annotated[
+    str | None,
+    typer.Option(
+        help="Sign of U of a polarised --dust whose header states none: COSMO or IAU.",
+        show_default="COSMO, with a warning",
+        autocompletion=one_of("COSMO", "IAU"),
+    ),
+]
 Low = Annotated[float, typer.Option("--low", help="Lowest velocity (km/s, LSR).")]
 High = Annotated[float, typer.Option("--high", help="Highest velocity (km/s, LSR).")]
 MockNside = Annotated[int, typer.Option(help="HEALPix Nside of the mock Galaxy.")]
@@ -153,6 +161,7 @@ def dust_train(
     dust: Dust = None,
     mask: Mask = None,
     dust_unit: DustUnit = None,
+    convention: Convention = None,
     low_kms: Low = -64.5,
     high_kms: High = 17.0,
     nside: MockNside = 256,
@@ -204,7 +213,8 @@ def dust_train(
         made = train_dust(
             cube, dust, mask, sky=sky, region=region, target=cast("Target", target),
             plan=chosen, out=out, low_kms=low_kms, high_kms=high_kms, dust_unit=dust_unit,
-            nside=nside, skies=skies, seed=seed, device=device, resume=resume, processes=processes,
+            nside=nside, skies=skies, seed=seed, convention=convention, device=device,
+            resume=resume, processes=processes,
         )  # fmt: skip
         judged = made.card["validation"]
         keys = ("r50", "r150") if made.target == "intensity" else ("e50", "e150", "b50", "b150")
@@ -270,6 +280,7 @@ def dust_evaluate(
     dust: Dust = None,
     mask: Mask = None,
     dust_unit: DustUnit = None,
+    convention: Convention = None,
     nside: MockNside = 256,
     region: HalfSky = "south",
     cutouts: Annotated[int, typer.Option(help="Cutouts, the same for each model.", min=1)] = 1000,
@@ -278,13 +289,16 @@ def dust_evaluate(
     as_json: Json = False,
 ) -> None:
     """Correlation of a model's predictions with the dust, beside the integrated HI map."""
-    from foreglow.dust.evaluate import evaluate_model, polarised_table, score_table
+    from foreglow.dust.evaluate import evaluate_model, polarised_table, score_table, sphere_tables
     from foreglow.dust.load import SkySource
 
     # the range of velocities is the model's
-    given = SkySource(sky, cube, dust, mask, dust_unit=dust_unit, nside=nside, seed=seed)
+    given = SkySource(
+        sky, cube, dust, mask, dust_unit=dust_unit, nside=nside, seed=seed, convention=convention
+    )
     with screen.progress("evaluate") as show:
         records = evaluate_model(model, given, region, cutouts, seed, device, show)
     as_table = polarised_table if "e50" in records[0] else score_table
-    table = as_table(records, f"{model} on {sky or cube}, {region}")
-    screen.show([table], records, as_json)
+    title = f"{model} on {sky or cube}, {region}"
+    tables = [as_table(records, title), *sphere_tables(records, title)]
+    screen.show(tables, records, as_json)

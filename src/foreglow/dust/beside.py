@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import astropy.units as u
 import numpy as np
@@ -24,7 +24,21 @@ _SAMPLE = 1 << 20  # pixels that tell how many are exactly 0
 _ZEROS = 0.01  # of a map, from which on they are no chance
 
 
-def read_mask(mask: Any, cube: HICube, nest: bool) -> NDArray[np.bool_]:
+class OnPixels(Protocol):
+    """What other maps are to be like: an HI cube, or what was made of one."""
+
+    @property
+    def nside(self) -> int:
+        """Nside of its maps."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call it, after `the cube`."""
+        ...
+
+
+def read_mask(mask: Any, cube: OnPixels, nest: bool) -> NDArray[np.bool_]:
     """Where a mask is above zero, RING.
 
     Parameters
@@ -157,7 +171,7 @@ def _say_coarser(path: Path, stored: IntensityMap, nside: int) -> None:
         log.info("%s: averaged from Nside %d to %d", path, stored.nside, nside)
 
 
-def _on_grid(name: str, given: Any, cube: HICube, nest: bool) -> NDArray[np.floating]:
+def _on_grid(name: str, given: Any, cube: OnPixels, nest: bool) -> NDArray[np.floating]:
     """An array on the pixels of a cube, RING, NaN where it is masked or UNSEEN."""
     given = np.asanyarray(given)
     n_pix = hp.nside2npix(cube.nside)

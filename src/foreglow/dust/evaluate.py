@@ -1,5 +1,6 @@
 """A trained model judged on a sky, beside the simplest one."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,13 @@ from foreglow.dust.inputs import DustSky
 from foreglow.dust.load import SkySource
 from foreglow.dust.model import DustModel
 from foreglow.dust.polarised_scores import gradient_predictor, score_polarisation
+from foreglow.dust.polarised_sphere import sphere_scores, trained_sky
 from foreglow.dust.scores import integrated_predictor, model_predictor, score
 from foreglow.dust.target import same_unit
 from foreglow.errors import MapError, RunError
 from foreglow.maps.hemispheres import REGIONS
+
+log = logging.getLogger("foreglow")
 
 
 def evaluate_model(
@@ -51,7 +55,9 @@ def evaluate_model(
     list of dict
         Records of "integrated" and of the model's network, see `Scores.record`; of polarisation
         of "gradients" and of the network, see `PolarisedScores.record`, with `target`: "observed",
-        and on the mock also "truth", its Q and U without noise.
+        and on the mock also "truth", its Q and U without noise. Then those of maps on the sphere,
+        see `SphereScores.records`, which have `by`; none where too little of the region's sky was
+        out of reach of the training.
 
     Raises
     ------
@@ -75,24 +81,19 @@ def evaluate_model(
         skies = given.with_truth()
     else:
         skies = {"observed": given.load()}
+    cubes = {target: _cube(loaded, sky, chosen) for target, sky in skies.items()}
     records = []
-    for target, sky in skies.items():
-        found = _scores(loaded, sky, region, cutouts, seed, chosen, progress)
+    for target, cube in cubes.items():
+        found = _scores(loaded, cube, region, cutouts, seed, progress)
         more = {"target": target} if loaded.target == "polarisation" else {}
         records += [record | more for record in found]
+    if loaded.target == "polarisation":
+        records += _on_the_sphere(loaded, cubes, region, given)
     return records
 
 
-def _scores(
-    loaded: DustModel,
-    sky: DustSky,
-    region: str,
-    cutouts: int,
-    seed: int,
-    device: torch.device,
-    progress: Callable[[int, int], None] | None,
-) -> list[dict[str, Any]]:
-    """The records of a model and the simplest one, on one sky."""
+def _cube(loaded: DustModel, sky: DustSky, device: torch.device) -> SkyCube:
+    """A sky with the channels of a model, on a device."""
     if not same_unit(sky.target_unit, loaded.target_unit):
         raise MapError(
             f"expected a dust map in {loaded.target_unit}, as the model was trained with, got "
@@ -102,7 +103,49 @@ def _scores(
     inputs = sky.cube.inputs
     if len(channels) != inputs.shape[1]:
         inputs = inputs[:, torch.from_numpy(channels)]
-    cube = SkyCube(inputs, sky.cube.target).to(device)
+    return SkyCube(inputs, sky.cube.target).to(device)
+
+
+def _on_the_sphere(
+    loaded: DustModel, cubes: Mapping[str, SkyCube], region: str, given: SkySource
+) -> list[dict[str, Any]]:
+    """Records of maps on the part of a region's sky that no training cutout reached."""
+    nside = next(iter(cubes.values())).nside
+    kept = trained_sky(region, loaded.grid, nside)
+    kept &= ~trained_sky(_trained_on(loaded, given), loaded.grid, nside)
+    try:
+        found = sphere_scores({loaded.network: loaded}, cubes, kept)
+    except MapError as error:
+        log.warning(
+            "no scores of the sphere, of the %s that no training reached: %s", region, error
+        )
+        return []
+    return [
+        {"model": model, "target": target} | record
+        for (model, target), scores in found.items()
+        for record in scores.records()
+    ]
+
+
+def _trained_on(loaded: DustModel, given: SkySource) -> str | None:
+    """The region in which a model may have been trained on a sky; None of another sky."""
+    card = loaded.card.get("training", {})
+    mine, other = card.get("sky") == "mock", given.sky == "mock"
+    first = card.get("seed", 0)
+    further = range(first, first + card.get("skies", 1))
+    another = mine != other or (mine and given.seed not in further)
+    return None if another else card.get("region")
+
+
+def _scores(
+    loaded: DustModel,
+    cube: SkyCube,
+    region: str,
+    cutouts: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> list[dict[str, Any]]:
+    """The records of a model and the simplest one, on one sky."""
     method = loaded.card.get("cutouts", {}).get("method", "nearest")
     sampler = CutoutSampler(cube, REGIONS[region], loaded.grid, method, fine=loaded.fine)
     where = sampler.fixed_pointings(cutouts, seed)
@@ -115,9 +158,12 @@ def _scores(
     return [scores.record(found["integrated"]) for scores in found.values()]
 
 
+_OF = {"truth": "no noise", "observed": "observed"}
+
+
 def polarised_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
     """The records of `PolarisedScores.record` as a table for the terminal."""
-    columns = [f"{letter}, {scale}" for scale in ("r50", "r150") for letter in "EB"]
+    columns = [f"{letter}, {scale}" for scale in ("r50", "r150") for letter in "EBI"]
     table = Table(
         "model", "Q and U", "r", *columns, "alignment",
         title=escape(f"{title}, {records[0]['n']} cutouts"),
@@ -126,11 +172,58 @@ def polarised_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
         "errors: --json",
     )  # fmt: skip
     for record in records:
+        if "by" in record:
+            continue
         for kind, name in (("", "by mode"), ("spectrum_", "spectra")):
-            keys = [f"{kind}{letter}{scale}" for scale in ("50", "150") for letter in "eb"]
+            keys = [f"{kind}{letter}{scale}" for scale in ("50", "150") for letter in "ebi"]
             shown = "" if kind else f"{record['alignment']:.3f}"
-            of = "no noise" if record["target"] == "truth" else "observed"
-            table.add_row(record["model"], of, name, *(f"{record[k]:.3f}" for k in keys), shown)
+            table.add_row(
+                record["model"],
+                _OF[record["target"]],
+                name,
+                *(f"{record[k]:.3f}" for k in keys),
+                shown,
+            )
+    return table
+
+
+def sphere_tables(records: Sequence[Mapping[str, Any]], title: str) -> list[Table]:
+    """The records of `SphereScores` as tables for the terminal, none where there are none."""
+    every = [r for r in records if r.get("by") == "sphere"]
+    if not every:
+        return []
+    name = escape(f"{title}, maps of unseen sky, {every[0]['sky_fraction']:.0%} of all")
+    by_ell = Table(
+        "model", "Q and U", "ell", "r of I", "of E", "of B", "BB/EE", "of the dust", title=name,
+        caption="spectra purified and freed of what the mask mixes; errors by leaving out one of "
+        "16 regions; spectra: --json",
+    )  # fmt: skip
+    for r in (r for r in records if r.get("by") == "ell"):
+        keys = ("r_t", "r_e", "r_b", "bb_over_ee", "target_bb_over_ee")
+        ell = f"{r['low']}-{r['high'] - 1}"
+        by_ell.add_row(r["model"], _OF[r["target"]], ell, *(_cell(r, key) for key in keys))
+    return [
+        by_ell,
+        *(_angle_table(records, name, by) for by in ("latitude", "polarised_intensity")),
+    ]
+
+
+def _angle_table(records: Sequence[Mapping[str, Any]], title: str, by: str) -> Table:
+    """Alignment in bins side by side, a row a model and dust map."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    heads = []
+    for r in records:
+        if r.get("by") in ("sphere", by):
+            rows.setdefault((r["model"], _OF[r["target"]]), []).append(_cell(r, "alignment"))
+        if r.get("by") == by and len(rows) == 1:
+            heads.append(f"{r['low']:g} to {r['high']:g} deg")
+    how = "by |b|"
+    if by == "polarised_intensity":
+        heads = ["faintest fifth", "second", "third", "fourth", "brightest"]
+        how = "by predicted polarised intensity"
+    table = Table("model", "Q and U", "all", *heads, title=f"{title}: alignment {how}")
+    for whose, cells in rows.items():
+        table.add_row(*whose, *cells)
     return table
 
 
@@ -151,8 +244,10 @@ def score_table(records: Sequence[Mapping[str, Any]], title: str) -> Table:
 
 
 def _cell(record: Mapping[str, Any], key: str) -> str:
-    error = record[f"{key}_sem"]
-    return f"{record[key]:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    value, error = record[key], record[f"{key}_sem"]
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
 def _percent(record: Mapping[str, Any], key: str) -> str:

@@ -83,7 +83,7 @@ class SkySource:
     def __post_init__(self) -> None:
         if self.sky not in (None, "mock"):
             raise SkyError(f"expected sky='mock', or cube= and dust=, got sky={self.sky!r}.")
-        own = ("cube", "dust", "mask", "dust_unit")
+        own = ("cube", "dust", "mask", "dust_unit", "convention")
         given = [f"{name}=" for name in own if getattr(self, name) is not None]
         if self.sky and given:
             raise SkyError(f"expected sky='mock' or files, got {', '.join(given)} beside it.")

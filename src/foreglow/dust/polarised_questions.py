@@ -228,8 +228,8 @@ _ADVICE = {
         "sign, as those of the magnetic field have, across which dust shines; negate both"
     ),
     ("mirrored", False): (
-        "U seems to have the wrong sign; check the convention (POLCCONV in the header, or in "
-        "Python convention='IAU' for what states none; IAU is COSMO with U negated)"
+        "U seems to have the wrong sign; check the convention (POLCCONV in the header, or "
+        "convention='IAU' for what states none; IAU is COSMO with U negated)"
     ),
     ("mirrored", True): (
         "Q seems to have the wrong sign; negate it, or, if U was meant to be of the other "

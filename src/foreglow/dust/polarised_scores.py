@@ -1,4 +1,4 @@
-"""How well predictions of polarised dust correlate with it, cutout by cutout, in E and in B."""
+"""How well predictions of polarised dust correlate with it, cutout by cutout, in E, B and I."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
-from foreglow.dust.orientation import gradient_polarisation
+from foreglow.dust.orientation import gradient_polarisation, observed
 from foreglow.dust.scores import BANDS, Predictor, by_cutout, standard_error
 from foreglow.dust.spectra import (
     Bands,
@@ -22,12 +23,14 @@ from foreglow.dust.spectra import (
 from foreglow.errors import ShapeError
 from foreglow.maps.gnomonic import Pointings
 
-COLUMNS = tuple(
-    f"{kind}{letter}{scale}"
-    for kind in ("", "spectrum_")
-    for letter in "eb"
-    for scale in ("50", "150")
-)
+
+def _names(letters: str) -> tuple[str, ...]:
+    kinds = ("", "spectrum_")
+    return tuple(f"{k}{x}{scale}" for k in kinds for x in letters for scale in ("50", "150"))
+
+
+COLUMNS = _names("eb")
+INTENSITY = _names("i")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,7 @@ class PolarisedScores:
     values : dict of ndarray, shape (n,)
         `e50`, `e150`, `b50`, `b150`: E and B by single modes, as r50 and r150 of the intensity;
         with `spectrum_` before it the ratio of spectra. `alignment`: mean cos 2(psi - psi~).
+        `i50`, `i150` and the same with `spectrum_`: the intensity, where it is predicted.
     curve : ndarray, shape (n, 2, band)
         E and B as ratios of spectra in bands of width ell_F, `fundamental_bands`.
     """
@@ -72,7 +76,7 @@ class PolarisedScores:
         for key, values in self.values.items():
             record[key] = float(values.mean())
             record[f"{key}_sem"] = standard_error(values)
-            if reference is not self:
+            if reference is not self and key in reference.values:
                 record[f"wins_{key}"] = float((values > reference.values[key]).mean())
         return record
 
@@ -110,14 +114,17 @@ def score_polarisation(
 
 
 def gradient_predictor(cutouts: Cutouts) -> Tensor:
-    """Q and U by the gradients of the integrated map, see `gradient_polarisation`."""
-    return gradient_polarisation(cutouts.inputs, cutouts.mask)
+    """I, Q and U: the integrated map, polarised by its gradients, see `gradient_polarisation`."""
+    qu = gradient_polarisation(cutouts.inputs, cutouts.mask)
+    _, share, fine = observed(cutouts.inputs, cutouts.mask)
+    total = avg_pool2d(cutouts.inputs.sum(1, keepdim=True), fine) / share
+    return torch.cat([total, qu], 1)
 
 
 def _correlations(made: Tensor, cutouts: Cutouts, bands: Bands, fine: Bands, name: str) -> Tensor:
-    """All numbers of a batch side by side, (batch, 9 + 2 band), float64."""
+    """All numbers of a batch side by side, (batch, 13 + 2 band), float64; NaN without I."""
     target, mask = cutouts.target[:, 1:], cutouts.mask
-    made = made[:, -2:]
+    intensity, made = made[:, :-2], made[:, -2:]
     if made.shape != target.shape:
         raise ShapeError(
             f"expected maps {tuple(target.shape)} of model {name}, got {tuple(made.shape)}"
@@ -132,12 +139,24 @@ def _correlations(made: Tensor, cutouts: Cutouts, bands: Bands, fine: Bands, nam
         by_letter(mode_correlation(*both, bands)),
         by_letter(spectrum_correlation(*both, bands)),
         alignment(made, target, mask).unsqueeze(1),
+        *_of_intensity(intensity * mask.unsqueeze(1), cutouts.target[:, 0], bands),
         by_letter(spectrum_correlation(*both, fine)),
     ]
     return torch.cat(columns, 1).double()
 
 
+def _of_intensity(made: Tensor, target: Tensor, bands: Bands) -> tuple[Tensor, Tensor]:
+    """Correlations of I (batch, 0 or 1, n, n), (batch, 2) each."""
+    if not made.shape[1]:
+        none = target.new_full((len(target), 2), torch.nan)
+        return none, none
+    both = made[:, 0], target
+    return mode_correlation(*both, bands), spectrum_correlation(*both, bands)
+
+
 def _scores(name: str, columns: NDArray[np.float64]) -> PolarisedScores:
-    first = len(COLUMNS)
-    values = dict(zip((*COLUMNS, "alignment"), columns.T[: first + 1], strict=True))
-    return PolarisedScores(name, values, columns[:, first + 1 :].reshape(len(columns), 2, -1))
+    keys = (*COLUMNS, "alignment", *INTENSITY)
+    first = len(keys)
+    values = dict(zip(keys, columns.T[:first], strict=True))
+    known = {key: one for key, one in values.items() if np.isfinite(one).all()}
+    return PolarisedScores(name, known, columns[:, first:].reshape(len(columns), 2, -1))

@@ -9,8 +9,8 @@ import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
+from foreglow.dust.beside import OnPixels
 from foreglow.errors import MapError, ShapeError, warn
-from foreglow.hi_cube.cube import HICube
 from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import GivenArray, given_array, is_array, stated_conventions
 from foreglow.maps.columns import find_intensity
@@ -58,7 +58,7 @@ class PolarisedTarget:
 def read_polarised(
     dust: Any,
     unit: str | None,
-    cube: HICube,
+    cube: OnPixels,
     nest: bool,
     convention: str | None = None,
     frame: str | None = None,
@@ -74,7 +74,7 @@ def read_polarised(
         these, NaN or UNSEEN where not observed.
     unit : str, optional
         Where it states none, or a bare kelvin; one of `foreglow.maps.conventions.UNITS`.
-    cube : HICube
+    cube : HICube, or what was made of one
         Of its Nside; Galactic.
     nest : bool
         An array is NESTED.
@@ -137,7 +137,7 @@ def _turned(target: PolarisedTarget, frame: str) -> PolarisedTarget:
 
 
 def _given(
-    dust: Any, cube: HICube, nest: bool, frame: str | None, convention: str | None
+    dust: Any, cube: OnPixels, nest: bool, frame: str | None, convention: str | None
 ) -> GivenFile | GivenArray:
     """The file, or the array with what was said of it."""
     if isinstance(dust, str | Path):

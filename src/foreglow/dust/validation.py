@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from foreglow.dust.cutouts import CutoutSampler, SkyCube
 from foreglow.dust.model import DustModel
-from foreglow.dust.polarised_scores import COLUMNS, gradient_predictor, score_polarisation
+from foreglow.dust.polarised_scores import (
+    COLUMNS,
+    INTENSITY,
+    gradient_predictor,
+    score_polarisation,
+)
 from foreglow.dust.predict import stitched_members
 from foreglow.dust.scores import integrated_predictor, model_predictor, score
 from foreglow.dust.stitch import target_maps
@@ -144,7 +149,7 @@ def calibrate(model: DustModel, sampler: CutoutSampler, n: int, to: str) -> None
 def validation_scores(model: DustModel, sampler: CutoutSampler, where: Pointings) -> dict[str, Any]:
     """Correlations of the whole model, and of the simplest one, on the wedge."""
     if model.target == "polarisation":
-        simplest, keys = "gradients", (*COLUMNS, "alignment")
+        simplest, keys = "gradients", (*COLUMNS, "alignment", *INTENSITY)
         predictors = {simplest: gradient_predictor, "model": model_predictor(model)}
         found = score_polarisation(predictors, sampler, where)
         record = found["model"].record(found[simplest])

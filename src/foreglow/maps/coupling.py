@@ -12,9 +12,12 @@ import ducc0
 import numpy as np
 from numpy.typing import NDArray
 
+Shares = dict[int, NDArray[np.float64]]
+"""Of a weighted multipole: the factor by ell of each of its terms, by the spin of its harmonics."""
+
 
 def coupling(
-    weight: NDArray[np.floating], l_max: int, pure: bool
+    weight: NDArray[np.floating], l_max: int, one: Shares, other: Shares
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean spectra of a weighted Gaussian sky, as matrices on those of the whole sky.
 
@@ -23,14 +26,14 @@ def coupling(
     weight : ndarray, shape (l_mask + 1,)
         C_ell of the weight.
     l_max : int
-    pure : bool
-        Whether the multipoles of the weighted sky are of purified B modes, or plain ones.
+    one, other : dict of int to ndarray
+        Of the two multipoles whose spectrum it is: `scalar_shares`, `plain_shares`, `pure_shares`.
 
     Returns
     -------
     same, mixed : ndarray, shape (l_max + 1, l_max + 1)
-        Weighted BB is `same` times BB and `mixed` times EE (the same for EE if it is not pure).
-        Row and column 0 and 1 are zero.
+        Weighted BB is `same` times BB and `mixed` times EE (the same for EE if both are plain);
+        weighted EB is `same` times EB less `mixed` times BE. Nothing mixes where one is scalar.
 
     References
     ----------
@@ -39,31 +42,35 @@ def coupling(
     nodes = (2 * l_max + len(weight) - 1) // 2 + 1
     theta, quadrature = ducc0.misc.GL_thetas(nodes), ducc0.misc.GL_weights(nodes, 1)
     quadrature = quadrature / (2 * math.pi)  # of cos(theta), from -1 to 1
-    shares = pure_shares(l_max) if pure else {2: np.ones(l_max + 1)}
+    spins = max(one), max(other)  # of the fields themselves
     ell_mask = np.arange(len(weight))
     power = (2 * ell_mask + 1) / (4 * math.pi) * weight
     parity = []
     for sign in (1, -1):  # of the second symbol's m: with it, odd l + l2 + l3 change theirs
         total = np.zeros((l_max + 1, l_max + 1))
-        true = wigner_d(l_max, 2, 2 * sign, theta) * quadrature
-        for s, t in product(shares, repeat=2):
-            derivative = _derivative(ell_mask, 2 - s) * _derivative(ell_mask, 2 - t)
-            # the sum of the m of a symbol is zero: s, -2 and 2 - s
-            mask = (power * derivative) @ wigner_d(len(weight) - 1, 2 - s, sign * (2 - t), theta)
+        true = wigner_d(l_max, spins[0], spins[1] * sign, theta) * quadrature
+        for s, t in product(one, other):
+            left = spins[0] - s, spins[1] - t  # the sum of the m of a symbol is zero
+            derivative = _derivative(ell_mask, left[0]) * _derivative(ell_mask, left[1])
+            mask = (power * derivative) @ wigner_d(len(weight) - 1, left[0], sign * left[1], theta)
             seen = wigner_d(l_max, s, sign * t, theta) * mask
-            total += (shares[s] * shares[t])[:, None] * (seen @ true.T)
+            total += (one[s] * other[t])[:, None] * (seen @ true.T)
         parity.append(0.5 * total * (2 * np.arange(l_max + 1) + 1))
-    same, mixed = 0.5 * (parity[0] + parity[1]), 0.5 * (parity[0] - parity[1])
-    for matrix in (same, mixed):
-        matrix[:2] = matrix[:, :2] = 0
-    return same, mixed
+    return 0.5 * (parity[0] + parity[1]), 0.5 * (parity[0] - parity[1])
 
 
-def pure_shares(l_max: int) -> dict[int, NDArray[np.float64]]:
-    """Factor by ell of each term of a purified multipole, by the spin s of its harmonics.
+def scalar_shares(l_max: int) -> Shares:
+    """Of the multipoles of a weighted intensity."""
+    return {0: np.ones(l_max + 1)}
 
-    The term of spin s has the derivative of the weight of spin 2 - s.
-    """
+
+def plain_shares(l_max: int) -> Shares:
+    """Of E and B of weighted Q and U."""
+    return {2: np.ones(l_max + 1)}
+
+
+def pure_shares(l_max: int) -> Shares:
+    """Of purified multipoles: the term of spin s has the weight's derivative of spin 2 - s."""
     ell = np.arange(2, l_max + 1, dtype=float)
     one, none = np.zeros(l_max + 1), np.zeros(l_max + 1)
     one[2:] = 2 / np.sqrt((ell - 1) * (ell + 2))

@@ -1,19 +1,18 @@
-"""E and B spectra of a part of the sky: purified, and freed of what the cut mixes."""
+"""T, E and B spectra of a part of the sky: purified, and freed of what the cut mixes."""
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
 
-import ducc0
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps import healpix as hp
-from foreglow.maps.coupling import coupling, pure_shares
+from foreglow.maps.coupling import coupling, plain_shares, pure_shares, scalar_shares
 from foreglow.maps.regions import distance_to
+from foreglow.maps.weighted_sky import WeightedSky
 
-_ITERATIONS = 3  # of each analysis, as healpy's `iter`
 _ELL_MIN = 2
 _SINGULAR = 1e-10  # condition of the matrix of bins
 
@@ -46,7 +45,8 @@ def apodised(mask: ArrayLike, width_deg: float) -> NDArray[np.float64]:
     kept = np.nan_to_num(np.asarray(mask, dtype=float)) > 0
     weight = kept.astype(float)
     if width_deg > 0 and not kept.all():
-        x = np.sin(distance_to(~kept) / 2) / np.sin(np.radians(width_deg) / 2)
+        width = np.radians(width_deg)
+        x = np.sin(np.minimum(distance_to(~kept, width), np.pi) / 2) / np.sin(width / 2)
         weight[kept] = np.where(x < 1, x - np.sin(2 * np.pi * x) / (2 * np.pi), 1.0)[kept]
     if not weight.any():
         raise MapError("expected a mask that is above zero somewhere, got none such pixel.")
@@ -54,7 +54,7 @@ def apodised(mask: ArrayLike, width_deg: float) -> NDArray[np.float64]:
 
 
 class CutSky:
-    """Measures EE and BB of a weighted sky, in bins of ell.
+    """Measures EE and BB of a weighted sky, and all spectra of two maps of it, in bins of ell.
 
     Parameters
     ----------
@@ -101,6 +101,7 @@ class CutSky:
                 f"{list(ell_edges)}."
             )
         self.l_max = most - 1
+        self._sky = WeightedSky(self.weight, pure)
         self.edges = edges
         ell = np.arange(self.l_max + 1)
         inside = (ell >= edges[:-1, None]) & (ell < edges[1:, None])
@@ -139,29 +140,47 @@ class CutSky:
         MapError
             If a value is not finite where the weight is above zero.
         """
+        if np.shape(maps) != (2, self.weight.size):
+            raise ShapeError(
+                f"expected Q, U of shape (2, {self.weight.size}), got {np.shape(maps)}."
+            )
         found = self.multipoles(maps)
         return self.band_powers(found, found)
 
     def multipoles(self, maps: ArrayLike) -> NDArray[np.complex128]:
-        """E and B of the weighted map, B purified, (2, n_lm); else as `spectra`."""
-        maps = self._validate(maps)
-        found = self._analyse(maps * self.weight, 2)
-        if not self.pure:
-            return found
-        for spin, share in pure_shares(self.l_max).items():
-            if spin < 2:
-                q, u = maps
-                real, imaginary = self._derivatives[2 - spin]
-                turned = np.stack([q * real + u * imaginary, u * real - q * imaginary])
-                b = self._analyse(turned if spin else turned[1:], spin)[-1]
-                found[1] += hp.almxfl(b, share)
-        return found
+        """E and B of the weighted map, B purified, (2, n_lm); or T, E and B of T, Q, U."""
+        return self._sky.multipoles(maps)
 
     def band_powers(self, one: NDArray, other: NDArray) -> NDArray[np.float64]:
         """EE and BB, (2, n_bin), of the `multipoles` of two maps, or of one twice."""
         powers = [_power(a, b, self.l_max) for a, b in zip(one, other, strict=True)]
         seen = np.concatenate([self._mean @ power for power in powers])
         return (self._unmix @ seen).reshape(2, -1)
+
+    def cross_powers(self, one: NDArray, other: NDArray) -> dict[str, NDArray[np.float64]]:
+        """All spectra of the `multipoles` T, E, B of two maps, or of one twice.
+
+        Parameters
+        ----------
+        one, other : ndarray, shape (3, n_lm)
+
+        Returns
+        -------
+        dict of str to ndarray, shape (n_bin,), in the product of the maps' units
+            "TT", "EE", "BB", "TE", "TB", "EB", and "ET", "BT", "BE": first the letter of the one.
+        """
+        ee, bb = self.band_powers(one[1:], other[1:])
+        found = {"EE": ee, "BB": bb}
+        binned = {
+            a + b: self._mean @ _power(one[k], other[n], self.l_max)
+            for k, a in enumerate("TEB")
+            for n, b in enumerate("TEB")
+        }
+        for pair, unmix in self._unmix_crossed.items():
+            both = np.concatenate([binned[pair], binned[pair[::-1]]])
+            freed = (unmix @ both).reshape(2, -1)
+            found |= {pair: freed[0], pair[::-1]: freed[1]}
+        return found
 
     def expected(self, ee: ArrayLike, bb: ArrayLike) -> NDArray[np.float64]:
         """Mean of `spectra` over Gaussian skies of some spectra.
@@ -179,9 +198,8 @@ class CutSky:
 
     def _matrices(self, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
         """From binned weighted spectra to bins of true ones; from spectra to binned weighted."""
-        power = _power(self._weight_alm, self._weight_alm, self.l_max)
-        same, mixed = coupling(power, self.l_max, pure=False)
-        same_b, mixed_b = coupling(power, self.l_max, pure=True) if self.pure else (same, mixed)
+        same, mixed = self._coupling("E", "E")
+        same_b, mixed_b = self._coupling("B", "B") if self.pure else (same, mixed)
         mixing = np.block(
             [[self._mean @ same, self._mean @ mixed], [self._mean @ mixed_b, self._mean @ same_b]]
         )
@@ -195,50 +213,23 @@ class CutSky:
         return np.linalg.inv(binned), mixing
 
     @cached_property
-    def _weight_alm(self) -> NDArray[np.complex128]:
-        return self._analyse(self.weight[None], 0)[0]
-
-    @cached_property
-    def _derivatives(self) -> dict[int, NDArray[np.float64]]:
-        """Derivatives of the weight of spin 1 and 2, each (2, n_pix)."""
-        ell = np.arange(self.l_max + 1.0)
-        slope = -np.sqrt(ell * (ell + 1))
-        bend = -slope * np.sqrt((ell - 1).clip(0) * (ell + 2))
+    def _unmix_crossed(self) -> dict[str, NDArray[np.float64]]:
+        """For TT, TE, TB and EB, each above the same with letters exchanged, as `_unmix`."""
         found = {}
-        for spin, factor in ((1, slope), (2, bend)):
-            alm = hp.almxfl(self._weight_alm, factor)
-            found[spin] = self._synthesise(np.stack([alm, 0 * alm]), spin)
+        for pair in ("TT", "TE", "TB", "EB"):
+            same, mixed = (
+                np.stack([(self._mean @ m)[:, a:b].sum(1) for a, b in pairwise(self.edges)], 1)
+                for m in self._coupling(*pair)
+            )
+            found[pair] = np.linalg.inv(np.block([[same, -mixed], [-mixed, same]]))
         return found
 
-    @cached_property
-    def _geometry(self) -> dict[str, Any]:
-        rings = ducc0.healpix.Healpix_Base(self.nside, "RING").sht_info()
-        return {**rings, "lmax": self.l_max, "nthreads": 0}
-
-    def _analyse(self, maps: NDArray, spin: int) -> NDArray[np.complex128]:
-        """Multipoles (n, n_lm) of maps (n, n_pix): one of spin 0, else two."""
-        area = hp.nside2pixarea(self.nside)
-        alm = ducc0.sht.adjoint_synthesis(map=maps, spin=spin, **self._geometry) * area
-        for _ in range(_ITERATIONS):
-            left = maps - self._synthesise(alm, spin)
-            alm += ducc0.sht.adjoint_synthesis(map=left, spin=spin, **self._geometry) * area
-        return alm
-
-    def _synthesise(self, alm: NDArray, spin: int) -> NDArray[np.float64]:
-        return ducc0.sht.synthesis(alm=alm, spin=spin, **self._geometry)
-
-    def _validate(self, maps: ArrayLike) -> NDArray[np.float64]:
-        maps = np.asarray(maps, dtype=float)
-        if maps.shape != (2, self.weight.size):
-            raise ShapeError(f"expected Q, U of shape (2, {self.weight.size}), got {maps.shape}.")
-        seen = self.weight > 0
-        bad = ~np.isfinite(maps).all(0) & seen
-        if bad.any():
-            raise MapError(
-                f"expected finite Q and U where the weight is above zero, got {bad.sum()} pixels "
-                f"that are not, the first at RING pixel {bad.argmax()}; mask them."
-            )
-        return np.where(seen, maps, 0.0)
+    def _coupling(self, one: str, other: str) -> tuple[NDArray, NDArray]:
+        shares = {"T": scalar_shares, "E": plain_shares, "B": plain_shares}
+        if self.pure:
+            shares["B"] = pure_shares
+        both = (shares[letter](self.l_max) for letter in (one, other))
+        return coupling(self._sky.power, self.l_max, *both)
 
 
 def _power(

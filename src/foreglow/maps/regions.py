@@ -71,13 +71,15 @@ def layout(
     raise MapError(f"expected a layout {', '.join(KINDS)}, got {kind!r}; choose one of them")
 
 
-def distance_to(inside: np.ndarray) -> np.ndarray:
+def distance_to(inside: np.ndarray, at_most_rad: float = np.pi) -> np.ndarray:
     """Angle from each pixel to the nearest of some pixels.
 
     Parameters
     ----------
     inside : ndarray of bool, shape (n_pix,)
         RING.
+    at_most_rad : float
+        No farther ones are looked for, which is much quicker.
 
     Returns
     -------
@@ -87,8 +89,42 @@ def distance_to(inside: np.ndarray) -> np.ndarray:
     vector = np.stack(hp.pix2vec(hp.npix2nside(len(inside)), np.arange(len(inside))), 1)
     if not inside.any():
         return np.full(len(inside), np.inf)
-    chord, _ = KDTree(vector[inside]).query(vector)
-    return 2 * np.arcsin(np.minimum(chord / 2, 1))
+    farthest = 2.001 * np.sin(0.5 * min(at_most_rad, np.pi))
+    chord, _ = KDTree(vector[inside]).query(vector, distance_upper_bound=farthest)
+    return np.where(np.isfinite(chord), 2 * np.arcsin(np.minimum(chord / 2, 1)), np.inf)
+
+
+def equal_parts(weight: np.ndarray, halvings: int = 4) -> np.ndarray:
+    """Divide a part of the sky into compact regions of equal weight, for errors by leaving one out.
+
+    Each is halved, again and again, across the direction in which it is longest.
+
+    Parameters
+    ----------
+    weight : ndarray, shape (n_pix,)
+        RING; of the sky that is divided, nowhere below zero.
+    halvings : int
+        2^halvings regions.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_pix,)
+        From 0 on; -1 where there is no weight.
+    """
+    label = np.where(weight > 0, 0, -1)
+    vector = np.stack(hp.pix2vec(hp.npix2nside(len(weight)), np.arange(len(weight))), 1)
+    for _ in range(halvings):
+        whole = label.copy()
+        for part in range(whole.max() + 1):
+            mine = np.flatnonzero(whole == part)
+            share = weight[mine]
+            centred = vector[mine] - np.average(vector[mine], axis=0, weights=share)
+            longest = np.linalg.eigh(centred.T @ (share[:, None] * centred))[1][:, -1]
+            order = np.argsort(centred @ longest, kind="stable")
+            half = np.searchsorted(np.cumsum(share[order]), 0.5 * share.sum())
+            label[mine] = 2 * part
+            label[mine[order[half:]]] = 2 * part + 1
+    return label
 
 
 def _single(index: int, nside: int, n_class: int) -> np.ndarray:

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from foreglow.report.dust.sphere import sphere_table
 from foreglow.report.dust.tables import (
     cleaning_table,
     correlation_rows,
     correlation_table,
     coverage_table,
+    polarised_cleaning_table,
     polarised_rows,
     polarised_table,
     unpredictable_table,
@@ -27,5 +29,8 @@ def dust_sections(records: Sequence[Record]) -> Markup:
         coverage=coverage_table(records),
         cleaning=cleaning_table(records),
         polarisation=polarised_table(polarised_rows(records)),
+        polarised_cleaning=polarised_cleaning_table(records),
+        polarised_cleaned=next((r for r in records if r.get("step") == "polarised_cleaning"), None),
+        sphere=sphere_table(records),
         cleaned=next((r for r in records if r.get("step") == "cleaning"), None),
     )

@@ -22,6 +22,8 @@ MODELS = {
     "gradients": "gradients of the integrated map",
     "unet_polarised": "U-Net, polarised",
     "mock-dust-polarised": "U-Net, polarised, of other mock skies",
+    "mean_field": "all gas in one mean field",
+    "planck_353": "the observed 353 GHz map",
     "perfect_gas": "perfect knowledge of the gas",
     "perfect_field": "perfect knowledge of the field",
     "true_dust": "the true dust",
@@ -48,6 +50,8 @@ _LOOKS: dict[str, tuple[str, Any, str]] = {
     "unet_polarised": (CLASS_HUES[1], (0, (4, 1, 1, 1)), "^"),
     "perfect_gas": (INK, (0, (1, 2)), ""),
     "mock-dust-polarised": (CLASS_HUES[1], "-", "p"),
+    "mean_field": (CLASS_HUES[4], (0, (1, 1)), "v"),
+    "planck_353": (CLASS_HUES[5], (0, (8, 1.5)), "D"),
     "perfect_field": (INK, (0, (5, 2)), ""),
 }
 _OTHER: tuple[str, Any, str] = (CLASS_HUES[5], "-", "h")
@@ -62,6 +66,21 @@ def model_place(model: str) -> int:
     """Place of a model in the order to show; any other comes last."""
     order = list(MODELS)
     return order.index(model) if model in order else len(order)
+
+
+def template_name(template: str) -> str:
+    """A template in words: one model, several fitted together ("a + b"), or "none"."""
+    if template == "none":
+        return "nothing fitted"
+    return " and ".join(model_name(one) for one in template.split(" + "))
+
+
+def template_place(template: str) -> tuple[int, ...]:
+    """Place of a template in the order to show: none, single ones, then several together."""
+    if template == "none":
+        return (0,)
+    models = template.split(" + ")
+    return (len(models), *map(model_place, models))
 
 
 def model_look(model: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Records of correlations have ``step`` ``models``, ``east_west``, ``lambda`` or ``ablations``; the
 other steps have records of their own: ``ceiling``, ``unpredictable``, ``coverage``, ``cleaning``,
-``polarisation``.
+``polarisation``, ``polarised_cleaning``, ``polarised_sphere`` (see
+`foreglow.report.dust.sphere`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from foreglow.dust.target import NO_UNIT
-from foreglow.report.dust.style import model_name, model_place
+from foreglow.report.dust.style import model_name, model_place, template_name, template_place
 from foreglow.report.page.page import Cell, render_table
 from foreglow.report.page.tables import Record
 
@@ -26,6 +27,7 @@ _TARGETS = {
     "observed": "as observed",
     "other_seed": "another sky of the mock",
     "half_alignment": "half of the filaments along the field",
+    "east_west": "trained in the east, of the west",
 }
 _TRANSLATE = str.maketrans({"-": "−"})
 
@@ -154,6 +156,33 @@ def cleaning_table(records: Iterable[Record]) -> Markup:
     ]
     head = ["Band", "Template", *(f"{low} ≤ ℓ < {high} [%]" for low, high in bins)]
     return render_table(head, body)
+
+
+def polarised_cleaning_table(records: Iterable[Record]) -> Markup:
+    """BB of the dust that each template leaves, and r with it; empty for no such records."""
+    rows = [r for r in records if r.get("step") == "polarised_cleaning" and "r_bias" in r]
+    rows.sort(key=lambda r: (r["frequency_ghz"], template_place(r["model"])))
+    body = [
+        [
+            f"{row['frequency_ghz']:g} GHz",
+            template_name(row["model"]),
+            Cell(f"{100 * row['share']:.3g}"),
+            *(cell for end in ("", "_dust_free") for cell in _biased(row, end)),
+        ]
+        for row in rows
+    ]
+    fits = ("r alone", "r and dust")
+    ends = [f"{what}, {fit} [10⁻³]" for fit in fits for what in ("Bias of r", "error of r")]
+    return render_table(["Band", "Template", "BB left [%]", *ends], body)
+
+
+def _biased(row: Record, end: str) -> tuple[Cell, str]:
+    bias, sem, error = (
+        row[f"r_{what}"] for what in (f"bias{end}", f"bias{end}_sem", f"error{end}")
+    )
+    below = "" if sem is None else f"± {1e3 * sem:.2g}"
+    value = Cell(f"{1e3 * bias:.3g}".translate(_TRANSLATE), below)
+    return value, "–" if error is None else f"{1e3 * error:.3g}"
 
 
 def _set_place(row: Record) -> int:

@@ -39,6 +39,8 @@ WIDE = "unet_wide"
 """The one network that sees another range of velocities than the experiment's."""
 POLARISED = "unet_polarised"
 """The one network of Q and U, which sees channels that are not filtered."""
+POLARISED_EAST = "unet_polarised_east"
+"""The same on the other division of the sky, where a preset has it."""
 METHOD: Method = "nearest"
 _FEW = 8  # cutouts that show that a region has some
 
@@ -145,7 +147,9 @@ class Experiment:
         plans |= {f"lambda_{w:g}": replace(variant, weight=w) for w in table["lambdas"]}
         plans |= {f"unet_{i}": replace(variant, inputs=i) for i in ("moments", "integrated")}
         found = {name: (plan, north_south) for name, plan in plans.items()}
-        found[POLARISED] = (DustPlan(**table[POLARISED]), north_south)
+        for name, split_name in ((POLARISED, north_south), (POLARISED_EAST, SPLITS[1])):
+            if name in table:
+                found[name] = (DustPlan(**table[name]), split_name)
         return found | {"east_west": (variant, SPLITS[1]), WIDE: (variant, north_south)}
 
     def trained(self, name: str, sky: DustSky | None = None) -> DustModel:

@@ -5,6 +5,7 @@ from typing import Any
 
 from foreglow.reproduce.zhang2019.experiment import (
     POLARISED,
+    POLARISED_EAST,
     WIDE,
     Captions,
     Experiment,
@@ -17,7 +18,7 @@ from foreglow.runs import Run
 
 def train_networks(experiment: Experiment) -> Captions:
     """Train every network on the sky of the experiment."""
-    others = (WIDE, POLARISED)  # see another sky
+    others = (WIDE, POLARISED, POLARISED_EAST)  # see another sky
     names = [  # the longest come first
         name
         for name, (_, split) in experiment.trainings.items()

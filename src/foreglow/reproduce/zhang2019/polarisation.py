@@ -1,5 +1,7 @@
 """The next step, which the paper leaves for future work: the dust's polarisation from hydrogen."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,6 +29,10 @@ from foreglow.reproduce.zhang2019.experiment import (
     log,
     on_device,
 )
+from foreglow.reproduce.zhang2019.polarised_cleaning import polarised_cleaning
+from foreglow.reproduce.zhang2019.polarised_east_west import east_to_west
+from foreglow.reproduce.zhang2019.polarised_maps import polarised_maps
+from foreglow.reproduce.zhang2019.polarised_sphere import on_the_sphere
 from foreglow.sky.gas import MockGas, mock_gas
 
 _SPLIT = SPLITS[0]
@@ -46,11 +52,14 @@ def polarised_dust(experiment: Experiment) -> Captions:
         noisy = on_device(observed_sky(gas, velocity, "polarisation"), experiment.device)
     model = experiment.trained(POLARISED, noisy)
     with experiment.run.stage("score polarisation"):
-        found = _scores(experiment, gas, noisy, model)
+        layers = on_device(known_gas(gas, noisy), experiment.device)
+        found = _scores(experiment, gas, noisy, layers, model)
+    found |= east_to_west(experiment, gas, noisy)
     for target, scores in found.items():
         for one in scores.values():
             record = one.record(scores["gradients"].first(len(one.curve)))
-            record |= {"step": "polarisation", "split": _SPLIT, "set": "test", "target": target}
+            split = target if target in SPLITS else _SPLIT
+            record |= {"step": "polarisation", "split": split, "set": "test", "target": target}
             if one.name == POLARISED and "hough" in scores:
                 hough = scores["hough"]
                 above = one.first(len(hough.curve)).record(hough)
@@ -61,19 +70,27 @@ def polarised_dust(experiment: Experiment) -> Captions:
                 *(record[f"spectrum_{k}"] for k in ("e50", "e150", "b50", "b150")),
                 record["alignment"],
             )  # fmt: skip
-    return _curve_figure(experiment, found["truth"]) | _example_figure(experiment, noisy, model)
+    captions = _curve_figure(experiment, found["truth"])
+    captions |= _example_figure(experiment, noisy, model)
+    simple = {"gradients": gradient_predictor, "hough_averaged": _averaged_hough}
+    known = {"perfect_gas": _by_layer}
+    with experiment.run.stage("maps of polarised dust"):
+        models = _shipped(experiment, model) | {POLARISED: model}
+        maps = polarised_maps(experiment, noisy.cube, layers.cube, models, simple, known)
+    skies = {"truth": true_sky(gas, noisy).cube, "observed": noisy.cube}
+    captions |= on_the_sphere(experiment, skies, maps)
+    return captions | polarised_cleaning(experiment, gas, maps)
 
 
 def _scores(
-    experiment: Experiment, gas: MockGas, noisy: DustSky, model: DustModel
+    experiment: Experiment, gas: MockGas, noisy: DustSky, layers: DustSky, model: DustModel
 ) -> dict[str, dict[str, PolarisedScores]]:
     """Scores against Q and U as observed, as only the mock knows them, and on other skies."""
     velocity, clean = experiment.sky.velocity_kms, true_sky(gas, noisy)
     region, where = experiment.regions(_SPLIT)["test"], experiment.pointings(_SPLIT, "test")
-    ours: dict[str, Predictor] = _shipped(experiment, model) | {
-        "gradients": gradient_predictor,
-        POLARISED: model_predictor(model),
-    }
+    shipped = _shipped(experiment, model)
+    ours: dict[str, Predictor] = {name: model_predictor(one) for name, one in shipped.items()}
+    ours |= {"gradients": gradient_predictor, POLARISED: model_predictor(model)}
 
     def judged(
         sky: DustSky, predictors: dict[str, Predictor], n: int | None = None
@@ -86,21 +103,24 @@ def _scores(
         sky = true_sky(other, observed_sky(other, velocity, "polarisation"))
         return judged(on_device(sky, experiment.device), ours)
 
-    layers = on_device(known_gas(gas, clean), experiment.device)
     known = {"perfect_gas": _by_layer, "perfect_field": _true_angles}
     few = experiment.settings["hough_cutouts"]
     lines: dict[str, Predictor] = {"hough": _hough, "hough_averaged": _averaged_hough}
-    truth = judged(clean, ours) | judged(clean, lines, few) | judged(layers, known)
+    truth = (
+        judged(clean, ours)
+        | judged(clean, lines, few)
+        | judged(replace(clean, cube=SkyCube(layers.cube.inputs, clean.cube.target)), known)
+    )
     return {"truth": truth, "observed": judged(noisy, ours)} | {
         name: another(*_OTHERS[name]) for name in experiment.settings["polarised_skies"]
     }
 
 
-def _shipped(experiment: Experiment, model: DustModel) -> dict[str, Predictor]:
+def _shipped(experiment: Experiment, model: DustModel) -> dict[str, DustModel]:
     """The model that comes with foreglow, where the sky has its channels and pixels."""
     shipped = DustModel.load(SHIPPED, experiment.device)
     same = shipped.velocity_kms == model.velocity_kms and shipped.nside == model.nside
-    return {SHIPPED: model_predictor(shipped)} if same else {}
+    return {SHIPPED: shipped} if same else {}
 
 
 def _hough(cutouts: Cutouts) -> Tensor:
@@ -171,7 +191,7 @@ def _example_figure(experiment: Experiment, sky: DustSky, model: DustModel) -> C
     cut = sampler.at(where)
     maps = {
         "target": cut.target[0, 1:],
-        "gradients": gradient_predictor(cut)[0],
+        "gradients": gradient_predictor(cut)[0, 1:],
         POLARISED: model(cut.inputs, cut.mask)[0, 1:],
     }
     lon, lat = float(where.lon_deg[0]), float(where.lat_deg[0])
