@@ -1,6 +1,8 @@
 """Sphinx configuration."""
 
+import os
 from importlib.metadata import version as version_of
+from pathlib import Path
 
 project = "foreglow"
 author = "foreglow developers"
@@ -31,6 +33,9 @@ autodoc_class_signature = "mixed"
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+
+# the tutorial of the real sky makes small files of the products' forms with what tests share
+os.environ["FOREGLOW_TESTS"] = str(Path(__file__).parents[1] / "tests")
 
 # a type in a docstring may name what several classes have, like nside
 suppress_warnings = ["ref.python"]

@@ -54,9 +54,10 @@ def write_fits(path, data, header):
 
 
 def raw_fits(stored, header):
-    """The bytes of a FITS file of integers as they are: astropy would scale them anew."""
+    """The bytes of a FITS file of numbers as they are: astropy would scale integers anew."""
     header = header.copy()
-    cards = {"SIMPLE": True, "BITPIX": 8 * stored.dtype.itemsize, "NAXIS": stored.ndim}
+    sign = -1 if stored.dtype.kind == "f" else 1
+    cards = {"SIMPLE": True, "BITPIX": sign * 8 * stored.dtype.itemsize, "NAXIS": stored.ndim}
     cards |= {f"NAXIS{i + 1}": n for i, n in enumerate(stored.shape[::-1])}
     full = fits.Header(list(cards.items()))
     full.extend(header, strip=False)

@@ -80,6 +80,17 @@ def commander_dust(folder):
     return healpix(path, columns, METHOD="COMMANDER", NU_REF="545.0 GHz")
 
 
+def commander_dust_256(folder):
+    path = folder / "COM_CompMap_dust-commander_0256_R2.00.fits"
+    units = {"I": "uK_RJ", "TEMP": "K", "BETA": None}
+    columns = [
+        (f"{name}_{kind}", "E", unit, sky(k))
+        for name, unit in units.items()
+        for k, kind in enumerate(("ML", "MEAN", "RMS"))
+    ]
+    return healpix(path, columns, METHOD="COMMANDER", NU_REF="545.0 GHz")
+
+
 def commander_qu(folder):
     path = folder / "COM_CompMap_DustPol-commander_1024_R2.00.fits"
     columns = [
@@ -128,6 +139,27 @@ def mask_apo5(folder):
     return galactic_mask(folder, 5, "E")
 
 
+def source_mask(folder):
+    """Two extensions, of intensity and of polarisation; a few pixels are masked in each column."""
+    path = folder / "HFI_Mask_PointSrc_2048_R2.00.fits"
+    kept = np.ones(N_PIX, "u1")
+    kept[[5, 300]] = 0
+    names = ["F100", "F143", "F217", "F353", "F545", "F857"]
+    healpix(path, [(name, "B", None, kept) for name in names], EXTNAME="SRC-INT", BAD_DATA=None)
+    with fits.open(path, mode="append") as hdus:
+        second = fits.BinTableHDU.from_columns(hdus[1].columns[:4])
+        second.header["EXTNAME"] = "SRC-POL"
+        hdus.append(second)
+    return path
+
+
+def mask_lr72(folder):
+    """Of no known form: one column, as healpy writes it."""
+    glat = hp.pix2ang(NSIDE, np.arange(N_PIX), lonlat=True)[1]
+    values = (np.abs(glat) > 16).astype("f4")
+    return healpix(folder / "LR72.fits", [("TEMPERATURE", "E", None, values)], "RING")
+
+
 def pysm_templates(folder):
     """A template, as PySM's: one column, unit perhaps not stated."""
     path = folder / "dust_t_new.fits"
@@ -145,6 +177,7 @@ FORMS = {
     "hi4pi-tiles": hi4pi_tile,
     "hi4pi-nhi": hi4pi_nhi,
     "planck-commander-dust": commander_dust,
+    "planck-commander-dust-256": commander_dust_256,
     "planck-commander-qu": commander_qu,
     "planck-gnilc-dust": gnilc_dust,
     "planck-gnilc-iqu": gnilc_iqu,
@@ -152,5 +185,7 @@ FORMS = {
     "planck-mask-apo0": galactic_mask,
     "planck-mask-apo2": mask_apo2,
     "planck-mask-apo5": mask_apo5,
+    "planck-mask-sources": source_mask,
+    "planck-mask-lr72": mask_lr72,
     "pysm-templates": pysm_templates,
 }

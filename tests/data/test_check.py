@@ -19,7 +19,8 @@ TAKEN = {
     "hi4pi-cube": ("dust prepare --cube", ["(channel 21)"]),
     "hi4pi-tiles": ("dust prepare --cube", ["(channel 21)"]),
     "hi4pi-nhi": ("to compare with", ["NHI"]),
-    "planck-commander-dust": ("--dust FILE", ["I_ML_FULL"]),
+    "planck-commander-dust": ("--dust FILE[I_ML_FULL]", ["I_ML_FULL"]),
+    "planck-commander-dust-256": ("--dust FILE[I_ML]", ["I_ML"]),
     "planck-commander-qu": ("--maps BAND=FILE", ["Q_ML_FULL", "U_ML_FULL"]),
     "planck-gnilc-dust": ("--dust FILE", ["I"]),
     "planck-gnilc-iqu": ("--dust FILE", ["I_STOKES", "Q_STOKES", "U_STOKES"]),
@@ -27,6 +28,8 @@ TAKEN = {
     "planck-mask-apo0": ("[GAL070]' of foreglow dust train", ["GAL070"]),
     "planck-mask-apo2": ("[GAL070]' of foreglow dust train", ["GAL070"]),
     "planck-mask-apo5": ("[GAL070]' of foreglow dust train", ["GAL070"]),
+    "planck-mask-sources": ("[F545]' of foreglow dust train", ["F545"]),
+    "planck-mask-lr72": ("--mask", ["TEMPERATURE"]),
     "pysm-templates": ("PYSM_LOCAL_DATA", ["TEMPERATURE"]),
 }
 

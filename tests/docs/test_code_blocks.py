@@ -27,6 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import mock_archive
 from docs.pages import PAGES, ROOT, blocks_of, run_shell
 from drawing import draw_small
 from foreglow import demo, reproduce
@@ -91,6 +92,7 @@ def shorter(monkeypatch):
     monkeypatch.setattr(predict, "_validate_nside", lambda *_: None)
     monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed: coarse_gas(16, seed))
     monkeypatch.setattr(figures, "save", draw_small)
+    monkeypatch.setattr(mock_archive, "TUTORIAL_DEG", 3.0)
     centres = stitch.centres(2)
     monkeypatch.setattr(stitch, "centres", lambda *_: centres)
 
@@ -193,6 +195,7 @@ def test_page(page, tmp_path, monkeypatch, foreglow):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     mpl.use("agg")
+    monkeypatch.setenv("FOREGLOW_DATA", str(tmp_path / "data"))  # a page may set it, too
     if page.name in OWN_CUBE:
         bring(tmp_path)
     try:

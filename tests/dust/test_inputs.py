@@ -188,8 +188,8 @@ def test_a_boolean_mask_of_healpy(files, tmp_path):
 @pytest.mark.parametrize(
     ("written", "asked", "message"),
     [
-        ({"nside": 32}, {}, r"expected a map of Nside 16 in the Galactic frame.*got Nside 32"),
-        ({"frame": "C"}, {}, r"got Nside 16, frame C; bring it there"),
+        ({"nside": 8}, {}, r"expected a map of Nside 16 or more in the Gal.*got Nside 8, frame G"),
+        ({"frame": "C"}, {}, r"got Nside 16, frame C; prepare the cube at its Nside, or turn"),
         ({"mask": np.zeros(N_PIX, np.float32)}, {}, "expected a mask that is above zero"),
         ({"dust": np.full(N_PIX, hp.UNSEEN)}, {}, "all hold, got none"),
         ({"dust": np.zeros(N_PIX)}, {}, r"dust.fits: expected a dust map that varies .* got 0 uK"),

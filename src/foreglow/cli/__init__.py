@@ -113,9 +113,17 @@ def reproduce(
         str,
         typer.Option(
             help="mock, or a directory with sky.toml and its maps; of farsian2020 also "
-            "pysm:s1,d1,a2."
+            "pysm:s1,d1,a2; of zhang2019 also hi4pi, the real sky of the paper: HI4PI, Planck's "
+            "dust and mask (hi4pi:gnilc,tiles,GAL060,no-sources choose others)."
         ),
     ] = "mock",
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download",
+            help="Fetch what --sky hi4pi needs and is not there; without it, that is listed.",
+        ),
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     workers: Workers = None,
@@ -128,7 +136,7 @@ def reproduce(
 
     folder = out or Path("runs") / f"{paper}-{scale}"
     with open_workers(workers) as map_fn:
-        report = papers.reproduce(paper, folder, scale, sky, seed, device, resume, map_fn)
+        report = papers.reproduce(paper, folder, scale, sky, seed, device, resume, map_fn, download)
     screen.show(papers.printed_tables(paper, folder), papers.read_records(folder), as_json)
     screen.say(f"report: {report}")
 

@@ -28,7 +28,9 @@ MockSky = Annotated[
     str | None, typer.Option(help="mock: the mock Galaxy instead of --cube and --dust.")
 ]
 Cube = Annotated[Path | None, typer.Option(help="HI cube of `dust prepare`.")]
-Dust = Annotated[Path | None, typer.Option(help="FITS dust map of the cube's Nside.")]
+Dust = Annotated[
+    Path | None, typer.Option(help="FITS dust map of the cube's Nside or a higher one.")
+]
 Mask = Annotated[
     Path | None, typer.Option(help="FITS mask: the sky counts where it is above zero.")
 ]

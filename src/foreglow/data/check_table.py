@@ -23,7 +23,7 @@ _BLOCK = 1 << 21  # pixels at a time
 _LOOKED_AT = 3  # columns whose values are read, where the registry names none
 _MEMORY = 1 << 30  # bytes that a gzipped table may take
 _RECOGNISE = "foreglow recognize classify, fit"
-_DUST = "foreglow dust train, predict, evaluate (at the Nside of the cube)"
+_DUST = "foreglow dust train, predict, evaluate (averaged to the Nside of the cube)"
 _PAPER_KMS = (-64.5, 17.0)
 
 
@@ -206,7 +206,8 @@ def _uses(
 ) -> tuple[list[str], list[str], list[str]]:
     """Commands that take the file, what their readers warned of, and why others do not."""
     if product is not None and product.kind == "mask":
-        return _try([_as_mask(path, column or product.column)], path)
+        named = product.column if " " not in (product.column or " ") else None
+        return _try([_as_mask(path, column or named)], path)
     if column is not None:
         file = f"{path}[{column}]"
         either = f"--mask '{file}', or --dust '{file}', of {_DUST}"
@@ -214,10 +215,13 @@ def _uses(
     logical = [c.name for i in table.sky_columns if (c := table.columns[i]).format.format == "L"]
     if logical and len(logical) == len(table.sky_columns):
         return _try([_as_mask(path, n if len(logical) > 1 else None) for n in logical], path)
+    named = ""  # the one column of the product that is the dust
+    if product is not None and product.column in [c.name for c in table.columns]:
+        named = f"[{product.column}]"
     fits, said, reasons = _try(
         [
             (f"--maps BAND=FILE of {_RECOGNISE} (Q,U)", _polarised, str(path)),
-            (f"--dust FILE of {_DUST}", _intensity, str(path)),
+            (f"--dust FILE{named} of {_DUST}", _intensity, f"{path}{named}"),
         ],
         path,
     )

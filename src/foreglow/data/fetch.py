@@ -142,6 +142,7 @@ def fetch(
     path = local_path(file, folder)
     if path.is_file():
         return _accept(file, path)
+    validate_address(file, folder)
     _make_folder(path.parent)
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
     try:
@@ -156,6 +157,35 @@ def fetch(
     except PermissionError as error:
         raise _cannot_write(path.parent, error) from error
     return _accept(file, path, new=True)
+
+
+def validate_address(file: RemoteFile, folder: Path) -> None:
+    """Check that a file can be fetched at all.
+
+    Raises
+    ------
+    DataError
+        If no public address of it is known.
+    """
+    if not file.product.base:
+        raise DataError(
+            f"{file.name}: expected a public address of {file.product.title}, got none, as none is "
+            f"known; put the file at {folder / file.place} by hand"
+        )
+
+
+def validate_whole(file: RemoteFile, path: Path) -> None:
+    """Check that a file that lies in the cache is FITS, and as long as its headers say.
+
+    Raises
+    ------
+    DataError
+        If it is not.
+    """
+    if path.suffix == ".fits" and (missing := _what_is_missing(path)) is not None:
+        raise DataError(
+            f"{path}: expected {file.product.title}, got {missing}; remove it and fetch it again"
+        )
 
 
 def _retrieve(file: RemoteFile, path: Path, patience: Patience, progress: Progress) -> None:
@@ -181,10 +211,7 @@ def _retrieve(file: RemoteFile, path: Path, patience: Patience, progress: Progre
 
 def _accept(file: RemoteFile, path: Path, new: bool = False) -> Fetched:
     """Check a file that lies in the cache against what is known of it, and record its checksum."""
-    if path.suffix == ".fits" and (missing := _what_is_missing(path)) is not None:
-        raise DataError(
-            f"{path}: expected {file.product.title}, got {missing}; remove it and fetch it again"
-        )
+    validate_whole(file, path)
     recorded = recorded_sha256(path)
     actual = checksum(path, "sha256") if recorded else record_sha256(path)
     if recorded not in (None, actual):
@@ -210,15 +237,23 @@ def _what_is_missing(path: Path) -> str | None:
     if begins.startswith(_FITS[1]):
         return None
     try:
-        with warnings.catch_warnings(), fits.open(path, memmap=True) as hdus:
-            warnings.simplefilter("error", AstropyWarning)
-            for hdu in hdus:
-                any_hdu: Any = hdu
-                if any_hdu.fileinfo()["datLoc"] + any_hdu.size > path.stat().st_size:
-                    return "a file cut in its data"
-            return None if len(hdus) else "an empty file"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)  # of the first: its size is looked at
+            with fits.open(path, memmap=True) as hdus:
+                warnings.simplefilter("error", AstropyWarning)
+                warnings.filterwarnings("ignore", "Invalid 'BLANK' keyword")  # surveys have it
+                return _is_cut(hdus, path)
     except (OSError, AstropyWarning, fits.VerifyError) as error:
         return f"a FITS file that is cut or damaged ({' '.join(str(error).split())})"
+
+
+def _is_cut(hdus: fits.HDUList, path: Path) -> str | None:
+    """What is wrong with the sizes of a FITS file, None if nothing is."""
+    for hdu in hdus:
+        any_hdu: Any = hdu
+        if any_hdu.fileinfo()["datLoc"] + any_hdu.size > path.stat().st_size:
+            return "a file cut in its data"
+    return None if len(hdus) else "an empty file"
 
 
 def _anything(path: Path) -> str | None:

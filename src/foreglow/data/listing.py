@@ -51,7 +51,7 @@ def details(product: Product, folder: Path) -> str:
     facts = [
         ("name", f"{product.name}/FILE" if several else product.name),
         ("files", product.example or ", ".join(product.files)),
-        ("where", product.base),
+        ("where", product.base or "no public address is known"),
         ("in the cache", str(folder / product.folder)),
         ("size", product.size + (" a file" if several and product.bytes else "")),
         ("checksum", md5 + "; recorded when fetched"),

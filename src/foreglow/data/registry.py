@@ -83,6 +83,13 @@ class Product:
             return "not known"
         return ("" if self.bytes_exact else "about ") + in_words(self.bytes)
 
+    @property
+    def bytes_expected(self) -> int:
+        """Of a file: as known, else what the known columns of a map take, which may be too few."""
+        if self.bytes is not None or self.nside is None:
+            return self.bytes or 0
+        return 4 * (self.n_columns or len(self.columns) or 1) * 12 * self.nside**2
+
     def has_file(self, file: str) -> bool:
         """Whether a file of this name, perhaps gzipped, is one of the product's."""
         file = file.removesuffix(".gz")

@@ -77,13 +77,6 @@ class PolarisationMap(StoredMap):
             np.negative(qu[1], out=qu[1])
         return qu
 
-    def share_of_zeros(self, size: int) -> float:
-        """Share of pixels where Q and U are both exactly 0, of about `size` spread over the map."""
-        samples = [part.sample(size) for part in self.parts]
-        if len({values.shape[1] for values in samples}) > 1:
-            return 0.0  # partial maps that differ in their pixels
-        return float((np.concatenate(samples) == 0).all(axis=0).mean())
-
 
 class IntensityMap(StoredMap):
     """An intensity map opened for streaming; attributes as in `StoredMap`."""

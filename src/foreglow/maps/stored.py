@@ -171,6 +171,13 @@ class StoredMap:
         """FWHM that the header states (FWHM, with a unit such as [arcmin] in its comment)."""
         return stated_beam(self.parts[0].table)
 
+    def share_of_zeros(self, size: int) -> float:
+        """Share of pixels where all columns are exactly 0, of about `size` spread over the map."""
+        samples = [part.sample(size) for part in self.parts]
+        if len({values.shape[1] for values in samples}) > 1:
+            return 0.0  # partial maps that differ in their pixels
+        return float((np.concatenate(samples) == 0).all(axis=0).mean())
+
     def release(self) -> None:
         """Let go what reading left of the files in memory."""
         for part in self.parts:

@@ -25,6 +25,7 @@ def reproduce(
     device: str = "auto",
     resume: bool = False,
     map_fn: MapFn = map,
+    download: bool = False,
 ) -> Path:
     """Reproduce a paper; see the function of that name in its package.
 
@@ -34,6 +35,8 @@ def reproduce(
         One of `PAPERS`.
     out, scale, sky, seed, device, resume, map_fn
         As there.
+    download : bool
+        Fetch the public data that `sky` names and that is not there; zhang2019 alone.
 
     Returns
     -------
@@ -43,9 +46,16 @@ def reproduce(
     Raises
     ------
     RunError
-        If the paper is unknown.
+        If the paper is unknown, or there is nothing to download for it.
     """
-    return _package(paper).reproduce(out, scale, sky, seed, device, resume, map_fn)
+    package, given = _package(paper), (out, scale, sky, seed, device, resume, map_fn)
+    if paper == "zhang2019":
+        return package.reproduce(*given, download)
+    if download:
+        raise RunError(
+            f"expected download=True with zhang2019 and sky='hi4pi', got {paper}; leave it out."
+        )
+    return package.reproduce(*given)
 
 
 def printed_tables(paper: str, folder: Path) -> list[Table]:

@@ -26,14 +26,20 @@ from foreglow.reproduce.settings import read_settings
 from foreglow.reproduce.zhang2019.ablations import ablations
 from foreglow.reproduce.zhang2019.cleaning import template_cleaning
 from foreglow.reproduce.zhang2019.east_west import east_and_west
-from foreglow.reproduce.zhang2019.experiment import Captions, Experiment, Opening, open_experiment
+from foreglow.reproduce.zhang2019.experiment import (
+    Captions,
+    Experiment,
+    Opening,
+    open_experiment,
+    validate_cutouts,
+)
 from foreglow.reproduce.zhang2019.models import compare_models
 from foreglow.reproduce.zhang2019.networks import train_networks
 from foreglow.reproduce.zhang2019.paper import WINS
 from foreglow.reproduce.zhang2019.polarisation import polarised_dust
+from foreglow.reproduce.zhang2019.real_sky import ask_sky
 from foreglow.reproduce.zhang2019.sky import what_the_sky_holds
 from foreglow.reproduce.zhang2019.skymap import predicted_map
-from foreglow.reproduce.zhang2019.source import open_source
 from foreglow.reproduce.zhang2019.weights import compare_weights
 from foreglow.runs import open_run
 
@@ -61,6 +67,7 @@ def reproduce(
     device: str = "auto",
     resume: bool = False,
     map_fn: MapFn = map,
+    download: bool = False,
 ) -> Path:
     """Train all models, and write records, figures, the map and the report.
 
@@ -71,7 +78,8 @@ def reproduce(
     scale : str
         `smoke`, `laptop`, `evening` or `paper`.
     sky : str
-        `mock`, or a folder with `sky.toml`; see `source.open_source`.
+        `mock`; `hi4pi`, perhaps with words as in `hi4pi:gnilc,tiles`, see `hi4pi.PaperSky`; or a
+        folder with `sky.toml`, see `sky_files.read_card`.
     seed : int
     device : str
         `auto`, `cpu` or `cuda`.
@@ -80,6 +88,8 @@ def reproduce(
     map_fn : MapFn
         Where the loops over realisations are done, see `foreglow.compute.workers.open_workers`;
         workers must see `out`.
+    download : bool
+        Fetch what `hi4pi` needs and is not there.
 
     Returns
     -------
@@ -88,17 +98,17 @@ def reproduce(
     """
     settings = read_settings("zhang2019", scale)
     chosen = pick_device(device)
-    if sky != "mock":
-        sky = str(Path(sky).absolute())  # workers may be elsewhere
-        open_source(sky, settings["nside"], seed)  # or there is an error before the run begins
+    asked = ask_sky(sky, settings, out, seed, download)  # or an error before the run begins
     config = {
-        "experiment": "zhang2019", "scale": scale, "sky": sky, "seed": seed,
+        "experiment": "zhang2019", "scale": scale, "sky": asked.name, "seed": seed,
         "device": str(chosen), "settings": settings,
     }  # fmt: skip
     with open_run(out, config, resume) as run:
+        opened = asked.made(run, map_fn)
         with run.stage("the sky"):
-            opening = Opening(sky, settings["nside"], seed, str(chosen))
+            opening = Opening(opened, settings["nside"], seed, str(chosen))
             experiment = open_experiment(run, settings, opening, resume, map_fn)
+            validate_cutouts(experiment)
         captions: Captions = {}
         for step in STEPS:
             captions |= step(experiment)

@@ -23,6 +23,7 @@ from foreglow.dust.scores import Predictor, Scores, integrated_predictor, score
 from foreglow.dust.spectra import fundamental_bands
 from foreglow.dust.train import train
 from foreglow.dust.validation import hold_out
+from foreglow.errors import MapError, SkyError
 from foreglow.maps.gnomonic import Grid, Pointings
 from foreglow.maps.hemispheres import Method, Region, split
 from foreglow.report.recognition import figures
@@ -41,6 +42,7 @@ POLARISED = "unet_polarised"
 POLARISED_EAST = "unet_polarised_east"
 """The same on the other division of the sky, where a preset has it."""
 METHOD: Method = "nearest"
+_FEW = 8  # cutouts that show that a region has some
 
 Captions = dict[str, dict[str, str]]
 """Title, caption and section of figures, by file name."""
@@ -84,6 +86,7 @@ class Experiment:
     map_fn: MapFn = map
     maps: list[DustMap] = field(default_factory=list)
     _divided: dict[str, dict[str, CutoutSampler]] = field(default_factory=dict)
+    _lacking: dict[str, str | None] = field(default_factory=dict)
     _linear: dict[str, tuple[LinearModel, LinearModel]] = field(default_factory=dict)
     _scores: dict[tuple[str, str, str], Scores] = field(default_factory=dict)
 
@@ -102,6 +105,21 @@ class Experiment:
             samplers = (training, test, validation)
             self._divided[split_name] = dict(zip(SETS, samplers, strict=True))
         return self._divided[split_name][which]
+
+    def lacks(self, split_name: str) -> str | None:
+        """Why a real sky has no such split: too little of it, or too large pixels; None if it has.
+
+        The mock has all, or there is an error.
+        """
+        if self.source.gas is None and split_name not in self._lacking:
+            reason = None
+            try:
+                for region in self.regions(split_name).values():
+                    self.sky.sampler(region, self.grid, METHOD).fixed_pointings(_FEW)
+            except MapError as error:
+                reason = str(error)
+            self._lacking[split_name] = reason
+        return self._lacking.get(split_name)
 
     def pointings(self, split_name: str, which: str) -> Pointings:
         """The fixed cutouts on which every model is scored; fewer of the wedge, which is small."""
@@ -301,6 +319,22 @@ def _opened(opening: Opening) -> tuple[Source, DustSky]:
     """The source, and its sky in the range of the paper."""
     source = open_source(opening.sky, opening.nside, opening.seed)
     return source, on_device(source.sky(LOW_KMS, HIGH_KMS), torch.device(opening.device))
+
+
+def validate_cutouts(experiment: Experiment) -> None:
+    """Check before any training that both sides of a real sky have cutouts.
+
+    Raises
+    ------
+    SkyError
+        If one has none.
+    """
+    if (reason := experiment.lacks(SPLITS[0])) is not None:
+        raise SkyError(
+            f"expected a sky that can train in the north and be judged in the south, got: {reason}."
+            " Of a region in one hemisphere `foreglow dust train --cube ... --dust ... --mask ... "
+            "--region south` takes the same files, and keeps a part of it for validation."
+        )
 
 
 def network_predictor(model: DustModel) -> Predictor:

@@ -19,7 +19,11 @@ from foreglow.runs import Run
 def train_networks(experiment: Experiment) -> Captions:
     """Train every network on the sky of the experiment."""
     others = (WIDE, POLARISED, POLARISED_EAST)  # see another sky
-    names = [name for name in experiment.trainings if name not in others]  # the longest come first
+    names = [  # the longest come first
+        name
+        for name, (_, split) in experiment.trainings.items()
+        if name not in others and experiment.lacks(split) is None
+    ]
     work = partial(
         _train, experiment.run, experiment.settings, experiment.opening, experiment.resume
     )

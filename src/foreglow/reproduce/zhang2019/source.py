@@ -1,19 +1,18 @@
 """Where the sky of the reproduction comes from: the mock Galaxy, or a user's folder."""
 
-import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.dust import load
 from foreglow.dust.inputs import DustSky, observed_sky
-from foreglow.errors import SkyError
 from foreglow.hi_cube.cube import open_cube
 from foreglow.reproduce.zhang2019.paper import LOW_KMS
+from foreglow.reproduce.zhang2019.sky_files import read_card
 from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import CHANNEL_KMS, velocity_channels
 
@@ -71,12 +70,14 @@ class FileSource:
     dust: Path
     unit: str | None
     mask: Path | None
+    about: str = ""
 
     gas = None
 
     def sky(self, low_kms: float, high_kms: float) -> DustSky:
         """See `Source`."""
-        return load.load_sky(self.cube, self.dust, self.mask, low_kms, high_kms, self.unit)
+        sky = load.load_sky(self.cube, self.dust, self.mask, low_kms, high_kms, self.unit)
+        return replace(sky, source=self.about) if self.about else sky
 
     def channels(
         self, low_kms: float, high_kms: float
@@ -104,9 +105,7 @@ def open_source(sky: str, nside: int, seed: int) -> Source:
     Parameters
     ----------
     sky : str
-        `mock`, or a folder with `sky.toml`: tables `hydrogen` (`file`, a cube as `foreglow dust
-        prepare` writes it), `dust_intensity` (`file`, and `unit` where the map does not state it)
-        and, if there is one, `mask` (`file`).
+        `mock`, or a folder with `sky.toml`, see `sky_files.read_card`, whose cube is prepared.
     nside : int
         Of the mock; a folder has its own.
     seed : int
@@ -119,47 +118,11 @@ def open_source(sky: str, nside: int, seed: int) -> Source:
     """
     if sky == "mock":
         return MockSource(mock_gas(nside, seed))
-    folder = Path(sky)
-    card = folder / "sky.toml"
-    if not card.is_file():
-        raise SkyError(
-            f"expected sky='mock' or a directory with sky.toml, but {card} does not exist; see "
-            "`foreglow dust prepare --help` for the cube that it names."
-        )
-    try:
-        table = tomllib.loads(card.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SkyError(f"{card} is not valid TOML: {error}.") from error
-    cube = _file(card, table, "hydrogen")
-    if not cube.is_dir():
-        raise SkyError(
-            f"{card}: expected under [hydrogen] a velocity cube as `foreglow dust prepare` writes "
-            f"it, a directory, but {cube} is a file; a map of the column density holds no "
-            "velocities. Prepare a cube (HI4PI: CDS J/A+A/594/A116)."
-        )
-    unit = _table(card, table, "dust_intensity").get("unit")
-    unit = None if unit is None else str(unit)  # 1: a number without a unit
-    mask = _file(card, table, "mask") if "mask" in table else None
-    return FileSource(cube, _file(card, table, "dust_intensity"), unit, mask)
-
-
-def _table(card: Path, table: dict[str, Any], name: str) -> dict[str, Any]:
-    found = table.get(name)
-    if not isinstance(found, dict) or not isinstance(found.get("file"), str):
-        have = ", ".join(f"[{key}]" for key in table) or "none"
-        needs = (
-            " A velocity cube is needed: make one with `foreglow dust prepare`."
-            if name == "hydrogen"
-            else ""
-        )
-        raise SkyError(
-            f"{card}: expected a table [{name}] with file = ..., but the tables are {have}.{needs}"
-        )
-    return found
-
-
-def _file(card: Path, table: dict[str, Any], name: str) -> Path:
-    path = card.parent / _table(card, table, name)["file"]
-    if not path.exists():
-        raise SkyError(f"{card}: [{name}] names {path}, which does not exist; mend the name.")
-    return path
+    files = read_card(Path(sky))
+    return FileSource(
+        files.cubes[0],
+        Path(files.dust),
+        files.unit,
+        Path(files.masks[0]) if files.masks else None,
+        files.about,
+    )
