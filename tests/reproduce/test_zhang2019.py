@@ -255,7 +255,8 @@ def test_report(folder):
     page = (folder / "report.html").read_text()
     for path in (folder / "figures").glob("*.png"):
         assert base64.b64encode(path.read_bytes()).decode() in page
-    (view,) = (load_view(path) for path in saved_views(folder / "maps"))
+    view, polarised = (load_view(path) for path in saved_views(folder / "maps"))
+    assert {"True polarised intensity", "Error of Q"} <= {one.name for one in polarised.layers}
     mean = hp.read_map(folder / "maps" / "dust.fits")
     mean[mean == hp.UNSEEN] = np.nan
     np.testing.assert_allclose(view.layers[0].values, averaged(mean), rtol=1e-5)

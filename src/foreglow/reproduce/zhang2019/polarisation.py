@@ -16,6 +16,7 @@ from foreglow.dust.polarised_scores import (
     gradient_predictor,
     score_polarisation,
 )
+from foreglow.dust.polarised_sphere import CENTRES_NSIDE
 from foreglow.dust.predict import predict_map
 from foreglow.dust.results import PolarisedDustMap
 from foreglow.dust.scores import Predictor, model_predictor
@@ -44,7 +45,6 @@ from foreglow.sky.gas import MockGas, mock_gas
 _SPLIT = SPLITS[0]
 _SECTION = "Polarised dust"
 SHIPPED = "mock-dust-polarised"
-_CENTRES_NSIDE = 8  # of the map to look at: a quarter of the cutouts of that of intensity
 _NOTE = (
     "Q and U (COSMO) predicted from the 21 cm line by the network trained in the northern Galactic "
     "hemisphere on a map with noise of Planck's depth; true ones have no noise; all low-passed at "
@@ -82,23 +82,26 @@ def polarised_dust(experiment: Experiment) -> Captions:
                 *(record[f"spectrum_{k}"] for k in ("e50", "e150", "b50", "b150")),
                 record["alignment"],
             )  # fmt: skip
-    _predicted_sky(experiment, gas, noisy, model)
+    dust = _predicted_sky(experiment, gas, noisy, model)
     captions = _curve_figure(experiment, found["truth"])
     captions |= _example_figure(experiment, noisy, model)
     simple = {"gradients": gradient_predictor, "hough_averaged": _averaged_hough}
     known = {"perfect_gas": _by_layer}
     with experiment.run.stage("maps of polarised dust"):
-        models = _shipped(experiment, model) | {POLARISED: model}
-        maps = polarised_maps(experiment, noisy.cube, layers.cube, models, simple, known)
+        shipped, cubes = _shipped(experiment, model), (noisy.cube, layers.cube)
+        maps = polarised_maps(experiment, *cubes, shipped, simple, known, model.fine)
+        maps[POLARISED] = np.stack([dust.mean, dust.q, dust.u])
     skies = {"truth": true_sky(gas, noisy).cube, "observed": noisy.cube}
     captions |= on_the_sphere(experiment, skies, maps)
     return captions | polarised_cleaning(experiment, gas, maps)
 
 
-def _predicted_sky(experiment: Experiment, gas: MockGas, sky: DustSky, model: DustModel) -> None:
+def _predicted_sky(
+    experiment: Experiment, gas: MockGas, sky: DustSky, model: DustModel
+) -> PolarisedDustMap:
     """Q and U of the whole footprint, as FITS and to look at beside those of the mock."""
     with experiment.run.stage("polarised map"):
-        where = centres(min(_CENTRES_NSIDE, experiment.settings["centres_nside"]))
+        where = centres(min(CENTRES_NSIDE, experiment.settings["centres_nside"]))
         dust = predict_map(model, sky.cube, where, source=sky.source)
     assert isinstance(dust, PolarisedDustMap)
     folder = experiment.run.folder / "maps"
@@ -108,9 +111,10 @@ def _predicted_sky(experiment: Experiment, gas: MockGas, sky: DustSky, model: Du
     truth = target_maps(true_sky(gas, sky).cube)[1:]
     note = f"{_NOTE} Errors of Q and U: {dust.qu_sigma}."
     save_view(
-        polarised_view("91_polarised", "Polarised dust from hydrogen", note, dust, truth, sky),
+        polarised_view("9_polarised", "Polarised dust from hydrogen", note, dust, truth, sky),
         folder,
     )
+    return dust
 
 
 def _scores(

@@ -41,6 +41,7 @@ def polarised_maps(
     models: Mapping[str, DustModel],
     simple: Mapping[str, Predictor],
     known: Mapping[str, Predictor],
+    fine: int,
 ) -> dict[str, NDArray[np.float32]]:
     """I, Q and U of the unseen sky by each model, (3, n_pix), RING, COSMO; NaN elsewhere.
 
@@ -52,12 +53,13 @@ def polarised_maps(
     models : mapping of str to DustModel
     simple, known : mapping of str to callable
         Predictors of Q and U from the integrated map of `sky`, and from `layers`.
+    fine : int
+        Pixels of the integrated map along a side of one of the cutouts.
     """
     kept = unseen_sky(experiment)
     centres = min(CENTRES_NSIDE, experiment.settings["centres_nside"])
     where = centres_around(kept, experiment.grid, centres)
     total = SkyCube(sky.inputs.sum(1, keepdim=True), sky.target)
-    fine = next(iter(models.values())).fine
     found = {
         name: _blended(experiment, cube, predict, where, finer)
         for predictors, cube, finer in ((simple, total, fine), (known, layers, 1))
