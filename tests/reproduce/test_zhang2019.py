@@ -396,14 +396,19 @@ def test_a_sky_of_ones_own(own_sky):
     assert not source.reaches(-120.0, 120.0)
 
 
+_CARD = '[hydrogen]\nfile = "{}"\n[dust_intensity]\nfile = "dust.fits"'
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "expected sky='mock' or a directory with sky.toml, but .* does not exist"),
+        (
+            None,
+            "expected sky='mock', sky='hi4pi' or a directory with sky.toml, but .* does not exist",
+        ),
         ("[hydrogen", "is not valid TOML"),
         ('[dust_intensity]\nfile = "dust.fits"', r"expected a table \[hydrogen\].*velocity cube"),
-        ('[hydrogen]\nfile = "dust.fits"', "expected under .hydrogen. a velocity cube.*no velocit"),
-        ('[hydrogen]\nfile = "none.zarr"', r"\[hydrogen\] names .*none.zarr, which does not exist"),
+        (_CARD.format("none.zarr"), r"\[hydrogen\] names .*none.zarr, which does not exist"),
         ('[hydrogen]\nfile = "cube.zarr"', r"expected a table \[dust_intensity\]"),
     ],
 )
@@ -413,6 +418,13 @@ def test_a_folder_that_lacks_something(own_sky, text, message):
         (own_sky / "sky.toml").write_text(text)
     with pytest.raises(SkyError, match=message):
         open_source(str(own_sky), 128, 0)
+
+
+def test_a_map_without_velocities_is_no_cube(own_sky):
+    (own_sky / "sky.toml").write_text(_CARD.format("dust.fits"))
+    with pytest.raises(SkyError, match=r"expected under .hydrogen. a velocity cube.*no velocit"):
+        reproduce("zhang2019", own_sky / "run", "smoke", str(own_sky))
+    assert not (own_sky / "run").exists()
 
 
 def test_a_real_column_density_is_no_cube(real_data, tmp_path):
