@@ -398,10 +398,13 @@ def test_a_sky_of_ones_own(own_sky):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "expected sky='mock' or a directory with sky.toml, but .* does not exist"),
+        (None, "expected sky='mock', sky='hi4pi' or a directory with sky.toml, but .* does not e"),
         ("[hydrogen", "is not valid TOML"),
         ('[dust_intensity]\nfile = "dust.fits"', r"expected a table \[hydrogen\].*velocity cube"),
-        ('[hydrogen]\nfile = "dust.fits"', "expected under .hydrogen. a velocity cube.*no velocit"),
+        (
+            '[hydrogen]\nfile = "dust.fits"\n[dust_intensity]\nfile = "dust.fits"',
+            "expected under .hydrogen. a velocity cube.* still to be brought to one Nside",
+        ),
         ('[hydrogen]\nfile = "none.zarr"', r"\[hydrogen\] names .*none.zarr, which does not exist"),
         ('[hydrogen]\nfile = "cube.zarr"', r"expected a table \[dust_intensity\]"),
     ],
