@@ -402,13 +402,14 @@ _CARD = '[hydrogen]\nfile = "{}"\n[dust_intensity]\nfile = "dust.fits"'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            None,
-            "expected sky='mock', sky='hi4pi' or a directory with sky.toml, but .* does not exist",
-        ),
+        (None, "expected sky='mock', sky='hi4pi' or a directory with sky.toml, but .* does not e"),
         ("[hydrogen", "is not valid TOML"),
         ('[dust_intensity]\nfile = "dust.fits"', r"expected a table \[hydrogen\].*velocity cube"),
-        (_CARD.format("none.zarr"), r"\[hydrogen\] names .*none.zarr, which does not exist"),
+        (
+            _CARD.format("dust.fits"),
+            "expected under .hydrogen. a velocity cube.* still to be brought to one Nside",
+        ),
+        ('[hydrogen]\nfile = "none.zarr"', r"\[hydrogen\] names .*none.zarr, which does not exist"),
         ('[hydrogen]\nfile = "cube.zarr"', r"expected a table \[dust_intensity\]"),
     ],
 )

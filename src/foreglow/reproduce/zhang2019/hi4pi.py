@@ -152,17 +152,9 @@ class PaperSky:
         gather(self.files, self.folder, download)
         for file in self.map_files:
             _validate(file.product, local_path(file, self.folder))
-        dust, lr72 = _DUSTS[self.dust], self._has_lr72
+        dust = _DUSTS[self.dust]
         path = local_path(self._file(dust.product), self.folder)
-        if not lr72 and not self.mask:
-            warn(
-                f"LR72, the paper's mask, is not at {self.folder / self._file(_LR72).place} and no "
-                f"public address of it is known: {_NEAREST} of Planck's masks stands for it, 70% of"
-                " the sky for 72%",
-                MapWarning,
-            )
-        mask = str(local_path(self._file(_LR72 if lr72 else _MASKS), self.folder))
-        column = "" if lr72 else f"[{self.mask or _NEAREST}]"
+        mask, mask_name = self._mask()
         sources = None
         if self.sources and dust.sources:
             sources = f"{local_path(self._file(_SOURCES), self.folder)}[{dust.sources}]"
@@ -171,12 +163,26 @@ class PaperSky:
             self.cubes,
             f"{path}[{dust.column}]" if dust.column else str(path),
             None,
-            (mask + column,),
+            (mask,),
             sources,
             nside,
             (to_353_ghz(unit, dust.frequency_ghz), UNIT),
-            self._about(column[1:-1] or "LR72"),
+            self._about(mask_name),
         )
+
+    def _mask(self) -> tuple[str, str]:
+        """File and column of the mask, and its name; says where it is not the paper's."""
+        if self._has_lr72:
+            return str(local_path(self._file(_LR72), self.folder)), "LR72"
+        if not self.mask:
+            warn(
+                f"LR72, the paper's mask, is not at {self.folder / self._file(_LR72).place} and no "
+                f"public address of it is known: {_NEAREST} of Planck's masks stands for it, 70% of"
+                " the sky for 72%",
+                MapWarning,
+            )
+        column = self.mask or _NEAREST
+        return f"{local_path(self._file(_MASKS), self.folder)}[{column}]", column
 
     def _about(self, mask: str) -> str:
         dust = _DUSTS[self.dust]

@@ -105,9 +105,16 @@ def ask_sky(sky: str, settings: dict[str, Any], out: Path, seed: int, download: 
     if files.prepared:
         open_source(name, settings["nside"], seed)
         return AskedSky(name)
+    return _ask_own(name, files, settings, out, kms)
+
+
+def _ask_own(
+    name: str, files: SkyFiles, settings: dict[str, Any], out: Path, kms: tuple[float, float]
+) -> AskedSky:
+    """A user's files, which must be brought to one Nside."""
     facts = cube_facts(files.cubes, *kms)
-    nside = files.nside or facts.nside
     prepared = files.cubes[0].is_dir() or is_cube(out / FOLDER / FINE)
+    nside = files.nside or facts.nside
     cost = predict_cost(settings, facts, nside, 0, _PREPARED if prepared else 0)
     _say(cost)
     validate_room(replace(cost, prepared=0, run=cost.run + cost.prepared), out, out)

@@ -106,8 +106,9 @@ def read_card(folder: Path) -> SkyFiles:
         table = tomllib.loads(card.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SkyError(f"{card} is not valid TOML: {error}.") from error
-    hydrogen, dust = _table(card, table, "hydrogen"), _table(card, table, "dust_intensity")
+    hydrogen = _table(card, table, "hydrogen")
     cubes = tuple(Path(name) for name in _named(card, hydrogen["file"], "hydrogen"))
+    dust = _table(card, table, "dust_intensity")
     unit, sources, nside = dust.get("unit"), dust.get("sources"), hydrogen.get("nside")
     if nside is not None and not isinstance(nside, int):
         raise SkyError(f"{card}: expected nside of [hydrogen] as an integer, got {nside!r}.")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from foreglow.dust import load
 from foreglow.dust.inputs import DustSky, observed_sky
+from foreglow.errors import SkyError
 from foreglow.hi_cube.cube import open_cube
 from foreglow.reproduce.zhang2019.paper import LOW_KMS
 from foreglow.reproduce.zhang2019.sky_files import read_card
@@ -119,6 +120,12 @@ def open_source(sky: str, nside: int, seed: int) -> Source:
     if sky == "mock":
         return MockSource(mock_gas(nside, seed))
     files = read_card(Path(sky))
+    if not files.prepared:
+        raise SkyError(
+            f"{sky}: expected under [hydrogen] a velocity cube as `foreglow dust prepare` writes "
+            "it, and one mask, got files that are still to be brought to one Nside; `foreglow "
+            "reproduce zhang2019` does."
+        )
     return FileSource(
         files.cubes[0],
         Path(files.dust),
