@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from foreglow.errors import SkyError
-from foreglow.sky.galaxy import GAS_SHELLS, gas_layer, mock_galaxy
+from foreglow.sky.galaxy import mock_galaxy
+from foreglow.sky.layers import gas_layer
+from foreglow.sky.shells import GAS_SHELLS
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared/data/pysm64"
 NSIDE, SEEDS = 64, (0, 1, 2, 3, 4)
