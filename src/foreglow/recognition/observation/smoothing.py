@@ -109,7 +109,7 @@ def cover(seen: np.ndarray, aim: Resolution) -> np.ndarray:
 
 
 def to_common_beam(values: np.ndarray, aim: Resolution, beam_arcmin: float) -> np.ndarray:
-    """A map (n_pix,), or Q,U (2, n_pix), at the common beam, in its own pixels.
+    """A map (n_pix,), or Q,U (2, n_pix), at the common beam, in its own pixels, float64.
 
     The kernel is a Gaussian, which stays near: nothing ends its harmonics before they are small.
     """
@@ -135,8 +135,7 @@ def filled(qu: np.ndarray, seen: np.ndarray, aim: Resolution) -> np.ndarray:
     """
     if seen.all():
         return qu
-    mean = to_common_beam(np.where(seen, qu, 0.0), aim, 0.0)
-    cover = to_common_beam(seen.astype(float), aim, 0.0)
-    mean /= np.maximum(cover, 0.5)
+    mean = to_common_beam(np.where(seen, qu, qu.dtype.type(0)), aim, 0.0).astype(qu.dtype)
+    mean /= np.maximum(to_common_beam(seen, aim, 0.0), 0.5)
     np.copyto(mean, qu, where=seen)
     return mean
