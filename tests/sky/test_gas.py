@@ -102,6 +102,13 @@ def test_filaments_can_be_fewer():
         mock_gas(16, 3, filaments=2)
 
 
+def test_hydrogen_may_lie_in_a_folder(tmp_path):
+    here, there = mock_gas(16, 2), mock_gas(16, 2, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(GAS_SHELLS)
+    np.testing.assert_array_equal(here.hydrogen.channel(-5.0), there.hydrogen.channel(-5.0))
+    np.testing.assert_array_equal(here.dust.total, there.dust.total)
+
+
 def test_a_thin_line_tells_its_column(gases):
     hydrogen = gases[0].hydrogen
     thin = [replace_columns(layer, 1e-4) for layer in hydrogen.layers]
