@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, embedding_bag
 
+from foreglow.compute.device import each_on_a_thread
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.sky_cube import SkyCube
 from foreglow.errors import ShapeError
@@ -261,7 +262,8 @@ class Sums:
         factor = seen.clamp(max=1) ** _EMPTY_POWER
         for k, where in enumerate(pixels):
             pointing = cutouts.pointings[k : k + 1].to(mask.device)
-            for some in where.split(_PIXELS):
+
+            def add(some: Tensor, k: int = k, pointing: Pointings = pointing) -> None:
                 pixel = np.stack(hp.pix2vec(self.nside, some.numpy(), nest=True), -1)
                 vector = torch.from_numpy(pixel)[None]
                 place = plane_coordinates(vector, pointing, grid)[0]
@@ -270,8 +272,11 @@ class Sums:
                 if self.polarised:
                     q, u = on_the_sphere(values[:, 1::3].T, values[:, 2::3].T, pointing, vector)
                     values = torch.stack([values[:, ::3], q.T, u.T], 2).flatten(1)
+                assert self.value is not None
                 self.weight[some] += weight
                 self.value[some] += values * weight.unsqueeze(1)
+
+            each_on_a_thread(torch.inference_mode()(add), where.split(_PIXELS), mask.device)
 
     def blend(self) -> Stitched:
         """The maps."""

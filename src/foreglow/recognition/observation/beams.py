@@ -110,9 +110,9 @@ def bring_to_one_resolution(
         name: rms_of_band(instrument, name, noise, noise_scale, one, unit)
         for name, one in opened.items()
     }
-    _validate_room(memory, opened, given, aim, whole=True)
+    _validate_room(memory, opened, given, beams, aim, whole=True)
     regions = Regions.of({name: (one, given[name]) for name, one in opened.items()}, aim)
-    _validate_room(memory, opened, given, aim, regions.whole)
+    _validate_room(memory, opened, given, beams, aim, regions.whole)
     for name, one in opened.items():
         rms = given[name]
         smooth[name] = folder / f"band_{name}.fits"
@@ -183,6 +183,7 @@ def _validate_room(
     memory: str | None,
     opened: Mapping[str, PolarisationMap],
     noise: Mapping[str, NoiseMap | float],
+    beams: Mapping[str, float],
     aim: Resolution,
     whole: bool,
 ) -> None:
@@ -191,5 +192,5 @@ def _validate_room(
         return
     given = [one for one in noise.values() if isinstance(one, NoiseMap)]
     loaded = bytes_loaded([*opened.values(), *given])
-    room = max(bytes_for(one, aim, whole) for one in opened.values())
+    room = max(bytes_for(one, beams[name], aim, whole) for name, one in opened.items())
     validate_memory(memory, LIBRARIES + loaded + room, loaded)

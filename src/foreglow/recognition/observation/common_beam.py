@@ -116,14 +116,15 @@ class Band:
         return isinstance(self.rms, NoiseMap) and not self.rms.alike
 
 
-def bytes_for(one: PolarisationMap, aim: Resolution, whole: bool) -> int:
+def bytes_for(one: PolarisationMap, beam_arcmin: float, aim: Resolution, whole: bool) -> int:
     """Memory that bringing a band to the common beam takes, beside what was loaded before.
 
-    Of a part of the sky there are copies with gaps filled and edges cut, and harmonics of the
-    narrowest kernel go to ell 3 Nside.
+    Of a part of the sky there are copies with gaps filled and edges cut, and the harmonics of the
+    kernels that do both.
     """
     n_pix, n_out, l_max = hp.nside2npix(one.nside), hp.nside2npix(aim.nside), 2 * aim.nside
-    most = l_max if whole else 3 * one.nside
+    kernels = [] if whole else [aim.kernel(beam, one.nside) for beam in (0.0, beam_arcmin)]
+    most = max([l_max, *map(len, kernels)])
     # E and B twice, complex; what ducc0 keeps of each m on each ring
     there = 32 * most**2 + 128 * one.nside * most
     back = 32 * l_max**2 + 128 * aim.nside * l_max

@@ -47,6 +47,11 @@ class Resolution:
         variance = (np.radians([self.fwhm_arcmin, beam_arcmin]) / 60) ** 2 / (8 * np.log(2))
         return np.exp(-0.5 * ell * (ell + 1) * (variance[0] - variance[1]))
 
+    def kernel(self, beam_arcmin: float, nside: int) -> np.ndarray:
+        """The ratio of beams by ell as far as it counts, at most to what pixels of `nside` hold."""
+        ratio = self.ratio(beam_arcmin, np.arange(3 * nside))
+        return ratio[: 1 + np.count_nonzero(ratio >= _NEGLIGIBLE)]
+
 
 def smooth_polarisation(qu: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
     """Q,U (2, n_pix) of any Nside with E and B multiplied by `transfer`, (2, n_pix) of `nside`."""
@@ -116,8 +121,7 @@ def to_common_beam(values: np.ndarray, aim: Resolution, beam_arcmin: float) -> n
     if beam_arcmin == aim.fwhm_arcmin:
         return values
     nside = hp.npix2nside(values.shape[-1])
-    ratio = aim.ratio(beam_arcmin, np.arange(3 * nside))
-    ratio = ratio[: 1 + np.count_nonzero(ratio >= _NEGLIGIBLE)]
+    ratio = aim.kernel(beam_arcmin, nside)
     # of a narrow kernel what it takes away is smoother than what it leaves
     narrow = ratio[-1] > 0.5
     factor = 1 - ratio if narrow else ratio
