@@ -26,6 +26,18 @@ def near_the_poles(n, seed=0):
     return vector / np.linalg.norm(vector, axis=1, keepdims=True)
 
 
+@pytest.mark.parametrize("nside", [8, 64, 2048])
+@pytest.mark.parametrize("draw", [directions, near_the_poles])
+def test_neighbours_have_healpys_pixels(nside, draw):
+    """In the belt, in a cap, and where a stretch has some of both."""
+    vector = draw(50_000)
+    z = vector[:, 2]
+    for place in (np.abs(z) < 2 / 3, z > 2 / 3, z < -2 / 3, z > 0.5):
+        expected = hp.vec2pix(nside, *vector[place].T)
+        found = module.ring_pixel(torch.from_numpy(np.ascontiguousarray(vector[place].T)), nside)
+        np.testing.assert_array_equal(found.numpy(), expected)
+
+
 @pytest.mark.parametrize("nest", [True, False])
 @pytest.mark.parametrize("nside", [1, 2, 64, 1024])
 @pytest.mark.parametrize("draw", [directions, near_the_poles])

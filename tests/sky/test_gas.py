@@ -11,7 +11,8 @@ from foreglow.errors import SkyError
 from foreglow.sky.galaxy import mock_galaxy
 from foreglow.sky.gas import mock_gas, unpredictable_share
 from foreglow.sky.hydrogen import SPIN_K, HydrogenLayer, line_brightness, velocity_channels
-from foreglow.sky.layers import GAS_SHELLS, shell_velocity
+from foreglow.sky.layers import shell_velocity
+from foreglow.sky.shells import GAS_SHELLS
 
 NSIDE, SEEDS = 128, (0, 1, 2)
 BANDS = ((0, 5), (5, 15), (15, 30), (30, 60), (60, 90))  # |b| in degrees
@@ -101,6 +102,13 @@ def test_filaments_can_be_fewer():
         mock_gas(16, 3, filaments=2)
 
 
+def test_hydrogen_may_lie_in_a_folder(tmp_path):
+    here, there = mock_gas(16, 2), mock_gas(16, 2, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(GAS_SHELLS)
+    np.testing.assert_array_equal(here.hydrogen.channel(-5.0), there.hydrogen.channel(-5.0))
+    np.testing.assert_array_equal(here.dust.total, there.dust.total)
+
+
 def test_a_thin_line_tells_its_column(gases):
     hydrogen = gases[0].hydrogen
     thin = [replace_columns(layer, 1e-4) for layer in hydrogen.layers]
@@ -173,7 +181,7 @@ def test_a_streamed_channel_does_not_depend_on_the_rest():
 def test_blocks_of_pixels_leave_no_trace(gases, monkeypatch):
     hydrogen = gases[0].hydrogen
     whole = hydrogen.channel(-3.0)
-    monkeypatch.setattr("foreglow.sky.hydrogen.BLOCK", 5000)
+    monkeypatch.setattr("foreglow.sky.hydrogen.STRETCH", 5000)
     np.testing.assert_allclose(hydrogen.channel(-3.0), whole, rtol=1e-5, atol=1e-6)
 
 

@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 
@@ -67,3 +67,13 @@ def each_on_a_thread(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # else threads yet to be made would begin with one
+
+
+def one_ahead(items: Iterable[_Item]) -> Iterator[_Item]:
+    """Items as they come; while one is used the next is made on another thread."""
+    coming, end = iter(items), object()
+    with ThreadPoolExecutor(1, "foreglow") as maker:
+        following: Future[Any] = maker.submit(next, coming, end)
+        while (item := following.result()) is not end:
+            following = maker.submit(next, coming, end)
+            yield item

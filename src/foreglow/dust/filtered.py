@@ -249,8 +249,8 @@ def _filter(job: Filtered, group: int) -> None:
 class SkyPart:
     """The part of a filtered sky that cutouts need, in memory.
 
-    Tiles of the sky are read when first needed. Before they would take more than is allowed, all
-    are let go: cutouts that are neighbours should follow each other.
+    Tiles of the sky are read when first needed. Before they would take more than is allowed, those
+    that are not needed now are let go: cutouts that are neighbours should follow each other.
 
     Parameters
     ----------
@@ -281,8 +281,8 @@ class SkyPart:
         tiles = tiles_around(self.filtered.nside, where, grid)
         lacking = tiles[self._useful[tiles] & ~self._loaded[tiles]]
         if (self._loaded.sum() + lacking.size) * self.bytes_a_tile > self.memory and self._maps:
-            self._let_go()
-            lacking = tiles[self._useful[tiles]]
+            self._let_go(tiles)
+            lacking = tiles[self._useful[tiles] & ~self._loaded[tiles]]
         size = self.keep.size // self._loaded.size
         for first, last in _stretches(lacking):
             self._read(slice(first * size, last * size))
@@ -314,11 +314,18 @@ class SkyPart:
         self._maps.append(room)
         return torch.frombuffer(room, dtype=torch.float32).view(shape)
 
-    def _let_go(self) -> None:
-        for room in self._maps:
-            if hasattr(mmap, "MADV_DONTNEED"):
-                room.madvise(mmap.MADV_DONTNEED)
-        self._loaded[:] = False
+    def _let_go(self, needed: NDArray[np.integer]) -> None:
+        """Let go all tiles but the needed ones; those too, where tiles are not whole pages."""
+        unneeded = self._loaded.copy()
+        if any(len(room) // unneeded.size % mmap.PAGESIZE for room in self._maps):
+            unneeded[:] = True
+        else:
+            unneeded[needed] = False
+        for room in self._maps if hasattr(mmap, "MADV_DONTNEED") else ():
+            a_tile = len(room) // unneeded.size
+            for first, last in _stretches(np.flatnonzero(unneeded)):
+                room.madvise(mmap.MADV_DONTNEED, first * a_tile, (last - first) * a_tile)
+        self._loaded &= ~unneeded
 
 
 def n_tile(nside: int) -> int:

@@ -7,10 +7,10 @@ import tomli_w
 
 from foreglow.dust.inputs import MOCK_UNIT, faint_sky
 from foreglow.errors import SkyError
-from foreglow.files import new_directory, write_text
+from foreglow.files import new_directory, scratch_directory, write_text
 from foreglow.hi_cube.cube import write_cube
 from foreglow.maps.write import write_maps
-from foreglow.sky.gas import mock_gas
+from foreglow.sky.gas import MockGas, mock_gas
 from foreglow.sky.hydrogen import HI4PI_BEAM_ARCMIN, velocity_channels
 
 CUBE, DUST, MASK, CARD = "cube.zarr", "dust.fits", "mask.fits", "sky.toml"
@@ -43,20 +43,27 @@ def make_sky_files(out: Path, nside: int, low_kms: float, high_kms: float, seed:
     velocity = velocity_channels(low_kms, high_kms)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SkyError(f"{out} is not empty; give another out=.")
-    gas = mock_gas(nside, seed)
-    channels = gas.hydrogen.cube(velocity, noise=True)
     source = f"foreglow's mock Galaxy, seed {seed}: a stand-in, not the sky"
-    dust, (q, u) = gas.dust.total, gas.observed_polarisation
-    header = {"FREQGHZ": 353.0, "ORIGIN": "foreglow mock Galaxy", "SEED": seed}
     card = {
         "hydrogen": {"file": CUBE},
         "dust_intensity": {"file": DUST},
         "mask": {"file": MASK},
     }
-    with new_directory(out) as new:
+    with new_directory(out) as new, scratch_directory(new / "hydrogen") as folder:
+        gas = mock_gas(nside, seed, folder=folder)
+        _write_dust(new, gas, seed)
+        hydrogen = gas.hydrogen
+        del gas  # the cube takes its room
+        channels = hydrogen.cube(velocity, noise=True)
         write_cube(new / CUBE, velocity, channels, nside, HI4PI_BEAM_ARCMIN, source)
-        stokes = {"I": (dust, MOCK_UNIT), "Q": (q, MOCK_UNIT), "U": (u, MOCK_UNIT)}
-        write_maps(new / DUST, stokes, frame="G", header=header)
-        write_maps(new / MASK, {"MASK": (faint_sky(dust).astype(np.float32), "")}, frame="G")
         write_text(new / CARD, tomli_w.dumps(card))
     return out
+
+
+def _write_dust(new: Path, gas: MockGas, seed: int) -> None:
+    """Write the dust of a mock Galaxy and the mask of its faint sky."""
+    header = {"FREQGHZ": 353.0, "ORIGIN": "foreglow mock Galaxy", "SEED": seed}
+    dust, (q, u) = gas.dust.total, gas.observed_polarisation
+    stokes = {"I": (dust, MOCK_UNIT), "Q": (q, MOCK_UNIT), "U": (u, MOCK_UNIT)}
+    write_maps(new / DUST, stokes, frame="G", header=header)
+    write_maps(new / MASK, {"MASK": (faint_sky(dust).astype(np.float32), "")}, frame="G")

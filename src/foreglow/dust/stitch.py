@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, embedding_bag
 
+from foreglow.compute.device import each_on_a_thread
 from foreglow.dust.cutouts import Cutouts, CutoutSampler
 from foreglow.dust.sky_cube import SkyCube
 from foreglow.errors import ShapeError
@@ -30,6 +31,7 @@ from foreglow.maps.spin2 import N_TENSOR, on_the_sphere, polarisation_maps
 GOLDEN_ANGLE_DEG = 180 * (3 - math.sqrt(5))
 _GROWTH = 6  # pixels by which the sky is continued under the mask: the reach of a spline's ringing
 _EMPTY_POWER = 4
+_PIXELS = 1 << 15  # of a cutout that are interpolated at a time: the caches of a core hold them
 
 # members of an ensemble (member, batch, n, n), or one prediction (batch, n, n); polarised ones
 # (member, batch, 3, n, n) or (batch, 3, n, n): I, Q and U, those in the frame of the cutout
@@ -259,17 +261,22 @@ class Sums:
         assert self.value is not None
         factor = seen.clamp(max=1) ** _EMPTY_POWER
         for k, where in enumerate(pixels):
-            pixel = np.stack(hp.pix2vec(self.nside, where.numpy(), nest=True), -1)
-            vector, pointing = torch.from_numpy(pixel)[None], cutouts.pointings[k : k + 1]
-            pointing = pointing.to(mask.device)
-            place = plane_coordinates(vector, pointing, grid)[0]
-            weight = (factor[k] * _window(place, grid.n) * _observed(place, mask[k])).float()
-            values = _interpolate(tables[k], place, grid.n)  # (pixel, map)
-            if self.polarised:
-                q, u = on_the_sphere(values[:, 1::3].T, values[:, 2::3].T, pointing, vector)
-                values = torch.stack([values[:, ::3], q.T, u.T], 2).flatten(1)
-            self.weight[where] += weight
-            self.value[where] += values * weight.unsqueeze(1)
+            pointing = cutouts.pointings[k : k + 1].to(mask.device)
+
+            def add(some: Tensor, k: int = k, pointing: Pointings = pointing) -> None:
+                pixel = np.stack(hp.pix2vec(self.nside, some.numpy(), nest=True), -1)
+                vector = torch.from_numpy(pixel)[None]
+                place = plane_coordinates(vector, pointing, grid)[0]
+                weight = (factor[k] * _window(place, grid.n) * _observed(place, mask[k])).float()
+                values = _interpolate(tables[k], place, grid.n)  # (pixel, map)
+                if self.polarised:
+                    q, u = on_the_sphere(values[:, 1::3].T, values[:, 2::3].T, pointing, vector)
+                    values = torch.stack([values[:, ::3], q.T, u.T], 2).flatten(1)
+                assert self.value is not None
+                self.weight[some] += weight
+                self.value[some] += values * weight.unsqueeze(1)
+
+            each_on_a_thread(torch.inference_mode()(add), where.split(_PIXELS), mask.device)
 
     def blend(self) -> Stitched:
         """The maps."""

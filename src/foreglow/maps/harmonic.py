@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import ducc0
 import numpy as np
+import torch
 
 from foreglow.errors import MapError, ShapeError
 from foreglow.maps import healpix as hp
@@ -99,6 +100,61 @@ def low_pass(nside: int, cut: float = PAPER_CUT, order: int = PAPER_ORDER) -> np
     return window * np.cos(0.5 * np.pi * beyond) ** 2
 
 
+def synthesise(
+    alm: np.ndarray,
+    nside: int,
+    l_max: int,
+    spin: int = 0,
+    threads: int = 0,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Maps of harmonics, by ducc0 with threads.
+
+    Parameters
+    ----------
+    alm : ndarray, complex64 or complex128, shape (1, n_alm), or (2, n_alm) of a spin
+        In healpy's order, to `l_max`; E and B of spin 2.
+    nside, l_max, spin : int
+    threads : int
+        0 takes as many as PyTorch does.
+    out : ndarray, optional
+        Where the maps go.
+
+    Returns
+    -------
+    ndarray, float32 or float64 as `alm` is, shape (1 or 2, n_pix)
+        RING. Harmonics are summed in double precision also for float32.
+    """
+    return ducc0.sht.synthesis(alm=alm, map=out, **_transform(nside, l_max, spin, threads))
+
+
+def analyse(maps: np.ndarray, l_max: int, spin: int = 0, threads: int = 0) -> np.ndarray:
+    """Harmonics of maps as HEALPix has them without iterations: sums over pixels of equal area.
+
+    Parameters
+    ----------
+    maps : ndarray, float32 or float64, shape (1, n_pix), or (2, n_pix) of a spin
+        RING.
+    l_max, spin, threads : int
+        As of `synthesise`.
+
+    Returns
+    -------
+    ndarray, complex64 or complex128 as `maps` are, shape (1 or 2, n_alm)
+    """
+    nside = hp.npix2nside(maps.shape[-1])
+    alm = ducc0.sht.adjoint_synthesis(map=maps, **_transform(nside, l_max, spin, threads))
+    alm *= maps.dtype.type(hp.nside2pixarea(nside))
+    return alm
+
+
+def _transform(nside: int, l_max: int, spin: int, threads: int) -> dict[str, Any]:
+    """What ducc0 wants to know of rings, harmonics and threads."""
+    rings = ducc0.healpix.Healpix_Base(nside, "RING").sht_info()
+    threads = threads or torch.get_num_threads()
+    return {**rings, "spin": spin, "lmax": l_max, "nthreads": threads}
+
+
 @dataclass(frozen=True, eq=False)
 class HarmonicFilter:
     """Multiplies the harmonics of maps by a function of ell.
@@ -115,7 +171,7 @@ class HarmonicFilter:
         of the value at each pole in the few pixels around it, and little elsewhere: on maps of
         gas and dust 1e-4 of the rms outside the plane, 4e-3 in the worst pixel.
     threads : int
-        Of ducc0; 0 takes all.
+        Of ducc0; 0 takes as many as PyTorch does.
 
     References
     ----------
@@ -131,12 +187,6 @@ class HarmonicFilter:
     def l_max(self) -> int:
         """Highest ell kept."""
         return len(self.window) - 1
-
-    @cached_property
-    def _geometry(self) -> dict[str, Any]:
-        """What ducc0 wants to know of rings, harmonics and threads."""
-        rings = ducc0.healpix.Healpix_Base(self.nside, "RING").sht_info()
-        return {**rings, "spin": 0, "lmax": self.l_max, "nthreads": self.threads}
 
     @cached_property
     def _alm_window(self) -> np.ndarray:
@@ -245,10 +295,9 @@ class HarmonicFilter:
             good = mask & (cover >= _LEAST_COVER)
             return np.where(good, self.polarised(filled) / np.where(good, cover, 1), np.nan)
         maps = np.stack([self._validate(values) for values in q_and_u])
-        spin = {**self._geometry, "spin": 2}
-        alm = ducc0.sht.adjoint_synthesis(map=maps, **spin)
-        alm *= (hp.nside2pixarea(self.nside) * self._alm_window).astype(maps.dtype)
-        return ducc0.sht.synthesis(alm=alm, **spin)
+        alm = analyse(maps, self.l_max, 2, self.threads)
+        alm *= self._alm_window.astype(maps.dtype)
+        return synthesise(alm, self.nside, self.l_max, 2, self.threads)
 
     def stream(
         self, maps: Iterable[np.ndarray], mask: np.ndarray | None = None
@@ -282,12 +331,10 @@ class HarmonicFilter:
         return self._covers[key]
 
     def _analyse(self, values: np.ndarray) -> np.ndarray:
-        alm = ducc0.sht.adjoint_synthesis(map=values[np.newaxis], **self._geometry)[0]
-        alm *= values.dtype.type(hp.nside2pixarea(self.nside))
-        return alm
+        return analyse(values[np.newaxis], self.l_max, threads=self.threads)[0]
 
     def _synthesise(self, alm: np.ndarray) -> np.ndarray:
-        return ducc0.sht.synthesis(alm=alm[np.newaxis], **self._geometry)[0]
+        return synthesise(alm[np.newaxis], self.nside, self.l_max, threads=self.threads)[0]
 
     def _validate(self, values: np.ndarray) -> np.ndarray:
         values = np.asarray(values)

@@ -51,6 +51,51 @@ def _vector_to_pixel(vector: Tensor, nside: int, nest: bool) -> Tensor:
     return number(z, quarter, polar_radius, nside)
 
 
+def ring_pixel(vector: Tensor, nside: int) -> Tensor:
+    """RING pixel that holds each direction, quick where all lie in the belt or in one cap.
+
+    Parameters
+    ----------
+    vector : Tensor of float64, shape (3, n)
+        Unit vectors, on the processor.
+    nside : int
+        A power of two.
+
+    Returns
+    -------
+    Tensor of int64, shape (n,)
+    """
+    x, y, z = vector
+    low, high = (float(end) for end in z.aminmax())
+    if low >= -_TWO_THIRDS and high <= _TWO_THIRDS:
+        return _belt_pixel(x, y, z, nside)
+    if low > _TWO_THIRDS or high < -_TWO_THIRDS:
+        return _cap_pixel(x, y, z, nside, north=low > 0)
+    return vector_to_pixel(vector.t(), nside, nest=False)
+
+
+# in floating point as long as possible, in place: whole numbers are exact, and there are fewer and
+# shorter steps than where every direction may be anywhere
+def _belt_pixel(x: Tensor, y: Tensor, z: Tensor, nside: int) -> Tensor:
+    across = z * (0.75 * nside)
+    along = torch.atan2(y, x).mul_(2 * nside / math.pi).add_(0.5 * nside)
+    rising, falling = (along - across).floor_(), (along + across).floor_()
+    place = (rising + falling).add_(1 - nside).mul_(0.5).floor_().long()
+    before = rising.sub_(falling).add_(nside).mul_(4 * nside).add_(2 * nside * (nside - 1))
+    return before.long().add_(place.bitwise_and_(4 * nside - 1))
+
+
+def _cap_pixel(x: Tensor, y: Tensor, z: Tensor, nside: int, north: bool) -> Tensor:
+    quarter = _quarter_turns(x, y)
+    radius = (x * x).addcmul_(y, y).div_(z.abs().add_(1)).mul_(3).sqrt_().mul_(nside)
+    near = (quarter - quarter.floor()).mul_(radius)
+    ring = radius.sub_(near).floor_().add_(near.floor_()).add_(1)  # from the pole
+    place = quarter.mul_(ring).floor_()
+    if north:
+        return (ring - 1).mul_(ring).mul_(2).add_(place).long()
+    return (ring + 1).mul_(ring).mul_(-2).add_(12 * nside**2).add_(place).long()
+
+
 def interpolation(vector: Tensor, nside: int, nest: bool) -> tuple[Tensor, Tensor]:
     """Pixels and weights of bilinear interpolation, as healpy's `get_interp_weights`.
 

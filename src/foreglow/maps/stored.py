@@ -220,6 +220,13 @@ class StoredMap:
         return pixels.astype(np.int64, copy=False)
 
 
+def bytes_loaded(maps: Iterable[StoredMap]) -> int:
+    """Memory taken as long as maps are open: gzipped files, pixel numbers of partial maps."""
+    parts = [part for one in maps for part in one.parts]
+    numbers = {id(part.index): part.index.nbytes for part in parts if part.index is not None}
+    return sum(numbers.values()) + sum(part.table.bytes_loaded for part in parts)
+
+
 def check_same_sky(maps: Mapping[str, StoredMap] | Mapping[str, FilePart]) -> None:
     """Check that maps of several bands share pixels: same Nside and frame, any ordering.
 

@@ -173,7 +173,9 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
     with (
         shown("classify", progress) as progress,
         map_over(workers, pool) as map_fn,
-        source_of(bands, maps, noise, noise_scale, unit, pixels, common_fwhm, out, mask) as source,
+        source_of(
+            bands, maps, noise, noise_scale, unit, pixels, common_fwhm, out, mask, memory
+        ) as source,
         ExitStack() as work,
     ):
         opened = open_source(source)

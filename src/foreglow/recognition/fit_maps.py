@@ -251,7 +251,7 @@ def fit_by_blocks(
         map_over(output.workers, output.pool) as map_fn,
         source_of(
             bands, given.maps, given.noise, given.noise_scale, given.unit, given.pixels,
-            given.common_fwhm, out, given.mask,
+            given.common_fwhm, out, given.mask, output.memory,
         ) as source,
         ExitStack() as stack,
     ):  # fmt: skip

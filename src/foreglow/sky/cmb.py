@@ -12,6 +12,7 @@ from foreglow.errors import WriteError
 from foreglow.extras import require
 from foreglow.files import make_folder, new_file
 from foreglow.maps import healpix as hp
+from foreglow.maps.harmonic import synthesise
 
 # Planck 2018 VI, Table 2, TT,TE,EE+lowE+lensing: base LCDM, lensed, no tensors
 PLANCK_2018 = {
@@ -114,7 +115,7 @@ def polarisation_map(
     """One Gaussian realisation of E and B modes of spectra from ell 0, (2, n_pix), as `cmb_map`."""
     l_max = len(ee) - 1
     e, b = (_draw_alm(cl, l_max, rng) for cl in (ee, bb))
-    return np.stack(hp.alm2map_spin([e, b], nside, 2, l_max))
+    return synthesise(np.stack([e, b]), nside, l_max, spin=2)
 
 
 def cmb_temperature(

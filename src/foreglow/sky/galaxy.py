@@ -15,15 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from foreglow.maps import healpix as hp
-from foreglow.sky.fields import SLOW, Array, slow_field, validate
-from foreglow.sky.layers import (
-    ELECTRON_SHELLS,
-    GAS_SHELLS,
-    GasLayer,
-    gas_layer,
-    shell_column,
-    shell_field,
-)
+from foreglow.sky.fields import SLOW, Array, blocks, by_block, slow_field, validate
+from foreglow.sky.layers import GasLayer, ShellMaps, shell_maps
+from foreglow.sky.shells import ELECTRON_SHELLS, GAS_SHELLS
 
 
 class Grains(NamedTuple):
@@ -103,17 +97,31 @@ def mock_galaxy(nside: int, seed: int = 0) -> MockGalaxy:
 
 def _dust_and_ame(nside: int, seed: int) -> tuple[Array, Array]:
     """Dust I, Q, U at 353 GHz and AME at 30 GHz: the sum over the shells of gas."""
-    dust = np.zeros((3, hp.nside2npix(nside)))
-    grains = np.zeros(dust.shape[1])  # what spins, in the unit of the dust intensity
+    n_pix = hp.nside2npix(nside)
+    dust = np.zeros((3, n_pix), np.float32)
+    ame = np.zeros(n_pix, np.float32)  # what spins, in the unit of the dust intensity
     for shell in GAS_SHELLS:
-        layer = gas_layer(shell, nside, seed)
+        _add_shell(shell_maps(shell, nside, seed), dust, ame)
+    radiation = slow_field(seed, RADIATION, SLOW, nside)
+    emissivity = slow_field(seed, EMISSIVITY, SLOW, nside)
+
+    def shine(part: slice) -> None:
+        bright = np.exp(GRAINS.radiation_rms * radiation[part])
+        dust[:, part] *= bright
+        ame[part] *= GRAINS.ame_per_dust * bright * np.exp(GRAINS.ame_rms * emissivity[part])
+
+    by_block(shine, blocks(n_pix))
+    return dust, ame
+
+
+def _add_shell(maps: ShellMaps, dust: Array, ame: Array) -> None:
+    def add(part: slice) -> None:
+        layer = maps.gas(part)
         scale = GRAINS.dust_per_column * layer.dust_ratio
-        dust += scale * aligned_dust(layer, GRAINS.polarisation)
-        grains += scale * (layer.column + GRAINS.ame_molecular * layer.molecular)
-    radiation = np.exp(GRAINS.radiation_rms * slow_field(seed, RADIATION, SLOW, nside))
-    emissivity = np.exp(GRAINS.ame_rms * slow_field(seed, EMISSIVITY, SLOW, nside))
-    ame = GRAINS.ame_per_dust * grains * radiation * emissivity
-    return (dust * radiation).astype(np.float32), ame.astype(np.float32)
+        dust[:, part] += scale * aligned_dust(layer, GRAINS.polarisation)
+        ame[part] += scale * (layer.column + GRAINS.ame_molecular * layer.molecular)
+
+    by_block(add, blocks(ame.size))
 
 
 def aligned_dust(layer: GasLayer, p0: float) -> Array:
@@ -131,12 +139,18 @@ def aligned_dust(layer: GasLayer, p0: float) -> Array:
 
 def _synchrotron(nside: int, seed: int) -> Array:
     """Synchrotron I, Q, U at 30 GHz: emissivity goes with the square of the field across."""
-    total = np.zeros((3, hp.nside2npix(nside)))
+    total = np.zeros((3, hp.nside2npix(nside)), np.float32)
     for shell in ELECTRON_SHELLS:
-        south, east, _ = shell_field(shell, nside, seed)
-        amount = shell_column(shell, nside, seed)
-        total[0] += amount * (south**2 + east**2 + 2 / 3 * shell.tangled)
+        _add_electrons(shell_maps(shell, nside, seed, gas=False), total)
+    return total
+
+
+def _add_electrons(maps: ShellMaps, total: Array) -> None:
+    def add(part: slice) -> None:
+        amount, (south, east, _) = maps.electrons(part)
+        total[0, part] += amount * (south**2 + east**2 + 2 / 3 * maps.shell.tangled)
         polarised = ELECTRON_POLARISATION * amount
-        total[1] += polarised * (east**2 - south**2)
-        total[2] -= polarised * 2 * south * east
-    return total.astype(np.float32)
+        total[1, part] += polarised * (east**2 - south**2)
+        total[2, part] -= polarised * 2 * south * east
+
+    by_block(add, blocks(total.shape[1]))

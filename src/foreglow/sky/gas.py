@@ -8,29 +8,33 @@ Units inside: columns in 1e20 cm-2, dust in uK_RJ at 353 GHz.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from foreglow.errors import SkyError
 from foreglow.maps import healpix as hp
+from foreglow.maps.memory import release_pages
 from foreglow.sky.fields import (
     BACKGROUND,
     NOISE,
     SLOW,
     Array,
+    blocks,
+    by_block,
     directions,
+    gaussian_map,
     slow_field,
     validate,
-    white_alm,
 )
 from foreglow.sky.galaxy import GRAINS, RADIATION, aligned_dust
-from foreglow.sky.hydrogen import BLOCK, Hydrogen, HydrogenLayer
-from foreglow.sky.layers import GAS_SHELLS, GasLayer, gas_layer, shell_velocity
+from foreglow.sky.hydrogen import Hydrogen, HydrogenLayer
+from foreglow.sky.layers import ShellMaps, shell_maps, shell_velocity
+from foreglow.sky.shells import GAS_SHELLS, Shell
 
 EXTRAGALACTIC, DETECTOR = 103, 104  # streams of what no shell of gas owns
-PER_PIXEL = ("column", "cold_fraction", "molecular", "field")  # what a layer holds by pixel
 EDGE_DEG = 10.0  # a mask falls off over this many degrees of latitude
 
 
@@ -114,11 +118,13 @@ class MockGas:
         """Q and U with white noise of the depth of Planck at 353 GHz, shape (2, n_pix)."""
         nside, seed = self.hydrogen.nside, self.hydrogen.seed
         noise = _white(UNRELATED.polarisation_noise, nside)
-        parts = [_gaussian(noise, DETECTOR, NOISE + 1 + k, nside, seed) for k in range(2)]
+        parts = [gaussian_map(seed, DETECTOR, NOISE + 1 + k, nside, noise) for k in range(2)]
         return self.polarisation + np.stack(parts)
 
 
-def mock_gas(nside: int, seed: int = 0, filaments: float = 1.0) -> MockGas:
+def mock_gas(
+    nside: int, seed: int = 0, filaments: float = 1.0, folder: Path | None = None
+) -> MockGas:
     """Atomic hydrogen and dust of the mock Galaxy of this seed.
 
     Parameters
@@ -128,6 +134,8 @@ def mock_gas(nside: int, seed: int = 0, filaments: float = 1.0) -> MockGas:
     filaments : float
         So many times as much of the small-scale variance of each shell is drawn out along the
         field, from 0 to 1; 1 for the dust of `mock_galaxy`.
+    folder : Path, optional
+        Where the hydrogen lies, in files that are read as they are needed: 18 of the maps.
 
     Returns
     -------
@@ -148,39 +156,44 @@ def mock_gas(nside: int, seed: int = 0, filaments: float = 1.0) -> MockGas:
     validate(nside, seed)
     if not 0 <= filaments <= 1:
         raise SkyError(f"expected filaments from 0 to 1 times the mock's, got {filaments:g}.")
-    hydrogen = []
-    atomic, molecular = np.zeros((2, hp.nside2npix(nside)), dtype=np.float32)
-    shone = np.zeros((3, hp.nside2npix(nside)), dtype=np.float32)  # I, Q, U
+    n_pix, hydrogen = hp.nside2npix(nside), []
+    shone = np.zeros((5, n_pix), np.float32)  # atomic, molecular; I, Q, U
     # the transfer goes from the nearest layer outwards, whatever the order of the table
     for known in sorted(GAS_SHELLS, key=lambda shell: shell.near):
         shell = known._replace(filaments=filaments * known.filaments)
-        layer = gas_layer(shell, nside, seed)
-        scale = GRAINS.dust_per_column * layer.dust_ratio
-        atomic += scale * layer.column
-        molecular += scale * layer.molecular
-        shone += scale * _emission(layer)
-        hydrogen.append(_hydrogen(layer, shell_velocity(shell, nside, seed)))
-        del layer  # else it would share the memory with the next one
-    radiation = np.exp(GRAINS.radiation_rms * slow_field(seed, RADIATION, SLOW, nside))
-    dust = _dust(atomic, molecular, shone[0], radiation, seed)
-    polarisation = (shone[1:] * radiation).astype(np.float32)
+        layer = _layer_room(folder, shell, n_pix)
+        _add_shell(shell_maps(shell, nside, seed), layer, shone)
+        layer.velocity[:] = shell_velocity(shell, nside, seed)
+        release_pages(layer.velocity)
+        hydrogen.append(layer)
+    radiation = slow_field(seed, RADIATION, SLOW, nside)
+    np.exp(GRAINS.radiation_rms * radiation, out=radiation)
+    dust = _dust(shone[0], shone[1], shone[2], radiation, seed)
+    polarisation = shone[3:] * radiation
     return MockGas(Hydrogen(nside, seed, tuple(hydrogen)), dust, polarisation)
 
 
-def _hydrogen(layer: GasLayer, velocity: Array) -> HydrogenLayer:
-    cold = layer.cold_fraction * layer.column
-    warm = layer.column - cold
-    return HydrogenLayer(*(v.astype(np.float32) for v in (cold, warm, velocity)))
+def _layer_room(folder: Path | None, shell: Shell, n_pix: int) -> HydrogenLayer:
+    """Room for the hydrogen of a shell, in memory or in a file."""
+    if folder is None:
+        return HydrogenLayer(*np.empty((3, n_pix), np.float32))
+    name = folder / f"shell{shell.stream}.f32"
+    return HydrogenLayer(*np.memmap(name, np.float32, "w+", shape=(3, n_pix)))
 
 
-def _emission(layer: GasLayer) -> Array:
-    """I, Q, U of a layer's aligned grains, block by block: it needs much room for a moment."""
-    emission = np.empty((3, layer.column.size), dtype=np.float32)
-    for first in range(0, layer.column.size, BLOCK):
-        part = slice(first, first + BLOCK)
-        piece = replace(layer, **{name: getattr(layer, name)[..., part] for name in PER_PIXEL})
-        emission[:, part] = aligned_dust(piece, GRAINS.polarisation)
-    return emission
+def _add_shell(maps: ShellMaps, hydrogen: HydrogenLayer, shone: Array) -> None:
+    """Note a shell's columns of hydrogen, and add what its dust shines."""
+
+    def add(part: slice) -> None:
+        layer = maps.gas(part)
+        scale = GRAINS.dust_per_column * layer.dust_ratio
+        cold = layer.cold_fraction * layer.column
+        hydrogen.cold[part], hydrogen.warm[part] = cold, layer.column - cold
+        shone[0, part] += scale * layer.column
+        shone[1, part] += scale * layer.molecular
+        shone[2:, part] += scale * aligned_dust(layer, GRAINS.polarisation)
+
+    by_block(add, blocks(shone.shape[1]))
 
 
 def _dust(
@@ -194,9 +207,9 @@ def _dust(
         atomic,
         molecular,
         shone - atomic - molecular,
-        (shone * (radiation - 1)).astype(np.float32),
-        _gaussian(background, EXTRAGALACTIC, BACKGROUND, nside, seed),
-        _gaussian(_white(UNRELATED.noise, nside), DETECTOR, NOISE, nside, seed),
+        shone * (radiation - 1),
+        gaussian_map(seed, EXTRAGALACTIC, BACKGROUND, nside, background),
+        gaussian_map(seed, DETECTOR, NOISE, nside, _white(UNRELATED.noise, nside)),
     )
 
 
@@ -205,11 +218,6 @@ def _white(depth: float, nside: int) -> Array:
     power = np.full(2 * nside + 1, np.radians(depth / 60) ** 2)
     power[0] = 0
     return power
-
-
-def _gaussian(power: Array, stream: int, purpose: int, nside: int, seed: int) -> Array:
-    alm = hp.almxfl(white_alm(seed, stream, purpose, power.size - 1), np.sqrt(power))
-    return hp.alm2map(alm, nside, lmax=power.size - 1).astype(np.float32)
 
 
 def unpredictable_share(

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foreglow.compute.device import one_ahead
 from foreglow.errors import SkyError
 from foreglow.maps import healpix as hp
-from foreglow.sky.fields import NOISE, Array
+from foreglow.maps.memory import release_pages
+from foreglow.sky.fields import NOISE, Array, blocks, by_block
 
 COLUMN_PER_K_KMS = 0.01823  # 1e20 cm-2 for each K km/s of an optically thin line
 SPIN_K = 70.0  # of the cold gas
@@ -23,7 +25,7 @@ FINEST_KMS = 2.0  # the cold lines are sampled at least as finely as this
 CHANNEL_KMS = 1.288  # of HI4PI
 HI4PI_NOISE_K, HI4PI_BEAM_ARCMIN = 0.043, 16.2  # HI4PI Collaboration 2016 (arXiv:1610.06175)
 RECEIVER = 105  # stream of the noise, which no shell of gas owns
-BLOCK = 1 << 16  # pixels at a time: they stay in the cache of a core
+STRETCH = 1 << 22  # pixels for which layers in a file are in memory
 
 
 class HydrogenLayer(NamedTuple):
@@ -77,16 +79,22 @@ class Hydrogen:
         n_pix = hp.nside2npix(self.nside)
         samples = max(1, int(np.ceil(width_kms / FINEST_KMS)))
         offsets = ((np.arange(samples) + 0.5) / samples - 0.5) * width_kms
-        brightness = np.zeros(n_pix, dtype=np.float32)
-        for first in range(0, n_pix, BLOCK):
-            part = slice(first, first + BLOCK)
-            for offset in offsets:
-                brightness[part] += line_brightness(self.layers, part, velocity_kms + offset)
-        brightness /= np.float32(samples)
-        return brightness + self._receiver_noise(velocity_kms) if noise else brightness
+        brightness = np.zeros(n_pix, np.float32)
+        if noise:
+            brightness = self._receiver_noise(velocity_kms)
+
+        def shine(part: slice) -> None:
+            seen = [line_brightness(self.layers, part, velocity_kms + away) for away in offsets]
+            brightness[part] += sum(seen) / np.float32(samples)
+
+        for stretch in blocks(n_pix, size=STRETCH):
+            by_block(shine, blocks(stretch.stop, stretch.start))
+            for layer in self.layers:  # they may lie in a file
+                release_pages(layer.velocity)
+        return brightness
 
     def cube(self, velocity_kms: Sequence[float] | Array, noise: bool = False) -> Iterator[Array]:
-        """The channels of a cube, one after the other: one map is held at a time.
+        """The channels of a cube, one after the other: the next is made while one is used.
 
         Parameters
         ----------
@@ -109,9 +117,8 @@ class Hydrogen:
         velocity = np.atleast_1d(np.asarray(velocity_kms, dtype=float))
         _validate_velocity(velocity)
         width = np.gradient(velocity) if velocity.size > 1 else np.full(1, CHANNEL_KMS)
-        return (
-            self.channel(float(v), float(w), noise) for v, w in zip(velocity, width, strict=True)
-        )
+        channels = zip(velocity.tolist(), width.tolist(), strict=True)
+        return one_ahead(self.channel(v, w, noise) for v, w in channels)
 
     def _receiver_noise(self, velocity_kms: float) -> Array:
         # keys cannot be negative: the sign goes apart

@@ -312,6 +312,34 @@ def test_noise_that_makes_no_sense(tmp_path, instrument, sky):
     assert open_observation(instrument, maps, noise).noise[0] == 0
 
 
+def test_blocks_of_pixels_leave_no_trace(tmp_path, instrument, sky, monkeypatch):
+    mask = (hp.pix2ang(NSIDE, PIXELS)[0] < 1.2) & (PIXELS != 1000)
+    paths = write(tmp_path / "in", sky, {"SAT_27": 91.0, "SAT_39": 63.0}, mask=mask)
+    found = []
+    for size in (1 << 18, 1000):
+        monkeypatch.setattr("foreglow.recognition.observation.common_beam._BLOCK", size)
+        maps, noise = bring_to_one_resolution(
+            instrument, paths, tmp_path / f"{size}", 120.0, memory="2 GiB"
+        )
+        files = [hp.read_map(f, field=None, dtype=None) for f in (*maps.values(), *noise.values())]
+        found.append(np.concatenate([np.atleast_2d(values) for values in files]))
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0][0][found[0][0] > hp.UNSEEN]).all()
+
+
+def test_a_dead_pixel_that_nobody_misses(tmp_path, instrument, sky):
+    paths = write(tmp_path / "in", sky, {"SAT_27": 91.0}, mask=PIXELS != 1000)
+    maps, _ = bring_to_one_resolution(instrument, paths, tmp_path / "out", 1200.0)
+    assert np.isfinite(open_polarisation_map(maps["SAT_27"]).read(np.arange(12 * 4**2))).all()
+
+
+def test_too_little_memory_is_refused_before_anything_is_made(tmp_path, instrument, sky):
+    paths = write(tmp_path / "in", sky, BEAMS)
+    with pytest.raises(MapError, match=r"memory of 5\d\d\.\d\d MiB or more, got 400.00 MiB"):
+        bring_to_one_resolution(instrument, paths, tmp_path / "out", 120.0, memory="400 MiB")
+    assert not any((tmp_path / "out").iterdir())
+
+
 def test_the_folder_goes_away(tmp_path, instrument, sky):
     paths = write(tmp_path / "in", sky, BEAMS)
     with at_one_resolution(instrument, paths, None, 1.0, None, "2 deg", tmp_path) as (maps, noise):

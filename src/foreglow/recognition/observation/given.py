@@ -139,6 +139,7 @@ def source_of(
     common_fwhm: str | u.Quantity | None = None,
     out: str | Path | None = None,
     mask: Any = None,
+    memory: str | None = None,
 ) -> Iterator[Source]:
     """Maps and noise of a user as something to open, here or, if all are files, on a worker.
 
@@ -169,6 +170,8 @@ def source_of(
     mask : path or array_like, shape (n_pix,), optional
         Pixels count where it is above zero; an array has the frame of the maps. It has the Nside
         that the maps have after `common_fwhm`.
+    memory : str, optional
+        Bound of the process while maps are brought to a beam; only with `out`.
 
     Raises
     ------
@@ -192,7 +195,14 @@ def source_of(
     if common_fwhm is not None:
         near = Path(tempfile.gettempdir() if out is None else Path(out).parent)
         with at_one_resolution(
-            instrument, given, said, noise_scale, unit, common_fwhm, near
+            instrument,
+            given,
+            said,
+            noise_scale,
+            unit,
+            common_fwhm,
+            near,
+            None if out is None else memory,
         ) as files:
             try:
                 smooth = MapFiles.of(instrument, *files, noise_scale)

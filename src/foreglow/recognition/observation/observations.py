@@ -16,7 +16,7 @@ from foreglow.maps.conventions import angle_to_galactic, turn, turn_covariance
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.mask import Mask
 from foreglow.maps.noise_map import NoiseMap
-from foreglow.maps.stored import StoredMap, check_same_sky
+from foreglow.maps.stored import StoredMap, bytes_loaded, check_same_sky
 from foreglow.recognition.observation.band_noise import Noise, open_noise, validate_noise_scale
 from foreglow.recognition.observation.bands import open_bands
 from foreglow.sky.instrument import Instrument
@@ -99,9 +99,7 @@ class Observation:
     @property
     def bytes_loaded(self) -> int:
         """Memory taken as long as it is open: gzipped files, pixel numbers of partial maps."""
-        parts = [p for file in self._files if isinstance(file, StoredMap) for p in file.parts]
-        numbers = {id(p.index): p.index.nbytes for p in parts if p.index is not None}
-        return sum(numbers.values()) + sum(part.table.bytes_loaded for part in parts)
+        return bytes_loaded(file for file in self._files if isinstance(file, StoredMap))
 
     def blocks(self, size: int) -> PixelBlocks:
         """The sky in blocks of `size` pixels, in the order in which the files are best read."""

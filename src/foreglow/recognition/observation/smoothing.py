@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foreglow.maps import healpix as hp
+from foreglow.maps.harmonic import analyse, synthesise
 
 _ITERATIONS = 3
 _NEGLIGIBLE = 1e-3  # of a kernel's harmonics: where they may end
@@ -46,14 +47,15 @@ class Resolution:
         variance = (np.radians([self.fwhm_arcmin, beam_arcmin]) / 60) ** 2 / (8 * np.log(2))
         return np.exp(-0.5 * ell * (ell + 1) * (variance[0] - variance[1]))
 
+    def kernel(self, beam_arcmin: float, nside: int) -> np.ndarray:
+        """The ratio of beams by ell as far as it counts, at most to what pixels of `nside` hold."""
+        ratio = self.ratio(beam_arcmin, np.arange(3 * nside))
+        return ratio[: 1 + np.count_nonzero(ratio >= _NEGLIGIBLE)]
+
 
 def smooth_polarisation(qu: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
     """Q,U (2, n_pix) of any Nside with E and B multiplied by `transfer`, (2, n_pix) of `nside`."""
-    l_max = len(transfer) - 1
-    none = np.zeros(qu.shape[1])
-    alm = hp.map2alm([none, *qu], lmax=l_max, iter=_ITERATIONS, pol=True)
-    alm = [hp.almxfl(a, transfer) for a in alm]
-    return np.asarray(hp.alm2map(alm, nside, lmax=l_max, pol=True))[1:]
+    return _smoothed(qu, transfer, nside, spin=2)
 
 
 def smooth_variance(variance: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
@@ -62,9 +64,8 @@ def smooth_variance(variance: np.ndarray, transfer: np.ndarray, nside: int) -> n
     The variance of Q and of U at a point is the sum over pixels of theirs times the kernel
     squared, itself a smoothing, by the Legendre transform of that square.
     """
-    pixel_area = 4 * np.pi / len(variance)
-    alm = hp.map2alm(variance * pixel_area, lmax=len(transfer) - 1, iter=_ITERATIONS)
-    return hp.alm2map(hp.almxfl(alm, _squared(transfer)), nside, lmax=len(transfer) - 1)
+    factor = _squared(transfer) * (4 * np.pi / len(variance))
+    return _smoothed(variance[np.newaxis], factor, nside)[0]
 
 
 def smooth_difference(apart: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
@@ -72,14 +73,28 @@ def smooth_difference(apart: np.ndarray, transfer: np.ndarray, nside: int) -> np
 
     They are the mean of (Q + iU)^2, so they turn by twice the angle by which Q and U turn.
     """
-    l_max, nside_in = len(transfer) - 1, hp.npix2nside(apart.shape[1])
-    values = apart * (4 * np.pi / apart.shape[1])
-    alm = [np.zeros(hp.Alm.getsize(l_max), complex) for _ in range(2)]
-    for _ in range(_ITERATIONS + 1):
-        left = values - np.stack(hp.alm2map_spin(alm, nside_in, 4, l_max))
-        alm = [a + more for a, more in zip(alm, hp.map2alm_spin(left, 4, l_max), strict=True)]
-    alm = [hp.almxfl(a, _squared(transfer)) for a in alm]
-    return np.stack(hp.alm2map_spin(alm, nside, 4, l_max))
+    factor = _squared(transfer) * (4 * np.pi / apart.shape[1])
+    return _smoothed(apart, factor, nside, spin=4)
+
+
+def _smoothed(maps: np.ndarray, factor: np.ndarray, nside: int, spin: int = 0) -> np.ndarray:
+    """Maps of a spin with their harmonics multiplied by a function of ell, float64."""
+    l_max = len(factor) - 1
+    alm = _harmonics(maps, l_max, spin)
+    for one in alm:
+        hp.almxfl(one, factor, inplace=True)
+    return synthesise(alm, nside, l_max, spin)
+
+
+def _harmonics(maps: np.ndarray, l_max: int, spin: int) -> np.ndarray:
+    """Harmonics by Jacobi iterations, as healpy's `map2alm`, with room for one copy of the maps."""
+    left = maps.astype(np.float64)
+    alm = analyse(left, l_max, spin)
+    for _ in range(_ITERATIONS):
+        synthesise(alm, hp.npix2nside(maps.shape[1]), l_max, spin, out=left)
+        np.subtract(maps, left, out=left)
+        alm += analyse(left, l_max, spin)
+    return alm
 
 
 def _squared(transfer: np.ndarray) -> np.ndarray:
@@ -95,31 +110,26 @@ def cover(seen: np.ndarray, aim: Resolution) -> np.ndarray:
     """How much of the common beam observed, shape (n_pix,) of the aim."""
     if seen.all():
         return np.ones(hp.nside2npix(aim.nside))
-    transfer = aim.transfer(0.0)
-    alm = hp.map2alm(seen.astype(float), lmax=len(transfer) - 1, iter=_ITERATIONS)
-    return hp.alm2map(hp.almxfl(alm, transfer), aim.nside, lmax=len(transfer) - 1)
+    return _smoothed(seen[np.newaxis], aim.transfer(0.0), aim.nside)[0]
 
 
 def to_common_beam(values: np.ndarray, aim: Resolution, beam_arcmin: float) -> np.ndarray:
-    """A map (n_pix,), or Q,U (2, n_pix), at the common beam, in its own pixels.
+    """A map (n_pix,), or Q,U (2, n_pix), at the common beam, in its own pixels, float64.
 
     The kernel is a Gaussian, which stays near: nothing ends its harmonics before they are small.
     """
     if beam_arcmin == aim.fwhm_arcmin:
         return values
     nside = hp.npix2nside(values.shape[-1])
-    ratio = aim.ratio(beam_arcmin, np.arange(3 * nside))
-    ratio = ratio[: 1 + np.count_nonzero(ratio >= _NEGLIGIBLE)]
+    ratio = aim.kernel(beam_arcmin, nside)
     # of a narrow kernel what it takes away is smoother than what it leaves
     narrow = ratio[-1] > 0.5
     factor = 1 - ratio if narrow else ratio
     if values.ndim == 2:
         smooth = smooth_polarisation(values, factor, nside)
     else:
-        l_max = len(factor) - 1
-        alm = hp.map2alm(values, lmax=l_max, iter=_ITERATIONS)
-        smooth = hp.alm2map(hp.almxfl(alm, factor), nside, lmax=l_max)
-    return values - smooth if narrow else smooth
+        smooth = _smoothed(values[np.newaxis], factor, nside)[0]
+    return np.subtract(values, smooth, out=smooth) if narrow else smooth
 
 
 def filled(qu: np.ndarray, seen: np.ndarray, aim: Resolution) -> np.ndarray:
@@ -129,6 +139,7 @@ def filled(qu: np.ndarray, seen: np.ndarray, aim: Resolution) -> np.ndarray:
     """
     if seen.all():
         return qu
-    mean = to_common_beam(np.where(seen, qu, 0.0), aim, 0.0)
-    cover = to_common_beam(seen.astype(float), aim, 0.0)
-    return np.where(seen, qu, mean / np.maximum(cover, 0.5))
+    mean = to_common_beam(np.where(seen, qu, qu.dtype.type(0)), aim, 0.0).astype(qu.dtype)
+    mean /= np.maximum(to_common_beam(seen, aim, 0.0), 0.5)
+    np.copyto(mean, qu, where=seen)
+    return mean

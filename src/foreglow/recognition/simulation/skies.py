@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from foreglow.compute.device import each_on_a_thread, one_ahead
 from foreglow.errors import InstrumentError, MapError, ShapeError
 from foreglow.files import new_directory
 from foreglow.maps import healpix as hp
@@ -21,7 +22,7 @@ from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 
 _PIVOTS = (seds.SYNCHROTRON_PIVOT_GHZ, seds.DUST_REFERENCE_GHZ)
-_STEP = 1 << 18  # pixels whose emission is made at a time
+_STEP = 1 << 16  # pixels whose emission is made at a time: the cache of a core holds them
 
 
 @dataclass(frozen=True)
@@ -108,23 +109,30 @@ class SkyDraw:
             if uneven is not None:
                 qu *= uneven
             red = self.errors.red_noise(self.templates.nside, self.sigma[k], self.rng)
-            for part, emission in self._parts(k):
-                qu[:, part] = emission + self.sigma[k] * qu[:, part]
+            self._add_emission(k, qu)
             if red is not None:
                 qu += red.astype(np.float32)
             yield qu
 
-    def _parts(self, band: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """What a band sees of the sky, part by part, float32; all at once where its beam errs."""
+    def _add_emission(self, band: int, qu: np.ndarray) -> None:
+        """Add what a band sees of the sky to white noise of unit rms, (2, n_pix), in place."""
         n_pix = len(self.label)
         parts = [slice(start, min(start + _STEP, n_pix)) for start in range(0, n_pix, _STEP)]
-        seen = (self.errors.distort(band, self._emission(band, part)) for part in parts)
-        if self.errors.beam[band] != 1:
-            whole = np.concatenate(list(seen), axis=1)
-            fwhm = self.instrument.fwhm_arcmin[band]
-            parts, seen = [slice(0, n_pix)], iter([self.errors.blur(band, whole, fwhm)])
-        for part, emission in zip(parts, seen, strict=True):
-            yield part, emission.astype(np.float32)
+        whole = np.zeros((2, n_pix if self.errors.beam[band] != 1 else 0))
+
+        def see(part: slice) -> None:
+            whole[:, part] = self.errors.distort(band, self._emission(band, part))
+
+        def add(part: slice) -> None:
+            seen = whole[:, part]
+            if not whole.size:
+                seen = self.errors.distort(band, self._emission(band, part))
+            qu[:, part] = seen.astype(np.float32) + self.sigma[band] * qu[:, part]
+
+        if whole.size:
+            each_on_a_thread(see, parts, torch.device("cpu"))
+            whole = self.errors.blur(band, whole, self.instrument.fwhm_arcmin[band])
+        each_on_a_thread(add, parts, torch.device("cpu"))
 
     def _emission(self, band: int, part: slice) -> np.ndarray:
         """Of all components, shape (2, n), float64."""
@@ -136,7 +144,7 @@ class SkyDraw:
         moment = self.dust_moment[:, part] * np.hypot(*templates.dust[:, part])
         two = torch.from_numpy(self.two_temperatures[label])
         beta, curvature, dust_beta, temperature = (
-            torch.from_numpy(np.array(values))
+            torch.from_numpy(np.array(_once(values)))
             for values in (
                 self.beta[part], curvature, self.dust_beta[part], self.dust_temperature[part]
             )
@@ -279,6 +287,11 @@ def component_maps(
     }
 
 
+def _once(values: np.ndarray) -> np.ndarray:
+    """Values (n,), or (1,) of what is the same everywhere and takes no memory."""
+    return values[:1] if values.strides == (0,) else values
+
+
 def _ame_polarisation(dust: np.ndarray, ame: np.ndarray) -> np.ndarray:
     """Q, U of fully polarised AME along the dust, shape (2, n), of Q, U of the dust and its I."""
     modulus = np.hypot(*dust)
@@ -325,7 +338,7 @@ def write_bands(
             "something; give another out=."
         )
     with new_directory(folder) as new:
-        for k, (name, qu) in enumerate(zip(instrument.band, bands, strict=True)):
+        for k, (name, qu) in enumerate(zip(instrument.band, one_ahead(bands), strict=True)):
             header = {
                 "FREQ": instrument.frequency_ghz[k],
                 "INSTRUME": instrument.name,
