@@ -33,8 +33,8 @@ def predicted(dust):
     q[:40] = u[:40] = i[:40] = np.nan
     same = Calibration()
     return PolarisedDustMap(
-        i, i, np.ones_like(i), "uK_RJ", same, "none", 1, "hash", "cube",
-        q=q, u=u, q_std=q, u_std=u, qu_calibration=same,
+        i, abs(i) + 1, np.ones_like(i), "uK_RJ", same, "none", 1, "hash", "cube",
+        q=q, u=u, q_std=abs(i) + 1, u_std=abs(i) + 1, qu_calibration=same, qu_sigma="none",
     )  # fmt: skip
 
 
