@@ -205,7 +205,7 @@ def here(url, made):
     def moved(product):
         sizes = [len(made[name]) for name in product.files if name in made]
         return replace(
-            product, base=url if product.base else "", bytes=min(sizes, default=product.bytes),
+            product, base=url, bytes=min(sizes, default=product.bytes),
             nside=NSIDE if sizes else product.nside, bytes_exact=False, md5=None, md5_source=None,
         )  # fmt: skip
 
