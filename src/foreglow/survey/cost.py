@@ -14,7 +14,7 @@ from foreglow.recognition.observation.smoothing import Resolution
 from foreglow.survey.bands import HALVES, Survey, is_of_registry
 
 _FINEST = 2048
-_BYTES_A_PIXEL = 180  # of the map that is smoothed, at the peak
+_BYTES_A_PIXEL = 60  # of a map with unobserved pixels, by `common_beam.bytes_for`
 _LIBRARIES = 450 << 20
 _SMOOTHED = 3.5e5  # pixels a second: of a part of the sky; of all of it three times as many
 _FITTED = 800.0  # pixels a second of four models, Q and U correlated

@@ -16,6 +16,7 @@ from foreglow.data.room import validate_room
 from foreglow.files import write_text
 from foreglow.plans import read_plan
 from foreglow.recognition.answers import Answer
+from foreglow.recognition.fit_maps import FitSetup
 from foreglow.recognition.models import definitions_of
 from foreglow.recognition.train import train_context, train_recogniser
 from foreglow.report.html import write_report
@@ -176,6 +177,9 @@ class _Steps:
 
     def networks(self) -> dict[str, Answer]:
         """A network trained for this instrument, and what it says; a context likewise."""
+        if not self._anywhere_complete:
+            log.info("no pixel is observed in every band, as a network needs: none is trained")
+            return {}
         asked, folder = self.asked, self.run.folder
         model, context = self.run.models, folder / "context"
         with self.run.stage("training"):
@@ -219,6 +223,10 @@ class _Steps:
 
     def without_each_band(self, whole: Answer) -> list[dict[str, Any]]:
         """How the fits' answer changes when a band is left out: a record each."""
+        needed = FitSetup(self.asked.models).bands_needed
+        if self.sky.instrument.n_band <= needed:
+            log.info("no band can be left out: the models need %d", needed)
+            return []
         return [
             {"step": "without", "band": band, **agreement(whole, answer)}
             for band in self.sky.instrument.band
@@ -232,6 +240,13 @@ class _Steps:
             records = differences((one, other), self.mask)
         answers = [self.fits(sky, f"half_{k + 1}.fits") for k, sky in enumerate((one, other))]
         return [*records, {"step": "halves", "band": "all", **agreement(*answers)}]
+
+    @property
+    def _anywhere_complete(self) -> bool:
+        """Whether some pixel is observed in every band."""
+        data, sigma, _ = self.sky.read()
+        seen = np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1)
+        return bool((seen if self.mask is None else seen & self.mask).any())
 
     def _brought(self, name: str, half: int | None) -> SurveySky:
         asked = self.asked
