@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from foreglow.recognition.train import train_context, train_recogniser
     from foreglow.sky.instrument_files import load_instrument
     from foreglow.sky.templates import load_templates
+    from foreglow.survey import recognize_survey
 
 _HOMES = {
     "ContextModel": "recognition.context.model:ContextModel",
@@ -50,6 +51,7 @@ _HOMES = {
     "open_cube": "hi_cube.cube:open_cube",
     "predict_dust": "dust.predict:predict_dust",
     "prepare_cube": "hi_cube.prepare:prepare",
+    "recognize_survey": "survey:recognize_survey",
     "separate": "recognition.separate:separate",
     "simulate_sky": "recognition.simulate:simulate_sky",
     "train_context": "recognition.train:train_context",
@@ -76,6 +78,7 @@ __all__ = [
     "open_cube",
     "predict_dust",
     "prepare_cube",
+    "recognize_survey",
     "separate",
     "simulate_sky",
     "train_context",

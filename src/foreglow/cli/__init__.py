@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from foreglow import interrupt
-from foreglow.cli import data, dust, r, recognize, screen
+from foreglow.cli import data, dust, r, recognize, screen, survey
 from foreglow.cli.messages import command_of, in_options
 from foreglow.cli.options import Device, Json, Resume, Seed, Workers, one_of
 from foreglow.compute.cpu import tune
@@ -29,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 recognize.app.command("forecast")(r.recognize_forecast)
+recognize.app.command("survey")(survey.recognize_survey)
 recognize.app.command("measure-r")(r.recognize_measure_r)
 app.add_typer(recognize.app, name="recognize")
 app.add_typer(dust.app, name="dust")

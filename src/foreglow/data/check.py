@@ -1,5 +1,7 @@
 """Open a file and say what it is, which commands it fits, and what is wrong with it."""
 
+import logging
+import re
 import warnings
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from foreglow.hi_cube.image_cube import ImageCube, open_image_cube
 from foreglow.hi_cube.survey import blank_channels, look_through
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.given import split_column
+
+log = logging.getLogger("foreglow")
 
 
 def check_file(path: Path) -> Report:
@@ -53,6 +57,25 @@ def check_file(path: Path) -> Report:
             "and how it was made"
         )
     return check_table(path, column) if is_healpix(path) else _check_image(path)
+
+
+def validate_product(product: Product, path: Path) -> None:
+    """Check that a file is a product: columns, unit, frame, whole; what is odd of it is logged.
+
+    Raises
+    ------
+    DataError
+        With all that is wrong.
+    """
+    report = check_file(path)
+    for note in report.notes:
+        log.info("%s: %s", path, note)
+    problems = list(report.problems)
+    if report.product != product.name:
+        problems.append(f"expected {product.title}, got {report.what}")
+    if problems:
+        reasons = "; ".join(re.sub(r"\s+", " ", problem) for problem in problems)
+        raise DataError(f"{path}: {reasons}; remove it and fetch {product.name} again")
 
 
 def _check_folder(path: Path) -> Report:

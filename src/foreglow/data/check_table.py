@@ -167,6 +167,8 @@ def _compare(
         problems.append(
             f"expected COORDSYS {product.frame}, got {frame}; it was turned, or is another product"
         )
+    said, wrong = _compare_convention(table, product)
+    notes, problems = notes + said, problems + wrong
     problems += [p for c in columns if (p := _wrong_unit(product, c)) is not None]
     if product.kind == "mask":
         notes += [f"{100 * c.above_zero:.3g}% of the sky is above zero" for c in columns]
@@ -176,6 +178,24 @@ def _compare(
             if c.above_zero == 0
         ]
     return notes, problems
+
+
+def _compare_convention(table: Table, product: Product) -> tuple[list[str], list[str]]:
+    """Notes and problems of the sign of U: it is read as the header says, or as COSMO."""
+    stated = next(filter(None, map(table.keyword, ("POLCCONV", "POLCONV"))), "")
+    if product.convention is None or stated == product.convention:
+        return [], []
+    if stated:
+        return [
+            f"POLCCONV {stated}, the archive's is {product.convention}: a copy, whose U is read as "
+            "its header says"
+        ], []
+    if product.convention == "IAU":
+        return [], [
+            "expected POLCCONV IAU in the header, as the archive's has it, got none; the sign of U "
+            "is lost: fetch it again"
+        ]
+    return [], []
 
 
 def _wrong_unit(product: Product, column: ColumnFound) -> str | None:

@@ -56,6 +56,7 @@ def details(product: Product, folder: Path) -> str:
         ("size", product.size + (" a file" if several and product.bytes else "")),
         ("checksum", md5 + "; recorded when fetched"),
         ("pixels", f"{grid}, {'Galactic' if product.frame == 'G' else product.frame}"),
+        *([("polarisation", product.convention)] if product.convention else []),
         ("unit", product.unit or ""),
         ("columns", ", ".join(product.columns) or "-"),
         ("take", product.column or "-"),

@@ -40,6 +40,8 @@ class Product:
     nside : int or None
     ordering, frame, unit : str or None
         "RING" or "NESTED"; "G"; as the header states it.
+    convention : str or None
+        "COSMO" or "IAU", of the polarisation, whether the header states it or not.
     columns : tuple of str
         Those that are known to be there.
     n_columns : int or None
@@ -71,6 +73,7 @@ class Product:
     nside: int | None = None
     ordering: Literal["RING", "NESTED"] | None = None
     frame: str | None = None
+    convention: Literal["COSMO", "IAU"] | None = None
     unit: str | None = None
     columns: tuple[str, ...] = ()
     n_columns: int | None = None

@@ -29,6 +29,7 @@ from foreglow.report.recognition.sections import recognition_sections
 _EXPERIMENTS = {
     "demo": "Both jobs on the mock Galaxy: foreground models recognised, dust predicted",
     "farsian2020": "Foreground model recognition (Farsian, Krachmalnicoff & Baccigalupi 2020)",
+    "survey": "Foreground models in public maps of the sky",
     "zhang2019": "Dust from the HI velocity cube (Zhang, Chiang, Sheehy, Slosar & Wang 2019)",
 }
 _LARGE = 100_000  # bytes of a figure: larger ones are maps, a third of their size as WebP

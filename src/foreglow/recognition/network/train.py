@@ -65,6 +65,8 @@ class TrainingPlan:
         Factor on the instrument's noise, for `one_noise` and `many_noise`.
     noise_range : tuple of float
         For `conditioned`: lowest and highest factor on the instrument's noise at Nside 16.
+    band_scatter : float
+        For `conditioned`: rms of the natural log of a further factor on each band's noise.
     sample : int
         Most vectors that standardise features before, and fit the temperature after.
     precision : str
@@ -82,6 +84,7 @@ class TrainingPlan:
     learning_rate: Positive = 2e-3
     noise_scale: NotNegative = 1.0
     noise_range: tuple[Positive, Positive] = (5e-4, 4.0)
+    band_scatter: NotNegative = 0.2
     sample: Count = 65536
     precision: str = "tf32"
     systematics: Annotated[Systematics, BeforeValidator(systematics_of)] = NO_SYSTEMATICS
@@ -99,7 +102,7 @@ class TrainingPlan:
         if self.regime == "noiseless":
             return NoiseLaw.fixed(0.0)
         if self.regime == "conditioned":
-            return NoiseLaw(*self.noise_range, band_scatter=0.2)
+            return NoiseLaw(*self.noise_range, self.band_scatter)
         return NoiseLaw.fixed(self.noise_scale)
 
     @property

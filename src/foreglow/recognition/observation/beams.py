@@ -10,6 +10,7 @@ from astropy import units as u
 
 from foreglow.errors import MapError
 from foreglow.files import scratch_directory
+from foreglow.maps import healpix as hp
 from foreglow.maps.arrays import GivenArray
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.noise_map import NoiseMap
@@ -44,6 +45,8 @@ def bring_to_one_resolution(
     noise_scale: float = 1.0,
     unit: str | None = None,
     memory: str | None = None,
+    nside: int | None = None,
+    keep: bool = False,
 ) -> tuple[dict[str, Path], dict[str, Path | str]]:
     """Smooth a user's Q,U maps to one Gaussian beam, on one grid, and say what noise is left.
 
@@ -69,6 +72,11 @@ def bring_to_one_resolution(
         The common beam, no smaller than that of any map.
     memory : str, optional
         Such as "4 GiB": the process stays below it, else nothing is done.
+    nside : int, optional
+        Of the result, no finer than the maps; by default the finest whose pixels are at least half
+        a beam wide.
+    keep : bool
+        Maps and noise that lie in the folder, as an interrupted call left them, are kept.
 
     Returns
     -------
@@ -102,7 +110,7 @@ def bring_to_one_resolution(
             f"expected common_fwhm= of at least {beams[widest]:g} arcmin, the beam of band "
             f"{widest}, got {fwhm_arcmin:g}; a map cannot be made sharper than it is."
         )
-    aim = Resolution.of(fwhm_arcmin, min(one.nside for one in opened.values()))
+    aim = _aim(fwhm_arcmin, nside, min(one.nside for one in opened.values()))
     smooth: dict[str, Path] = {}
     left: dict[str, Path | str] = {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,10 +130,22 @@ def bring_to_one_resolution(
         else:
             left[name] = file if rms != 0 else "0 uK_RJ"
         band = Band(name, one, rms, beams[name], aim, regions)
-        write_maps_of(band, smooth[name])
-        if rms != 0:
+        if not (keep and smooth[name].is_file()):
+            write_maps_of(band, smooth[name])
+        if rms != 0 and not (keep and file.is_file()):
             write_noise_of(band, file)
     return smooth, left
+
+
+def _aim(fwhm_arcmin: float, nside: int | None, most: int) -> Resolution:
+    if nside is None:
+        return Resolution.of(fwhm_arcmin, most)
+    if not (hp.isnsideok(nside, nest=True) and nside <= most):
+        raise MapError(
+            f"expected nside= as a power of two, no more than {most}, that of the coarsest map, "
+            f"got {nside}."
+        )
+    return Resolution(fwhm_arcmin, nside)
 
 
 @contextmanager
@@ -144,14 +164,21 @@ def at_one_resolution(
     Parameters are those of `bring_to_one_resolution`, the beam as a user says it; the folder lies
     in `near`.
     """
-    fwhm_arcmin = _arcmin(common_fwhm)
+    fwhm_arcmin = as_arcmin(common_fwhm)
     with scratch_directory(near / "common-beam") as folder:
         yield bring_to_one_resolution(
             instrument, maps, folder, fwhm_arcmin, noise, noise_scale, unit, memory
         )
 
 
-def _arcmin(common_fwhm: str | u.Quantity) -> float:
+def as_arcmin(common_fwhm: str | u.Quantity) -> float:
+    """A common beam as a user says it.
+
+    Raises
+    ------
+    MapError
+        If it is no angle with its unit.
+    """
     try:
         return float(np.asarray(u.Quantity(common_fwhm).to_value("arcmin")).item())
     except (TypeError, ValueError, u.UnitConversionError):

@@ -15,6 +15,7 @@ from foreglow.report.page.tables import (
 )
 from foreglow.report.recognition.neighbours import layout_rows, layout_table
 from foreglow.report.recognition.robustness import law_rows, law_table
+from foreglow.report.recognition.survey import survey_sections
 
 
 def recognition_sections(records: Sequence[Record]) -> Markup:
@@ -29,4 +30,4 @@ def recognition_sections(records: Sequence[Record]) -> Markup:
         cleaning=cleaning_table(cleaned),
         cleaned=next(iter(cleaned), None),
         laws=law_table(law_rows(records)),
-    )
+    ) + survey_sections(records)

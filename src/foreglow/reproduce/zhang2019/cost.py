@@ -5,15 +5,15 @@ docs/tutorials/real_sky.md tell of, measured on two cores: another machine has o
 """
 
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foreglow.data import room
 from foreglow.dust.plan import DustPlan
 from foreglow.dust.train import VALIDATION_CUTOUTS
-from foreglow.errors import RunError, SkyError
+from foreglow.errors import SkyError
 from foreglow.hi_cube.cube import open_cube, velocity_slice
 from foreglow.hi_cube.healpix_cube import is_healpix, open_healpix_cube, spectrum_length
 from foreglow.hi_cube.image_cube import open_image_cube
@@ -158,18 +158,7 @@ def validate_room(cost: Cost, data: Path, out: Path) -> None:
     RunError
         If one cannot.
     """
-    needs: dict[int, tuple[Path, int]] = {}
-    for folder, size in ((data, cost.download + cost.prepared), (out, cost.run)):
-        existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-        place = existing.stat().st_dev
-        needs[place] = (existing, needs.get(place, (existing, 0))[1] + size)
-    for existing, size in needs.values():
-        free = shutil.disk_usage(existing).free
-        if size > free:
-            raise RunError(
-                f"{existing}: expected room for {format_bytes(size)}, got {format_bytes(free)}; "
-                "free some, give another out=, or name another folder of data by FOREGLOW_DATA."
-            )
+    room.validate_room(((data, cost.download + cost.prepared), (out, cost.run)))
 
 
 def _count(path: Path, kms: Any, low_kms: float, high_kms: float) -> int:

@@ -5,17 +5,16 @@ GHz, GNILC's MJy/sr at 353; both become uK_RJ at 353 GHz, by one modified blackb
 """
 
 import logging
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from foreglow.data.cache import cache_folder, local_path
-from foreglow.data.check import check_file
+from foreglow.data.check import validate_product
 from foreglow.data.gather import gather, missing_files
-from foreglow.data.registry import Product, RemoteFile, find_product
-from foreglow.errors import DataError, SkyError, warn, with_nearest
+from foreglow.data.registry import RemoteFile, find_product
+from foreglow.errors import SkyError, warn, with_nearest
 from foreglow.hi_cube.store import is_cube
 from foreglow.maps.conventions import MapWarning, to_uk_rj_factor
 from foreglow.reproduce.zhang2019.sky_files import SkyFiles
@@ -151,7 +150,7 @@ class PaperSky:
         """
         gather(self.files, self.folder, download)
         for file in self.map_files:
-            _validate(file.product, local_path(file, self.folder))
+            validate_product(file.product, local_path(file, self.folder))
         dust = _DUSTS[self.dust]
         path = local_path(self._file(dust.product), self.folder)
         mask, mask_name = self._mask()
@@ -199,22 +198,3 @@ def to_353_ghz(unit: str, frequency_ghz: float) -> float:
     """
     spectrum = seds.modified_blackbody(torch.tensor(frequency_ghz, dtype=torch.float64))
     return to_uk_rj_factor(unit, frequency_ghz) / float(spectrum)
-
-
-def _validate(product: Product, path: Path) -> None:
-    """Check that a file is the product: columns, unit, frame, whole.
-
-    Raises
-    ------
-    DataError
-        With all that is wrong.
-    """
-    report = check_file(path)
-    for note in report.notes:
-        log.info("%s: %s", path, note)
-    problems = list(report.problems)
-    if report.product != product.name:
-        problems.append(f"expected {product.title}, got {report.what}")
-    if problems:
-        reasons = "; ".join(re.sub(r"\s+", " ", problem) for problem in problems)
-        raise DataError(f"{path}: {reasons}; remove it and fetch {product.name} again")

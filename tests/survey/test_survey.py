@@ -1,0 +1,456 @@
+"""Public maps of several surveys, from an archive of the products' forms to the known truth."""
+
+import json
+import os
+import re
+import signal
+import warnings
+from pathlib import Path
+
+import healpy as hp
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import forked
+import survey_forms as forms
+from drawing import draw_small
+from file_server import serve
+from foreglow.data import registry
+from foreglow.errors import DataError, ForeglowError, InstrumentError, MapError, RunError
+from foreglow.maps.conventions import MapWarning
+from foreglow.recognition.answers import Answer
+from foreglow.recognition.observation.smoothing import Resolution
+from foreglow.survey import recognize_survey
+from foreglow.survey.bands import available_surveys, load_survey
+from foreglow.survey.sky import brought, gathered
+from foreglow.survey.trials import agreement
+from words import is_one_paragraph
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODELS = ("power_law", "curved")
+BANDS = ("MFI_11", "WMAP_K", "Planck_30", "WMAP_V", "Planck_143", "Planck_353")
+NSIDE, FWHM, NOISE = 8, "600 arcmin", 3e-3
+RUN = {
+    "common_fwhm": FWHM, "nside": NSIDE, "models": MODELS, "device": "cpu", "halves": True,
+    "plan": {"epochs": 1, "steps": 2, "batch": 64, "sample": 64},
+}  # fmt: skip
+KEPT = "ignore:.*(unlike|differs, by a factor|correlates|are both exactly 0)"
+quiet = pytest.mark.filterwarnings(KEPT, "ignore:.*resolution", "ignore:.*extrapolated")
+
+
+def write_survey(folder, bands=BANDS, change=""):
+    """Bands of three surveys as one of a user's own."""
+    whole = load_survey("wmap+planck+quijote")
+    lines = ['instrument = "quijote-mfi+wmap+planck"']
+    for band in whole.bands:
+        if band.name in bands:
+            halves = f"halves = {json.dumps(band.halves)}" if band.halves else ""
+            lines.append(
+                f"[[band]]\nname = {band.name!r}\nfiles = {json.dumps(band.files)}\n{halves}\n"
+                f"map = {band.map!r}\nnoise = {band.noise!r}\nsystematic = {band.systematic}\n"
+            )
+    path = folder / "mine.toml"
+    path.write_text("\n".join(lines) + change)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory):
+    return forms.skies(write_survey(tmp_path_factory.mktemp("survey")), MODELS)
+
+
+@pytest.fixture(scope="module")
+def made(sky):
+    return forms.files(sky, NOISE, halves=True)
+
+
+@pytest.fixture(scope="module")
+def patch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def served(made, patch):
+    """All products at a server of this machine; figures that take little time."""
+    patch.setattr("foreglow.report.recognition.figures.save", draw_small)
+    with serve(files=made) as running:
+        products = forms.here(running.url, made)
+        patch.setattr(registry, "load_registry", lambda: products)
+        patch.setattr("foreglow.survey.bands.load_registry", lambda: products)
+        yield running
+
+
+@pytest.fixture
+def data(monkeypatch, tmp_path):
+    """An empty cache."""
+    monkeypatch.setenv("FOREGLOW_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def finished(sky, served, patch, tmp_path_factory):
+    """From an empty cache to the report, by one call."""
+    folder = tmp_path_factory.mktemp("run")
+    patch.setenv("FOREGLOW_DATA", str(folder / "data"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return recognize_survey(sky.survey.name, out=folder / "run", download=True, **RUN)
+
+
+def pure_truth(sky):
+    """The model of pixels that lie in one region, and which these are."""
+    mean = hp.ud_grade(sky.truth.astype(float), NSIDE)
+    return np.rint(mean).astype(int), (mean == 0) | (mean == 1)
+
+
+# ---- the whole way ------------------------------------------------------------------------------
+
+
+def test_the_truth_is_found(finished, sky):
+    truth, pure = pure_truth(sky)
+    found = finished.answers["fits, evidence"]
+    assert found.seen.mean() > 0.98
+    right = found.best == truth
+    assert right[pure & found.seen].mean() > 0.8
+    assert right[pure & found.sure].mean() > 0.9
+    assert found.none_fits[pure].mean() < 0.02
+    assert set(finished.answers) == {"fits, evidence", "network"}
+    # a network wants every band: QUIJOTE saw the north
+    seen = finished.answers["network"].seen.mean()
+    assert 0.3 < seen < 0.7
+
+
+def at_the_beam(sky, band):
+    """Q, U of a band as healpy brings it to the beam, ended as all bands are."""
+    beam = sky.instrument.fwhm_arcmin[sky.instrument.band.index(band)]
+    factor = Resolution(600.0, NSIDE).transfer(beam)
+    alm = hp.map2alm([np.zeros(forms.N_PIX), *sky.data[band]], lmax=2 * NSIDE)
+    smooth = [hp.almxfl(a, factor) for a in alm]
+    return hp.alm2map(smooth, NSIDE, lmax=2 * NSIDE)[1:]
+
+
+def test_maps_are_those_of_the_sky_at_the_beam(finished, sky):
+    data, sigma, noise = finished.sky.read()
+    for k, band in enumerate(sky.instrument.band):
+        expected = at_the_beam(sky, band)
+        seen = np.isfinite(data[:, 0, k])
+        assert (data[seen, :, k].T - expected[:, seen]).std() < 0.1 * expected.std()
+    assert (noise[:, 0][np.isfinite(sigma)] > 0).all()
+
+
+def test_halves_differ_as_their_noise_says(finished):
+    rows = [r for r in finished.records if r["step"] == "halves"]
+    bands = {r["band"]: r for r in rows}
+    assert set(bands) == set(BANDS) - {"WMAP_K", "WMAP_V"} | {"all"}  # WMAP has no halves here
+    for band in set(bands) - {"all"}:
+        # some hundred beams: pixels within one are not independent
+        assert bands[band]["rms"] == pytest.approx(1, abs=0.15)
+    both = bands["all"]
+    assert both["agree"] > 0.8
+    assert both["sure_agree"] >= both["sure_expected"] - 0.02
+
+
+def test_each_band_was_left_out(finished):
+    rows = [r for r in finished.records if r["step"] == "without"]
+    assert [r["band"] for r in rows] == list(BANDS)
+    assert all(0.5 < r["agree"] <= 1 for r in rows)
+
+
+def test_the_report_says_what_it_is_of(finished):
+    page = finished.report.read_text()
+    for words in ("Foreground models in public maps of the sky", "Each band left out in turn",
+                  "Halves of the data", "MFI_11", "at 600 arcmin, Nside 8"):  # fmt: skip
+        assert words in page
+    assert "smaller than the paper's" not in page
+    config = (finished.folder / "config.toml").read_text()
+    assert 'experiment = "survey"' in config
+    assert (finished.folder / "maps" / "view_survey.npz").is_file()
+
+
+def test_the_network_is_of_this_noise(finished):
+    card = (finished.folder / "model" / "model.toml").read_text()
+    low, high = map(float, re.search(r"noise_range = \[\s*([\d.e-]+),\s*([\d.e-]+)", card).groups())
+    assert 0.01 < low < 1 < high < 100
+    scatter = float(re.search(r"band_scatter = ([\d.e-]+)", card)[1])
+    assert 0.05 <= scatter < 1
+
+
+def test_without_download_it_is_told_what_is_missing(sky, served, data, run, tmp_path):
+    code, text, err = run("recognize", "survey", sky.survey.name, "--out", tmp_path / "out")
+    assert code == 2
+    assert is_one_paragraph(err)
+    assert "expected 6 files of public data" in err
+    assert "give --download to fetch them" in err
+    for words in ("missing: wmap_band_iqumap_r9_9yr_K_v5.fits", "to lie in", "disk: ", "time: "):
+        assert words in text
+    assert not (tmp_path / "out").exists()
+
+
+# ---- killed -------------------------------------------------------------------------------------
+
+BEFORE = """
+import os, signal, sys, importlib, warnings
+import pytest
+sys.path.insert(0, {tests!r})
+import survey_forms as forms
+from drawing import draw_small
+from foreglow.data import registry
+import foreglow.survey, foreglow.survey.bands as bands
+patch = pytest.MonkeyPatch()
+patch.setattr("foreglow.report.recognition.figures.save", draw_small)
+products = forms.here({url!r}, {sizes!r})
+patch.setattr(registry, "load_registry", lambda: products)
+patch.setattr(bands, "load_registry", lambda: products)
+owner, calls = importlib.import_module({module!r}), []
+real = getattr(owner, {name!r})
+def dying(*given, **named):
+    calls.append(1)
+    if len(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*given, **named)
+patch.setattr(owner, {name!r}, dying)
+warnings.simplefilter("ignore")
+foreglow.survey.recognize_survey(
+    {survey!r}, out={out!r}, common_fwhm="600 arcmin", nside=8, models=("power_law", "curved"),
+    device="cpu", network=False, download=True, resume=True,
+)
+"""
+MOMENTS = [
+    ("foreglow.data.gather", "fetch", 3),
+    ("foreglow.recognition.observation.beams", "write_noise_of", 3),
+    ("foreglow.survey.found", "read_answer", 4),
+    ("foreglow.survey.steps", "write_report", 1),
+]
+
+
+def test_killed_at_four_moments_it_goes_on(finished, sky, served, made, tmp_path, monkeypatch):
+    out, data = tmp_path / "run", tmp_path / "data"
+    sizes = dict.fromkeys(made, b"0" * 1000)
+    tests = str(Path(forms.__file__).parent)
+    for module, name, call in MOMENTS:
+        script = BEFORE.format(
+            tests=tests, url=served.url, sizes=sizes, module=module, name=name, call=call,
+            survey=sky.survey.name, out=str(out),
+        )  # fmt: skip
+        ended = forked.begin(script, os.environ | {"FOREGLOW_DATA": str(data)})()
+        assert ended.code == -signal.SIGKILL, ended.err
+    monkeypatch.setenv("FOREGLOW_DATA", str(data))
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.fits") if "total_" not in p.name}
+    options = {**RUN, "network": False, "halves": False, "plan": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = recognize_survey(sky.survey.name, out=out, resume=True, **options)
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    first = finished.answers["fits, evidence"].probability
+    np.testing.assert_array_equal(found.answers["fits, evidence"].probability, first)
+    with pytest.raises(RunError, match="was begun with another settings"):
+        recognize_survey(sky.survey.name, out=out, resume=True, **options | {"nside": 4})
+
+
+# ---- products that are other than expected -------------------------------------------------------
+
+
+def at_one_beam(survey, data, tmp_path):
+    gathered(survey, data, False, False)
+    return brought(survey, data, tmp_path / "sky", 600.0, NSIDE)
+
+
+def changed(bytes_, change):
+    """A file with something changed in its first table."""
+    from io import BytesIO
+
+    with fits.open(BytesIO(bytes_)) as hdus:
+        change(hdus)
+        stream = BytesIO()
+        hdus.writeto(stream)
+    return stream.getvalue()
+
+
+def rename(old, new):
+    def change(hdus):
+        hdus[1].columns[old].name = new
+
+    return change
+
+
+def card(key, value):
+    def change(hdus):
+        hdus[1].header[key] = value
+
+    return change
+
+
+def unit(value):
+    def change(hdus):
+        for k in (2, 3):
+            hdus[1].header[f"TUNIT{k}"] = value
+
+    return change
+
+
+def values(name, row, value):
+    def change(hdus):
+        hdus[1].data[name][row] = value
+
+    return change
+
+
+def without_weights(hdus):
+    del hdus[2]
+
+
+K, P = "wmap_band_iqumap_r9_9yr_K_v5.fits", "LFI_SkyMap_030-BPassCorrected_1024_R3.00_full.fits"
+WRONG = {
+    "a column renamed": (P, rename("Q_STOKES", "Q"), "got none called Q_STOKES; the"),
+    "no covariance": (P, rename("QQ_COV", "SPAM"), "got none called QQ_COV"),
+    "no weights": (K, without_weights, r"expected one column QQ, got columns TEMPERATURE"),
+    "another unit": (P, unit("MJy/sr"), "expected K_CMB in column Q_STOKES, got unit 'MJy/sr'"),
+    "uK for mK": (K, unit("uK_CMB"), "expected mK,thermodynamic in column Q_POLARISATION"),
+    "another frame": (P, card("COORDSYS", "C"), "expected COORDSYS G, got C; it was turned"),
+    "no ordering": (P, card("ORDERING", ""), "ORDERING"),
+    "NaN": (P, values("Q_STOKES", 5, np.nan), "finite values in column Q_STOKES, got NaN or Inf"),
+    "variance of nothing": (P, values("QQ_COV", 5, 0.0), "expected a positive definite matrix"),
+    "another convention": (P, card("POLCCONV", "SPAM"), "expected POLCCONV COSMO or IAU"),
+    "a web page": (K, b"<html>please sign in</html>", "got a web page"),
+    "cut": (K, 0.6, "got a file cut in its data|FITS file that is cut"),
+}  # fmt: skip
+
+
+@quiet
+@pytest.mark.parametrize(("file", "change", "message"), WRONG.values(), ids=WRONG)
+def test_a_product_that_is_other_than_expected(
+    file, change, message, sky, served, made, data, tmp_path
+):
+    survey = load_survey(write_survey(tmp_path, ("WMAP_K", "Planck_30")))
+    if isinstance(change, bytes):
+        content = change
+    elif isinstance(change, float):
+        content = made[file][: int(change * len(made[file]))]
+    else:
+        content = changed(made[file], change)
+    forms.fill_cache(data, {K: made[K], P: made[P], file: content})
+    with pytest.raises(ForeglowError, match=message) as raised:
+        at_one_beam(survey, data, tmp_path)
+    assert file in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def of_planck(tmp_path, data, content):
+    survey = load_survey(write_survey(tmp_path, ("Planck_30",)))
+    forms.fill_cache(data, {P: content})
+    return at_one_beam(survey, data, tmp_path).read()
+
+
+def test_the_sign_of_the_header_counts(sky, served, made, data, tmp_path, caplog):
+    """The same sky as the IAU writes it is the same sky, and said to be a copy."""
+    caplog.set_level("INFO", "foreglow")
+
+    def flip(hdus):
+        hdus[1].header["POLCCONV"] = "IAU"
+        for name in ("U_STOKES", "QU_COV"):
+            seen = hdus[1].data[name] > hp.UNSEEN / 2
+            hdus[1].data[name][seen] *= -1
+
+    (tmp_path / "b").mkdir()
+    one = of_planck(tmp_path, data, made[P])
+    other = of_planck(tmp_path / "b", data, changed(made[P], flip))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert "POLCCONV IAU, the archive's is COSMO: a copy" in caplog.text
+
+
+def test_masked_pixels_of_zero_are_not_observed(sky, served, made, data, tmp_path):
+    def blank(hdus):
+        for name in ("Q_STOKES", "U_STOKES"):
+            hdus[1].data[name][:3000] = 0.0
+
+    with pytest.warns(MapWarning, match="Q and U are both exactly 0 in up to"):
+        found, *_ = of_planck(tmp_path, data, changed(made[P], blank))
+    share = np.isfinite(found[:, 0, 0]).mean()
+    assert 0.5 < share < 0.8
+
+
+def test_another_release_is_named(served, made, data, tmp_path, caplog):
+    caplog.set_level("INFO", "foreglow")
+    survey = load_survey(write_survey(tmp_path, ("Planck_353",)))
+    (data / "planck").mkdir(parents=True)
+    (data / "planck" / "HFI_SkyMap_353-psb_2048_R2.02_full.fits").write_bytes(b"")
+    with pytest.raises(DataError, match="1 are missing"):
+        gathered(survey, data, False, False)
+    assert "but HFI_SkyMap_353-psb_2048_R2.02_full.fits: another release" in caplog.text
+
+
+# ---- S-PASS, surveys and their files ---------------------------------------------------------
+
+
+def test_s_pass_is_read_as_the_iau_counts(tmp_path):
+    sky = forms.skies("s-pass", MODELS)
+    forms.fill_cache(tmp_path / "data", forms.files(sky, 1e-4))
+    gathered(sky.survey, tmp_path / "data", False, False)
+    found = brought(sky.survey, tmp_path / "data", tmp_path / "sky", 600.0, NSIDE, systematic=0.1)
+    data, _, noise = found.read()
+    seen = np.isfinite(data[:, 0, 0])
+    expected = at_the_beam(sky, "S-PASS")[:, seen]
+    assert (data[seen, :, 0].T - expected).std() < 0.02 * expected.std()
+    # of little noise, what is left is the systematic error: a tenth of P, on Q and U alike
+    expected = 0.1 * np.hypot(*data[seen, :, 0].T)
+    np.testing.assert_allclose(np.sqrt(noise[seen, 0, 0]), expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("name", available_surveys())
+def test_surveys_name_files_of_the_registry(name):
+    survey = load_survey(name)
+    assert [band.name for band in survey.bands] == list(survey.instrument.band)
+    assert survey.remote_files(halves=True)
+    maps, noise = survey.said(Path("cache"), half=0)
+    assert all(text.startswith("cache") for text in (*maps.values(), *noise.values()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("spam = 1", r"expected a survey: band.0.spam: Extra inputs"),
+        ("[[band]]\nname = 'X'", r"expected a survey: band.1.files: Field required"),
+        ("systematic = 2", r"expected a TOML file of a survey, got Cannot overwrite"),
+    ],
+)
+def test_a_survey_that_is_none(tmp_path, change, message):
+    with pytest.raises(InstrumentError, match=message):
+        load_survey(write_survey(tmp_path, ("Planck_30",), change))
+
+
+def test_words_that_fit_no_file(tmp_path):
+    path = Path(write_survey(tmp_path, ("Planck_30",)))
+    path.write_text(path.read_text().replace("{0}[QQ", "{1}[QQ"))
+    with pytest.raises(InstrumentError, match=r"noise of band Planck_30 with \{0\}.* there are 1"):
+        load_survey(str(path))
+    with pytest.raises(InstrumentError, match=r"expected a survey, of npipe, planck.* got 'wmpa "):
+        load_survey("wmpa")
+    with pytest.raises(InstrumentError, match="names band Planck_30 twice"):
+        load_survey("planck+npipe")
+    with pytest.raises(RunError, match=r"context=True with a network"):
+        recognize_survey("wmap", out=tmp_path / "x", network=False, context=True)
+    with pytest.raises(MapError, match=r"expected common_fwhm= as an angle"):
+        recognize_survey("wmap", out=tmp_path / "x", common_fwhm="60")
+
+
+def test_agreement_of_answers():
+    """Two that are sure to p and q agree in p q of such pixels, or more."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 20000)
+
+    def answer(p):
+        right = rng.random(truth.size) < p
+        best = np.where(right, truth, 1 - truth)
+        chance = np.where(best == np.arange(2)[:, None], p, 1 - p)
+        return Answer(MODELS, chance, np.zeros(truth.size, bool))
+
+    found = agreement(answer(0.95), answer(0.92))
+    assert found["n_sure"] == truth.size
+    assert found["sure_expected"] == pytest.approx(0.874)
+    assert found["sure_agree"] == pytest.approx(0.874 + 0.05 * 0.08, abs=0.01)
+    nothing = Answer(MODELS, np.full((2, 4), np.nan), np.zeros(4, bool))
+    assert agreement(nothing, nothing)["agree"] is None
