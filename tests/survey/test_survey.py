@@ -430,7 +430,7 @@ def test_words_that_fit_no_file(tmp_path):
         load_survey(str(path))
     with pytest.raises(InstrumentError, match=r"expected a survey, of npipe, planck.* got 'wmpa "):
         load_survey("wmpa")
-    with pytest.raises(InstrumentError, match="names band Planck_100, .* twice"):
+    with pytest.raises(InstrumentError, match=r"names band Planck_100, .* twice"):
         load_survey("planck+npipe")
     with pytest.raises(RunError, match=r"context=True with a network"):
         recognize_survey("wmap", out=tmp_path / "x", network=False, context=True)
