@@ -156,7 +156,8 @@ def dust_models() -> Iterator[str]:
     )
     for model in DUST:
         for scale, records in kept("zhang2019").items():
-            found = only(records, model=model, split="north_south", set="test")
+            of_intensity = [r for r in records if "r50" in r]
+            found = only(of_intensity, model=model, split="north_south", set="test")
             if found is None:
                 continue
             r50, r150 = (f"{found[k]:.3f} ± {found[k + '_sem']:.3f}" for k in ("r50", "r150"))

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
@@ -305,7 +305,7 @@ def residual_dust(
     for axes in (upper, lower):
         axes.set(xscale="log", yscale="log")
         axes.grid(True)
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        plain_log_ticks(axes.yaxis)
     upper.set(title=title, ylabel=r"$\ell(\ell+1)C_\ell/2\pi$ [µK$^2_\mathrm{CMB}$]")
     lower.set(xlabel=r"Multipole $\ell$", ylabel="Residual dust\nover all dust")
     plain_log_ticks(lower.xaxis)
