@@ -90,7 +90,7 @@ def shorter(monkeypatch):
     for module in (doors, recognition_simulate, recognition_evaluate):
         monkeypatch.setattr(module, "load_templates", templates_of)
     monkeypatch.setattr(predict, "_validate_nside", lambda *_: None)
-    monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed: coarse_gas(16, seed))
+    monkeypatch.setattr("foreglow.sky.gas.mock_gas", lambda _, seed, **__: coarse_gas(16, seed))
     monkeypatch.setattr(figures, "save", draw_small)
     monkeypatch.setattr(mock_archive, "TUTORIAL_DEG", 3.0)
     centres = stitch.centres(2)
