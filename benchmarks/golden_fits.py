@@ -12,6 +12,9 @@ time a pixel too. Exit 1 where anything differs.
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from foreglow.compute.cpu import tune
 
@@ -32,6 +35,7 @@ from foreglow.sky.templates import load_templates
 MODELS = PROBLEMS["four"]
 SCALES = {"faint": 30.0, "usual": 1.0, "bright": 0.01}
 N = 8192
+_Made = TypeVar("_Made")
 
 
 def pixels(scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -46,7 +50,7 @@ def pixels(scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return frequency, vectors.data, torch.where(missing, torch.nan, vectors.sigma)
 
 
-def timed(name: str, work):
+def timed(name: str, work: Callable[[], _Made]) -> _Made:
     """What work gives; processor time a pixel is printed."""
     start = time.process_time()
     made = work()
@@ -54,28 +58,24 @@ def timed(name: str, work):
     return made
 
 
-def results() -> dict[str, dict[str, torch.Tensor]]:
+def results(data: dict[str, tuple[torch.Tensor, ...]]) -> dict[str, dict[str, torch.Tensor]]:
     """Of each scale and model."""
     found = {}
-    for scale, factor in SCALES.items():
-        given = pixels(factor)
+    for scale, given in data.items():
         if not found:
             choose(MODELS, given[0], given[1][:2000], given[2][:2000])  # what is cached
         for name in MODELS:
             key, plain, known = f"{scale} {name}", candidate(name), candidate(name, priors=True)
-            best = timed(f"{key}: fit", lambda plain=plain, given=given: fit(plain, *given))
+            best = timed(f"{key}: fit", partial(fit, plain, *given))
             evidence = timed(
-                f"{key}: evidence",
-                lambda known=known, given=given, best=best: log_evidence(
-                    known, *given, best.parameters
-                ),
+                f"{key}: evidence", partial(log_evidence, known, *given, best.parameters)
             )
             found[key] = {
                 "chi2": best.chi2, "parameters": best.parameters, "evidence": evidence,
                 "error": torch.diagonal(best.covariance, dim1=1, dim2=2).sqrt(),
                 "amplitudes": best.amplitudes, "converged": best.converged,
             }  # fmt: skip
-        timed(f"{scale}: choose", lambda given=given: choose(MODELS, *given))
+        timed(f"{scale}: choose", partial(choose, MODELS, *given))
     return found
 
 
@@ -107,12 +107,12 @@ def compare(now: dict[str, torch.Tensor], then: dict[str, torch.Tensor], key: st
 def main() -> int:
     """Write results, and compare them with those of before if these are given."""
     torch.set_num_threads(1)
-    into, *before = sys.argv[1:]
-    now = results()
-    torch.save(now, into)
-    same = [
-        compare(now[key], then, key) for file in before for key, then in torch.load(file).items()
-    ]
+    into, *others = sys.argv[1:]
+    before = torch.load(others[0]) if others else {}
+    data = before.get("data") or {scale: pixels(factor) for scale, factor in SCALES.items()}
+    now = results(data)
+    torch.save({"data": data, "results": now}, into)
+    same = [compare(now[key], then, key) for key, then in before.get("results", {}).items()]
     return 0 if all(same) else 1
 
 
