@@ -186,7 +186,10 @@ def choose(
     if patches is not None:
         return _choose_by_patches(models, plain, known, frequency_ghz, data, noise, patches)
     fits = tuple(fit(model, frequency_ghz, data, noise) for model in plain)
-    evidence = [log_evidence(model, frequency_ghz, data, noise) for model in known]
+    evidence = [
+        log_evidence(model, frequency_ghz, data, noise, f.parameters)
+        for model, f in zip(known, fits, strict=True)
+    ]
     return Choice(
         models, fits, torch.stack(evidence, 1), 2 * observed(data, noise).sum(1),
         torch.stack([f.chi2 for f in fits], 1), torch.stack([f.dof for f in fits], 1),

@@ -116,7 +116,7 @@ def _descend(model: SkyModel, bands: Bands, descents: _Descents, ends: Ends, few
     now = descents
     converged = torch.zeros_like(now.rival.converged)
     for _ in range(MAX_STEPS):
-        step, promise = _damped_step(now.point, now.damping, low, high)
+        step, promise = damped_step(now.point, now.damping, low, high)
         over = converged | _beaten(now.point, promise, now.rival)
         keep = torch.nonzero(~over).squeeze(1)
         if len(keep) < 0.75 * len(over):  # a few finished pixels cost less than a copy
@@ -151,7 +151,7 @@ def _end(ends: Ends, descents: _Descents, over: Tensor, converged: Tensor) -> No
     ends.put(descents.place[over], found)
 
 
-def _damped_step(point: Point, damping: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def damped_step(point: Point, damping: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """A step (n_param, n), and the fall of the cost that it promises (n,)."""
     at, fall = point.parameters, point.fall
     held = ((at <= low) & (fall < 0)) | ((at >= high) & (fall > 0))

@@ -5,40 +5,40 @@ exact. What is left, over beta_s and perhaps C, is done by Laplace's method: the
 prior at the mode, and the volume of the posterior about it.
 """
 
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
+from math import log
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from foreglow.compute.device import each_on_a_thread
 from foreglow.errors import ModelError
-from foreglow.recognition.fits.integrand import (
-    At,
-    Dust,
-    Integrand,
-    JointIntegrand,
-    evaluate,
-    integrand_of,
-)
-from foreglow.recognition.fits.likelihood import Columns
-from foreglow.recognition.fits.optimise import Fit, fit, observed
+from foreglow.recognition.fits.descent import damped_step
+from foreglow.recognition.fits.integrand import AnyIntegrand, Dust, integrand_of
+from foreglow.recognition.fits.likelihood import Point, log_determinant
+from foreglow.recognition.fits.optimise import Fit, fit, in_flight, pieces, whiten
 from foreglow.recognition.fits.skymodel import SkyModel
 from foreglow.sky.bandpass import Bands
 
 # Gauss-Hermite nodes over what is free of the dust, if that is one parameter, and along each of two
 _NODES = (7, 5)
 _WIDEN = 1.2  # of their Gaussian, beyond the error of the fit
-_BATCH = 8192  # pixels in flight
 _MAX_STEPS = 60
 # half of chi-square a band, about 1 of a model that holds, above which the mode is sought once more
 # from the best fit: a wrong model of a bright pixel has many peaks
 _POOR = 2.0
-_TOLERANCE = 1e-6  # a step that promises less of half the chi-square ends the climb
+# rms of the priors from their means beyond which the best fit without them is no such start
+_FAR = 10.0
+_TOLERANCE = 1e-8  # a step that promises less of chi-square ends the climb
 
 
 def log_evidence(
-    model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Tensor
+    model: SkyModel,
+    frequency_ghz: Tensor | Bands,
+    data: Tensor,
+    noise: Tensor,
+    best: Tensor | None = None,
 ) -> Tensor:
     """Log evidence of a model in every pixel.
 
@@ -56,6 +56,8 @@ def log_evidence(
         Q, U [uK_RJ]; NaN or UNSEEN where a band did not observe.
     noise : Tensor, shape (n, n_band) or (n, 3, n_band)
         As `fit` takes it: the rms, or the covariances of Q and U.
+    best : Tensor, shape (n, n_param), optional
+        Parameters at the lowest minimum of chi-square, if known; else they are sought where needed.
 
     Returns
     -------
@@ -72,14 +74,14 @@ def log_evidence(
     require_priors(model)
     bands = Bands.of(frequency_ghz).to(data.device)
     if "dust" not in model.bent:
-        return _evidence(model, bands, data, noise)
+        return _evidence(model, bands, data, noise, best)
     found = fit(model, bands, data, noise)
     first = model.owner.index(1)  # parameter of the dust, whose are the last ones
     free, best = list(model.free)[first:], found.parameters[:, :first]
     given = replace(model, **{name: model.free[name].start for name in free})
     nodes, log_weights = _dust_nodes(found, first)
     parts = [
-        _evidence(given, bands, data, noise, dict(zip(free, node, strict=True)), best)
+        _evidence(given, bands, data, noise, best, dict(zip(free, node, strict=True)))
         for node in nodes
     ]
     return (torch.stack(parts) + log_weights).logsumexp(0)
@@ -111,35 +113,35 @@ def _evidence(
     bands: Bands,
     data: Tensor,
     noise: Tensor,
+    best: Tensor | None,
     dust: Dust | None = None,
-    best: Tensor | None = None,
 ) -> Tensor:
-    """The same for dust fixed at that of the model, or at values of the pixels.
-
-    `best` (n, n_param) are parameters near the lowest minimum of chi-square, if known.
-    """
+    """The same for dust fixed at that of the model, or at values of the pixels."""
     result = torch.full((len(data),), torch.nan, dtype=torch.float64, device=data.device)
-    for start in range(0, len(data), _BATCH):
-        part = slice(start, start + _BATCH)
-        n_seen = observed(data[part], noise[part]).sum(1)
-        seen = torch.nonzero(n_seen >= 3).squeeze(1)
+
+    def work(part: slice) -> None:
+        whitened = whiten(data[part], noise[part])
+        seen = torch.nonzero(whitened.n_seen >= 3).squeeze(1)
         if len(seen) == 0:
-            continue
+            return
         mine = {name: values[part][seen] for name, values in (dust or {}).items()}
-        pixels = integrand_of(model, bands, data[part], noise[part], seen, mine)
+        pixels = integrand_of(model, bands, whitened.at(seen), mine)
         mode = _climb(model, bands, pixels)
-        poor = torch.nonzero(mode.cost > _POOR * n_seen[seen]).squeeze(1)
+        half = 0.5 * (pixels.chi2 + mode.cost)
+        poor = torch.nonzero(half > _POOR * whitened.n_seen[seen]).squeeze(1)
         if len(poor):
-            here = start + seen[poor]
-            low = (
-                fit(model, bands, data[here], noise[here]).parameters
-                if best is None
-                else best[here]
-            )
-            again = _climb(model, bands, take(pixels, poor), low)
-            higher = again.cost < mode.cost[poor]
-            _put(mode, poor[higher], take(again, higher))
-        result[start + seen] = _integral(mode)
+            here = part.start + seen[poor]
+            low = mode.parameters[:, poor].T.clone() if best is None else best[here]
+            far = _pull(model, low) > _FAR**2 if best is not None else torch.ones_like(here).bool()
+            far = torch.nonzero(far).squeeze(1)
+            if len(far):
+                low[far] = fit(model, bands, data[here[far]], noise[here[far]]).parameters
+            again = _climb(model, bands, pixels.take(poor), low.T.contiguous())
+            higher = torch.nonzero(again.cost < mode.cost[poor]).squeeze(1)
+            mode.put(poor[higher], again.take(higher))
+        result[part.start + seen] = _integral(model, bands, pixels, mode)
+
+    each_on_a_thread(work, pieces(len(data), in_flight(noise), data.device), data.device)
     return result
 
 
@@ -152,63 +154,46 @@ def require_priors(model: SkyModel) -> None:
         )
 
 
-def _integral(mode: At) -> Tensor:
+def _pull(model: SkyModel, parameters: Tensor) -> Tensor:
+    """Squares of the way from the means of the priors, in their rms, of parameters (n, n_param)."""
+    mean, rms = parameters.new_tensor([f.prior for f in model.free.values()]).unbind(1)
+    return ((parameters - mean) / rms).square().sum(1)
+
+
+def _integral(model: SkyModel, bands: Bands, pixels: AnyIntegrand, mode: Point) -> Tensor:
     """(n,) log of the integral over the spectral parameters, without powers of 2 pi."""
-    root = torch.linalg.cholesky_ex(_precision(mode)).L  # a pixel may fail, the sky goes on
-    return mode.log_value - torch.log(torch.diagonal(root, dim1=1, dim2=2)).sum(1)
-
-
-def _precision(point: At) -> Tensor:
-    """The exact Hessian where it is positive; else, far from the mode, Gauss and Newton's."""
-    positive = torch.linalg.cholesky_ex(point.hessian).info == 0
-    return torch.where(positive[:, None, None], point.hessian, point.fisher)
+    rms = [f.prior[1] for f in model.free.values() if f.prior]
+    value = pixels.log_value(model, bands, mode) - sum(map(log, rms))
+    exact, rough = log_determinant(mode.hessian), log_determinant(mode.fisher)
+    return value - 0.5 * torch.where(exact.isnan(), rough, exact)  # rough: far from the mode
 
 
 def _climb(
-    model: SkyModel,
-    bands: Bands,
-    pixels: Integrand | JointIntegrand,
-    start: Tensor | None = None,
-) -> At:
+    model: SkyModel, bands: Bands, pixels: AnyIntegrand, start: Tensor | None = None
+) -> Point:
     """A mode of likelihood times prior, by Levenberg-Marquardt from the mean of the prior.
 
-    Or from a start (n, n_param).
+    Or from a start (n_param, n).
     """
-    n = len(pixels.log_volume)
+    n, unlimited = len(pixels.log_volume), pixels.log_volume.new_full((1, 1), torch.inf)
     if start is None:
         mean = pixels.log_volume.new_tensor([f.prior[0] for f in model.free.values() if f.prior])
-        start = mean.repeat(n, 1)
-    point = evaluate(model, bands, pixels, start)
-    live = torch.arange(n, device=start.device)
-    found = take(point, live)
+        start = mean[:, None].expand(-1, n)
+    point = pixels.linearise(model, bands, start)
+    found, live = point.each(torch.clone), torch.arange(n, device=start.device)
     damping = torch.full_like(point.cost, 1e-3)
     for _ in range(_MAX_STEPS):
-        precision = _precision(point)
-        scale = torch.diagonal(precision, dim1=1, dim2=2)
-        damped = precision + torch.diag_embed(damping[:, None] * scale)
-        step = torch.linalg.solve_ex(damped, point.fall).result
-        keep = torch.nonzero((step * point.fall).sum(1) > _TOLERANCE).squeeze(1)
+        step, promise = damped_step(point, damping, -unlimited, unlimited)
+        keep = torch.nonzero(promise > _TOLERANCE).squeeze(1)
         if len(keep) < 0.75 * len(live):  # a few finished pixels cost less than a copy
-            _put(found, live, point)
-            pixels, point = take(pixels, keep), take(point, keep)
-            live, damping, step = live[keep], damping[keep], step[keep]
-        if len(live) == 0 or len(keep) == 0:
-            break
-        trial = evaluate(model, bands, pixels, point.parameters + step)
-        better = trial.cost <= point.cost
-        _put(point, torch.nonzero(better).squeeze(1), take(trial, better))
-        damping = torch.where(better, damping / 10, damping * 10).clamp(1e-9, 1e9)
-    _put(found, live, point)
+            found.put(live, point)
+            pixels, point = pixels.take(keep), point.take(keep)
+            live, damping, step = live[keep], damping[keep], step[:, keep]
+        if len(keep) == 0:
+            return found
+        trial = pixels.linearise(model, bands, point.parameters + step)
+        better = trial.no_higher(point)
+        point = trial.where(better, point)
+        damping = torch.where(better, damping / 10, damping * 10).clamp_(1e-9, 1e9)
+    found.put(live, point)
     return found
-
-
-def take(values: Any, index: Tensor) -> Any:
-    """The same dataclass of tensors for some pixels."""
-    if isinstance(values, Columns):
-        return values.take(index)
-    return type(values)(*(getattr(values, field.name)[index] for field in fields(values)))
-
-
-def _put(into: At, index: Tensor, point: At) -> None:
-    for field in fields(At):
-        getattr(into, field.name)[index] = getattr(point, field.name)

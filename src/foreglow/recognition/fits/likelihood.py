@@ -21,6 +21,7 @@ from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
 _ROUNDING = 16 * torch.finfo(torch.float64).eps  # of a cost: it is a sum over some tens of terms
+_SLICE = 1024  # pixels whose spectra times rows stay in the cache
 _LEFT = 3e-6  # of squares in single precision: less left of a spectrum is not told from none
 
 
@@ -79,9 +80,13 @@ class Pixels(Columns):
 
     def explained_by(self, spectrum: Tensor) -> Tensor:
         """Fall of chi-square that a spectrum (n_band, n or 1) brings, (n,)."""
-        along = (self.rows * spectrum[:, None]).sum(0)
-        left = (self.inverse_variance * spectrum.square()).sum(0) - along[2:].square().sum(0)
-        return along[:2].square().sum(0) / left
+        along = (self.rows[:, :2] * spectrum[:, None]).sum(0)
+        return along.square().sum(0) / self.length(spectrum)
+
+    def length(self, spectrum: Tensor) -> Tensor:
+        """Square of what the fixed components leave of a spectrum (n_band, n or 1), (n,)."""
+        along = (self.rows[:, 2:] * spectrum[:, None]).sum(0)
+        return (self.inverse_variance * spectrum.square()).sum(0) - along.square().sum(0)
 
 
 @dataclass(frozen=True)
@@ -162,8 +167,10 @@ def project(fixed: Tensor, weight: Tensor, whitened: Tensor) -> Pixels:
     return Pixels(rows, weight.square())
 
 
-def linearise(model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor) -> Point:
-    """Cost and derivatives at parameters (n_param, n)."""
+def linearise(
+    model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor, exact: bool = False
+) -> Point:
+    """Cost and derivatives at parameters (n_param, n); the Hessian exact anywhere, if need be."""
     narrow = bands.weight is None  # then derivatives are the spectrum times numbers
     products = _synchrotron_products if narrow and "dust" not in model.bent else _products
     first, second, gram, second_gram, share = products(model, bands, pixels, parameters)
@@ -184,9 +191,10 @@ def linearise(model: SkyModel, bands: Bands, pixels: Pixels, parameters: Tensor)
     fisher = _outer(bending, bending) * narrow
     inverse = of_owner(model, of_owner(model, inverse).transpose(0, 1))
     hessian = fisher - inverse * _outer(along, along)
-    if f > 1:  # within a component these vanish at a minimum; farther off, steps do better without
+    if f > 1 or exact:
         mixed = of_owner(model, aside) * _outer(along, bending)
-        for i, j in pairs(model):
+        # within a component these vanish at a minimum; farther off, steps do better without
+        for i, j in () if exact else pairs(model):
             mixed[i, j] = mixed[j, i] = 0.0
         hessian = hessian + mixed + mixed.transpose(0, 1)
     for (i, j), left in zip(pairs(model), rest, strict=True):
@@ -236,15 +244,20 @@ def _synchrotron_products(
     p = len(model.free)  # beta_s, and perhaps C: derivatives are the spectrum times a power
     log_ratio = torch.log(bands.node_ghz / seds.SYNCHROTRON_PIVOT_GHZ)
     powers = log_ratio ** torch.arange(2 * p + 1, device=log_ratio.device)[:, None]
-    spectrum = powers[1 : p + 1].T @ parameters
+    exponent = torch.zeros_like(log_ratio)
     if p == 1 and model.fixed["curvature"]:
-        spectrum += (model.fixed["curvature"] * log_ratio**2)[:, None]
+        exponent += model.fixed["curvature"] * log_ratio**2
     if model.synchrotron_factor:
-        spectrum += synchrotron_factor(model, bands.node_ghz)[:, None]
-    spectrum.exp_()  # (band, n)
-    seen = pixels.rows * spectrum[:, None]
-    moments = (powers @ seen.flatten(1)).unflatten(1, seen.shape[1:])  # (power, row, n)
-    length = powers @ spectrum.square_().mul_(pixels.inverse_variance)  # (power, n)
+        exponent += synchrotron_factor(model, bands.node_ghz)
+    n, rows = parameters.shape[1], pixels.rows
+    moments = rows.new_empty(2 * p + 1, rows.shape[1], n)  # (power, row, n)
+    length = rows.new_empty(2 * p + 1, n)
+    step = _SLICE if rows.device.type == "cpu" else n
+    for some in (slice(first, first + step) for first in range(0, n, max(step, 1))):
+        spectrum = torch.addmm(exponent[:, None], powers[1 : p + 1].T, parameters[:, some]).exp_()
+        seen = rows[..., some] * spectrum[:, None]  # (band, row, n)
+        moments[..., some] = (powers @ seen.flatten(1)).unflatten(1, seen.shape[1:])
+        length[:, some] = powers @ spectrum.square_().mul_(pixels.inverse_variance[:, some])
     inside = moments[:, 2:]
     gram = length.unfold(0, p + 1, 1).transpose(1, 2)  # [i, j] is that of power i + j
     gram = gram - (inside[: p + 1, None] * inside[: p + 1]).sum(2)
@@ -274,15 +287,18 @@ def _products(
     weight = pixels.inverse_variance.sqrt()
     rows = torch.where(weight[:, None] > 0, pixels.rows / weight[:, None], 0.0)
     terms = terms_of(model, bands, parameters) * weight  # (term, band, n)
-    for fixed in rows[:, 2:].unbind(1):  # first: dust and CMB are too alike to subtract products
-        terms = terms - fixed * (fixed * terms).sum(1, keepdim=True)
-    share = None
-    n_bent = len(model.bent)
-    if n_bent > 1:
+    share, n_bent = None, len(model.bent)
+    if n_bent > 1:  # first: dust and CMB are too alike to subtract products
+        for fixed in rows[:, 2:].unbind(1):
+            terms = terms - fixed * (fixed * terms).sum(1, keepdim=True)
         terms[1], share = _apart(terms[0], terms[1])
     moments = torch.stack([(terms * row).sum(1) for row in rows[:, :2].unbind(1)], 1)
     n_first = n_bent + len(model.owner)
     gram = torch.stack([(terms * terms[k]).sum(1) for k in range(n_first)], 1)
+    if n_bent == 1:  # not before: beside laws of amplitudes the basis has rows that are not here
+        for fixed in rows[:, 2:].unbind(1):
+            inside = (terms * fixed).sum(1)
+            gram = gram - inside[:, None] * inside[:n_first]
     second_gram = gram[n_first:, :n_bent]
     return moments[:n_first], moments[n_first:], gram[:n_first], second_gram, share
 
@@ -351,6 +367,16 @@ def solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         table -= table[:, i, None] * row
         table[i] = row
     return table[:, k:], positive
+
+
+def log_determinant(matrix: Tensor) -> Tensor:
+    """Of symmetric matrices (k, k, n); no number where one is not positive definite."""
+    total = torch.zeros_like(matrix[0, 0])
+    while len(matrix):
+        pivot = torch.where(matrix[0, 0] > 0, matrix[0, 0], torch.nan)
+        total = total + torch.log(pivot)
+        matrix = matrix[1:, 1:] - matrix[1:, :1] * matrix[:1, 1:] / pivot
+    return total
 
 
 def invert(matrix: Tensor) -> Tensor:

@@ -90,19 +90,27 @@ def fit(model: SkyModel, frequency_ghz: Tensor | Bands, data: Tensor, noise: Ten
     bands, data, noise = prepare(frequency_ghz, data, noise)
     result = empty_fit(model, len(data), data.device)
 
-    on_cpu, threads = data.device.type == "cpu", torch.get_num_threads()
-    chunk = CHUNK if on_cpu else GPU_BATCH
-    batch = (BATCH, JOINT_BATCH) if on_cpu else (GPU_BATCH, GPU_JOINT_BATCH)
-    batch = batch[noise.ndim == 3]
-    if on_cpu:  # few pixels are shared evenly
-        chunk = min(chunk, max(_LEAST, -(-len(data) // threads)))
+    batch = in_flight(noise)
 
-    def work(start: int) -> None:
-        part = slice(start, start + chunk)
-        _fit_chunk(model, bands, whiten(data[part], noise[part]), batch, result, start)
+    def work(part: slice) -> None:
+        _fit_chunk(model, bands, whiten(data[part], noise[part]), batch, result, part.start)
 
-    each_on_a_thread(work, range(0, len(data), chunk), data.device)
+    most = CHUNK if data.device.type == "cpu" else GPU_BATCH
+    each_on_a_thread(work, pieces(len(data), most, data.device), data.device)
     return result
+
+
+def in_flight(noise: Tensor) -> int:
+    """Pixels in flight at a time on one thread, or on a GPU."""
+    on_cpu, joined = noise.device.type == "cpu", noise.ndim == 3
+    return ((GPU_BATCH, GPU_JOINT_BATCH), (BATCH, JOINT_BATCH))[on_cpu][joined]
+
+
+def pieces(n: int, most: int, device: torch.device) -> list[slice]:
+    """Work for each thread in turn, at most so many pixels; few pixels are shared evenly."""
+    if device.type == "cpu":
+        most = min(most, max(_LEAST, -(-n // torch.get_num_threads())))
+    return [slice(first, first + most) for first in range(0, n, most)]
 
 
 def prepare(

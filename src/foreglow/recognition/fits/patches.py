@@ -298,9 +298,8 @@ def _keep(
         chi2.index_add_(0, region, left)
     result.chi2[regions] = chi2
     if given.evidence is not None:
-        every = torch.arange(len(pixel), device=pixel.device)
-        data, noise = given.data[pixel], given.noise[pixel]
-        pixels = integrand_of(given.evidence, bands, data, noise, every, None)
+        data = whiten(given.data[pixel], given.noise[pixel])
+        pixels = integrand_of(given.evidence, bands, data)
         result.log_evidence[regions] = log_integral(
             given.evidence, Marginal(given.evidence, bands, pixels), shared, best.values
         )

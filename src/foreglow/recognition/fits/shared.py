@@ -13,9 +13,8 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from foreglow.recognition.fits.descent import DAMPING_RANGE, MAX_STEPS, TOLERANCE
-from foreglow.recognition.fits.integrand import At, Integrand, JointIntegrand, likelihood_at
+from foreglow.recognition.fits.integrand import AnyIntegrand
 from foreglow.recognition.fits.joint import AnyPixels
-from foreglow.recognition.fits.laplace import take
 from foreglow.recognition.fits.likelihood import Point, Whitened
 from foreglow.recognition.fits.skymodel import SkyModel, without_priors
 from foreglow.sky.bandpass import Bands
@@ -159,23 +158,20 @@ class Marginal:
 
     model: SkyModel
     bands: Bands
-    pixels: Integrand | JointIntegrand
+    pixels: AnyIntegrand
 
     def take(self, index: Tensor) -> "Marginal":
         """Some of the pixels."""
-        return replace(self, pixels=take(self.pixels, index))
-
-    def at(self, some: slice, parameters: Tensor) -> At:
-        """The integrand of a slice of the pixels, without any prior."""
-        n = len(self.pixels.log_volume)
-        index = torch.arange(n, device=parameters.device)[some]
-        return likelihood_at(self.model, self.bands, take(self.pixels, index), parameters.T)
+        return replace(self, pixels=self.pixels.take(index))
 
     def point(self, some: slice, parameters: Tensor) -> Point:
         """See `Summand`."""
-        at = self.at(some, parameters)
-        fisher, hessian = (m.movedim(0, -1) for m in (at.fisher, at.hessian))
-        return Point(parameters, 2 * at.cost, at.fall.T, fisher, hessian)
+        return self.pixels.at(some).linearise(without_priors(self.model), self.bands, parameters)
+
+    def log_value(self, some: slice, parameters: Tensor) -> Tensor:
+        """Log of the integrand of a slice of the pixels, without any prior."""
+        point = self.point(some, parameters)
+        return self.pixels.at(some).log_value(self.model, self.bands, point)
 
 
 @dataclass(frozen=True)
@@ -304,8 +300,8 @@ def log_integral(model: SkyModel, what: Marginal, shared: Shared, best: Tensor) 
     for first in range(0, len(shared.region), _SLICE):
         some = slice(first, first + _SLICE)
         region = shared.region[some]
-        at = what.at(some, mode.values[region, shared.place[:, some]])
-        value.index_add_(0, region, at.log_value)
+        values = what.log_value(some, mode.values[region, shared.place[:, some]])
+        value.index_add_(0, region, values)
     known = torch.isfinite(rms)
     value -= (0.5 * ((mode.values - mean) / rms).square() + torch.where(known, rms, 1.0).log()).sum(
         1
