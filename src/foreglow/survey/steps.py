@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from foreglow.data.gather import bytes_missing, gather
 from foreglow.data.room import validate_room
+from foreglow.errors import InstrumentError
 from foreglow.files import write_text
 from foreglow.plans import read_plan
 from foreglow.recognition.answers import Answer
@@ -99,7 +100,15 @@ def ask(asked: Asked, out: Path) -> None:
     ------
     DataError, RunError
         If files are missing and are not to be fetched, or there is no room.
+    InstrumentError
+        If the survey has too few bands for the models.
     """
+    needed, band = FitSetup(asked.models).bands_needed, asked.survey.instrument.band
+    if len(band) < needed:
+        raise InstrumentError(
+            f"expected a survey of {needed} bands at least, to fit {', '.join(asked.models)}, got "
+            f"{len(band)} ({', '.join(band)}); join another by a plus sign, or give fewer models=."
+        )
     files = asked.survey.remote_files(asked.halves)
     cost = predict_cost(
         asked.survey, asked.fwhm_arcmin, asked.nside, asked.halves, asked.network,
