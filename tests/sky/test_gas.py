@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from foreglow.errors import SkyError
+from foreglow.hi_cube.brightness import LIMIT_K
 from foreglow.sky.galaxy import mock_galaxy
 from foreglow.sky.gas import mock_gas, unpredictable_share
-from foreglow.sky.hydrogen import SPIN_K, HydrogenLayer, line_brightness, velocity_channels
+from foreglow.sky.hydrogen import (
+    BRIGHTEST_K,
+    SPIN_K,
+    Hydrogen,
+    HydrogenLayer,
+    line_brightness,
+    velocity_channels,
+)
 from foreglow.sky.layers import shell_velocity
 from foreglow.sky.shells import GAS_SHELLS
 
@@ -319,3 +327,10 @@ def test_share_of_the_dust_that_no_gas_predicts(gases):
     gas_only = dict.fromkeys(("orientation", "radiation", "background", "noise"), 0 * dust.noise)
     rest = unpredictable_share(replace(dust, **gas_only))
     np.testing.assert_allclose(rest["unpredictable"], 0, atol=1e-6)
+
+
+def test_no_line_is_brighter_than_readers_of_cubes_take():
+    bright = HydrogenLayer(*(np.full(12, v, np.float32) for v in (0.0, 1e4, 0.0)))
+    hydrogen = Hydrogen(1, 0, (bright,))
+    assert (hydrogen.channel(0.0) == BRIGHTEST_K).all()
+    assert BRIGHTEST_K < LIMIT_K

@@ -436,9 +436,7 @@ def test_words_that_fit_no_file(tmp_path):
         recognize_survey("wmap", out=tmp_path / "x", network=False, context=True)
     with pytest.raises(MapError, match=r"expected common_fwhm= as an angle"):
         recognize_survey("wmap", out=tmp_path / "x", common_fwhm="60")
-    with pytest.raises(
-        InstrumentError, match=r"of \d bands at least, .* got 5 \(WMAP_K"
-    ):
+    with pytest.raises(InstrumentError, match=r"of \d bands at least, .* got 5 \(WMAP_K"):
         recognize_survey("wmap", out=tmp_path / "x")
 
 

@@ -20,6 +20,8 @@ from foreglow.sky.fields import NOISE, Array, blocks, by_block
 COLUMN_PER_K_KMS = 0.01823  # 1e20 cm-2 for each K km/s of an optically thin line
 SPIN_K = 70.0  # of the cold gas
 COLD_SIGMA_KMS, WARM_SIGMA_KMS = 2.2, 8.5  # of the lines of cold and of warm gas
+# a few pixels of the plane at Nside 512 and finer would pass 1000 K, which readers take for no line
+BRIGHTEST_K = 900.0
 REACH = 6.0  # a line is nought this many widths from its centre
 FINEST_KMS = 2.0  # the cold lines are sampled at least as finely as this
 CHANNEL_KMS = 1.288  # of HI4PI
@@ -85,7 +87,8 @@ class Hydrogen:
 
         def shine(part: slice) -> None:
             seen = [line_brightness(self.layers, part, velocity_kms + away) for away in offsets]
-            brightness[part] += sum(seen) / np.float32(samples)
+            mean = sum(seen) / np.float32(samples)
+            brightness[part] += np.minimum(mean, np.float32(BRIGHTEST_K))
 
         for stretch in blocks(n_pix, size=STRETCH):
             by_block(shine, blocks(stretch.stop, stretch.start))
