@@ -9,7 +9,7 @@ import pytest
 
 from foreglow.errors import SkyError
 from foreglow.sky.galaxy import mock_galaxy
-from foreglow.sky.layers import gas_layer
+from foreglow.sky.layers import shell_maps
 from foreglow.sky.shells import GAS_SHELLS
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared/data/pysm64"
@@ -188,7 +188,7 @@ def test_dust_and_synchrotron_share_the_field_in_part(galaxies):
 
 
 def test_cap_columns_and_molecules():
-    layers = [gas_layer(shell, 32, 0) for shell in GAS_SHELLS]
+    layers = [shell_maps(shell, 32, 0).gas() for shell in GAS_SHELLS]
     column = medians(sum(layer.column for layer in layers))
     molecular = medians(sum(layer.molecular for layer in layers))
     assert column[-1] == pytest.approx(2.0, rel=0.4)  # 1e20 cm-2

@@ -20,7 +20,6 @@ from foreglow.sky.fields import (
     gaussian_map,
     power_law,
     slow_field,
-    validate,
 )
 from foreglow.sky.filaments import ln_column_alm
 from foreglow.sky.magnetic import spiral, to_the_sky
@@ -97,30 +96,6 @@ def shell_maps(shell: Shell, nside: int, seed: int, gas: bool = True) -> ShellMa
     ln_column -= np.float32(shell.rms**2 * variance / 2)
     cold = slow_field(seed, shell.stream, COLD, nside) if gas else None
     return ShellMaps(shell, ln_column, turbulence, cold)
-
-
-def gas_layer(shell: Shell, nside: int, seed: int) -> GasLayer:
-    """Gas of one shell: column, phases and the field in it.
-
-    Parameters
-    ----------
-    shell : Shell
-        One of `GAS_SHELLS`.
-    nside, seed : int
-        As for `mock_galaxy`.
-
-    Returns
-    -------
-    GasLayer
-        Columns in 1e20 cm-2, RING, Galactic.
-
-    Raises
-    ------
-    SkyError
-        If `nside` or `seed` is not as for `mock_galaxy`.
-    """
-    validate(nside, seed)
-    return shell_maps(shell, nside, seed).gas()
 
 
 def _disc(shell: Shell, direction: Array) -> Array:
