@@ -95,6 +95,9 @@ def test_the_convention_of_a_map_that_states_none(run, own, monkeypatch, tmp_pat
         seen.append((self.target, self.convention))
         raise MapError("enough")
 
+    code, _, err = run("dust", "train", *own, "--convention", "IAU", "--out", tmp_path / "m", *TINY)
+    assert code == 2
+    assert "expected --convention of Q and U, got a target of intensity" in " ".join(err.split())
     monkeypatch.setattr(SkySource, "load", load)
     options = ("--target", "polarisation", "--convention", "IAU", "--out", tmp_path / "m")
     assert run("dust", "train", *own, *options, *TINY)[0] == 2

@@ -118,17 +118,18 @@ def read_given(
     Raises
     ------
     MapError
-        As `read_dust` and `read_polarised`; or noise is given of an intensity, or the intensity is
-        missing beside Q and U.
+        As `read_dust` and `read_polarised`; or noise or convention is given of an intensity, or
+        the intensity is missing beside Q and U.
     ShapeError
         If an array has other pixels than the cube.
     """
     if target == "intensity":
-        if noise is not None:
-            raise MapError(
-                "expected noise= of Q and U, got a target of intensity, which has no use for it; "
-                "leave noise= out, or give target='polarisation'"
-            )
+        for name, given in {"noise": noise, "convention": convention}.items():
+            if given is not None:
+                raise MapError(
+                    f"expected {name}= of Q and U, got a target of intensity, which has no use for "
+                    f"it; leave {name}= out, or take polarisation as the target"
+                )
         return GivenDust(*read_dust(dust, unit, cube, nest))
     if isinstance(dust, str | Path) or "frame" in stated_conventions(dust):
         frame = None
