@@ -1,11 +1,15 @@
 """Scores of predictors whose answers are known."""
 
+from types import SimpleNamespace
+
 import healpy as hp
 import numpy as np
 import pytest
 import torch
 
 from foreglow.dust.cutouts import CutoutSampler
+from foreglow.dust.evaluate import _trained_on
+from foreglow.dust.load import SkySource
 from foreglow.dust.scores import Scores, integrated_predictor, score
 from foreglow.dust.sky_cube import SkyCube
 from foreglow.dust.spectra import mode_correlation, paper_bands, spectrum_correlation
@@ -119,3 +123,18 @@ class TestBadInput:
     def test_scores_of_other_cutouts(self):
         with pytest.raises(ShapeError, match=r"the same cutouts, got 2 of unet and 1 of integ"):
             scores_of("unet", [0.5, 0.6]).record(scores_of("integrated", [0.5]))
+
+
+@pytest.mark.parametrize(
+    ("sky", "seed", "left_out"),
+    [
+        ("mock", 100, ("north",)),
+        ("mock", 101, ("north", "south")),  # of further skies both halves were trained on
+        ("mock", 102, ()),
+        (None, 0, ()),
+    ],
+)
+def test_what_a_training_has_seen_of_a_sky(sky, seed, left_out):
+    card = {"training": {"sky": "mock", "seed": 100, "skies": 2, "region": "north"}}
+    given = SkySource(sky, *((None, None) if sky else ("cube", "dust")), seed=seed)
+    assert _trained_on(SimpleNamespace(card=card), given) == left_out

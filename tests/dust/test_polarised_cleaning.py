@@ -116,6 +116,7 @@ def test_the_same_seed_gives_the_same_skies():
         ({"dust": DUST[:, :12]}, ShapeError, "dust: expected Q, U of shape"),
         ({"templates": {"t": OTHER[:1]}}, ShapeError, "t: expected Q, U of shape"),
         ({"templates": {"t": OTHER * np.nan}}, MapError, "t: expected finite Q and U"),
+        ({"template_noise": {"t": (1.0,)}}, ShapeError, "of no template, a number a map"),
         ({"ell_edges": (10, 80)}, MapError, "expected edges of ell up to 65, where the window"),
     ],
 )  # fmt: skip

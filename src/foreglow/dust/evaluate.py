@@ -113,7 +113,8 @@ def _on_the_sphere(
     """Records of maps on the part of a region's sky that no training cutout reached."""
     nside = next(iter(cubes.values())).nside
     kept = trained_sky(region, loaded.grid, nside)
-    kept &= ~trained_sky(_trained_on(loaded, given), loaded.grid, nside)
+    for trained in _trained_on(loaded, given):
+        kept &= ~trained_sky(trained, loaded.grid, nside)
     try:
         found = sphere_scores({loaded.network: loaded}, cubes, kept)
     except MapError as error:
@@ -128,14 +129,19 @@ def _on_the_sphere(
     ]
 
 
-def _trained_on(loaded: DustModel, given: SkySource) -> str | None:
-    """The region in which a model may have been trained on a sky; None of another sky."""
+def _trained_on(loaded: DustModel, given: SkySource) -> tuple[str, ...]:
+    """The regions in which a model may have been trained on a sky; none of another sky."""
     card = loaded.card.get("training", {})
+    region = (card["region"],) if "region" in card else ()
     mine, other = card.get("sky") == "mock", given.sky == "mock"
-    first = card.get("seed", 0)
-    further = range(first, first + card.get("skies", 1))
-    another = mine != other or (mine and given.seed not in further)
-    return None if another else card.get("region")
+    if mine != other:
+        return ()
+    if not mine:  # one user's files may be another's
+        return region
+    further = given.seed - card.get("seed", 0)
+    if 0 < further < card.get("skies", 1):  # all skies but the first are trained on whole
+        return "north", "south"
+    return region if further == 0 else ()
 
 
 def _scores(

@@ -186,6 +186,12 @@ def clean_polarisation(
             f"expected edges of ell up to {len(window)}, where the window ends, got "
             f"{list(ell_edges)}."
         )
+    for name, depths in (template_noise or {}).items():
+        if name not in templates or len(depths) != np.size(templates[name]) // np.size(dust):
+            raise ShapeError(
+                f"expected template_noise= of {', '.join(templates) or 'no template'}, a number a "
+                f"map, got {len(depths)} of {name}."
+            )
     maps = {name: np.reshape(one, (-1, *np.shape(one)[-2:])) for name, one in templates.items()}
     alm = [_multipoles(cut, "dust", dust)]
     alm += [_multipoles(cut, name, one) for name, several in maps.items() for one in several]

@@ -41,15 +41,17 @@ def fitted(
     return kept(path, models, make)
 
 
-def own_instrument(sky: SurveySky, mask: NDArray | None) -> tuple[Instrument, TrainingPlan]:
+def own_instrument(
+    bands: Instrument, sigma: NDArray, mask: NDArray | None
+) -> tuple[Instrument, TrainingPlan]:
     """The instrument that a network is trained for: the noise of these very maps, pixel by pixel.
+
+    `sigma`, (n_pix, n_band), is their rms [uK_RJ].
 
     Its sensitivities are the median noise of each band, as if the pixels were of Nside 16, where
     the training law counts noise: only that of a pixel matters to a network. The plan draws noise
     over the range that the pixels have, with the scatter between bands that they have beside it.
     """
-    _, sigma, _ = sky.read()
-    bands = sky.instrument
     seen = np.isfinite(sigma).all(1)
     seen &= True if mask is None else mask
     pixel_arcmin = hp.nside2resol(REFERENCE_NSIDE, arcmin=True)

@@ -140,9 +140,9 @@ def recognized(asked: Asked, run: Run) -> SurveyFound:
         note = steps.note
         captions = survey_figures(run.figures, answers, note)
         write_text(run.figures / "captions.json", json.dumps(captions, indent=1))
-        data, sigma, _ = steps.sky.read()
-        hidden = np.ones(len(data), bool) if steps.mask is None else steps.mask
-        data = np.where(hidden[:, None, None], data, np.nan)
+        data, sigma = steps.values
+        if steps.mask is not None:
+            data = np.where(steps.mask[:, None, None], data, np.nan)
         save_view(
             survey_view(steps.sky.instrument, data, sigma, first.models, answers, note),
             run.folder / "maps",
@@ -163,6 +163,11 @@ class _Steps:
     def sky(self) -> SurveySky:
         """All of the data at one beam."""
         return self._brought("sky", None)
+
+    @cached_property
+    def values(self) -> tuple[NDArray, NDArray]:
+        """Q, U (n_pix, 2, n_band) and rms (n_pix, n_band) [uK_RJ], read once."""
+        return self.sky.read()[:2]
 
     @cached_property
     def mask(self) -> NDArray[np.bool_] | None:
@@ -193,7 +198,7 @@ class _Steps:
         model, context = self.run.models, folder / "context"
         with self.run.stage("training"):
             if not model.is_dir():
-                instrument, law = own_instrument(self.sky, self.mask)
+                instrument, law = own_instrument(self.sky.instrument, self.values[1], self.mask)
                 train_recogniser(
                     instrument, asked.models, plan=read_plan(asked.plan, law), out=model,
                     seed=asked.seed, device=asked.device, resume=True,
@@ -212,7 +217,7 @@ class _Steps:
 
     def bands(self) -> list[dict[str, Any]]:
         """What the bands are: a record each."""
-        data, sigma, _ = self.sky.read()
+        data, sigma = self.values
         seen = np.isfinite(data).all(1) & np.isfinite(sigma)
         seen &= True if self.mask is None else self.mask[:, None]
         bands = self.sky.instrument
@@ -253,7 +258,7 @@ class _Steps:
     @property
     def _anywhere_complete(self) -> bool:
         """Whether some pixel is observed in every band."""
-        data, sigma, _ = self.sky.read()
+        data, sigma = self.values
         seen = np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1)
         return bool((seen if self.mask is None else seen & self.mask).any())
 
