@@ -187,6 +187,8 @@ def test_errors_of_the_map(records, folder):
         assert row["unit"] == "uK_RJ"
     (seams,) = of(records, step="seams")
     assert 0 < seams["over_rms"] < 0.1 < seams["missed"] / seams["rms"]
+    (polarised,) = of(records, step="polarised_seams")
+    assert 0 < polarised["over_rms"] < 0.3
     mean, std = hp.read_map(folder / "maps" / "dust.fits", field=(0, 1))
     seen = mean > hp.UNSEEN / 2
     assert seen.mean() == pytest.approx(0.72, abs=0.01)

@@ -157,9 +157,11 @@ def sphere_scores(
     return score_sphere(maps, targets, kept)
 
 
-def centres_around(kept: NDArray[np.bool_], grid: Grid, nside: int) -> Pointings:
-    """The centres of the cutouts that reach some sky."""
-    where = stitching.centres(nside)
+def centres_around(
+    kept: NDArray[np.bool_], grid: Grid, nside: int, turn_deg: float = 0.0
+) -> Pointings:
+    """The centres of the cutouts that reach some sky, see `foreglow.dust.stitch.centres`."""
+    where = stitching.centres(nside, turn_deg)
     coarse = np.zeros(hp.nside2npix(16), bool)
     coarse[hp.vec2pix(16, *hp.pix2vec(hp.npix2nside(kept.size), np.flatnonzero(kept)))] = True
     far = np.degrees(distance_to(coarse)) - 2 * hp.max_pixrad(16, degrees=True)

@@ -66,6 +66,10 @@ class Stitched:
         return self.members.std(0, ddof=1)
 
 
+TURN_DEG = 31.0
+"""Of the centres of a second blend: pixels of the grid repeat every 22.5 deg near its poles."""
+
+
 def centres(nside: int = 16, turn_deg: float = 0.0) -> Pointings:
     """Centres of cutouts all over the sky: the pixels of a HEALPix grid.
 

@@ -38,7 +38,7 @@ from foreglow.reproduce.zhang2019.experiment import (
 )
 from foreglow.reproduce.zhang2019.polarised_cleaning import polarised_cleaning
 from foreglow.reproduce.zhang2019.polarised_east_west import east_to_west
-from foreglow.reproduce.zhang2019.polarised_maps import polarised_maps
+from foreglow.reproduce.zhang2019.polarised_maps import polarised_maps, polarised_seams
 from foreglow.reproduce.zhang2019.polarised_sphere import on_the_sphere
 from foreglow.sky.gas import MockGas, mock_gas
 
@@ -83,6 +83,9 @@ def polarised_dust(experiment: Experiment) -> Captions:
                 record["alignment"],
             )  # fmt: skip
     dust = _predicted_sky(experiment, gas, noisy, model)
+    seams = polarised_seams(experiment, model, noisy.cube, dust)
+    experiment.run.records.append(seams)
+    log.info("Q and U of two blends differ by %.2f%% of their rms", 100 * seams["over_rms"])
     captions = _curve_figure(experiment, found["truth"])
     captions |= _example_figure(experiment, noisy, model)
     simple = {"gradients": gradient_predictor, "hough_averaged": _averaged_hough}

@@ -1,6 +1,7 @@
 """Maps of polarised dust on the sky that no training saw, by every model."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from foreglow.dust.polarised_sphere import CENTRES_NSIDE, centres_around, traine
 from foreglow.dust.predict import predict_map
 from foreglow.dust.results import PolarisedDustMap
 from foreglow.dust.scores import Predictor
-from foreglow.dust.stitch import stitch, target_maps
+from foreglow.dust.stitch import TURN_DEG, stitch, target_maps
 from foreglow.maps.gnomonic import Pointings
-from foreglow.reproduce.zhang2019.experiment import SPLITS, Experiment
+from foreglow.reproduce.zhang2019.experiment import POLARISED, SPLITS, Experiment
 from foreglow.reproduce.zhang2019.sky import ring_map
 
 _SPLIT = SPLITS[0]
@@ -32,6 +33,27 @@ def unseen_sky(experiment: Experiment) -> NDArray[np.bool_]:
         for name in ("test", "train")
     )
     return test & ~train
+
+
+def polarised_seams(
+    experiment: Experiment, model: DustModel, sky: SkyCube, dust: PolarisedDustMap
+) -> dict[str, Any]:
+    """A record of how far Q and U of another blend differ from a map's, on the unseen sky."""
+    kept = unseen_sky(experiment)
+    nside = min(CENTRES_NSIDE, experiment.settings["centres_nside"])
+    with experiment.run.stage("seams of the polarised map"):
+        where = centres_around(kept, experiment.grid, nside, TURN_DEG)
+        other = predict_map(model, sky, where)
+    assert isinstance(other, PolarisedDustMap)
+    first, second = np.stack([dust.q, dust.u]), np.stack([other.q, other.u])
+    both = kept & np.isfinite(first + second).all(0)
+    difference, rms = (
+        float(np.sqrt(np.mean(maps[:, both] ** 2))) for maps in (first - second, first)
+    )
+    return {
+        "step": "polarised_seams", "model": POLARISED, "difference": difference, "rms": rms,
+        "over_rms": difference / rms, "unit": model.target_unit,
+    }  # fmt: skip
 
 
 def polarised_maps(

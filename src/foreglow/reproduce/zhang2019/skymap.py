@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from foreglow.dust.model import DustModel
 from foreglow.dust.predict import predict_map, stitched_members
 from foreglow.dust.results import DustMap
-from foreglow.dust.stitch import centres
+from foreglow.dust.stitch import TURN_DEG, centres
 from foreglow.dust.uncertainty import coverage
 from foreglow.maps import healpix as hp
 from foreglow.maps.hemispheres import reached
@@ -27,7 +27,6 @@ _NOTE = (
     "share theirs."
 )
 _LEVELS = np.arange(0.25, 3.01, 0.25)
-_TURN_DEG = 31.0  # the pixels of the coarse grid repeat every 22.5 degrees near its poles
 
 
 def predicted_map(experiment: Experiment) -> Captions:
@@ -89,7 +88,7 @@ def _seams(
 ) -> dict[str, Any]:
     """How far two blends of the same network differ, whose cutouts lie elsewhere."""
     with experiment.run.stage("seams of the map"):
-        where = centres(experiment.settings["centres_nside"], _TURN_DEG)
+        where = centres(experiment.settings["centres_nside"], TURN_DEG)
         other = dust.calibration(stitched_members(model, experiment.sky.cube, where).mean)
     both = np.isfinite(dust.mean) & np.isfinite(other)
     difference = float((dust.mean - other)[both].std())
