@@ -18,6 +18,7 @@ DAMPING_RANGE = (1e-9, 1e12)
 # even where it falls so many times further than its step promises, and by so much more
 _NEAR = 0.01
 _HOPE, _MARGIN = 10.0, 0.5
+_SMALLEST = 1e-12  # step of any parameter, under which there is nothing but rounding
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,14 @@ def _descend(model: SkyModel, bands: Bands, descents: _Descents, ends: Ends, few
             step, promise = (t.index_select(-1, keep) for t in (step, promise))
         if len(now.place) <= few:
             return now
-        aim = torch.clamp(now.point.parameters + step, low, high)
+        before = now.point.parameters
+        aim = torch.clamp(before + step, low, high)
         trial = now.pixels.linearise(model, bands, aim)
         better = trial.no_higher(now.point)
         damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*DAMPING_RANGE)
         now = replace(now, point=trial.where(better, now.point), damping=damping)
-        converged = promise < TOLERANCE
+        moved = (aim - before).abs().amax(0)
+        converged = (promise < TOLERANCE) | (moved < _SMALLEST)
     _end(ends, now, torch.ones_like(converged), converged)
     return now.take(now.place[:0])
 

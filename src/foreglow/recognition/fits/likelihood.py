@@ -191,6 +191,8 @@ def linearise(
     fisher = _outer(bending, bending) * narrow
     inverse = of_owner(model, of_owner(model, inverse).transpose(0, 1))
     hessian = fisher - inverse * _outer(along, along)
+    # a prior moves the minimum to where none of the terms vanishes
+    exact = exact or any(free.prior is not None for free in model.free.values())
     if f > 1 or exact:
         mixed = of_owner(model, aside) * _outer(along, bending)
         # within a component these vanish at a minimum; farther off, steps do better without
