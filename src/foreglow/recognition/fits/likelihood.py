@@ -22,6 +22,7 @@ from foreglow.sky.bandpass import Bands
 
 _ROUNDING = 16 * torch.finfo(torch.float64).eps  # of a cost: it is a sum over some tens of terms
 _SLICE = 1024  # pixels whose spectra times rows stay in the cache
+_ALIKE = 1e-6  # of what is 1 at most: apart by the rounding of single precision
 _LEFT = 3e-6  # of squares in single precision: less left of a spectrum is not told from none
 
 
@@ -342,17 +343,22 @@ def explained(pixels: Pixels, spectra: Tensor) -> Tensor:
     """Fall of chi-square that each of many spectra (n_band, node) brings, (node, n), float32."""
     scale = pixels.inverse_variance.amax(0).rsqrt()  # so that squares stay in range
     rows = (pixels.rows * scale).transpose(0, 1).float().contiguous()
-    spectra = spectra.T.float()
-    length = spectra.square() @ (pixels.inverse_variance * scale.square()).float()
+    weight = (pixels.inverse_variance * scale.square()).float()
+    spectra, fixed = spectra.T.float(), rows[2:]
+    alike = all((v - v[..., :1]).abs().amax() < _ALIKE for v in (weight, fixed))
+    if alike:  # noise of one shape across the bands: what is left of spectra is that of one pixel
+        weight, fixed = weight[:, :1], fixed[..., :1]
+    length = spectra.square() @ weight
     left = length.clone()
-    for row in rows[2:]:
+    for row in fixed:
         along = spectra @ row
         left.addcmul_(along, along, value=-1)
-    along = spectra @ rows[0]
-    gain = along.square_()
-    along = spectra @ rows[1]
+    left = torch.maximum(left, length.mul_(_LEFT))
+    if alike:
+        spectra = spectra / left.sqrt_()
+    gain, along = (spectra @ rows[0]).square_(), spectra @ rows[1]
     gain.addcmul_(along, along)
-    return gain.div_(torch.maximum(left, length.mul_(_LEFT)))
+    return gain if alike else gain.div_(left)
 
 
 def solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
