@@ -165,8 +165,21 @@ def damped_step(point: Point, damping: Tensor, low: Tensor, high: Tensor) -> tup
         scale = damping * torch.where(fisher[k, k] > 0, fisher[k, k], 1.0) + held[k]
         fisher[k, k] += scale
         hessian[k, k] += scale
-    step, positive = solve(hessian, fall[:, None])
+    step, positive = _solved(hessian, fall)
     if not positive.all():  # far from a minimum: Gauss and Newton's
-        step = torch.where(positive, step, solve(fisher, fall[:, None])[0])
-    step = step.squeeze(1)
+        other = torch.nonzero(~positive).squeeze(1)
+        step[:, other] = _solved(fisher[..., other], fall[:, other])[0]
     return step, (1 + damping) * (step * fall).sum(0)
+
+
+def _solved(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """As `solve`, (k, n): at once for the usual two parameters."""
+    if len(right) != 2:
+        step, positive = solve(matrix, right[:, None])
+        return step.squeeze(1), positive
+    (a, b), (_, c) = matrix
+    first, second = right
+    slope = b / a
+    pivot = c - slope * b
+    second = (second - slope * first) / pivot
+    return torch.stack([(first - b * second) / a, second]), (a > 0) & (pivot > 0)
