@@ -192,13 +192,14 @@ def linearise(
     fisher = _outer(bending, bending) * narrow
     inverse = of_owner(model, of_owner(model, inverse).transpose(0, 1))
     hessian = fisher - inverse * _outer(along, along)
-    # a prior moves the minimum to where none of the terms vanishes
-    exact = exact or any(free.prior is not None for free in model.free.values())
-    if f > 1 or exact:
+    pulls = prior_pulls(model, parameters)
+    if f > 1 or exact or pulls:
         mixed = of_owner(model, aside) * _outer(along, bending)
-        # within a component these vanish at a minimum; farther off, steps do better without
+        # within a component these are as the gradient of the likelihood: at a minimum none, or what
+        # a prior holds against; farther off, steps do better with these than with its own
         for i, j in () if exact else pairs(model):
-            mixed[i, j] = mixed[j, i] = 0.0
+            for k, m in {(i, j), (j, i)}:
+                mixed[k, m] = -pulls[k] * aside[model.owner[k], m] if k in pulls else 0.0
         hessian = hessian + mixed + mixed.transpose(0, 1)
     for (i, j), left in zip(pairs(model), rest, strict=True):
         curve = (bending[i] * left).sum(0)
@@ -325,6 +326,12 @@ def _apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         more = (first * second).sum(0) / length
         second, share = second - more * first, share + more
     return second, share
+
+
+def prior_pulls(model: SkyModel, parameters: Tensor) -> dict[int, Tensor]:
+    """By the place of a parameter that has a prior, minus half the slope of that (n,)."""
+    priors = ((k, free.prior) for k, free in enumerate(model.free.values()) if free.prior)
+    return {k: (mean - parameters[k]) / rms**2 for k, (mean, rms) in priors}
 
 
 def add_priors(model: SkyModel, point: Point) -> None:
