@@ -12,11 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from foreglow.recognition.fits.skymodel import (
-    SkyModel,
-    bent_spectra,
-    synchrotron_factor,
-)
+from foreglow.recognition.fits.skymodel import SkyModel, bent_spectra, synchrotron_factor
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
