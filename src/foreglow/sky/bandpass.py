@@ -60,7 +60,9 @@ class Bands:
         return type(self)(self.node_ghz[nodes], weight[nodes])
 
     def to(self, device: torch.device | str) -> Self:
-        """The same in double precision on a device."""
+        """The same in double precision on a device; itself where it is there."""
+        if self.node_ghz.device == torch.device(device) and self.node_ghz.dtype == torch.float64:
+            return self
         weight = None if self.weight is None else self.weight.to(device, torch.float64)
         return type(self)(self.node_ghz.to(device, torch.float64), weight)
 

@@ -18,6 +18,7 @@ DAMPING_RANGE = (1e-9, 1e12)
 # even where it falls so many times further than its step promises, and by so much more
 _NEAR = 0.01
 _HOPE, _MARGIN = 10.0, 0.5
+_SMALLEST = 1e-12  # step of any parameter, under which there is nothing but rounding
 
 
 @dataclass(frozen=True)
@@ -125,12 +126,14 @@ def _descend(model: SkyModel, bands: Bands, descents: _Descents, ends: Ends, few
             step, promise = (t.index_select(-1, keep) for t in (step, promise))
         if len(now.place) <= few:
             return now
-        aim = torch.clamp(now.point.parameters + step, low, high)
+        before = now.point.parameters
+        aim = torch.clamp(before + step, low, high)
         trial = now.pixels.linearise(model, bands, aim)
         better = trial.no_higher(now.point)
         damping = torch.where(better, now.damping / 10, now.damping * 10).clamp_(*DAMPING_RANGE)
         now = replace(now, point=trial.where(better, now.point), damping=damping)
-        converged = promise < TOLERANCE
+        moved = (aim - before).abs().amax(0)
+        converged = (promise < TOLERANCE) | (moved < _SMALLEST)
     _end(ends, now, torch.ones_like(converged), converged)
     return now.take(now.place[:0])
 
@@ -162,8 +165,21 @@ def damped_step(point: Point, damping: Tensor, low: Tensor, high: Tensor) -> tup
         scale = damping * torch.where(fisher[k, k] > 0, fisher[k, k], 1.0) + held[k]
         fisher[k, k] += scale
         hessian[k, k] += scale
-    step, positive = solve(hessian, fall[:, None])
+    step, positive = _solved(hessian, fall)
     if not positive.all():  # far from a minimum: Gauss and Newton's
-        step = torch.where(positive, step, solve(fisher, fall[:, None])[0])
-    step = step.squeeze(1)
+        other = torch.nonzero(~positive).squeeze(1)
+        step[:, other] = _solved(fisher[..., other], fall[:, other])[0]
     return step, (1 + damping) * (step * fall).sum(0)
+
+
+def _solved(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """As `solve`, (k, n): at once for the usual two parameters."""
+    if len(right) != 2:
+        step, positive = solve(matrix, right[:, None])
+        return step.squeeze(1), positive
+    (a, b), (_, c) = matrix
+    first, second = right
+    slope = b / a
+    pivot = c - slope * b
+    second = (second - slope * first) / pivot
+    return torch.stack([(first - b * second) / a, second]), (a > 0) & (pivot > 0)

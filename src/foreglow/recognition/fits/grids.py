@@ -5,6 +5,7 @@ narrow hills where the two are nearly alike, and these lie elsewhere beside each
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ class Grid:
     rows: tuple[int, ...] = ()
 
 
+@lru_cache(maxsize=32)  # of some MiB each, and made anew for each block of pixels else
 def grid(
     model: SkyModel, bands: Bands, n_curvature: int, n_beta: int, with_dust: bool = True
 ) -> Grid:

@@ -12,16 +12,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from foreglow.recognition.fits.skymodel import (
-    SkyModel,
-    bent_spectra,
-    synchrotron_factor,
-)
+from foreglow.recognition.fits.skymodel import SkyModel, bent_spectra, synchrotron_factor
 from foreglow.sky import seds
 from foreglow.sky.bandpass import Bands
 
 _ROUNDING = 16 * torch.finfo(torch.float64).eps  # of a cost: it is a sum over some tens of terms
 _SLICE = 1024  # pixels whose spectra times rows stay in the cache
+_ALIKE = 1e-6  # of what is 1 at most: apart by the rounding of single precision
 _LEFT = 3e-6  # of squares in single precision: less left of a spectrum is not told from none
 
 
@@ -191,11 +188,14 @@ def linearise(
     fisher = _outer(bending, bending) * narrow
     inverse = of_owner(model, of_owner(model, inverse).transpose(0, 1))
     hessian = fisher - inverse * _outer(along, along)
-    if f > 1 or exact:
+    pulls = prior_pulls(model, parameters)
+    if f > 1 or exact or pulls:
         mixed = of_owner(model, aside) * _outer(along, bending)
-        # within a component these vanish at a minimum; farther off, steps do better without
+        # within a component these are as the gradient of the likelihood: at a minimum none, or what
+        # a prior holds against; farther off, steps do better with these than with its own
         for i, j in () if exact else pairs(model):
-            mixed[i, j] = mixed[j, i] = 0.0
+            for k, m in {(i, j), (j, i)}:
+                mixed[k, m] = -pulls[k] * aside[model.owner[k], m] if k in pulls else 0.0
         hessian = hessian + mixed + mixed.transpose(0, 1)
     for (i, j), left in zip(pairs(model), rest, strict=True):
         curve = (bending[i] * left).sum(0)
@@ -324,6 +324,12 @@ def _apart(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return second, share
 
 
+def prior_pulls(model: SkyModel, parameters: Tensor) -> dict[int, Tensor]:
+    """By the place of a parameter that has a prior, minus half the slope of that (n,)."""
+    priors = ((k, free.prior) for k, free in enumerate(model.free.values()) if free.prior)
+    return {k: (mean - parameters[k]) / rms**2 for k, (mean, rms) in priors}
+
+
 def add_priors(model: SkyModel, point: Point) -> None:
     """Add the Gaussian priors of a model to what the data say."""
     for k, free in enumerate(model.free.values()):
@@ -340,17 +346,22 @@ def explained(pixels: Pixels, spectra: Tensor) -> Tensor:
     """Fall of chi-square that each of many spectra (n_band, node) brings, (node, n), float32."""
     scale = pixels.inverse_variance.amax(0).rsqrt()  # so that squares stay in range
     rows = (pixels.rows * scale).transpose(0, 1).float().contiguous()
-    spectra = spectra.T.float()
-    length = spectra.square() @ (pixels.inverse_variance * scale.square()).float()
+    weight = (pixels.inverse_variance * scale.square()).float()
+    spectra, fixed = spectra.T.float(), rows[2:]
+    alike = all((v - v[..., :1]).abs().amax() < _ALIKE for v in (weight, fixed))
+    if alike:  # noise of one shape across the bands: what is left of spectra is that of one pixel
+        weight, fixed = weight[:, :1], fixed[..., :1]
+    length = spectra.square() @ weight
     left = length.clone()
-    for row in rows[2:]:
+    for row in fixed:
         along = spectra @ row
         left.addcmul_(along, along, value=-1)
-    along = spectra @ rows[0]
-    gain = along.square_()
-    along = spectra @ rows[1]
+    left = torch.maximum(left, length.mul_(_LEFT))
+    if alike:
+        spectra = spectra / left.sqrt_()
+    gain, along = (spectra @ rows[0]).square_(), spectra @ rows[1]
     gain.addcmul_(along, along)
-    return gain.div_(torch.maximum(left, length.mul_(_LEFT)))
+    return gain if alike else gain.div_(left)
 
 
 def solve(matrix: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -248,14 +249,14 @@ def _between(grid: Grid, peaks: _Peaks) -> Tensor:
 def _peaks(gain: Tensor, margin: Tensor, shape: tuple[int, ...], rows=()) -> _Peaks:
     """Peaks of (n_node, n) along the last axis, no lower than those beside them on all others."""
     table = gain.unflatten(0, (-1, shape[-1]))  # (row, column, n)
-    high = table > gain.amax(0) - margin
-    rises = table[:, 1:] > table[:, :-1]
+    high = _above(table, gain.amax(0) - margin)
+    rises = _above(table[:, 1:], table[:, :-1])
     high[:, 1:] &= rises
     high[:, :-1] &= ~rises
     for row in rows:
         same = slice(row, None, shape[-2])
         high[same] |= table[same] == table[same].amax((0, 1))
-    row, column, pixel = torch.nonzero(high).unbind(1)
+    row, column, pixel = torch.unravel_index(_places(high), table.shape)
     height = table[row, column, pixel]
     inside = (column > 0) & (column < shape[-1] - 1)
     left = table[row, (column - 1).clamp_min(0), pixel]
@@ -271,6 +272,19 @@ def _peaks(gain: Tensor, margin: Tensor, shape: tuple[int, ...], rows=()) -> _Pe
     ridges[row, column, pixel] = height
     top = _tops(peaks, ridges, shape, rows)
     return _Peaks(pixel[top], peaks.node[top], way[top], height[top])
+
+
+# on a processor NumPy compares, and finds, four times as fast as PyTorch
+def _above(one: Tensor, other: Tensor) -> Tensor:
+    if one.device.type != "cpu":
+        return one > other
+    return torch.from_numpy(one.numpy() > other.numpy())
+
+
+def _places(mask: Tensor) -> Tensor:
+    if mask.device.type != "cpu":
+        return torch.nonzero(mask.flatten()).squeeze(1)
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def _tops(peaks: _Peaks, ridges: Tensor, shape: tuple[int, ...], rows) -> Tensor:
