@@ -24,29 +24,35 @@ BOUNDS = ("4 GiB", "920 MiB")
 _START_S = 60
 
 
-def limited_rows(folder: Path, nside: int) -> list[dict]:
-    """What classify, fit and predict do with such workers, at Nside 512 or less."""
-    nside = min(nside, MOST_NSIDE)
+def limited_rows(folder: Path, nside: int, gas: Path | None = None) -> list[dict]:
+    """What classify and fit do with such workers at Nside 512 or less, and predict at any.
+
+    `gas` is what `dust simulate` made at that Nside; without it predict has 512 or less, too.
+    """
+    lower = min(nside, MOST_NSIDE)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for command, words in commands(folder, nside).items():
+    for command, words in commands(folder, lower, gas).items():
         for memory in BOUNDS:
             with cluster(folder) as (address, processes):
                 row = _try([*words, "--memory", memory, "--workers", address], folder, processes)
-            row = {"benchmark": "survey", "stage": "limited", "device": "cpu", "nside": nside,
+            here = nside if gas and command == "dust predict" else lower
+            row = {"benchmark": "survey", "stage": "limited", "device": "cpu", "nside": here,
                    "what": command, "memory": memory, **row}  # fmt: skip
             print(json.dumps(row), flush=True)
             rows.append(row)
     return rows
 
 
-def commands(folder: Path, nside: int) -> dict[str, list[str]]:
-    """Commands without `--memory`, by name; their input is made."""
-    maps, gas, out = folder / "maps", folder / "gas", folder / "out.fits"
+def commands(folder: Path, nside: int, gas: Path | None = None) -> dict[str, list[str]]:
+    """Commands without `--memory`, by name; their input is made where it is not there."""
+    maps, out = folder / "maps", folder / "out.fits"
     if not (maps / "truth.fits").exists():
         _foreglow("recognize", "simulate", "--nside", str(nside), "--out", str(maps))
-    if not (gas / "mask.fits").exists():
-        _foreglow("dust", "simulate", "--nside", str(nside), "--out", str(gas))
+    if gas is None:
+        gas = folder / "gas"
+        if not (gas / "mask.fits").exists():
+            _foreglow("dust", "simulate", "--nside", str(nside), "--out", str(gas))
     files = sorted(maps.glob("band_*.fits"))
     bands = [w for f in files for w in ("--maps", f"{f.stem.removeprefix('band_')}={f}")]
     end = ["--out", str(out), "--overwrite"]

@@ -312,7 +312,9 @@ def run(wanted: list[str], day: Day, again: bool) -> int:
             print(f"{name}: recorded", flush=True)
             continue
         if name == LIMITED:
-            rows = limited_rows(day.folder / LIMITED, day.nside)
+            gas = day.folder / STAGES["dust simulate"].out
+            there = gas if (gas / "mask.fits").exists() else None
+            rows = limited_rows(day.folder / LIMITED, day.nside, there)
             keep(rows, lambda row: row["stage"] == LIMITED)
             continue
         missing = [n for n in STAGES[name].needs if not (day.folder / STAGES[n].out).exists()]
