@@ -1,4 +1,4 @@
-"""Tables and figure of docs/performance.md, from benchmarks/results.json.
+"""Tables and figure of docs/performance.md, from benchmarks/results.json and survey.json.
 
 `python benchmarks/table.py` writes them, `python benchmarks/table.py --check` says whether the page
 is that of the results.
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from performance_figure import draw
+from survey import recorded
+from survey_table import limited_table, paper_table, survey_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -195,6 +197,9 @@ TABLES: dict[str, Callable[[Row], Iterator[str]]] = {
     "limits": limit_table,
     "settings": settings_table,
     "memory": memory_table,
+    "survey": lambda _: survey_table(recorded()),
+    "a thousand skies": lambda _: paper_table(recorded()),
+    "limited workers": lambda _: limited_table(recorded()),
 }
 
 

@@ -22,7 +22,7 @@ from foreglow.maps.conventions import to_uk_rj_factor
 from foreglow.sky import seds
 from foreglow.sky.gas import MockGas, mock_gas
 from hi_cubes import HI4PI_STEP, hi4pi_header, raw_fits
-from product_forms import GAL, SPLITS, healpix
+from product_forms import GAL, SPLITS, gass_header, healpix, stored
 
 NSIDE, PLANCK = 64, 128  # of the mock, and of what stands for Nside 2048
 PIXEL_DEG = 1.0  # of what stands for 5 arcmin
@@ -60,14 +60,33 @@ def cube_on(
     )  # fmt: skip
     glat = lat + pixel_deg * (np.arange(1, rows + 1) - y)[:, None]
     glon = lon - pixel_deg * (np.arange(1, columns + 1) - x)[None, :]
-    there = np.broadcast_to(np.abs(glat) <= 90, shape)
-    theta, phi = np.radians(90 - np.clip(glat, -90, 90)), np.radians(glon)
-    pixel, weight = hp.get_interp_weights(NSIDE, *np.broadcast_arrays(theta, phi))
-    data = np.empty((N_CHANNEL, *shape), np.float32)
-    for k, channel in enumerate(gas().hydrogen.cube(velocity_kms(), noise=True)):
-        data[k] = np.where(there, (channel[pixel] * weight).sum(0), np.nan)
+    data = shown(glon, glat, velocity_kms())
     path.write_bytes(raw_fits(data, header))  # astropy would warn of BLANK among floats
     return path
+
+
+def shown(glon: np.ndarray, glat: np.ndarray, kms: np.ndarray) -> np.ndarray:
+    """The mock's line (K) on a plate carree; NaN beyond the poles."""
+    glat, glon = np.broadcast_arrays(glat, glon)
+    there = np.abs(glat) <= 90
+    theta, phi = np.radians(90 - np.clip(glat, -90, 90)), np.radians(glon)
+    pixel, weight = hp.get_interp_weights(NSIDE, theta, phi)
+    data = np.empty((len(kms), *glat.shape), np.float32)
+    for k, channel in enumerate(gas().hydrogen.cube(kms, noise=True)):
+        data[k] = np.where(there, (channel[pixel] * weight).sum(0), np.nan)
+    return data
+
+
+def gass_cutout(path: Path | str, side=80, pixel_deg=0.5, centre=(120.0, 40.0)) -> Path:
+    """A cut-out in the form of GASS III's server, 40 degrees high."""
+    shape = (106, side, side)
+    header = gass_header(shape, pixel_deg, centre, first_kms=-68.0)
+    pixels = np.arange(1, side + 1)
+    lon, lat = (
+        header[f"CRVAL{i}"] + header[f"CDELT{i}"] * (pixels - header[f"CRPIX{i}"]) for i in (1, 2)
+    )
+    kms = (header["CRVAL3"] + header["CDELT3"] * np.arange(shape[0])) / 1000
+    return stored(shown(lon[None, :], lat[:, None], kms), header, Path(path))
 
 
 def finer(values: np.ndarray) -> np.ndarray:

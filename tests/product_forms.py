@@ -8,11 +8,12 @@ import healpy as hp
 import numpy as np
 from astropy.io import fits
 
-from hi_cubes import hi4pi_header, smooth_data, write_fits
+from hi_cubes import hi4pi_header, raw_fits, smooth_data, write_fits
 
 NSIDE = 8
 N_PIX = hp.nside2npix(NSIDE)
 GAL = ["GAL020", "GAL040", "GAL060", "GAL070", "GAL080", "GAL090", "GAL097", "GAL099"]
+GALFA = "GALFA_HI_RA+DEC_004.00+02.35_N.fits"
 SPLITS = ("FULL", "HM1", "HM2", "HR1", "HR2", "YR1", "YR2")
 
 
@@ -56,6 +57,62 @@ def hi4pi_cube(folder, name="CAR.fits", lon=0.0):
 
 def hi4pi_tile(folder):
     return hi4pi_cube(folder, "CAR_E01.fits", lon=10.0)
+
+
+def gass_header(shape, pixel_deg=0.08, centre=(295.0, -41.0), first_kms=-494.7):
+    """Cards as the server of GASS III writes them, less comments; 13 x 13 x 1201 of them there."""
+    rows, columns = shape[1:]
+    cards = {
+        "CTYPE1": "GLON-CAR", "CRVAL1": centre[0], "CRPIX1": (columns + 1) / 2,
+        "CDELT1": -pixel_deg / np.cos(np.radians(centre[1])), "CROTA1": 0.0, "CUNIT1": "DEG",
+        "CTYPE2": "GLAT-CAR", "CRVAL2": 0.0, "CRPIX2": (rows + 1) / 2 - centre[1] / pixel_deg,
+        "CDELT2": pixel_deg, "CROTA2": 0.0, "CUNIT2": "DEG",
+        "CTYPE3": "VELO-LSRK", "CRVAL3": 1000 * first_kms, "CRPIX3": 1, "CDELT3": 824.5000243187,
+        "CROTA3": 0.0, "CUNIT3": "M/S", "PROJ": "FLAT", "SYSTEM": "GALACTIC", "BUNIT": "K",
+        "OBSTYP": "LINE", "FREQ0": 1.420405752e9, "RESTFREQ": 1.420405752e9,
+        "BMMIN": 0.24, "BMMAX": 0.24, "RESOL": 0.2649166613817,
+        "BZERO": 70.0, "BSCALE": 0.0025, "BLANK": -32768,
+        "OBJECT": "GASS_III Galactic HI Survey", "TELESCOP": "ATNF Parkes 64-m",
+        "ORIGIN": "http://www.astro.uni-bonn.de/hisurvey/gass", "OBSERVER": "Kalberla & Haud",
+    }  # fmt: skip
+    return fits.Header(list(cards.items()))
+
+
+def galfa_header(shape, pixel_arcmin=1.0, centre=(4.0, 2.35), step_ms=184.0307099):
+    """Cards as GALFA-HI's own software writes them: its cubes are 512 x 512 x 2048."""
+    n, rows, columns = shape
+    scale = 60 / pixel_arcmin
+    cards = {
+        "BUNIT": "K", "EQUINOX": 2000.0, "TELESCOP": "Arecibo 305-m", "INSTRUME": "ALFA",
+        "OBSERVER": "unknown",
+        "CTYPE1": "RA---CAR", "CRVAL1": 180.0, "CDELT1": -1 / scale, "CROTA1": 0.0,
+        "CRPIX1": (columns + 1) / 2 - scale * (180 - centre[0]),
+        "CTYPE2": "DEC--CAR", "CRVAL2": 0.0, "CDELT2": 1 / scale, "CROTA2": 0.0,
+        "CRPIX2": (rows + 1) / 2 - scale * centre[1],
+        "CTYPE3": "VELO-LSR", "CRVAL3": 0.0, "CRPIX3": (n + 1) / 2, "CDELT3": step_ms,
+        "CROTA3": 0.0, "BMIN": 4 / 60, "BMAJ": 4 / 60, "RESTFREQ": 1420.40576e6,
+        "BSCALE": 400 / 65535, "BZERO": 0.0,
+        "OBJECT": f"GALFA-HI RA+DEC Tile {centre[0]:06.2f}+{centre[1]:05.2f}",
+    }  # fmt: skip
+    return fits.Header(list(cards.items()))
+
+
+def stored(values, header, path):
+    """A cube of K as 16-bit integers; NaN as -32768."""
+    counts = np.round((values - header["BZERO"]) / header["BSCALE"])
+    path.write_bytes(raw_fits(np.where(np.isfinite(counts), counts, -32768).astype("i2"), header))
+    return path
+
+
+def gass_cutout(folder):
+    shape = (40, 13, 13)
+    header = gass_header(shape, first_kms=-20.0)
+    return stored(smooth_data(shape), header, folder / "gass_295_-41.fits")
+
+
+def galfa_narrow(folder):
+    shape = (41, 16, 16)
+    return stored(smooth_data(shape), galfa_header(shape), folder / GALFA)
 
 
 def hi4pi_nhi(folder, nside=NSIDE):
@@ -175,6 +232,8 @@ def pysm_emissivity(folder):
 FORMS = {
     "hi4pi-cube": hi4pi_cube,
     "hi4pi-tiles": hi4pi_tile,
+    "gass-cutouts": gass_cutout,
+    "galfa-hi-narrow": galfa_narrow,
     "hi4pi-nhi": hi4pi_nhi,
     "planck-commander-dust": commander_dust,
     "planck-commander-dust-256": commander_dust_256,

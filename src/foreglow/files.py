@@ -14,6 +14,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
+
 from foreglow.errors import WriteError
 
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG)
@@ -103,6 +105,14 @@ def make_folder(folder: Path) -> None:
     """
     with _refusal_told(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def lock_of(path: Path) -> filelock.BaseFileLock:
+    """Build the lock `.NAME.lock` beside a path, which whoever writes there holds meanwhile.
+
+    It is let go of when its process ends, however that ends.
+    """
+    return filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
 
 
 def replace_directory(new: Path, target: Path) -> None:

@@ -81,7 +81,8 @@ def test_work_that_kills_every_worker_is_given_up(monkeypatch):
         nthreads=lambda: {"tcp://a": 1}, submit=lambda *_, **__: None, gather=gather,
         cancel=lambda _: None,
     )  # fmt: skip
-    with pytest.raises(RunError, match="one worker after another"):
+    message = "one worker after another.*; keep memory= below what each worker was given"
+    with pytest.raises(RunError, match=message):
         list(_spread_over(client, "tcp://a")(abs, [0]))
 
 

@@ -19,6 +19,8 @@ from foreglow.survey.bands import available_surveys, load_survey
 TAKEN = {
     "hi4pi-cube": ("dust prepare --cube", ["(channel 21)"]),
     "hi4pi-tiles": ("dust prepare --cube", ["(channel 21)"]),
+    "gass-cutouts": ("dust prepare --cube", ["(channel 21)"]),
+    "galfa-hi-narrow": ("dust prepare --cube", ["(channel 21)"]),
     "hi4pi-nhi": ("to compare with", ["NHI"]),
     "planck-commander-dust": ("--dust FILE[I_ML_FULL]", ["I_ML_FULL"]),
     "planck-commander-dust-256": ("--dust FILE[I_ML]", ["I_ML"]),

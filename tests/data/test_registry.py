@@ -13,19 +13,20 @@ PRODUCTS = load_registry()
 
 @pytest.mark.parametrize("product", PRODUCTS, ids=lambda p: p.name)
 def test_every_entry_says_all(product):
-    if product.base:  # no public program fetches LR72 and QUIJOTE's maps
+    if product.base:  # no public program fetches LR72, QUIJOTE's maps, GASS or GALFA-HI
         assert product.base.startswith(("https://", "http://pla.esac.esa.int/"))
         assert product.base.endswith(("/", "="))
     assert product.sources
     assert product.use
     assert product.cite
     assert product.unit
-    assert product.frame == "G"
+    assert product.frame == ("C" if product.name == "galfa-hi-narrow" else "G")
     assert bool(product.files) != bool(product.pattern)
     assert (product.md5 is None) == (product.md5_source is None)
     assert product.md5 is None or (
         re.fullmatch("[0-9a-f]{32}", product.md5) and len(product.files) == 1
     )
+    assert bool(product.grid) == (product.kind == "cube")
     if product.kind != "cube":
         assert product.nside
         assert product.column

@@ -2,6 +2,7 @@
 
 import gzip
 
+import filelock
 import healpy as hp
 import numpy as np
 import pytest
@@ -160,6 +161,18 @@ def test_output(data, tmp_path):
     with pytest.raises(MapError, match="something else, which overwrite=True will not delete"):
         prepare([path], tmp_path / "mine", nside=8, overwrite=True)
     assert prepare([path], tmp_path / "c.zarr", nside=4, overwrite=True).nside == 4
+
+
+def test_two_at_once(refuse, data, tmp_path):
+    """The second says so and leaves alone what the first has begun; no lock stays behind."""
+    path = write_fits(tmp_path / "c.fits", data, header())
+    begun = tmp_path / "out.zarr.partial" / "mine"
+    begun.mkdir(parents=True)
+    with filelock.FileLock(tmp_path / ".out.zarr.lock"):
+        refuse("got another process at it; wait for that one, then .* with resume=True", path)
+    assert begun.is_dir()
+    prepare(path, tmp_path / "out.zarr", nside=8)
+    assert {p.name for p in tmp_path.iterdir()} == {"c.fits", "out.zarr"}
 
 
 def test_tiles_that_do_not_go_together(refuse, data, tmp_path):

@@ -115,6 +115,14 @@ def dust_prepare(
             "text, km/s LSR, one a line."
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of --nside, --low and --high: channels and Nside of this dust model, "
+            "means over what is finer; of a cut-out of GASS, GALFA, ...",
+            autocompletion=one_of("mock-dust"),
+        ),
+    ] = None,
     workers: Workers = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -123,10 +131,14 @@ def dust_prepare(
 
     Tiles become one cube: a pixel in several has the value of the tile whose edge is farthest.
     """
+    from functools import partial
+
+    from foreglow.dust.own_cube import prepare_for_model
     from foreglow.hi_cube.prepare import prepare
 
+    make = prepare if model is None else partial(prepare_for_model, model=model)
     with screen.progress("prepare") as show:
-        made = prepare(
+        made = make(
             cube,
             out,
             nside=nside,
@@ -234,7 +246,11 @@ def dust_train(
 def dust_predict(
     model: DustModelDirectory,
     cube: Annotated[
-        Path, typer.Option(help="HI cube of `dust prepare`, with the model's channels.")
+        Path,
+        typer.Option(
+            help="HI cube of `dust prepare`, with the model's channels; or a survey's FITS cut-out,"
+            " which is brought to the channels and Nside of the model."
+        ),
     ],
     out: OutFile,
     mask: Annotated[
@@ -262,11 +278,15 @@ def dust_predict(
 
     Of a model of polarisation I, Q, U (COSMO) and I_STD, Q_STD, U_STD.
     """
+    from foreglow.dust.own_cube import ready_cube
     from foreglow.dust.predict import predict_dust
 
-    with screen.progress("predict") as show:
+    with (
+        screen.progress("predict") as show,
+        ready_cube(cube, model, out, memory, overwrite) as ready,
+    ):
         found = predict_dust(
-            cube,
+            ready,
             model=model,
             mask=mask,
             dust=dust,

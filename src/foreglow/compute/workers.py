@@ -174,7 +174,8 @@ def _spread_over(client: Any, where: str) -> MapFn:
         except KilledWorker as error:
             raise RunError(
                 f"{_argument(where)}: a piece of work took one worker after another with it, most "
-                f"often for want of memory ({error}); use fewer, or machines with more memory."
+                f"often for want of memory ({error}); keep memory= below what each worker was "
+                "given, where there is one, use fewer, or machines with more memory."
             ) from error
         except (CommClosedError, CancelledError) as error:
             raise RunError(

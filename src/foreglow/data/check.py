@@ -20,6 +20,10 @@ from foreglow.maps.given import split_column
 
 log = logging.getLogger("foreglow")
 
+# words of OBJECT, and the product of a file whose name is none: GALFA's cubes are wide or narrow
+_OBJECTS = {"HI4PI": "hi4pi-tiles", "GASS_III": "gass-cutouts", "GALFA-HI": ""}
+_OF_ANY_NAME = ("hi4pi-cube", "hi4pi-tiles")
+
 
 def check_file(path: Path) -> Report:
     """Open a file, read it and compare it with what the registry says of its product.
@@ -130,8 +134,7 @@ def _check_image(path: Path) -> Report:
                 f"{columns} x {rows} pixels of {cube.pixel_arcmin:.3g} arcmin, beam {beam}"
             )
             column, problems = _look_at_channels(cube)
-            of_survey = "HI4PI" in str(cube.header.get("OBJECT", "")).upper()
-    product = _survey(path, of_survey)
+            product = _survey(path, str(cube.header.get("OBJECT", "")).upper())
     said = [str(warning.message).removeprefix(f"{path}: ") for warning in caught]
     said += [f"{no_beam}; it is taken as unknown without --beam"] if no_beam else []
     command = f"foreglow dust prepare --cube {path}"
@@ -146,12 +149,17 @@ def _check_image(path: Path) -> Report:
     )
 
 
-def _survey(path: Path, stated: bool) -> Product | None:
-    """The survey's product: by name, but CAR.fits is a name that any cube may have."""
+def _survey(path: Path, stated: str) -> Product | None:
+    """The survey's product, by name and OBJECT; by one alone where no other cube has it.
+
+    CAR.fits is a name that any cube may have.
+    """
     product = identify(path.name, [])
-    if product is not None and not stated and path.resolve().parent.name != product.folder:
-        return None
-    return find_product("hi4pi-tiles") if product is None and stated else product
+    survey = next((word for word in _OBJECTS if word in stated), None)
+    if product is None:
+        return find_product(_OBJECTS[survey]) if survey and _OBJECTS[survey] else None
+    there = path.resolve().parent.name == product.folder
+    return product if survey or there or product.name not in _OF_ANY_NAME else None
 
 
 def _look_at_channels(cube: ImageCube) -> tuple[ColumnFound, tuple[str, ...]]:

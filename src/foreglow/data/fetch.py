@@ -21,6 +21,7 @@ from foreglow.data.cache import (
 from foreglow.data.download import Patience, Progress, download
 from foreglow.data.registry import RemoteFile, in_words
 from foreglow.errors import DataError
+from foreglow.files import lock_of
 
 _LOG = logging.getLogger("foreglow.data")
 _FITS = (b"SIMPLE  =", b"\x1f\x8b")
@@ -144,9 +145,8 @@ def fetch(
         return _accept(file, path)
     validate_address(file, folder)
     _make_folder(path.parent)
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
     try:
-        with lock.acquire(timeout=0):
+        with lock_of(path).acquire(timeout=0):
             if not path.is_file():
                 _retrieve(file, path, patience, progress)
     except filelock.Timeout as error:

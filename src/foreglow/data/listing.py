@@ -45,7 +45,7 @@ def details(product: Product, folder: Path) -> str:
     """All of a product, a line a fact."""
     several = product.pattern or len(product.files) > 1
     md5 = f"md5 {product.md5}, by {product.md5_source}" if product.md5 else "none published"
-    grid = "CAR, 20 x 20 degrees" if product.pattern else "CAR, all sky"
+    grid, frames = product.grid, {"G": "Galactic", "C": "equatorial"}
     if product.kind != "cube":
         grid = f"HEALPix, Nside {product.nside}, {product.ordering or 'ordering not known'}"
     facts = [
@@ -55,7 +55,7 @@ def details(product: Product, folder: Path) -> str:
         ("in the cache", str(folder / product.folder)),
         ("size", product.size + (" a file" if several and product.bytes else "")),
         ("checksum", md5 + "; recorded when fetched"),
-        ("pixels", f"{grid}, {'Galactic' if product.frame == 'G' else product.frame}"),
+        ("pixels", f"{grid}, {frames.get(product.frame or '')}"),
         *([("polarisation", product.convention)] if product.convention else []),
         ("unit", product.unit or ""),
         ("columns", ", ".join(product.columns) or "-"),

@@ -39,7 +39,9 @@ class Product:
         Checksum of the only file, and who published it.
     nside : int or None
     ordering, frame, unit : str or None
-        "RING" or "NESTED"; "G"; as the header states it.
+        "RING" or "NESTED"; "G" or "C"; as the header states it.
+    grid : str or None
+        How the pixels of a cube lie.
     convention : str or None
         "COSMO" or "IAU", of the polarisation, whether the header states it or not.
     columns : tuple of str
@@ -73,6 +75,7 @@ class Product:
     nside: int | None = None
     ordering: Literal["RING", "NESTED"] | None = None
     frame: str | None = None
+    grid: str | None = None
     convention: Literal["COSMO", "IAU"] | None = None
     unit: str | None = None
     columns: tuple[str, ...] = ()

@@ -237,7 +237,7 @@ def predict_dust(
     Filtered channels lie beside `out` as long as the work takes, as large as the cube's; without
     `out`, in the folder of temporary files (TMPDIR), which workers must see.
     """
-    _validate_output(out, overwrite)
+    validate_output(out, overwrite)
     chosen = pick_device(device)
     loaded = model if isinstance(model, DustModel) else DustModel.load(model, chosen)
     polarised = loaded.target == "polarisation"
@@ -356,7 +356,7 @@ def _sigma(law: ResidualLaw | None, n_member: int, polarised: bool = False) -> s
     return " and ".join(filter(None, [law_text, members])) or "none: one network, no law"
 
 
-def _validate_output(out: str | Path | None, overwrite: bool) -> None:
+def validate_output(out: str | Path | None, overwrite: bool) -> None:
     """Refuse what cannot be written before the work is done."""
     if out is None:
         return

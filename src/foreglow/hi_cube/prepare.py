@@ -5,22 +5,24 @@ of which opens the files itself. The memory of a process is planned before the f
 channels go into a chunk where it is scarce.
 """
 
+import contextlib
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 
 from foreglow.compute.progress import Progress, Shown, shown
 from foreglow.compute.workers import MapFn, map_over
 from foreglow.errors import MapError
-from foreglow.files import settle
+from foreglow.files import lock_of, make_folder, refusal, settle
 from foreglow.hi_cube.cube import HICube, open_cube
 from foreglow.hi_cube.sources import Recipe, Source, open_source
 from foreglow.hi_cube.store import (
@@ -116,7 +118,8 @@ def prepare(
     ------
     MapError
         If a file is not what is expected, the files do not go together, the settings of an
-        interrupted run differ, a channel has no data at all, or the memory does not suffice.
+        interrupted run differ, a channel has no data at all, the memory does not suffice, or
+        another process prepares the same cube.
 
     Warns
     -----
@@ -126,7 +129,7 @@ def prepare(
     """
     out = Path(out)
     cubes = [cubes] if isinstance(cubes, str | Path) else cubes
-    paths = _validate_paths(cubes, velocity_table)
+    paths = validate_paths(cubes, velocity_table)
     settings = _settings(
         paths,
         velocity_table,
@@ -136,43 +139,68 @@ def prepare(
         unit=unit,
         beam_arcmin=beam_arcmin,
     )
-    settle(out)
-    if resume and is_cube(out) and not is_begun(out):
-        validate_same(out, stored_settings(out), settings)
-        return open_cube(out)
-    validate_free(out, overwrite)
     table = None if velocity_table is None else Path(velocity_table).absolute()
-    recipe = Recipe(
-        tuple(path.absolute() for path in paths),
-        tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths),
-        nside,
-        low_kms,
-        high_kms,
-        unit,
-        beam_arcmin,
-        table,
-        parse_memory(memory),
+    recipe = Recipe.of(
+        paths, nside, low_kms, high_kms, unit, beam_arcmin, table, parse_memory(memory)
     )
-    with shown("prepare", progress) as show, map_over(workers, pool) as map_fn:
-        source = open_source(recipe)
-        try:
-            source.validate()
-            store = resume_cube(out, settings) if resume else None
-            if store is None:
-                chunk = _channels_at_a_time(source, recipe.memory)
-                _validate_memory(source, recipe.memory, chunk)
-                attributes = _attributes(paths, source, settings)
-                store = begin_cube(
-                    out, source.velocity_kms, source.nside, attributes, settings, chunk
-                )
-            _validate_memory(source, recipe.memory, store.chunk)
-            _fill(store, source, partial(_make_chunk, recipe, out.absolute()), show, map_fn)
-        finally:
-            source.close()
-            open_source.cache_clear()
-    _warn_of_uneven_cover(store)
-    store.finish()
+    with alone(out):
+        settle(out)
+        if resume and is_cube(out) and not is_begun(out):
+            validate_same(out, stored_settings(out), settings)
+            return open_cube(out)
+        validate_free(out, overwrite)
+        with shown("prepare", progress) as show, map_over(workers, pool) as map_fn:
+            store = _make_cube(out, recipe, settings, resume, show, map_fn)
+        _warn_of_uneven_cover(store)
+        store.finish()
     return open_cube(out)
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep a second process from what this one writes: both would fill one unfinished cube."""
+    make_folder(out.parent)
+    lock = lock_of(out)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise MapError(
+            f"{out}: expected to be the only one who prepares it, got another process at it; wait "
+            "for that one, then give the same command again, with resume=True"
+        ) from error
+    except OSError as error:
+        raise refusal(out, error) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _make_cube(
+    out: Path,
+    recipe: Recipe,
+    settings: dict[str, Any],
+    resume: bool,
+    progress: Progress,
+    map_fn: MapFn,
+) -> PartialCube:
+    """Fill the cube, from where an interrupted run left it if that is to be gone on with."""
+    source = open_source(recipe)
+    try:
+        source.validate()
+        store = resume_cube(out, settings) if resume else None
+        if store is None:
+            chunk = _channels_at_a_time(source, recipe.memory)
+            validate_memory_for(source, recipe.memory, chunk)
+            attributes = _attributes(list(recipe.paths), source, settings)
+            store = begin_cube(out, source.velocity_kms, source.nside, attributes, settings, chunk)
+        validate_memory_for(source, recipe.memory, store.chunk)
+        _fill(store, source, partial(_make_chunk, recipe, out.absolute()), progress, map_fn)
+    finally:
+        source.close()
+        open_source.cache_clear()
+    return store
 
 
 def _fill(
@@ -208,7 +236,8 @@ def _make_chunk(recipe: Recipe, out: Path, first: int) -> list[int]:
         return write_channels(tb, first, block, source.chunks)
 
 
-def _validate_paths(cubes: Sequence[str | Path], velocity_table: str | Path | None) -> list[Path]:
+def validate_paths(cubes: Sequence[str | Path], velocity_table: str | Path | None) -> list[Path]:
+    """Paths of files that are there, each once."""
     paths = [Path(cube) for cube in cubes]
     if velocity_table is not None and not Path(velocity_table).is_file():
         raise MapError(
@@ -262,7 +291,14 @@ def _channels_at_a_time(source: Source, memory: int) -> int:
     return chunk
 
 
-def _validate_memory(source: Source, memory: int, channels: int) -> None:
+def validate_memory_for(source: Source, memory: int, channels: int) -> None:
+    """Check that a process can hold so many channels of a source at a time.
+
+    Raises
+    ------
+    MapError
+        If it cannot.
+    """
     needed = _bytes_needed(source, channels)
     if needed > memory:
         raise MapError(

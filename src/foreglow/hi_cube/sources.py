@@ -1,7 +1,7 @@
 """What an HI cube is made from: image cubes or HEALPix maps, opened the same way in any process."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -54,6 +54,12 @@ class Recipe:
     beam_arcmin: float | None
     velocity_table: Path | None
     memory: int
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], *rest: Any) -> "Recipe":
+        """Of files that are there; what follows them as in the class."""
+        stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+        return cls(tuple(path.absolute() for path in paths), stamps, *rest)
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,12 @@ def mean_of_children(values: NDArray, nside: int) -> tuple[NDArray[np.float32], 
     shares : ndarray
         How much of each pixel is observed.
     """
-    means, shares = _of_children(values, values.size // hp.nside2npix(nside))
+    return mean_of_groups(values, values.size // hp.nside2npix(nside))
+
+
+def mean_of_groups(values: NDArray, inside: int) -> tuple[NDArray[np.float32], NDArray]:
+    """As `mean_of_children`, of a part of the sky: groups of `inside` pixels in a row."""
+    means, shares = _of_children(values, inside)
     return np.where(shares >= _HALF, means, np.nan).astype(np.float32), shares
 
 
