@@ -348,7 +348,7 @@ def explained(pixels: Pixels, spectra: Tensor) -> Tensor:
     rows = (pixels.rows * scale).transpose(0, 1).float().contiguous()
     weight = (pixels.inverse_variance * scale.square()).float()
     spectra, fixed = spectra.T.float(), rows[2:]
-    alike = all((v - v[..., :1]).abs().amax() < _ALIKE for v in (weight, fixed))
+    alike = all((v - v[..., :1]).abs().amax() < _ALIKE for v in (weight, *fixed))
     if alike:  # noise of one shape across the bands: what is left of spectra is that of one pixel
         weight, fixed = weight[:, :1], fixed[..., :1]
     length = spectra.square() @ weight
