@@ -60,6 +60,7 @@ def predict_cost(
     halves: bool,
     network: bool,
     download: int,
+    draws: int = 0,
 ) -> SurveyCost:
     """What a survey takes; parameters are those of `recognize_survey`.
 
@@ -67,6 +68,8 @@ def predict_cost(
     ----------
     download : int
         Bytes still to be fetched.
+    draws : int
+        Maps of noise a band.
     """
     which = (None, *HALVES) if halves else (None,)
     sizes = [
@@ -82,6 +85,7 @@ def predict_cost(
         _BYTES_A_PIXEL * finest + _LIBRARIES,
         {
             "smoothing": sum(sizes) / _SMOOTHED,
+            f"{draws} maps of noise a band": draws * sum(sizes) / _SMOOTHED,
             "fits": runs * pixels / _FITTED,
             "training": _TRAINED if network else 0.0,
         },
