@@ -161,7 +161,8 @@ def _read_fits(path: Path, which: str | None) -> _Table:
             )
         hdu = tables[which.upper()]
         head = hdu.header
-        names = [str(head[f"TTYPE{k}"]).strip().upper() for k in range(1, 1 + head["TFIELDS"])]
+        cards = (head[f"TTYPE{k + 1}"] for k in range(len(hdu.data.dtype)))
+        names = [str(name).strip().upper() for name in cards]
         places = [
             next((names.index(name) for name in known if name in names), None)
             for known in (_FREQUENCY, _RESPONSE)
