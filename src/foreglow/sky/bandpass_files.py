@@ -161,8 +161,7 @@ def _read_fits(path: Path, which: str | None) -> _Table:
             )
         hdu = tables[which.upper()]
         head = hdu.header
-        cards = (head[f"TTYPE{k + 1}"] for k in range(len(hdu.data.dtype)))
-        names = [str(name).strip().upper() for name in cards]
+        names = [str(v).strip().upper() for card, v in head.items() if card.startswith("TTYPE")]
         places = [
             next((names.index(name) for name in known if name in names), None)
             for known in (_FREQUENCY, _RESPONSE)
