@@ -34,7 +34,7 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 
-# the tutorial of the real sky makes small files of the products' forms with what tests share
+# the tutorials of the real sky make small files of the products' forms with what tests share
 os.environ["FOREGLOW_TESTS"] = str(Path(__file__).parents[1] / "tests")
 
 # a type in a docstring may name what several classes have, like nside

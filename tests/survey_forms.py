@@ -210,3 +210,10 @@ def here(url, made):
         )  # fmt: skip
 
     return tuple(map(moved, registry.load_registry()))
+
+
+def fill_tutorial(folder: Path | str) -> np.ndarray:
+    """What a reader of the tutorial has fetched; the true models, RING, Nside 32."""
+    sky = skies("wmap+planck", PROBLEMS["curvature"])
+    fill_cache(Path(folder), files(sky, 3e-3, halves=True))
+    return sky.truth

@@ -11,8 +11,8 @@ the page says it is. Shortened, for a page must take seconds:
 - `--device cuda` becomes `auto`: there may be no GPU; a cluster of Dask is left out, but for
   workers of this machine;
 - workers of this machine are begun once for all pages;
-- `demo` and `reproduce` are only understood, not done: tests/test_demo.py and tests/reproduce do
-  them; `make TARGET` is a dry run.
+- `demo`, `reproduce` and `recognize survey` are only understood, not done: tests/test_demo.py,
+  tests/reproduce and tests/survey do them; `make TARGET` is a dry run.
 """
 
 import shutil
@@ -20,6 +20,7 @@ import tomllib
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
+from types import SimpleNamespace
 
 import healpy as hp
 import matplotlib as mpl
@@ -28,6 +29,7 @@ import numpy as np
 import pytest
 
 import mock_archive
+import survey_forms
 from docs.pages import PAGES, ROOT, blocks_of, run_shell
 from drawing import draw_small
 from foreglow import demo, reproduce
@@ -39,10 +41,12 @@ from foreglow.recognition import train as doors
 from foreglow.recognition.context import train as context_train
 from foreglow.recognition.evaluation import evaluate as recognition_evaluate
 from foreglow.recognition.evaluation.measure_r import measure_r
+from foreglow.recognition.models import models_of
 from foreglow.recognition.network import train as recognition_train
 from foreglow.report.recognition import figures
 from foreglow.sky.gas import mock_gas as coarse_gas
 from foreglow.sky.templates import load_templates
+from foreglow.survey.bands import load_survey
 from hi_cubes import hi4pi_header, smooth_data, write_fits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,6 +115,27 @@ def understood(monkeypatch):
     monkeypatch.setattr(reproduce, "read_records", lambda _: [])
     monkeypatch.setattr(demo, "run_demo", lambda *_: None)
     monkeypatch.setattr(demo, "printed", lambda _: [])
+
+
+@pytest.fixture
+def surveyed(monkeypatch):
+    """`recognize survey` finds nothing, but leaves the files that the tutorial reads."""
+
+    def recognise(survey, *, out, models, **_):
+        bands = load_survey(survey).instrument.band
+        assert len(bands) > 1
+        names = models_of(models)
+        chance = np.full(hp.nside2npix(8), 1 / len(names), np.float32)
+        columns = {f"P_{name.upper()}": (chance, "") for name in names}
+        columns["NONE_FITS"] = (0 * chance, "")
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        for name, figure in (("fits", "fits_evidence"), ("network", "network")):
+            write_maps(out / f"{name}.fits", columns, frame="G", overwrite=True)
+            plt.imsave(out / "figures" / f"models_{figure}.png", np.zeros((2, 2)))
+        return SimpleNamespace(records=[{}], report=out / "report.html")
+
+    monkeypatch.setattr("foreglow.survey.recognize_survey", recognise)
+    monkeypatch.setattr(survey_forms, "fill_tutorial", lambda _: np.arange(hp.nside2npix(8)) % 2)
 
 
 @pytest.fixture
@@ -187,7 +212,7 @@ def test_pages_are_found():
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda p: str(p.relative_to(ROOT)))
-@pytest.mark.usefixtures("shorter", "understood", "same_workers")
+@pytest.mark.usefixtures("shorter", "understood", "surveyed", "same_workers")
 # networks that learned nothing, and a predicted map of the whole sky, are warned of
 @pytest.mark.filterwarnings("default::UserWarning")
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # healpy's, of matplotlib

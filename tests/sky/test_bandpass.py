@@ -176,7 +176,7 @@ def test_the_bands_of_litebird_are_wide():
 def test_bad_bandpasses(tmp_path, bandpass, message):
     (tmp_path / "words.txt").write_text("forty one\n")
     np.savetxt(tmp_path / "one.txt", [30.0, 40.0])
-    np.savetxt(tmp_path / "down.txt", [[50.0, 1.0], [40.0, 1.0]])
+    np.savetxt(tmp_path / "down.txt", [[50.0, 1.0], [40.0, 1.0], [45.0, 1.0]])
     np.savetxt(tmp_path / "dark.txt", [[30.0, 0.0], [50.0, -1.0]])
     np.savetxt(tmp_path / "hertz.txt", [[3e10, 1.0], [4e10, 1.0], [5e10, 1.0]])
     path = write(tmp_path / "i.toml", ROW | {"bandpass": bandpass})

@@ -25,6 +25,7 @@ from foreglow.survey import recognize_survey
 from foreglow.survey.bands import available_surveys, load_survey
 from foreglow.survey.sky import brought, gathered
 from foreglow.survey.trials import agreement
+from foreglow.survey.worth import worth
 from words import is_one_paragraph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,6 +77,7 @@ def patch():
 def served(made, patch):
     """All products at a server of this machine; figures that take little time."""
     patch.setattr("foreglow.report.recognition.figures.save", draw_small)
+    patch.setattr("foreglow.survey.worth._EACH", 8)
     with serve(files=made) as running:
         products = forms.here(running.url, made)
         patch.setattr(registry, "load_registry", lambda: products)
@@ -178,6 +180,30 @@ def test_the_network_is_of_this_noise(finished):
     assert 0.05 <= scatter < 1
 
 
+def test_what_the_answers_are_worth(finished):
+    rows = [r for r in finished.records if r["step"] == "worth"]
+    methods = {"network", "fits, evidence", "best possible"}
+    assert {(r["method"], r["model"]) for r in rows} == {
+        (method, model) for method in methods for model in ("all", *MODELS)
+    }
+    right = {r["method"]: r["accuracy"] for r in rows if r["model"] == "all"}
+    assert right["best possible"] > 0.45  # of 64 vectors
+    assert right["fits, evidence"] > 0.4
+    assert "What the answers are worth" in finished.report.read_text()
+
+
+def test_without_noise_all_is_known(monkeypatch):
+    """And with a hundred thousand times that of the maps nothing is."""
+    monkeypatch.setattr("foreglow.survey.worth._EACH", 8)
+    bands = load_survey("wmap+planck").instrument
+    for scale, low, high in ((1e-5, 0.95, 1), (1e3, 0.2, 0.75)):
+        sigma = scale * np.outer(np.geomspace(0.5, 2, 20), bands.noise_rms(16))
+        for row in worth(bands, MODELS, sigma, seed=0):
+            if row["model"] == "all":
+                assert low <= row["accuracy"] <= high
+                assert row["calibration_error"] < 0.2
+
+
 def test_without_download_it_is_told_what_is_missing(sky, served, data, run, tmp_path):
     code, text, err = run("recognize", "survey", sky.survey.name, "--out", tmp_path / "out")
     assert code == 2
@@ -222,12 +248,13 @@ MOMENTS = [
     ("foreglow.data.gather", "fetch", 3),
     ("foreglow.recognition.observation.beams", "write_noise_of", 3),
     ("foreglow.survey.found", "read_answer", 4),
+    ("foreglow.survey.steps", "worth", 1),
     ("foreglow.survey.steps", "write_report", 1),
 ]
 
 
 @pytest.mark.slow
-def test_killed_at_four_moments_it_goes_on(finished, sky, served, made, tmp_path, monkeypatch):
+def test_killed_at_five_moments_it_goes_on(finished, sky, served, made, tmp_path, monkeypatch):
     out, data = tmp_path / "run", tmp_path / "data"
     sizes = dict.fromkeys(made, b"0" * 1000)
     tests = str(Path(forms.__file__).parent)
@@ -387,6 +414,24 @@ def test_another_release_is_named(served, made, data, tmp_path, caplog):
 # ---- S-PASS, surveys and their files ---------------------------------------------------------
 
 
+def test_noise_is_drawn_to_an_accuracy(sky, served, made, data, tmp_path):
+    """Maps of the noise in the place of the formula: the same, to the accuracy of 50 draws."""
+    survey = load_survey(write_survey(tmp_path, ("MFI_11",)))
+    forms.fill_cache(data, made)
+    gathered(survey, data, False, False)
+    found = []
+    for name, draws in (("formula", None), ("drawn", 50), ("few", 2), ("again", 2)):
+        brought_ = brought(survey, data, tmp_path / name, 600.0, NSIDE, draws=draws, seed=3)
+        found.append(brought_.read(white=True)[2][:, :, 0])
+    formula, drawn, few, again = found
+    np.testing.assert_array_equal(few, again)
+    seen = np.isfinite(formula).all(1)
+    np.testing.assert_array_equal(seen, np.isfinite(drawn).all(1))
+    ratio = np.sqrt(formula[seen][:, ::2] / drawn[seen][:, ::2])
+    assert ratio.mean() == pytest.approx(1, abs=0.03)
+    assert ratio.std() < 2 * np.sqrt(0.5 / 50)
+
+
 def test_s_pass_is_read_as_the_iau_counts(tmp_path):
     sky = forms.skies("s-pass", MODELS)
     forms.fill_cache(tmp_path / "data", forms.files(sky, 1e-4))
@@ -436,6 +481,8 @@ def test_words_that_fit_no_file(tmp_path):
         recognize_survey("wmap", out=tmp_path / "x", network=False, context=True)
     with pytest.raises(MapError, match=r"expected common_fwhm= as an angle"):
         recognize_survey("wmap", out=tmp_path / "x", common_fwhm="60")
+    with pytest.raises(RunError, match=r"expected noise_accuracy= above 0 and up to 0.25, got 5;"):
+        recognize_survey("wmap", out=tmp_path / "x", noise_accuracy=5)
     with pytest.raises(InstrumentError, match=r"of \d bands at least, .* got 5 \(WMAP_K"):
         recognize_survey("wmap", out=tmp_path / "x")
 

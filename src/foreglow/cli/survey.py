@@ -47,6 +47,23 @@ def recognize_survey(
             show_default="of each band as the survey has it",
         ),
     ] = None,
+    noise_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw maps of the noise and smooth them as the data are, as many as give its rms "
+            "to this accuracy (0.05: 200 a band).",
+            show_default="propagated by a formula",
+        ),
+    ] = None,
+    bandpass: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measured bandpass of a band, may be given often: "
+            "BAND='HFI_RIMO.fits[BANDPASS_F353] as power', BAND='LFI_RIMO.fits[BANDPASS_030] as "
+            "temperature in GHz', BAND='K11.cbp[2,3],K12.cbp[2,3] as temperature'.",
+            show_default="the effective frequencies of the bands",
+        ),
+    ] = None,
     halves: Annotated[
         bool, typer.Option("--halves", help="Null tests: halves of the data by the same steps.")
     ] = False,
@@ -72,9 +89,10 @@ def recognize_survey(
 
     found = recognise(
         survey, out=out or Path("runs") / "survey", common_fwhm=f"{common_fwhm} arcmin",
-        nside=nside, models=models, mask=mask, systematic=systematic, halves=halves,
-        network=network, context=context, plan=plan, download=download, seed=seed, device=device,
-        resume=resume,
+        nside=nside, models=models, mask=mask, systematic=systematic,
+        noise_accuracy=noise_accuracy, bandpass=screen.pairs(bandpass or [], "--bandpass"),
+        halves=halves, network=network, context=context, plan=plan, download=download, seed=seed,
+        device=device, resume=resume,
     )  # fmt: skip
     screen.show(printed_survey(found.records), found.records, as_json)
     screen.say(f"report: {found.report}")

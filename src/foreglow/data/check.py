@@ -63,8 +63,15 @@ def check_file(path: Path) -> Report:
     return check_table(path, column) if is_healpix(path) else _check_image(path)
 
 
-def validate_product(product: Product, path: Path) -> None:
+def validate_product(product: Product, path: Path, known: str | None = None) -> None:
     """Check that a file is a product: columns, unit, frame, whole; what is odd of it is logged.
+
+    Parameters
+    ----------
+    product : Product
+    path : Path
+    known : str, optional
+        A pattern of what the caller knows of the file and need not be told.
 
     Raises
     ------
@@ -73,7 +80,8 @@ def validate_product(product: Product, path: Path) -> None:
     """
     report = check_file(path)
     for note in report.notes:
-        log.info("%s: %s", path, note)
+        if known is None or not re.match(known, note):
+            log.info("%s: %s", path, note)
     problems = list(report.problems)
     if report.product != product.name:
         problems.append(f"expected {product.title}, got {report.what}")

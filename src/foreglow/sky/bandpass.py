@@ -6,9 +6,9 @@ frequency squared. Every spectrum of foreglow is smooth across a band, so a few 
 quadrature for just that weight do the integral, whatever the shape of the response.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -16,8 +16,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from foreglow.errors import InstrumentError
+from foreglow.sky import seds
 
 N_NODES = 4  # exact for polynomials of degree 7: 1e-6 for any component in a band of 40%
+_MOST_NODES = 12  # of responses with far wings
+_EXACT = 1e-5  # of the spectra that bands see
+
+Response = Literal["power", "temperature"]
 
 Nodes = tuple[tuple[float, float], ...]
 """Frequency [GHz] and weight of each node of a band; the weights sum to 1."""
@@ -98,13 +103,16 @@ def top_hat(low_ghz: float, high_ghz: float) -> Nodes:
     return _gauss(nu, w * nu**2)
 
 
-def tabulated(frequency_ghz: ArrayLike, response: ArrayLike) -> Nodes:
-    """A measured response in power units, integrated by trapezoids as PySM3 does.
+def tabulated(frequency_ghz: ArrayLike, response: ArrayLike, of: Response = "power") -> Nodes:
+    """A measured response, integrated by trapezoids as PySM3 does.
 
     Parameters
     ----------
     frequency_ghz, response : array_like, shape (n,)
         Ascending; of the response only the shape counts, and what is below zero is noise.
+    of : str
+        "power": of the response to an intensity per frequency, as PySM3 has it. "temperature": to a
+        brightness temperature, which is that over frequency squared.
 
     Raises
     ------
@@ -114,6 +122,16 @@ def tabulated(frequency_ghz: ArrayLike, response: ArrayLike) -> Nodes:
     References
     ----------
     `pysm3.utils.normalize_weights`.
+    """
+    return nodes_of([measure(frequency_ghz, response, of)])
+
+
+def measure(
+    frequency_ghz: ArrayLike, response: ArrayLike, of: Response = "power"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies (n,) that respond, and their weights (n,) in a mean of brightness in uK_RJ.
+
+    Parameters, and errors, are those of `tabulated`.
     """
     nu, gain = np.asarray(frequency_ghz, float), np.asarray(response, float)
     if nu.ndim != 1 or nu.shape != gain.shape or len(nu) < 2:
@@ -126,46 +144,42 @@ def tabulated(frequency_ghz: ArrayLike, response: ArrayLike) -> Nodes:
         raise InstrumentError("expected frequencies above 0 GHz that ascend, each once.")
     step = np.diff(nu)
     width = 0.5 * (np.append(step, 0) + np.append(0, step))
-    measure = width * gain.clip(0) * nu**2
-    return _gauss(nu[measure > 0], measure[measure > 0])
+    weight = width * gain.clip(0) * (nu**2 if of == "power" else 1.0)
+    return nu[weight > 0], weight[weight > 0]
 
 
-def read_table(path: Path) -> Nodes:
-    """A response from a text file: frequency [GHz] and response in power units in two columns.
-
-    Raises
-    ------
-    InstrumentError
-        If there is no such file, or it holds no such table.
-    """
-    if not path.is_file():
-        raise InstrumentError(
-            f"expected a file with a bandpass, but {path} does not exist; its path counts from "
-            "the folder of the instrument's file."
-        )
-    try:
-        columns = np.loadtxt(path, comments=("#", "%", "!"), ndmin=2)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InstrumentError(
-            f"{path}: expected columns of numbers, frequency in GHz and response ({error})."
-        ) from error
-    if columns.size == 0 or columns.shape[1] < 2:
-        raise InstrumentError(
-            f"{path}: expected two columns, frequency in GHz and response, got a table of shape "
-            f"{columns.shape}."
-        )
-    try:
-        return tabulated(columns[:, 0], columns[:, 1])
-    except InstrumentError as error:
-        raise InstrumentError(f"{path}: {error}") from error
+def nodes_of(detectors: Sequence[tuple[np.ndarray, np.ndarray]]) -> Nodes:
+    """Of the mean of detectors, each a `measure`, that were calibrated on the CMB alike."""
+    if len(detectors) == 1:
+        return _gauss(*detectors[0])
+    nu = np.concatenate([one for one, _ in detectors])
+    weight = np.concatenate([w / (w @ _usual(n)[:, 0]) for n, w in detectors])
+    nu, place = np.unique(nu, return_inverse=True)
+    return _gauss(nu, np.bincount(place, weight))
 
 
 def _gauss(nu: np.ndarray, measure: np.ndarray) -> Nodes:
-    """Gauss's quadrature for a discrete measure, by Lanczos' recurrence (Golub & Welsch 1969)."""
+    """As few nodes as give the spectra that bands see, of a discrete measure."""
     measure = measure / measure.sum()
+    exact, position, weight = measure @ _usual(nu), nu, measure
+    for n in range(min(N_NODES, len(nu)), min(_MOST_NODES, len(nu)) + 1):
+        position, weight = _quadrature(nu, measure, n)
+        if np.allclose(weight @ _usual(position), exact, rtol=_EXACT, atol=0):
+            break
+    return tuple(zip(position.tolist(), weight.tolist(), strict=True))
+
+
+def _usual(nu: np.ndarray) -> np.ndarray:
+    """CMB, dust and synchrotron at some frequencies [GHz], (n, 3)."""
+    at = torch.from_numpy(nu)
+    found = seds.cmb(at), seds.modified_blackbody(at), seds.synchrotron(at, -3.0)
+    return torch.stack(found, 1).numpy()
+
+
+def _quadrature(nu: np.ndarray, measure: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss's n nodes and weights for a measure, by Lanczos' recurrence (Golub & Welsch 1969)."""
     middle, half = 0.5 * (nu[0] + nu[-1]), max(0.5 * (nu[-1] - nu[0]), 1e-9 * nu[0])
     x = (nu - middle) / half
-    n = min(N_NODES, len(nu))
     basis = [np.sqrt(measure)]
     for _ in range(n - 1):
         column = x * basis[-1]
@@ -174,6 +188,4 @@ def _gauss(nu: np.ndarray, measure: np.ndarray) -> Nodes:
         basis.append(column / np.linalg.norm(column))
     jacobi = np.array([[a @ (x * b) for b in basis] for a in basis])
     position, vectors = np.linalg.eigh(jacobi)
-    return tuple(
-        (float(middle + half * p), float(w)) for p, w in zip(position, vectors[0] ** 2, strict=True)
-    )
+    return middle + half * position, vectors[0] ** 2

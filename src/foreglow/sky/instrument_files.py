@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from foreglow.errors import InstrumentError, warn
-from foreglow.sky.bandpass import Nodes, read_table, top_hat
+from foreglow.sky.bandpass import Nodes, top_hat
+from foreglow.sky.bandpass_files import read_bandpass, validate_centre
 from foreglow.sky.instrument import Instrument, in_order, joined
 
 LOWEST_GHZ, HIGHEST_GHZ = 0.1, 3000.0  # what lies beyond is in another unit
@@ -48,12 +49,13 @@ def load_instrument(name_or_path: str | Path | Any) -> Instrument:
         `name`, `frequency = "11 GHz"`, `sensitivity = "840 uK_CMB arcmin"`,
         `fwhm = "55.2 arcmin"`, `source`, and if it has a width, `bandpass = { width = 0.3 }`
         (relative), `{ edges = ["9 GHz", "12 GHz"] }` or `{ table = "band.txt" }` (GHz and
-        response in power units; its path counts from the folder of the file). Several of them
-        joined by plus signs are the bands of all: `s-pass+wmap+planck`. A table is a DataFrame, an
-        astropy Table, or a mapping, with columns `frequency` [GHz], `depth_p` [uK_CMB arcmin] and
-        `fwhm` [arcmin], as FGBuster's `get_instrument` gives it; Quantities, and columns with
-        another unit, are converted. Kelvins of `depth_p` must say K_CMB, as those of PySM3 do. Its
-        bands are named by their frequency. An Instrument stays what it is.
+        response in power units, or as `read_bandpass` takes it; its path counts from the folder of
+        the file). Several of them joined by plus signs are the bands of all: `s-pass+wmap+planck`.
+        A table is a DataFrame, an astropy Table, or a mapping, with columns `frequency` [GHz],
+        `depth_p` [uK_CMB arcmin] and `fwhm` [arcmin], as FGBuster's `get_instrument` gives it;
+        Quantities, and columns with another unit, are converted. Kelvins of `depth_p` must say
+        K_CMB, as those of PySM3 do. Its bands are named by their frequency. An Instrument stays
+        what it is.
 
     Raises
     ------
@@ -273,13 +275,8 @@ class _BandRow(BaseModel):
         elif given.edges is not None:
             found = top_hat(*given.edges)
         else:
-            found = read_table(folder / str(given.table))
-        if not found[0][0] < self.frequency < found[-1][0]:
-            raise InstrumentError(
-                f"expected the frequency of band {self.name} within its bandpass, but it is "
-                f"{self.frequency:g} GHz and the response lies about {found[0][0]:g} to "
-                f"{found[-1][0]:g} GHz; give both in GHz."
-            )
+            found = read_bandpass(str(given.table), folder)
+        validate_centre(self.name, self.frequency, found)
         return found
 
 

@@ -18,13 +18,15 @@ from foreglow.extras import require
 from foreglow.recognition.models import models_of
 from foreglow.recognition.observation.beams import as_arcmin
 from foreglow.runs import open_run
-from foreglow.survey.bands import load_survey
+from foreglow.survey.bands import load_survey, with_bandpasses
 
 require("train", "report")  # before its steps import what they need
 
 from foreglow.survey.steps import Asked, SurveyFound, ask, recognized  # noqa: E402
 
 __all__ = ["SurveyFound", "recognize_survey"]
+
+_ROUGHEST = 0.25  # accuracy of a noise: the mean of less than ten maps is none
 
 
 def recognize_survey(
@@ -36,6 +38,8 @@ def recognize_survey(
     models: str | Path | Sequence[str] | Mapping[str, Any] = "four",
     mask: str | Path | None = None,
     systematic: float | None = None,
+    noise_accuracy: float | None = None,
+    bandpass: Mapping[str, str] | None = None,
     halves: bool = False,
     network: bool = True,
     context: bool = False,
@@ -66,6 +70,14 @@ def recognize_survey(
     systematic : float, optional
         Error of every band beside its white noise, over the polarised brightness; by default that
         of each band of the survey.
+    noise_accuracy : float, optional
+        Draw maps of the noise and bring them to the beam as the data are, as many as give the rms
+        in each pixel to this accuracy, such as 0.05; by default it is propagated by a formula.
+    bandpass : mapping of str to str, optional
+        Files of measured bandpasses by band, such as
+        `{"Planck_353": "HFI_RIMO_R3.00.fits[BANDPASS_F353] as power"}`, as
+        `foreglow.sky.bandpass_files.read_bandpass` takes them; other bands are taken at their
+        effective frequency.
     halves : bool
         Do the same with halves of the data, where a survey has them: null tests.
     network : bool
@@ -95,10 +107,16 @@ def recognize_survey(
     """
     if context and not network:
         raise RunError("expected context=True with a network, got network=False; leave one out.")
+    if noise_accuracy is not None and not 0 < noise_accuracy <= _ROUGHEST:
+        raise RunError(
+            f"expected noise_accuracy= above 0 and up to {_ROUGHEST:g}, got {noise_accuracy:g}; "
+            "0.05 takes 200 maps of noise a band."
+        )
+    wanted = with_bandpasses(load_survey(survey), bandpass) if bandpass else load_survey(survey)
     asked = Asked(
-        load_survey(survey), cache_folder(), as_arcmin(common_fwhm), nside, models_of(models),
-        None if mask is None else str(mask), systematic, halves, network, context, plan, download,
-        seed, str(pick_device(device)),
+        wanted, cache_folder(), as_arcmin(common_fwhm), nside, models_of(models),
+        None if mask is None else str(mask), systematic, noise_accuracy, dict(bandpass or {}),
+        halves, network, context, plan, download, seed, str(pick_device(device)),
     )  # fmt: skip
     ask(asked, Path(out))
     config = {

@@ -7,6 +7,7 @@ folder of the TOML file; `map` and `noise` say what is in them, as the maps and 
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from foreglow.data.cache import local_path
 from foreglow.data.registry import RemoteFile, find_files, load_registry
 from foreglow.errors import InstrumentError, with_nearest
+from foreglow.sky.bandpass_files import read_bandpass, validate_centre
 from foreglow.sky.instrument import Instrument, joined
 from foreglow.sky.instrument_files import load_instrument, wrong_fields
 
@@ -123,6 +125,23 @@ def load_survey(name: str) -> Survey:
     survey = Survey(name, instrument, tuple(named[band] for band in instrument.band))
     survey.remote_files(halves=True)
     return survey
+
+
+def with_bandpasses(survey: Survey, given: Mapping[str, str]) -> Survey:
+    """A survey whose spectra are taken over measured bandpasses, by band, as files are said.
+
+    Raises
+    ------
+    InstrumentError
+        If there is no such band, or no such file, or it is not of that band.
+    """
+    instrument = survey.instrument
+    nodes = [instrument.nodes(k) for k in range(instrument.n_band)]
+    for name, said in given.items():
+        k = instrument.index(name)
+        nodes[k] = read_bandpass(said)
+        validate_centre(instrument.band[k], instrument.frequency_ghz[k], nodes[k])
+    return replace(survey, instrument=replace(instrument, bandpass=tuple(nodes)))
 
 
 def _load_one(name: str) -> Survey:

@@ -7,9 +7,9 @@ another machine, which docs/howto/survey.md tells of.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from foreglow.data.cost import cost_lines
 from foreglow.data.registry import find_files
 from foreglow.maps import healpix as hp
-from foreglow.maps.memory import format_bytes
 from foreglow.recognition.observation.smoothing import Resolution
 from foreglow.survey.bands import HALVES, Survey, is_of_registry
 
@@ -42,15 +42,8 @@ class SurveyCost:
 
     def lines(self) -> Iterator[str]:
         """For the log."""
-        yield (
-            f"disk: {format_bytes(self.download)} or more to fetch, {format_bytes(self.run)} for "
-            f"the run; memory: about {format_bytes(self.memory)} at the peak"
-        )
-        parts = ", ".join(f"{stage} {_time(s)}" for stage, s in self.seconds.items() if s)
-        yield (
-            f"time: about {_time(sum(self.seconds.values()))} on one core, without the download "
-            f"({parts}), an estimate by rates of another machine"
-        )
+        disk = {"or more to fetch": self.download, "for the run": self.run}
+        return cost_lines(disk, self.memory, self.seconds, "one core")
 
 
 def predict_cost(
@@ -60,6 +53,7 @@ def predict_cost(
     halves: bool,
     network: bool,
     download: int,
+    draws: int = 0,
 ) -> SurveyCost:
     """What a survey takes; parameters are those of `recognize_survey`.
 
@@ -67,6 +61,8 @@ def predict_cost(
     ----------
     download : int
         Bytes still to be fetched.
+    draws : int
+        Maps of noise a band.
     """
     which = (None, *HALVES) if halves else (None,)
     sizes = [
@@ -82,6 +78,7 @@ def predict_cost(
         _BYTES_A_PIXEL * finest + _LIBRARIES,
         {
             "smoothing": sum(sizes) / _SMOOTHED,
+            f"{draws} maps of noise a band": draws * sum(sizes) / _SMOOTHED,
             "fits": runs * pixels / _FITTED,
             "training": _TRAINED if network else 0.0,
         },
@@ -93,9 +90,3 @@ def _nside(name: str) -> int:
     if not is_of_registry(name):
         return 1
     return find_files(name)[0].product.nside or 1
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

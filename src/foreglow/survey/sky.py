@@ -31,6 +31,8 @@ log = logging.getLogger("foreglow")
 
 # what a header leaves open and the registry knows; the files were checked against it
 _KNOWN = r".*(no POLCCONV in the header|no COORDSYS|, the covariance of Q and U, is left out)"
+# and what is said of noise whose kind nobody gave, as the survey does
+_SAID = rf"{_KNOWN}|--noise BAND=FILE: expected noise"
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def gathered(survey: Survey, folder: Path, download: bool, halves: bool) -> None
         _say_other_release(file, folder)
     gather(files, folder, download)
     for file in files:
-        validate_product(file.product, local_path(file, folder))
+        validate_product(file.product, local_path(file, folder), _SAID)
     for band in survey.bands:
         for name in (*band.files, *(f for half in band.halves or () for f in half)):
             if Path(name).is_absolute() and not Path(name).is_file():
@@ -122,6 +124,8 @@ def brought(
     nside: int | None,
     half: int | None = None,
     systematic: float | None = None,
+    draws: int | None = None,
+    seed: int = 0,
 ) -> SurveySky:
     """Bring a survey, or a half of it, to one beam and Nside; bands that are there are kept.
 
@@ -138,12 +142,15 @@ def brought(
     half : int, optional
     systematic : float, optional
         Of all bands, in the place of the survey's.
+    draws, seed : int
+        As `bring_to_one_resolution` takes them.
     """
     maps, noise = survey.said(cache, half)
     with what_is_known_unsaid():
         smooth, left = bring_to_one_resolution(
-            survey.instrument, maps, out, fwhm_arcmin, noise, nside=nside, keep=True
-        )
+            survey.instrument, maps, out, fwhm_arcmin, noise, nside=nside, keep=True, draws=draws,
+            seed=(seed, 0 if half is None else 1 + half),
+        )  # fmt: skip
     given, white = ({k: str(v) for k, v in table.items()} for table in (smooth, left))
     sizes = [band.systematic if systematic is None else systematic for band in survey.bands]
     return _with_systematic(SurveySky(survey.instrument, given, white, white), np.array(sizes), out)

@@ -19,6 +19,7 @@ from foreglow.plans import read_plan
 from foreglow.recognition.answers import Answer
 from foreglow.recognition.fit_maps import FitSetup
 from foreglow.recognition.models import definitions_of
+from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.train import train_context, train_recogniser
 from foreglow.report.html import write_report
 from foreglow.report.page.skyview import save_view
@@ -29,6 +30,7 @@ from foreglow.survey.cost import predict_cost
 from foreglow.survey.found import classified, fitted, own_instrument
 from foreglow.survey.sky import SurveySky, brought, gathered, mask_at
 from foreglow.survey.trials import agreement, differences, shares
+from foreglow.survey.worth import worth
 
 log = logging.getLogger("foreglow")
 
@@ -46,6 +48,8 @@ class Asked:
     models: tuple[str, ...]
     mask: str | None
     systematic: float | None
+    noise_accuracy: float | None
+    bandpass: dict[str, str]
     halves: bool
     network: bool
     context: bool
@@ -53,6 +57,12 @@ class Asked:
     download: bool
     seed: int
     device: str
+
+    @property
+    def draws(self) -> int | None:
+        """Maps of noise a band, of which the rms is known to the accuracy asked for."""
+        accuracy = self.noise_accuracy
+        return None if accuracy is None else round(np.ceil(0.5 / accuracy**2))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -63,8 +73,10 @@ class Asked:
         told = {
             "fwhm_arcmin": self.fwhm_arcmin, "nside": self.nside, "models": list(self.models),
             "definitions": definitions_of(self.models), "mask": self.mask,
-            "systematic": self.systematic, "halves": self.halves, "network": self.network,
-            "context": self.context, "plan": str(plan) if plan is not None else None,
+            "systematic": self.systematic, "noise_accuracy": self.noise_accuracy,
+            "bandpass": self.bandpass or None, "halves": self.halves, "network": self.network,
+            "context": self.context,
+            "plan": str(plan) if plan is not None else None,
             "bands": [band.model_dump(exclude_none=True) for band in self.survey.bands],
         }  # fmt: skip
         return {name: value for name, value in told.items() if value is not None}
@@ -112,7 +124,7 @@ def ask(asked: Asked, out: Path) -> None:
     files = asked.survey.remote_files(asked.halves)
     cost = predict_cost(
         asked.survey, asked.fwhm_arcmin, asked.nside, asked.halves, asked.network,
-        bytes_missing(files, asked.cache),
+        bytes_missing(files, asked.cache), asked.draws or 0,
     )  # fmt: skip
     for line in cost.lines():
         log.info("%s", line)
@@ -132,6 +144,7 @@ def recognized(asked: Asked, run: Run) -> SurveyFound:
     run.records += steps.bands()
     for method, answer in answers.items():
         run.records += shares(method, answer)
+    run.records += steps.worth()
     run.records += steps.without_each_band(answers[FITS])
     if asked.halves:
         run.records += steps.halves()
@@ -177,11 +190,23 @@ class _Steps:
     @property
     def note(self) -> str:
         """What the maps are, in a sentence."""
-        bands = ", ".join(self.sky.instrument.band)
+        bands, draws = ", ".join(self.sky.instrument.band), self.asked.draws
+        white = "propagated by a formula"
+        if draws is not None:
+            accuracy = f"{self.asked.noise_accuracy:.2g}"
+            white = f"of {draws} maps of it a band, which give the rms of a pixel to {accuracy}"
         return (
             f"{bands} at {self.asked.fwhm_arcmin:g} arcmin, Nside {self.sky.opened().nside}; the "
-            "noise with what each band has beside white noise."
+            f"white noise {white}, and with it what each band has beside. {self._spectra}"
         )
+
+    @property
+    def _spectra(self) -> str:
+        """Where spectra are taken, in a sentence."""
+        if not self.asked.bandpass:
+            return "Spectra are taken at the effective frequencies of the bands."
+        given = ", ".join(self.asked.bandpass)
+        return f"Spectra are taken over the measured bandpasses of {given}."
 
     def fits(self, sky: SurveySky, file: str) -> Answer:
         """What the fits say of a sky."""
@@ -191,7 +216,7 @@ class _Steps:
 
     def networks(self) -> dict[str, Answer]:
         """A network trained for this instrument, and what it says; a context likewise."""
-        if not self._anywhere_complete:
+        if not self._complete.any():
             log.info("no pixel is observed in every band, as a network needs: none is trained")
             return {}
         asked, folder = self.asked, self.run.folder
@@ -214,6 +239,18 @@ class _Steps:
                         self.sky, asked.models, model, neighbours, self.mask, asked.device, path
                     )
         return found
+
+    def worth(self) -> list[dict[str, Any]]:
+        """How often network and fits are right where the truth is known: records."""
+        rows = self.values[1][self._complete]
+        if not len(rows):
+            return []
+        asked, model = self.asked, self.run.models
+        with self.run.stage("simulated pixels of the same noise"):
+            network = Recogniser.load(model) if asked.network else None
+            return worth(
+                self.sky.instrument, asked.models, rows, asked.seed, network, (NETWORK, FITS)
+            )
 
     def bands(self) -> list[dict[str, Any]]:
         """What the bands are: a record each."""
@@ -255,19 +292,19 @@ class _Steps:
         answers = [self.fits(sky, f"half_{k + 1}.fits") for k, sky in enumerate((one, other))]
         return [*records, {"step": "halves", "band": "all", **agreement(*answers)}]
 
-    @property
-    def _anywhere_complete(self) -> bool:
-        """Whether some pixel is observed in every band."""
+    @cached_property
+    def _complete(self) -> NDArray[np.bool_]:
+        """Pixels that are observed in every band, and count."""
         data, sigma = self.values
-        seen = np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1)
-        return bool((seen if self.mask is None else seen & self.mask).any())
+        seen = np.asarray(np.isfinite(data).all((1, 2)) & np.isfinite(sigma).all(1))
+        return seen if self.mask is None else seen & self.mask
 
     def _brought(self, name: str, half: int | None) -> SurveySky:
         asked = self.asked
         with self.run.stage(f"one beam: {name}"):
             return brought(
                 asked.survey, asked.cache, self.run.folder / name, asked.fwhm_arcmin, asked.nside,
-                half, asked.systematic,
+                half, asked.systematic, asked.draws, asked.seed,
             )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from astropy import units as u
@@ -26,6 +27,7 @@ from foreglow.recognition.observation.common_beam import (
     Band,
     Regions,
     bytes_for,
+    write_drawn_noise_of,
     write_maps_of,
     write_noise_of,
 )
@@ -47,6 +49,8 @@ def bring_to_one_resolution(
     memory: str | None = None,
     nside: int | None = None,
     keep: bool = False,
+    draws: int | None = None,
+    seed: tuple[int, ...] = (0,),
 ) -> tuple[dict[str, Path], dict[str, Path | str]]:
     """Smooth a user's Q,U maps to one Gaussian beam, on one grid, and say what noise is left.
 
@@ -77,6 +81,11 @@ def bring_to_one_resolution(
         a beam wide.
     keep : bool
         Maps and noise that lie in the folder, as an interrupted call left them, are kept.
+    draws : int, optional
+        Noise maps that are drawn for each band and brought to the beam as the data are, of which
+        the noise that is left is the variance; by default it is propagated by a formula.
+    seed : tuple of int
+        Of these, to which band and number are added.
 
     Returns
     -------
@@ -133,7 +142,10 @@ def bring_to_one_resolution(
         if not (keep and smooth[name].is_file()):
             write_maps_of(band, smooth[name])
         if rms != 0 and not (keep and file.is_file()):
-            write_noise_of(band, file)
+            if draws is None:
+                write_noise_of(band, file)
+            else:
+                write_drawn_noise_of(band, file, draws, (*seed, crc32(name.encode())))
     return smooth, left
 
 

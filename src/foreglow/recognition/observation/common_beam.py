@@ -3,7 +3,7 @@
 One band is in memory at a time, and of it one quantity; files are read a block of pixels at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from foreglow.recognition.observation.smoothing import (
     Resolution,
     cover,
     filled,
+    noise_end,
     smooth_difference,
     smooth_polarisation,
     smooth_variance,
@@ -124,19 +125,34 @@ def bytes_for(one: PolarisationMap, beam_arcmin: float, aim: Resolution, whole: 
     """
     n_pix, n_out, l_max = hp.nside2npix(one.nside), hp.nside2npix(aim.nside), 2 * aim.nside
     kernels = [] if whole else [aim.kernel(beam, one.nside) for beam in (0.0, beam_arcmin)]
-    most = max([l_max, *map(len, kernels)])
+    most = max([noise_end(l_max, one.nside), *map(len, kernels)])
     # E and B twice, complex; what ducc0 keeps of each m on each ring
     there = 32 * most**2 + 128 * one.nside * most
-    back = 32 * l_max**2 + 128 * aim.nside * l_max
-    squared = 16 * l_max**2 + 2**20  # the matrix of Legendre functions
-    reading = (12 if whole else 38) * n_pix + max(16 * n_pix + there, squared)
+    back = 32 * most**2 + 128 * aim.nside * most
+    reading = (28 if whole else 54) * n_pix + there
     return int(max(reading, (12 if whole else 28) * n_pix + 40 * n_out + back))
 
 
 def write_maps_of(band: Band, path: Path) -> None:
     """Smooth the Q,U of a band, and write them."""
+    qu, seen = _read(band.map, band.rms)
+    smooth = at_common_beam(band, qu, seen)
+    unit, frame = band.map.unit, band.map.frame
+    write_polarisation_map(path, smooth, unit, frame, header=_header(band.aim), overwrite=True)
+
+
+def at_common_beam(band: Band, qu: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Q,U (2, n_pix) as a band has them at the common beam, float32; NaN where nothing is left.
+
+    Parameters
+    ----------
+    band : Band
+    qu : ndarray, float32, shape (2, n_pix)
+        In the unit and pixels of its map, RING.
+    seen : ndarray of bool, shape (n_pix,)
+        Where the band observed.
+    """
     one, aim = band.map, band.aim
-    qu, seen = _read(one, band.rms)
     smooth = np.full((2, hp.nside2npix(aim.nside)), np.nan, np.float32)
     common = qu
     if not band.regions.whole:
@@ -151,7 +167,7 @@ def write_maps_of(band: Band, path: Path) -> None:
             found = smooth_polarisation(common * _refined(region.area, one.nside), end, aim.nside)
         found /= weight
         np.copyto(smooth, found, where=region.pixels, casting="same_kind")
-    write_polarisation_map(path, smooth, one.unit, one.frame, header=_header(aim), overwrite=True)
+    return smooth
 
 
 def write_noise_of(band: Band, path: Path) -> None:
@@ -169,6 +185,44 @@ def write_noise_of(band: Band, path: Path) -> None:
         if band.unlike:
             left = smooth_difference(_read_apart(band, kept), transfer, aim.nside)
             apart[:, at] = left[:, at] / squared
+    _write_noise(band, mean, apart, path)
+
+
+def write_drawn_noise_of(band: Band, path: Path, draws: int, seed: Sequence[int]) -> None:
+    """Write what noise is left, of as many maps of it, each brought to the common beam as the data.
+
+    The files are those of `write_noise_of`. Of n draws the rms is known to 1 / sqrt(2 n), and
+    where Q and U are alike to 1 / sqrt(4 n).
+    """
+    seen = _seen(band.map, band.rms)
+    total = np.zeros((3, hp.nside2npix(band.aim.nside)))
+    for number in range(draws):
+        drawn = _drawn(band, seen, np.random.default_rng([*seed, number]))
+        q, u = at_common_beam(band, drawn, seen).astype(np.float64)
+        total += [q * q, q * u, u * u]
+    qq, qu, uu = total / draws
+    apart = np.stack([0.5 * (qq - uu), qu]) if band.unlike else np.empty((2, 0))
+    _write_noise(band, 0.5 * (qq + uu), apart, path)
+
+
+def _drawn(band: Band, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A map of the noise (2, n_pix), float32, as its covariance says pixel by pixel."""
+    if not isinstance(band.rms, NoiseMap):
+        return band.rms * rng.standard_normal((2, len(seen)), np.float32)
+    noise = np.zeros((2, len(seen)), np.float32)
+    for block in _blocks(band.map):
+        at = block.numbers("RING")
+        qq, qu, uu = np.where(seen[at], band.rms.read_covariance(block, seen[at]), 1.0)
+        one, other = rng.standard_normal((2, *qq.shape))
+        along = np.sqrt(qq)
+        across = np.sqrt(np.maximum(uu - (qu / along) ** 2, 0))
+        noise[:, at] = np.where(seen[at], [along * one, qu / along * one + across * other], 0.0)
+    band.rms.release()
+    return noise
+
+
+def _write_noise(band: Band, mean: np.ndarray, apart: np.ndarray, path: Path) -> None:
+    """Write the mean variance (n,), and half of QQ less UU and QU (2, n) if they may differ."""
     # quadrature may leave less than nothing far from where anything was observed
     np.maximum(mean, np.finfo(np.float32).tiny, out=mean)
     unit = band.rms.unit if isinstance(band.rms, NoiseMap) else "uK_RJ"
@@ -178,7 +232,7 @@ def write_noise_of(band: Band, path: Path) -> None:
             name: (row, f"({unit})^2")
             for name, row in zip(("QQ", "QU", "UU"), _covariance(mean, apart), strict=True)
         }
-    write_maps(path, columns, frame=band.map.frame, header=_header(aim), overwrite=True)
+    write_maps(path, columns, frame=band.map.frame, header=_header(band.aim), overwrite=True)
 
 
 def _header(aim: Resolution) -> dict[str, tuple[float, str]]:

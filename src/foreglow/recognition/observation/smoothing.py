@@ -1,5 +1,6 @@
 """Smoothing of Q,U and of their noise to a common beam, of all of the sky or of a part."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,10 +62,10 @@ def smooth_polarisation(qu: np.ndarray, transfer: np.ndarray, nside: int) -> np.
 def smooth_variance(variance: np.ndarray, transfer: np.ndarray, nside: int) -> np.ndarray:
     """Variance of smoothed white noise, from that of each pixel (n_pix,): the kernel squared.
 
-    The variance of Q and of U at a point is the sum over pixels of theirs times the kernel
-    squared, itself a smoothing, by the Legendre transform of that square.
+    The variance of Q and of U at a point is the sum over pixels of theirs times the kernel of Q and
+    U squared, itself a smoothing, by the Legendre transform of that square.
     """
-    factor = _squared(transfer) * (4 * np.pi / len(variance))
+    factor = _squared(transfer, 0, _end(transfer, variance)) * (4 * np.pi / len(variance))
     return _smoothed(variance[np.newaxis], factor, nside)[0]
 
 
@@ -73,8 +74,17 @@ def smooth_difference(apart: np.ndarray, transfer: np.ndarray, nside: int) -> np
 
     They are the mean of (Q + iU)^2, so they turn by twice the angle by which Q and U turn.
     """
-    factor = _squared(transfer) * (4 * np.pi / apart.shape[1])
+    factor = _squared(transfer, 4, _end(transfer, apart)) * (4 * np.pi / apart.shape[1])
     return _smoothed(apart, factor, nside, spin=4)
+
+
+def noise_end(l_max: int, nside: int) -> int:
+    """Where harmonics of a variance in pixels of `nside` end: a square has twice those of l_max."""
+    return max(l_max, min(2 * l_max, 3 * nside - 1))
+
+
+def _end(transfer: np.ndarray, maps: np.ndarray) -> int:
+    return noise_end(len(transfer) - 1, hp.npix2nside(maps.shape[-1]))
 
 
 def _smoothed(maps: np.ndarray, factor: np.ndarray, nside: int, spin: int = 0) -> np.ndarray:
@@ -97,13 +107,33 @@ def _harmonics(maps: np.ndarray, l_max: int, spin: int) -> np.ndarray:
     return alm
 
 
-def _squared(transfer: np.ndarray) -> np.ndarray:
-    """Transfer function of the square of the kernel of another."""
-    ell = np.arange(len(transfer))
-    x, w = np.polynomial.legendre.leggauss(2 * len(transfer))
-    kernel = np.polynomial.legendre.legval(x, (2 * ell + 1) / (4 * np.pi) * transfer)
-    modes = np.polynomial.legendre.legvander(x, len(transfer) - 1)
-    return 2 * np.pi * (w * kernel**2) @ modes
+def _squared(transfer: np.ndarray, spin: int, l_max: int) -> np.ndarray:
+    """Transfer function, of a spin and up to l_max, of the square of the kernel of Q + iU."""
+    x, w = np.polynomial.legendre.leggauss(2 * max(len(transfer), l_max + 1))
+    kernel = np.zeros_like(x)
+    for ell, d in enumerate(_wigner(2, len(transfer) - 1, x)):
+        kernel += (2 * ell + 1) / (4 * np.pi) * transfer[ell] * d
+    square = 2 * np.pi * w * kernel**2
+    return np.array([square @ d for d in _wigner(spin, l_max, x)])
+
+
+def _wigner(spin: int, l_max: int, x: np.ndarray) -> Iterator[np.ndarray]:
+    """d^l_ss(theta) at x = cos theta for l from 0 to l_max; 0 below the spin.
+
+    References
+    ----------
+    Varshalovich et al. 1988, section 4.8.2: the recurrence in l.
+    """
+    before, d = np.zeros_like(x), (0.5 * (1 + x)) ** spin
+    for ell in range(l_max + 1):
+        if ell < spin:
+            yield np.zeros_like(x)
+            continue
+        yield d
+        turn = spin**2 / (ell * (ell + 1)) if ell else 0.0
+        last = (ell**2 - spin**2) / (ell * (2 * ell + 1)) if ell else 0.0
+        factor = (2 * ell + 1) * (ell + 1) / ((ell + 1) ** 2 - spin**2)
+        before, d = d, factor * ((x - turn) * d - last * before)
 
 
 def cover(seen: np.ndarray, aim: Resolution) -> np.ndarray:

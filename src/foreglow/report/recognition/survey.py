@@ -134,6 +134,7 @@ def survey_sections(records: Sequence[Record]) -> Markup:
         "survey",
         bands=render_table(_BANDS, map(_band_line, mine["bands"])),
         models=render_table(_MODELS, map(_model_line, mine["models"] + mine["none_fits"])),
+        worth=render_table(_WORTH, map(_worth_line, mine["worth"])) if mine["worth"] else None,
         without=render_table(_WITHOUT, map(_agreement_line, mine["without"])),
         halves=render_table(_HALVES, map(_half_line, halves)),
         both=None if both is None else _in_a_sentence(both),
@@ -145,23 +146,19 @@ def printed_survey(records: Sequence[Record]) -> list[Table]:
     mine = {step: [r for r in records if r.get("step") == step] for step in _STEPS}
     return [
         _printed("Models", _MODELS, map(_model_line, mine["models"] + mine["none_fits"])),
+        _printed("Simulated pixels of the same noise", _WORTH, map(_worth_line, mine["worth"])),
         _printed("Without one band", _WITHOUT, map(_agreement_line, mine["without"])),
     ]
 
 
-_STEPS = ("bands", "models", "none_fits", "without", "halves")
+_STEPS = ("bands", "models", "none_fits", "worth", "without", "halves")
 _BANDS = (
     "Band", "GHz", "Noise [µK_CMB]", "Polarisation [µK_CMB]", "Systematic error", "Sky observed",
     "Files",
 )  # fmt: skip
 _MODELS = ("Method", "Model", "Pixels", "Share", "Sure of it")
-_WITHOUT = (
-    "Band left out",
-    "Same model",
-    "Same where both are sure",
-    "expected at least",
-    "Pixels",
-)
+_WORTH = ("Method", "True model", "Right", "Sure", "Right if sure", "Calibration error")
+_WITHOUT = ("Left out", "Same model", "Same if both sure", "At least", "Pixels")
 _HALVES = ("Band", "Difference over its noise, rms", "Pixels")
 
 
@@ -178,6 +175,13 @@ def _model_line(r: Record) -> list[str | Cell]:
         return [r["method"], "(none fits)", str(r["n_pixels"]), f"{r['share']:.1%}", "–"]
     sure = r["n_sure"] / max(r["n_pixels"], 1)
     return [r["method"], r["model"], str(r["n_pixels"]), f"{r['share']:.1%}", f"{sure:.1%}"]
+
+
+def _worth_line(r: Record) -> list[str | Cell]:
+    return [
+        r["method"], r["model"], _percent(r["accuracy"]), _percent(r["sure"]),
+        _percent(r["sure_right"]), _percent(r["calibration_error"]),
+    ]  # fmt: skip
 
 
 def _agreement_line(r: Record) -> list[str | Cell]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foreglow.data import room
+from foreglow.data.cost import cost_lines
 from foreglow.dust.plan import DustPlan
 from foreglow.dust.train import VALIDATION_CUTOUTS
 from foreglow.errors import SkyError
@@ -19,7 +20,6 @@ from foreglow.hi_cube.healpix_cube import is_healpix, open_healpix_cube, spectru
 from foreglow.hi_cube.image_cube import open_image_cube
 from foreglow.hi_cube.tiles import finest_needed
 from foreglow.maps import healpix as hp
-from foreglow.maps.memory import format_bytes
 from foreglow.maps.table import open_table
 from foreglow.reproduce.zhang2019.paper import HIGH_KMS, LOW_KMS
 from foreglow.sky.hydrogen import CHANNEL_KMS
@@ -67,16 +67,13 @@ class Cost:
 
     def lines(self) -> Iterator[str]:
         """For the log."""
-        yield (
-            f"disk: {format_bytes(self.download)} or more to fetch, {format_bytes(self.prepared)} "
-            f"for the prepared cube, {format_bytes(self.run)} for the run"
-        )
-        yield f"memory: about {format_bytes(self.memory)} at the peak"
-        parts = ", ".join(f"{stage} {_time(hours)}" for stage, hours in self.hours.items())
-        yield (
-            f"time: about {_time(sum(self.hours.values()))} on two cores ({parts}), an estimate by "
-            "rates of another machine; trainings are many times faster on a graphics card"
-        )
+        disk = {
+            "or more to fetch": self.download, "for the prepared cube": self.prepared,
+            "for the run": self.run,
+        }  # fmt: skip
+        seconds = {stage: 3600 * hours for stage, hours in self.hours.items()}
+        beside = "; trainings are many times faster on a graphics card"
+        return cost_lines(disk, self.memory, seconds, "two cores", beside)
 
 
 def cube_facts(paths: Sequence[Path], low_kms: float, high_kms: float) -> CubeFacts:
@@ -191,9 +188,3 @@ def _rate(plan: DustPlan) -> float:
     (narrow, wide), (first, last) = _WIDTHS[plan.network], _CUTOUTS[plan.network]
     slope = math.log(last / first) / math.log(wide / narrow)
     return first * (max(plan.width, 4) / narrow) ** slope
-
-
-def _time(hours: float) -> str:
-    if hours < 1 / 60:
-        return f"{3600 * hours:.0f} s"
-    return f"{60 * hours:.0f} min" if hours < 2 else f"{hours:.3g} h"
