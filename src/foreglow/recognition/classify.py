@@ -53,7 +53,7 @@ from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 
 _BYTES_A_VALUE = 384  # of a block: data, features and layers for each Stokes and band, measured
-_WHOLE_BYTES = 24  # a pixel, beside its probabilities, where the whole sky is written at once
+_WRITING = 20  # bytes a pixel, where the whole sky is written at once
 
 
 # what is found in a block, the greatest depth of its noise (0: nothing observed), and its levels
@@ -312,9 +312,9 @@ def _watched(
 def _bytes_needed(model: Recogniser, opened: Observation, context: ContextModel | None) -> int:
     needed = LIBRARIES + opened.bytes_loaded + _BYTES_A_VALUE * 2 * model.instrument.n_band * BLOCK
     if context is not None:
-        n_model = len(model.models)
-        needed += (4 * n_model + _WHOLE_BYTES) * hp.nside2npix(opened.nside)
-        needed += context.bytes_for(opened.nside, n_model)
+        n_model, n_pix = len(model.models), hp.nside2npix(opened.nside)
+        needed += (4 * n_model + 5) * n_pix  # a classification
+        needed += max(context.bytes_for(opened.nside, n_model), _WRITING * n_pix)
     return needed
 
 

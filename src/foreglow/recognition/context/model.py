@@ -154,7 +154,8 @@ class ContextModel:
         if not self._by_tiles(nside):
             return _WHOLE_BYTES * n_class * n_pix
         a_thread = _TILE_BYTES * n_class * torch.get_num_threads()
-        return self.bytes_for(WHOLE_NSIDE, n_class) + a_thread + 6 * (n_class + 1) * n_pix
+        result, sums = 4 * n_class, 4 * (n_class + 1) / 3  # bytes a pixel; sums of coarser ones
+        return self.bytes_for(WHOLE_NSIDE, n_class) + a_thread + int((result + sums) * n_pix)
 
     def _by_tiles(self, nside: int) -> bool:
         return isinstance(self.network, SphereUNet) and nside > WHOLE_NSIDE
