@@ -29,7 +29,7 @@ from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.shipped import find_model
 
 _WHOLE_BYTES = 1 << 10  # a pixel and model, where the whole sky is held at once; measured
-_TILE_BYTES = 12 << 20  # a model and thread, of tiles
+_TILE_BYTES = 20 << 20  # a model and thread, of tiles; measured
 _JOB = "context"
 _COMMAND = "foreglow recognize context"
 
