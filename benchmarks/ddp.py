@@ -1,4 +1,4 @@
-"""Both trainings by one process with all cores, in turn with two that share them.
+"""Each training by one process with all cores, in turn with two that share them.
 
 `python benchmarks/ddp.py` prints these rows alone. The batch is the same, that of all processes.
 """
@@ -20,9 +20,10 @@ import torch
 
 from foreglow.compute.processes import Processes, join
 from foreglow.dust import train as dust_train
+from foreglow.recognition.context import train as context_train
 from foreglow.recognition.network import train as recognition_train
 from measure import side_by_side
-from steps import dust_steps, noise_sky, recognition_steps
+from steps import context_steps, dust_steps, noise_sky, recognition_steps
 
 REPEATS = 3
 _CPU = torch.device("cpu")
@@ -31,7 +32,7 @@ Steps = Callable[[], list[float]]
 
 
 def distributed() -> Iterator[dict]:
-    """Vectors and cutouts a second of training: two processes beside one."""
+    """Vectors, skies and cutouts a second of training: two processes beside one."""
     cores = available_cores()
     for job, (batch, unit, what, _) in JOBS.items():
         rates: dict[str, list[float]] = {"two processes": [], "one process": []}
@@ -55,6 +56,7 @@ def _dust(network: str, width: int, batch: int) -> Steps:
 JOBS: dict[str, tuple[int, str, str, Steps]] = {
     "foreglow": (4096, "vectors", "`foreglow`", _recognition("foreglow", 4096)),
     "farsian2020": (256, "vectors", "`farsian2020`", _recognition("farsian2020", 256)),
+    "context": (12, "skies", "neighbours", lambda: context_steps(12, 10, _CPU)),
     "unet": (16, "cutouts", "our U-Net", _dust("unet", 8, 16)),
 }
 
@@ -71,7 +73,7 @@ def _seconds(job: str, size: int, threads: int) -> float:
 def _work(job: str, size: int) -> None:
     """What each process does; the first prints."""
     with join(Processes(size), _CPU) as processes:
-        for module in (recognition_train, dust_train):
+        for module in (recognition_train, context_train, dust_train):
             patch.object(module, "train", partial(module.train, processes=processes)).start()
         seconds = float(np.median(JOBS[job][3]()))
         if processes.rank == 0:

@@ -19,7 +19,10 @@ from foreglow.dust.inputs import DustSky
 from foreglow.dust.plan import DustPlan
 from foreglow.dust.sky_cube import SkyCube
 from foreglow.maps.hemispheres import NORTH
-from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.context import train as context_train
+from foreglow.recognition.context.model import ContextModel
+from foreglow.recognition.context.train import ContextPlan, Ensemble
+from foreglow.recognition.models import PROBLEMS, REFERENCE_NSIDE
 from foreglow.recognition.network import train as recognition_train
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.sky.hydrogen import velocity_channels
@@ -46,6 +49,21 @@ def recognition_steps(
     plan = replace(recipe(network, WARM_UP + steps + 1, batch), sample=batch, precision=precision)
     with _starts(recognition_train, device) as starts, tempfile.TemporaryDirectory() as folder:
         recognition_train.train(model, load_templates("mock"), plan, Path(folder), 0, device)
+    return np.diff(starts[WARM_UP:]).tolist()
+
+
+def context_steps(batch: int, steps: int, device: torch.device) -> list[float]:
+    """Seconds of each step of `recognition.context.train.train`, layouts drawn at every step."""
+    said = torch.log_softmax(torch.randn(8, 4, 4, hp.nside2npix(REFERENCE_NSIDE)), 2)
+    plan = ContextPlan(epochs=1, steps=WARM_UP + steps + 1, batch=batch)
+    with (
+        _starts(context_train, device) as starts,
+        patch.object(context_train, "_VALIDATION_STEPS", 1),
+        patch.object(context_train, "_TEMPERATURE_BATCHES", 1),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        context = ContextModel.untrained("unet", 0)
+        context_train.train(context, Ensemble(said, {}), plan, Path(folder), 0, device)
     return np.diff(starts[WARM_UP:]).tolist()
 
 

@@ -10,7 +10,6 @@ from astropy.io import fits
 
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition import train as doors
-from foreglow.recognition.context import model as contexts
 from foreglow.recognition.context import train as training
 from foreglow.recognition.context.model import ContextModel
 from foreglow.sky.templates import load_templates
@@ -188,16 +187,3 @@ def test_wrong_context(
     assert message in err
     assert is_one_paragraph(err)
     assert not (tmp_path / "out.fits").exists()
-
-
-def test_maps_too_fine(run, model_folder, context_folder, maps, tmp_path, monkeypatch):
-    monkeypatch.setattr(contexts, "MAX_NSIDE", 2)
-    out = tmp_path / "out.fits"
-    code, _, err = run(
-        "recognize", "classify", "--model", model_folder, "--context", context_folder,
-        *pairs(maps), "--out", out,
-    )  # fmt: skip
-    assert code == 2
-    assert "takes maps up to Nside 2, got Nside 4" in err
-    assert is_one_paragraph(err)
-    assert not out.exists()

@@ -30,6 +30,8 @@ RECOGNIZE = ["recognize", "train", "--models", "ame", "--epochs", 3, "--steps", 
              "--batch", 128, "--device", "cpu"]  # fmt: skip
 DUST = ["dust", "train", "--sky", "mock", "--nside", 32, "--epochs", 2, "--steps", 3,
         "--batch", 4, "--plan", TINY, "--device", "cpu"]  # fmt: skip
+CONTEXT = ["recognize", "context", "--model", "mock-four", "--epochs", 1, "--steps", 2,
+           "--device", "cpu"]  # fmt: skip
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
@@ -53,6 +55,9 @@ def assert_same_history(one, other, rtol):
 SMALL = {
     "foreglow.recognition.network.train": {
         "_STANDARDISATION_SAMPLE": 2048, "_CALIBRATION_SAMPLE": 2048,
+    },
+    "foreglow.recognition.context.train": {
+        "_REALISATIONS": 8, "_VALIDATION_STEPS": 1, "_TEMPERATURE_BATCHES": 1,
     },
     "foreglow.dust.train": {
         "VALIDATION_CUTOUTS": 16, "_STANDARDISATION_CUTOUTS": 16,
@@ -153,6 +158,22 @@ def test_dust_under_slurm_on_two_nodes(run, tmp_path):
     assert second.out == ""
     assert_same_history(history_of(tmp_path / "two"), history_of(tmp_path / "one"), rtol=1e-4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.usefixtures("one_thread", "small")
+def test_context_by_two_processes(run, tmp_path):
+    """Each classifies its share of the skies, and has its share of every batch."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text("batch = 4")
+    words = [*CONTEXT, "--plan", plan]
+    assert run(*words, "--out", tmp_path / "one")[0] == 0
+    ended = begin_foreglow(
+        *words, "--out", tmp_path / "two", "--devices", 2, environment=environment(),
+        before=SHRINK + FORK,
+    )()  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert_same_history(history_of(tmp_path / "two"), history_of(tmp_path / "one"), rtol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "plan.toml", "two"]
 
 
 def test_killed_under_slurm(tmp_path):

@@ -121,7 +121,9 @@ def test_another_training_does_not_go_on_with_a_checkpoint(tmp_path, monkeypatch
 
 def test_a_context_of_a_model_at_hand(tmp_path, monkeypatch):
     ensemble = contexts.pixel_ensemble
-    monkeypatch.setattr(contexts, "pixel_ensemble", lambda *a: ensemble(*a, realisations=8))
+    monkeypatch.setattr(
+        contexts, "pixel_ensemble", lambda *a, **k: ensemble(*a, **k, realisations=8)
+    )
     monkeypatch.setattr(contexts, "_TEMPERATURE_BATCHES", 2)
     plan = {"epochs": 1, "steps": 1, "batch": 2}
     made = fg.train_context(train(), plan=plan, network="potts", device="cpu", out=tmp_path / "c")

@@ -167,6 +167,8 @@ def recognize_context(
     plan: PlanFile = None,
     seed: Seed = 0,
     device: Device = "auto",
+    devices: Devices = 1,
+    num_nodes: NumNodes = 1,
     resume: Resume = False,
 ) -> None:
     """Teach a spatial context, on random layouts, what neighbours say of a pixel."""
@@ -175,12 +177,13 @@ def recognize_context(
     from foreglow.recognition.train import train_context
 
     chosen = read_plan(plan, ContextPlan(), epochs=epochs, steps=steps)
-    made = train_context(
-        model, sky=sky, network=network, plan=chosen, out=out, seed=seed, device=device,
-        resume=resume,
-    )  # fmt: skip
-    accuracy = made.card["history"]["validation_accuracy"][-1]
-    screen.say(f"context: {out} (validation accuracy {accuracy:.4f})")
+    with several_processes(devices, num_nodes, device) as processes:
+        made = train_context(
+            model, sky=sky, network=network, plan=chosen, out=out, seed=seed, device=device,
+            resume=resume, processes=processes,
+        )  # fmt: skip
+        accuracy = made.card["history"]["validation_accuracy"][-1]
+        screen.say(f"context: {out} (validation accuracy {accuracy:.4f})")
 
 
 @app.command("classify")

@@ -173,6 +173,24 @@ def run_on_all_ranks(processes: Processes, work: Callable[[], _Result]) -> _Resu
     return result  # pyright: ignore[reportReturnType]
 
 
+def gather_shares(processes: Processes, mine: torch.Tensor, n: int) -> torch.Tensor:
+    """Put together, on every process, what each has made of its `Processes.share` of `n` items.
+
+    Parameters
+    ----------
+    processes : Processes
+    mine : Tensor, shape (items of the share, ...)
+        On the device by which the processes are connected.
+    n : int
+        Items in all.
+    """
+    if len(mine) == n:
+        return mine
+    parts = [torch.empty_like(mine) for _ in range(processes.size)]
+    distributed.all_gather(parts, mine)
+    return torch.cat(parts)
+
+
 def trainer_options(processes: Processes, device: torch.device) -> dict[str, Any]:
     """What Lightning's Trainer is told of the processes."""
     from lightning.pytorch.strategies import DDPStrategy

@@ -53,7 +53,7 @@ from foreglow.shipped import find_model
 from foreglow.sky.instrument import Instrument
 
 _BYTES_A_VALUE = 384  # of a block: data, features and layers for each Stokes and band, measured
-_CONTEXT_BYTES = 1 << 10  # a pixel and model, measured
+_WRITING = 20  # bytes a pixel, where the whole sky is written at once
 
 
 # what is found in a block, the greatest depth of its noise (0: nothing observed), and its levels
@@ -126,7 +126,8 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         not bound this.
     context : ContextModel, path or str, optional
         Let the neighbours of a pixel have their say: for maps of regions wider than some pixels.
-        It holds the whole sky in this process.
+        That is done in this process, with the probabilities of the whole sky in memory; above Nside
+        64 its features lie in files beside `out`, else in the folder of temporary files (TMPDIR).
     out : path, optional
         Write the table of `Classification.to_fits` there, a block of pixels at a time: maps
         larger than memory. It appears whole or not at all, NESTED if all maps are.
@@ -193,10 +194,11 @@ def classify(  # pyright: ignore[reportInconsistentOverload]
         else:
             loaded, there = _required(file), work.enter_context(for_workers(source, out))
             parts = map_fn(partial(_classify_elsewhere, loaded, there), blocks)
-        found = _watched(recogniser, parts, blocks, progress)
+        found = _watched(recogniser, context, parts, blocks, progress)
         if out is None or context is not None:
             whole = gather(found, blocks)
-            whole = whole if context is None else _refined(whole, context)
+            if context is not None:
+                whole = replace(whole, probability=context.refine(whole.probability, out))
             if out is None:
                 return whole
             whole.to_fits(out, overwrite)
@@ -282,6 +284,7 @@ def _classify_block(
 
 def _watched(
     model: Recogniser,
+    context: ContextModel | None,
     parts: Iterable[_Part],
     blocks: Sequence[PixelBlock],
     progress: Progress,
@@ -298,16 +301,20 @@ def _watched(
         )
     warn_of_levels(levels, model.instrument)
     _warn_beyond_training(model, depth)
-
-
-def _refined(found: Classification, context: ContextModel) -> Classification:
-    return replace(found, probability=context.refine(found.probability))
+    if context is not None and depth > context.noisiest:
+        warn(
+            f"the noise reaches {depth:.3g} times the instrument's at Nside {REFERENCE_NSIDE}; "
+            f"what neighbours say beyond {context.noisiest:g} times, up to which they were taught, "
+            "is surer than it should be. Lower the Nside of the maps.", NoiseRangeWarning,
+        )  # fmt: skip
 
 
 def _bytes_needed(model: Recogniser, opened: Observation, context: ContextModel | None) -> int:
     needed = LIBRARIES + opened.bytes_loaded + _BYTES_A_VALUE * 2 * model.instrument.n_band * BLOCK
     if context is not None:
-        needed += _CONTEXT_BYTES * len(model.models) * hp.nside2npix(opened.nside)
+        n_model, n_pix = len(model.models), hp.nside2npix(opened.nside)
+        needed += (4 * n_model + 5) * n_pix  # a classification
+        needed += max(context.bytes_for(opened.nside, n_model), _WRITING * n_pix)
     return needed
 
 

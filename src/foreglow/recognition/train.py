@@ -110,6 +110,7 @@ def train_context(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    processes: Processes = ALONE,
 ) -> ContextModel:
     """Teach a spatial context, on random layouts, what the neighbours of a pixel say.
 
@@ -126,7 +127,7 @@ def train_context(
     out : path, optional
         Context directory to write. Checkpoints and logs lie in `OUT.training` beside it until it
         is whole.
-    seed, device, resume
+    seed, device, resume, processes
         As for `train_recogniser`.
 
     Returns
@@ -142,18 +143,28 @@ def train_context(
     SkyError, RunError
         As for `train_recogniser`.
     """
-    where = pick_device(device)
-    chosen = read_plan(plan, ContextPlan())
-    context = ContextModel.untrained(network, seed)
-    recogniser = model if isinstance(model, Recogniser) else Recogniser.load(model, where)
-    templates = load_templates(sky)  # before a folder is made: there may be no such sky
-    named = recogniser.card.get("training") if isinstance(model, Recogniser) else str(model)
-    settings = {"sky": templates.source, "model": named, "network": network, "seed": seed}
-    with model_to_be(out, resume) as to_be:
-        work = open_training(to_be, settings | {"plan": asdict(chosen)}, resume)
-        ensemble = contexts.pixel_ensemble(recogniser, templates, seed)
-        history = contexts.train(context, ensemble, chosen, work, seed, where, resume)
-        context.card["history"] = history
-        context.save(to_be)
-        close_training(to_be)
-    return context
+    with model_to_be(out, resume, processes.size) as to_be:
+        where = pick_device(device)
+
+        def prepare() -> tuple[ContextModel, Recogniser, Templates, ContextPlan, Path]:
+            chosen = read_plan(plan, ContextPlan())
+            processes.validate_batch(chosen.batch)
+            context = ContextModel.untrained(network, seed)
+            recogniser = model if isinstance(model, Recogniser) else Recogniser.load(model, where)
+            templates = load_templates(sky)  # before a folder is made: there may be no such sky
+            named = recogniser.card.get("training") if isinstance(model, Recogniser) else str(model)
+            settings = {"sky": templates.source, "model": named, "network": network, "seed": seed}
+            settings |= {"plan": asdict(chosen)}
+            return context, recogniser, templates, chosen, open_training(to_be, settings, resume)
+
+        context, recogniser, templates, chosen, work = run_on_all_ranks(processes, prepare)
+        ensemble = contexts.pixel_ensemble(
+            recogniser, templates, seed, nside=chosen.nside, processes=processes
+        )
+        context.card["history"] = contexts.train(
+            context, ensemble, chosen, work, seed, where, resume, processes
+        )
+        if processes.rank == 0:
+            context.save(to_be)
+            close_training(to_be)
+        return context

@@ -12,10 +12,8 @@ from foreglow.errors import MapError
 from foreglow.maps.io import PolarisationMap
 from foreglow.maps.regions import layout
 from foreglow.maps.write import write_polarisation_map
-from foreglow.recognition.classify import classify
-from foreglow.recognition.context import model as contexts
+from foreglow.recognition.classify import NoiseRangeWarning, classify
 from foreglow.recognition.context.model import ContextModel
-from foreglow.recognition.evaluation import evaluate as evaluation
 from foreglow.recognition.evaluation.evaluate import (
     accuracy_on_skies,
     evaluate,
@@ -119,6 +117,12 @@ def test_a_hole_does_not_reach_across_the_sky(model, context, files, part):
     assert np.nanmean(change[edge]) > 5 * np.nanmean(change[distance > 90])
 
 
+def test_noise_beyond_what_neighbours_were_taught(model, context, files):
+    taught = replace(context, card={"training": {"noise_range": [0.1, 0.2], "nside": 32}})
+    with pytest.warns(NoiseRangeWarning, match=r"neighbours say beyond 0\.4 times, up to which"):
+        classify(files, model=model, noise_scale=SCALE, context=taught)
+
+
 # ---- maps that context does not take ---------------------------------------------------------
 
 
@@ -128,18 +132,6 @@ def no_reading(monkeypatch):
         raise AssertionError("a map was read")
 
     monkeypatch.setattr(PolarisationMap, "read", read)
-
-
-def test_maps_too_fine_are_refused_before_they_are_read(
-    model, context, files, no_reading, monkeypatch
-):
-    monkeypatch.setattr(contexts, "MAX_NSIDE", 8)
-    message = (
-        "takes maps up to Nside 8, got Nside 16; lower the Nside of the maps .*or classify "
-        "without context"
-    )
-    with pytest.raises(MapError, match=message):
-        classify(files, model=model, noise_scale=SCALE, context=context)
 
 
 def test_an_nside_that_is_no_power_of_two(model, context, instrument, tmp_path, no_reading):
@@ -205,13 +197,3 @@ def test_neighbours_raise_the_accuracy_on_skies(model, context):
         for c in (None, context)
     )
     assert together > alone + 0.1
-
-
-def test_skies_too_fine_are_refused_before_they_are_made(model, context, monkeypatch):
-    def make(*_):
-        raise AssertionError("a sky was made")
-
-    monkeypatch.setattr(contexts, "MAX_NSIDE", 8)
-    monkeypatch.setattr(evaluation, "simulate_sky", make)
-    with pytest.raises(MapError, match="up to Nside 8, got Nside 16"):
-        accuracy_on_skies(model, "mock", None, "blobs", NSIDE, [1.0], 1, 0, context)

@@ -1,5 +1,7 @@
 """A trained context: from the probabilities of single pixels to those of a map."""
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from foreglow.errors import MapError, ModelError, ShapeError
+from foreglow.files import scratch_directory
 from foreglow.maps import healpix as hp
 from foreglow.maps.faces import face_order
 from foreglow.model_files import (
@@ -20,10 +23,13 @@ from foreglow.model_files import (
     read_weights,
     write_model,
 )
-from foreglow.recognition.context.networks import CONTEXT_NETWORKS
+from foreglow.recognition.context.networks import CONTEXT_NETWORKS, SphereUNet
+from foreglow.recognition.context.streamed import WHOLE_NSIDE, Read, logits_by_tiles
+from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.shipped import find_model
 
-MAX_NSIDE = 256  # the whole sky is held at once, about 3 GiB for four models there
+_WHOLE_BYTES = 1 << 10  # a pixel and model, where the whole sky is held at once; measured
+_TILE_BYTES = 20 << 20  # a model and thread, of tiles; measured
 _JOB = "context"
 _COMMAND = "foreglow recognize context"
 
@@ -66,7 +72,12 @@ class ContextModel:
         return cls(network.eval(), kind)
 
     @torch.inference_mode()
-    def log_probability(self, log_probability: Tensor, observed: Tensor | None = None) -> Tensor:
+    def log_probability(
+        self,
+        log_probability: Tensor,
+        observed: Tensor | None = None,
+        beside: str | Path | None = None,
+    ) -> Tensor:
         """Log-probabilities with the neighbours' word.
 
         Parameters
@@ -76,6 +87,9 @@ class ContextModel:
             in any order: the context knows of classes only that they form patches.
         observed : Tensor of bool, shape (n_pix,), optional
             By default where the log-probabilities are no NaN.
+        beside : path, optional
+            Beside it files lie meanwhile, for a U-Net above Nside 64; by default in the system's
+            temporary folder.
 
         Returns
         -------
@@ -87,30 +101,80 @@ class ContextModel:
         ShapeError
             If the shape is no map of two classes or more.
         MapError
-            If the Nside is beyond `MAX_NSIDE`.
+            If the Nside is no power of two.
+        WriteError
+            If there is no room for the files.
         """
-        nside = _validate(log_probability)
+        n_class, nside = _validate(log_probability)
         if observed is None:
             observed = ~torch.isnan(log_probability).any(0)
-        order = face_order(nside).to(log_probability.device)
-        logits = self.logits(
-            log_probability.float()[None, :, order], observed.to(order.device)[None, order]
-        )
-        result = torch.empty_like(logits[0])
-        result[:, order] = torch.log_softmax(logits[0], 0)
+        known = observed
+        result = torch.empty(log_probability.shape, device=log_probability.device)
+        for pixels, said in self._said(
+            lambda ring: (log_probability[:, ring], known[ring]), nside, n_class, beside
+        ):
+            result[:, pixels] = said.to(result.device)
         return result
 
-    def refine(self, probability: NDArray[np.floating]) -> NDArray[np.float32]:
+    @torch.inference_mode()
+    def refine(
+        self, probability: NDArray[np.floating], beside: str | Path | None = None
+    ) -> NDArray[np.float32]:
         """Probabilities with the neighbours' word, of those of each pixel alone.
 
         Parameters
         ----------
         probability : ndarray, shape (n_class, n_pix)
             RING; NaN where not observed, and so it stays.
+        beside : path, optional
+            As for `log_probability`.
         """
+        n_class, nside = _validate(probability)
+
+        def read(ring: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
+            alone = torch.from_numpy(probability[:, ring])
+            return alone.log(), ~torch.isnan(alone).any(0)
+
+        result = np.empty(probability.shape, np.float32)
+        for pixels, said in self._said(read, nside, n_class, beside):
+            hole = np.isnan(probability[:, pixels])
+            result[:, pixels] = np.where(hole, np.float32(np.nan), said.exp().cpu().numpy())
+        return result
+
+    @property
+    def noisiest(self) -> float:
+        """The loudest noise it was taught with, in units of the instrument's at Nside 16."""
+        training = self.card.get("training", {})
+        finer = training.get("nside", REFERENCE_NSIDE) / REFERENCE_NSIDE
+        return training.get("noise_range", [0, np.inf])[1] * finer
+
+    def bytes_for(self, nside: int, n_class: int) -> int:
+        """Memory that `refine` takes at most, its result included."""
+        n_pix = hp.nside2npix(nside)
+        if not self._by_tiles(nside):
+            return _WHOLE_BYTES * n_class * n_pix
+        a_thread = _TILE_BYTES * n_class * torch.get_num_threads()
+        result, sums = 4 * n_class, 4 * (n_class + 1) / 3  # bytes a pixel; sums of coarser ones
+        return self.bytes_for(WHOLE_NSIDE, n_class) + a_thread + int((result + sums) * n_pix)
+
+    def _by_tiles(self, nside: int) -> bool:
+        return isinstance(self.network, SphereUNet) and nside > WHOLE_NSIDE
+
+    def _said(
+        self, read: Read, nside: int, n_class: int, beside: str | Path | None
+    ) -> Iterator[tuple[NDArray[np.integer], Tensor]]:
+        """Log-probabilities of RING pixels, in turn."""
+        if self._by_tiles(nside):
+            assert isinstance(self.network, SphereUNet)
+            near = beside or Path(tempfile.gettempdir(), "foreglow")
+            with scratch_directory(f"{near}.neighbours") as folder:
+                for pixels, logits in logits_by_tiles(self.network, read, nside, n_class, folder):
+                    yield pixels, torch.log_softmax(logits / self.temperature, 0)
+            return
+        order = face_order(nside).numpy()
         device = next(self.network.parameters()).device
-        said = self.log_probability(torch.from_numpy(probability).to(device).log())
-        return np.where(np.isnan(probability), np.float32(np.nan), said.exp().cpu().numpy())
+        alone, seen = (one.to(device)[None] for one in read(order))
+        yield order, torch.log_softmax(self.logits(alone.float(), seen)[0], 0)
 
     def logits(self, log_probability: Tensor, observed: Tensor) -> Tensor:
         """Logits at the temperature, shape (n, n_class, n_pix), of maps in face order."""
@@ -144,8 +208,8 @@ class ContextModel:
         return model
 
 
-def _validate(log_probability: Tensor) -> int:
-    """The Nside of a map of log-probabilities."""
+def _validate(log_probability: Tensor | NDArray[np.floating]) -> tuple[int, int]:
+    """Number of classes and Nside of a map of log-probabilities."""
     shape = tuple(log_probability.shape)
     if len(shape) != 2 or shape[0] < 2 or not hp.isnpixok(shape[1]):
         raise ShapeError(
@@ -154,22 +218,15 @@ def _validate(log_probability: Tensor) -> int:
         )
     nside = hp.npix2nside(shape[1])
     validate_nside(nside)
-    return nside
+    return shape[0], nside
 
 
 def validate_nside(nside: int) -> None:
-    """Refuse a Nside that context cannot take.
+    """Refuse a Nside that is no power of two: its faces have no halves.
 
     Raises
     ------
     MapError
-        If it is beyond `MAX_NSIDE` or no power of two.
     """
     if nside & (nside - 1):
         raise MapError(f"expected an Nside that is a power of two, got {nside}.")
-    if nside > MAX_NSIDE:
-        raise MapError(
-            f"spatial context holds the whole sky in memory, so it takes maps up to Nside "
-            f"{MAX_NSIDE}, got Nside {nside}; lower the Nside of the maps (a pixel then also "
-            "holds more signal), or classify without context."
-        )

@@ -59,27 +59,45 @@ class SphereUNet(nn.Module):
         -------
         Tensor, shape (n, n_class, n_pix)
         """
-        ratio = _ratios(log_probability, observed)
+        ratio = ratios(log_probability, observed)
         n, n_class, n_pix = ratio.shape
         total = ratio.reshape(n * n_class, n_pix, 1)
         seen = observed[:, None].expand(-1, n_class, -1).reshape(n * n_class, n_pix, 1).float()
-        n_level = min(len(WIDTHS), _levels(n_pix))
-        x, passed = total[..., :0], []
-        for level in range(n_level):
-            if level:
-                passed.append(x)
-                x, total, seen = halve(x), 4 * halve(total), halve(seen)
-            x = torch.cat([x, torch.asinh(total), seen], 2)
-            for block in self.down[level]:  # pyright: ignore[reportGeneralTypeIssues]
-                x = block(x, n_class)
-        x = x + self.everywhere[n_level - 1](x.mean(1, keepdim=True))
-        for level in reversed(range(n_level - 1)):
-            x = torch.cat([passed[level], double(x)], 2)
-            for block in self.up[level]:  # pyright: ignore[reportGeneralTypeIssues]
-                x = block(x, n_class)
-            x = x + self.everywhere[level](x.mean(1, keepdim=True))
+        n_level = n_level_of(round((n_pix / 12) ** 0.5))
+        x = self.from_level(0, n_level, total[..., :0], total, seen, n_class)
         gain = self.gain(x.reshape(n, n_class * n_pix, -1).mean(1)).exp()
         return gain[:, None] * (self.trust * ratio + self.output(x).view(n, n_class, n_pix))
+
+    def from_level(
+        self, level: int, n_level: int, x: Tensor, total: Tensor, seen: Tensor, n_class: int
+    ) -> Tensor:
+        """Go down from a level to the coarsest, and up again to it.
+
+        Parameters
+        ----------
+        level : int
+            From 0, the finest.
+        n_level : int
+            In all.
+        x : Tensor, shape (n * n_class, n_pix, channel)
+            What the level before found, face order.
+        total, seen : Tensor, shape (n * n_class, n_pix, 1)
+            The ratios summed over each pixel, and the part of it that is observed.
+        n_class : int
+
+        Returns
+        -------
+        Tensor, shape (n * n_class, n_pix, width)
+        """
+        x = torch.cat([x, torch.asinh(total), seen], 2)
+        for block in self.down[level]:  # pyright: ignore[reportGeneralTypeIssues]
+            x = block(x, n_class)
+        if level < n_level - 1:
+            deeper = halve(x), 4 * halve(total), halve(seen)
+            x = torch.cat([x, double(self.from_level(level + 1, n_level, *deeper, n_class))], 2)
+            for block in self.up[level]:  # pyright: ignore[reportGeneralTypeIssues]
+                x = block(x, n_class)
+        return x + self.everywhere[level](x.mean(1, keepdim=True))
 
 
 class _Block(nn.Module):
@@ -143,9 +161,9 @@ class PottsField(nn.Module):
 
     def forward(self, log_probability: Tensor, observed: Tensor) -> Tensor:
         """Logits of every pixel; see `SphereUNet.forward`."""
-        ratio = self.trust * _ratios(log_probability, observed)
+        ratio = self.trust * ratios(log_probability, observed)
         n, n_class, n_pix = ratio.shape
-        n_level = min(len(WIDTHS), _levels(n_pix))
+        n_level = n_level_of(round((n_pix / 12) ** 0.5))
         logits = ratio
         for _ in range(_ITERATIONS):
             lean = torch.softmax(logits, 1).reshape(n * n_class, n_pix, 1) * n_class - 1
@@ -162,16 +180,16 @@ class PottsField(nn.Module):
         return logits
 
 
-def _ratios(log_probability: Tensor, observed: Tensor) -> Tensor:
+def ratios(log_probability: Tensor, observed: Tensor) -> Tensor:
     """Log-probabilities less their mean over classes, clipped; 0 where not observed."""
     finite = log_probability.clamp_min(-4 * _CLIP)
     ratio = finite - finite.mean(1, keepdim=True)
     return torch.where(observed[:, None], ratio.clamp(-_CLIP, _CLIP), 0.0)
 
 
-def _levels(n_pix: int) -> int:
-    """How often Nside can be halved, plus one."""
-    return round((n_pix / 12) ** 0.5).bit_length()
+def n_level_of(nside: int) -> int:
+    """Levels of a network at a Nside: as often as it can be halved, plus one, five at most."""
+    return min(len(WIDTHS), nside.bit_length())
 
 
 CONTEXT_NETWORKS = {"unet": SphereUNet, "potts": PottsField}

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from foreglow.compute.optimisers import muon
+from foreglow.compute.processes import ALONE, Processes, gather_shares
 from foreglow.compute.random import make_generator
 from foreglow.compute.training import History, Schedule, Task, fit
 from foreglow.maps.faces import face_order
@@ -21,6 +22,7 @@ from foreglow.recognition.network.recogniser import Recogniser, pixel_log_probab
 from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.sky.templates import Templates
 
+_REALISATIONS = 256  # at Nside 16; at a finer one fewer, of as many pixels in all
 _GOLDEN = 0.618033988749895
 _HELD = 0.15  # of the ensemble, for validation
 _VALIDATION_STEPS = 12  # a batch has one choice of models: many, so that all are there
@@ -38,12 +40,16 @@ class ContextPlan:
         Of `steps` batches of `batch` skies each epoch, every layout fresh.
     learning_rate : float
         Of the matrices, by Muon; a tenth of it that of all other weights, by Adam.
+    nside : int
+        Of the skies: patches are of so many degrees at any, noise is that of the instrument in
+        such pixels.
     """
 
     epochs: Count = 14
     steps: Count = 75
     batch: Count = 12
     learning_rate: Positive = 2e-2
+    nside: Literal[16, 32, 64] = REFERENCE_NSIDE
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Ensemble:
     Parameters
     ----------
     log_probability : Tensor, shape (realisation, true model, n_class, n_pix)
-        Face order, Nside 16. The skies of a realisation share CMB, beta_s and noise, so that any
+        Face order. The skies of a realisation share CMB, beta_s and noise, so that any
         layout can be put together from them.
     made : dict
         How it was made, for the card of a context.
@@ -71,6 +77,7 @@ def train(
     seed: int,
     device: torch.device,
     resume: bool = False,
+    processes: Processes = ALONE,
 ) -> History:
     """Train a context in place on what a recogniser says of simulated skies.
 
@@ -81,28 +88,40 @@ def train(
         Its models, and every choice of two or more of them, are the classes. A part is held back
         for validation and the temperature.
     plan : ContextPlan
+        Its Nside is that of the ensemble.
     folder : Path
         For checkpoints and logs.
     seed : int
     device : torch.device
     resume : bool
+    processes : Processes
+        Those that train together, each on its share of the skies of a batch.
 
     Returns
     -------
     dict of list
         As `training.fit`.
+
+    Raises
+    ------
+    RunError
+        If a batch cannot be shared by the processes.
     """
+    processes.validate_batch(plan.batch)
+    share = processes.share(plan.batch)
     said = ensemble.log_probability.to(device)
     held = max(1, round(_HELD * len(said)))
-    law = LayoutLaw(REFERENCE_NSIDE, device)
+    law = LayoutLaw(plan.nside, device)
     network = context.network.to(device).train()
 
     def score(part: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         x, observed, label = compose(part, law, plan.batch, generator)
-        logits = network(x, observed).movedim(1, 2)[observed]
-        truth = label[observed]
-        value = nn.functional.cross_entropy(logits, truth)
-        return value, {"accuracy": (logits.argmax(1) == truth).float().mean()}
+        n_mean = observed.sum() / processes.size  # pixels of a share, were they as many in each
+        observed = observed[share]
+        logits = network(x[share], observed).movedim(1, 2)[observed]
+        truth = label[share][observed]
+        value = nn.functional.cross_entropy(logits, truth, reduction="sum") / n_mean
+        return value, {"accuracy": (logits.argmax(1) == truth).sum() / n_mean}
 
     def loss(_step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         return score(said[held:], generator)
@@ -116,7 +135,7 @@ def train(
 
     task = Task(network, loss, validate, optimiser, clip=True)
     schedule = Schedule(plan.epochs, plan.steps, _VALIDATION_STEPS)
-    history = fit(task, schedule, folder, seed, device, resume)
+    history = fit(task, schedule, folder, seed, device, resume, processes)
     context.temperature = _temperature(network, said[:held], law, plan.batch, seed)
     context.card["training"] = {"seed": seed, **asdict(plan), **ensemble.made}
     return history
@@ -126,8 +145,10 @@ def pixel_ensemble(
     recogniser: Recogniser,
     templates: Templates,
     seed: int,
-    realisations: int = 256,
+    realisations: int | None = None,
     noise_range: tuple[float, float] = (0.3, 2.0),
+    nside: int = REFERENCE_NSIDE,
+    processes: Processes = ALONE,
 ) -> Ensemble:
     """Classify skies that hold one model everywhere, for each model of a recogniser.
 
@@ -136,20 +157,27 @@ def pixel_ensemble(
     recogniser : Recogniser
     templates : Templates
     seed : int
-    realisations : int
+    realisations : int, optional
+        By default 256 at Nside 16, and as many pixels in all at another.
     noise_range : tuple of float
-        Lowest and highest factor on the instrument's noise, log-uniform over realisations.
+        Lowest and highest factor on the instrument's noise in such pixels, log-uniform over
+        realisations.
+    nside : int
+    processes : Processes
+        Each makes its share of the realisations.
     """
+    realisations = realisations or _REALISATIONS * REFERENCE_NSIDE**2 // nside**2
     made = {
         "sky": templates.source, "recogniser": recogniser.card.get("training"),
         "realisations": realisations, "noise_range": list(noise_range),
     }  # fmt: skip
-    templates = templates.degraded(REFERENCE_NSIDE)
-    order = face_order(REFERENCE_NSIDE)
+    templates = templates.degraded(nside)
+    order = face_order(nside)
     n_class = len(recogniser.models)
     low, high = np.log(noise_range)
-    result = torch.empty(realisations, n_class, n_class, len(order))
-    for number in range(realisations):
+    mine = range(realisations)[processes.share(realisations)]
+    result = torch.empty(len(mine), n_class, n_class, len(order))
+    for place, number in enumerate(mine):
         # spread evenly, so that every part of the ensemble holds every noise
         noise_scale = float(np.exp(low + (high - low) * (number * _GOLDEN % 1)))
         for true in range(n_class):
@@ -159,8 +187,9 @@ def pixel_ensemble(
                 templates, recogniser.instrument, recogniser.models, label, noise_scale, rng
             )
             said = pixel_log_probability(recogniser, sky.data, sky.sigma)
-            result[number, true] = said[:, order]
-    return Ensemble(result, made)
+            result[place, true] = said[:, order]
+    device = next(recogniser.network.parameters()).device
+    return Ensemble(gather_shares(processes, result.to(device), realisations), made)
 
 
 def compose(
