@@ -278,15 +278,11 @@ def dust_predict(
 
     Of a model of polarisation I, Q, U (COSMO) and I_STD, Q_STD, U_STD.
     """
-    from foreglow.dust.own_cube import ready_cube
     from foreglow.dust.predict import predict_dust
 
-    with (
-        screen.progress("predict") as show,
-        ready_cube(cube, model, out, memory, overwrite) as ready,
-    ):
+    with screen.progress("predict") as show:
         found = predict_dust(
-            ready,
+            cube,
             model=model,
             mask=mask,
             dust=dust,

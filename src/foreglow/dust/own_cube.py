@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from foreglow.dust.model import DustModel
-from foreglow.dust.predict import validate_output
 from foreglow.errors import ModelError
 from foreglow.files import scratch_directory
 from foreglow.hi_cube.averaged import average_cube
@@ -46,7 +45,8 @@ def prepare_for_model(
         As `average_cube`.
     """
     said = ("nside", "low_kms", "high_kms", "workers", "resume")
-    given = [f"{name}=" for name in said if options.pop(name, None)]
+    values = {name: options.pop(name, None) for name in said}
+    given = [f"{name}=" for name, value in values.items() if not (value is None or value is False)]
     if given:
         raise ModelError(
             f"expected model= without {', '.join(given)}: it says channels and Nside, and a "
@@ -57,25 +57,22 @@ def prepare_for_model(
 
 
 @contextmanager
-def ready_cube(
-    cube: str | Path, model: str | Path, out: str | Path, memory: str, overwrite: bool
-) -> Iterator[Path]:
-    """Yield a cube as `predict_dust` takes it: of a survey's FITS one beside `out` that goes away.
+def ready_cube(cube: Any, model: DustModel, beside: Path, memory: str) -> Iterator[Any]:
+    """Yield a cube as it is, or of a survey's FITS file one for the model, which goes away.
 
     Parameters
     ----------
-    cube : path
-        One that is no file is yielded as it is.
-    model, out, memory, overwrite
-        As for `predict_dust`.
+    cube : any
+        As `foreglow.dust.predict.predict_dust` takes it.
+    model : DustModel
+    beside : Path
+        The cube made lies beside it.
+    memory : str
     """
-    if not Path(cube).is_file():
-        yield Path(cube)
+    if not (isinstance(cube, str | Path) and Path(cube).is_file()):
+        yield cube
         return
-    validate_output(out, overwrite)
-    with scratch_directory(Path(out).absolute()) as folder:
-        made = folder / "cube.zarr"
-        log.info(
-            "%s", prepare_for_model(cube, made, model, memory=memory, progress=False).summary()
-        )
+    with scratch_directory(beside) as folder:
+        made = prepare_for_model(cube, folder / "cube.zarr", model, memory=memory, progress=False)
+        log.info("%s", made.summary())
         yield made

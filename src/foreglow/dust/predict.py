@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from foreglow.dust.beside import read_mask
 from foreglow.dust.filtered import Filtered, observed_sky, where_it_lies
 from foreglow.dust.given_dust import GivenDust, read_given
 from foreglow.dust.model import DustModel
+from foreglow.dust.own_cube import ready_cube
 from foreglow.dust.parts import Job, Plan, blend, in_order, make_plan, weights_hash
 from foreglow.dust.results import DustMap, PolarisedDustMap
 from foreglow.dust.sky_cube import SkyCube
@@ -159,7 +161,8 @@ def predict_dust(
     Parameters
     ----------
     cube : path, HICube, xarray.Dataset, xarray.DataArray or array_like
-        HI cube of `foreglow dust prepare`; xarray's `tb(velocity, pixel)`, with the attributes
+        HI cube of `foreglow dust prepare`; a survey's FITS cut-out, of which the mean is taken over
+        the channels and pixels of the model; xarray's `tb(velocity, pixel)`, with the attributes
         ordering and frame; or an array (n_velocity, n_pix) of brightness temperature, also as a
         Quantity or a masked array. NaN, UNSEEN or masked where not observed. Of its Nside the map
         will be.
@@ -237,7 +240,7 @@ def predict_dust(
     Filtered channels lie beside `out` as long as the work takes, as large as the cube's; without
     `out`, in the folder of temporary files (TMPDIR), which workers must see.
     """
-    validate_output(out, overwrite)
+    _validate_output(out, overwrite)
     chosen = pick_device(device)
     loaded = model if isinstance(model, DustModel) else DustModel.load(model, chosen)
     polarised = loaded.target == "polarisation"
@@ -246,34 +249,39 @@ def predict_dust(
             "expected noise= of the Q and U of dust=, and a model of polarisation, got "
             f"{'no dust=' if dust is None else 'a model of intensity'}; leave noise= out"
         )
-    opened = as_cube(cube, velocity, unit, nest, frame)
-    _validate_nside(loaded, opened)
-    channels = loaded.find_channels(opened.velocity_kms)
-    where = in_order(stitching.centres())
-    plan = make_plan(loaded, opened.nside, where, parse_memory(memory), chosen)
-    wanted = None if mask is None else read_mask(mask, opened, bool(nest))
-    target = None
-    if dust is not None:
-        words = {"unit": dust_unit, "frame": frame, "convention": convention, "noise": noise}
-        target = read_given(dust, opened, bool(nest), loaded.target, **words)
-        _question_target(target, loaded, wanted)
-    with shown("predict", progress) as show, map_over(workers, pool) as map_fn:
+    with ExitStack() as meanwhile:
+        ready = meanwhile.enter_context(ready_cube(cube, loaded, _beside(out), memory))
+        opened = as_cube(ready, velocity, unit, nest, frame)
+        _validate_nside(loaded, opened)
+        channels = loaded.find_channels(opened.velocity_kms)
+        where = in_order(stitching.centres())
+        plan = make_plan(loaded, opened.nside, where, parse_memory(memory), chosen)
+        wanted = None if mask is None else read_mask(mask, opened, bool(nest))
+        target = None
+        if dust is not None:
+            words = {"unit": dust_unit, "frame": frame, "convention": convention, "noise": noise}
+            target = read_given(dust, opened, bool(nest), loaded.target, **words)
+            _question_target(target, loaded, wanted)
+        show = meanwhile.enter_context(shown("predict", progress))
+        map_fn = meanwhile.enter_context(map_over(workers, pool))
         # what lies in this process is looked at here
         looking = map if opened.path is None else map_fn
         wanted, observed = observed_sky(opened, channels, wanted, looking)
         _warn_of_small(observed, loaded)
-        with scratch_directory(_beside(out)) as folder:  # workers may be elsewhere
-            sky = _to_filter(folder, opened, channels, loaded, plan, map_fn)
-            if target is not None:
-                target = _low_passed(target, sky)
-            log.info("predict: filtering %d channels, %d at a time", channels.size, sky.at_a_time)
-            sky.write(wanted, observed, map_fn)
-            del wanted, observed
-            job = Job(
-                _model_in(folder, model), weights_hash(loaded), str(chosen), sky, plan.sky_bytes,
-                polarised,
-            )  # fmt: skip
-            stitched = blend(job, where, plan.batch, show, map_fn)
+        folder = meanwhile.enter_context(
+            scratch_directory(_beside(out))
+        )  # workers may be elsewhere
+        sky = _to_filter(folder, opened, channels, loaded, plan, map_fn)
+        if target is not None:
+            target = _low_passed(target, sky)
+        log.info("predict: filtering %d channels, %d at a time", channels.size, sky.at_a_time)
+        sky.write(wanted, observed, map_fn)
+        del wanted, observed
+        job = Job(
+            _model_in(folder, model), weights_hash(loaded), str(chosen), sky, plan.sky_bytes,
+            polarised,
+        )  # fmt: skip
+        stitched = blend(job, where, plan.batch, show, map_fn)
     card = loaded.card
     if target is not None:
         card = measure(stitched, target.maps, _GIVEN, target.variance)
@@ -356,7 +364,7 @@ def _sigma(law: ResidualLaw | None, n_member: int, polarised: bool = False) -> s
     return " and ".join(filter(None, [law_text, members])) or "none: one network, no law"
 
 
-def validate_output(out: str | Path | None, overwrite: bool) -> None:
+def _validate_output(out: str | Path | None, overwrite: bool) -> None:
     """Refuse what cannot be written before the work is done."""
     if out is None:
         return
