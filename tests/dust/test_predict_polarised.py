@@ -48,6 +48,7 @@ def make_model(seeds=(0, 1), card=None):
     )
     for k, network in enumerate(model.networks):
         generator = torch.Generator().manual_seed(k)
+        network.rms.fill_(10.0)  # K, that of `channels`
         with torch.no_grad():
             for values in network.parameters():
                 values.add_(0.03 * torch.randn(values.shape, generator=generator))
@@ -285,7 +286,7 @@ def observed(files):
         plain = predict_dust(files / "hi.zarr", **given)
     rng, typical = np.random.default_rng(4), rms(np.stack([plain.q, plain.u])[:, CAP])
     longitude = hp.pix2ang(NSIDE, np.arange(N_PIX), lonlat=True)[0]
-    noise = typical * np.where(longitude < 120, 10, 0.5)
+    noise = typical * np.exp(1 + 1.5 * np.cos(np.radians(longitude)))
     wrong = noise * rng.normal(size=(2, N_PIX)) + typical * rng.normal(size=(2, N_PIX))
     iqu = np.stack([4 * plain.mean, *(3 * np.stack([plain.q, plain.u]) + wrong)])
     return given, plain, iqu, noise, typical
@@ -306,7 +307,6 @@ def test_scale_and_error_of_q_and_u_are_measured_on_a_dust_map(files, observed):
         np.testing.assert_allclose(found.mean[CAP], found.calibration(plain.mean[CAP]), rtol=1e-3)
         assert found.qu_calibration.to == "the dust map given, over the footprint"
     assert of_dust.qu_calibration.slope == pytest.approx(3, abs=0.15)
-    assert abs(with_noise.qu_calibration.slope - 3) > abs(of_dust.qu_calibration.slope - 3)
     middle = np.nanmedian(of_dust.q_std**2 - (of_dust.qu_calibration.slope * plain.q_std) ** 2)
     assert np.sqrt(middle / left) == pytest.approx(typical, rel=0.25)  # without the noise
     assert np.nanmedian(with_noise.q_std) > 3 * np.nanmedian(of_dust.q_std)

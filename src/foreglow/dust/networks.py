@@ -24,7 +24,6 @@ INPUTS: tuple[Inputs, ...] = ("channels", "moments", "integrated")
 Target = Literal["intensity", "polarisation"]
 TARGETS: tuple[Target, ...] = ("intensity", "polarisation")
 MOMENTS = 4  # sums of v^m I for m below this
-_SOFT = 0.02  # of the rms of the inputs: fainter ones are seen as they are, brighter ones by log
 _STEM = 64  # numbers that ours makes of each pixel's spectrum
 _FLOOR = 0.02  # of the mean of each: what is added before its logarithm is taken
 _GROUPS = 2  # of gas, of a direction each: slower and faster
@@ -46,6 +45,7 @@ class DustNetwork(nn.Module):
 
     velocity: Tensor
     unit: Tensor
+    rms: Tensor
     step_kms: float  # from channel to channel
     fine = 1  # pixels of the inputs along a side of each pixel that is predicted
 
@@ -57,6 +57,7 @@ class DustNetwork(nn.Module):
         middle, half = (velocity[-1] + velocity[0]) / 2, (velocity[-1] - velocity[0]) / 2
         self.register_buffer("velocity", (velocity - middle) / half, persistent=False)
         self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("rms", torch.ones(()))
 
     @property
     def n_input(self) -> int:
@@ -82,6 +83,9 @@ class DustNetwork(nn.Module):
     def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
         """Measure the scales of inputs and target, and start from them.
 
+        One factor brings all inputs to an rms of 1. Were each channel brought to it, or seen by its
+        logarithm, a network would know a part of the sky again by its faintest gas.
+
         The loss counts absolute differences in `unit`: the one in which the integrated map, once
         scaled as well as it can be, differs from the target by as much as the paper's weight times
         what its correlations lack. So both terms of eq. 2.3 start alike.
@@ -93,6 +97,7 @@ class DustNetwork(nn.Module):
         difference = (factor * total - target).abs().mean()
         lacking = (1 - mode_correlation(total, target, bands).mean(0)).sum()
         self.unit.copy_(difference / (PAPER_WEIGHT * lacking))
+        self.rms.copy_(_at(mask, self.see(inputs)).square().mean().sqrt())
 
     def see(self, inputs: Tensor) -> Tensor:
         """The maps (batch, n_input, n, n) that the network sees of the channels."""
@@ -118,8 +123,8 @@ class Zhang2019(DustNetwork):
     """The paper's U-Net: double convolutions with batch norm, ReLU and dropout, four levels deep.
 
     The paper states neither how inputs are scaled nor what makes a map of the last 64 channels:
-    here one factor brings all inputs to an rms of 1, and a 1 x 1 convolution ends it, whose output
-    is in units of the target's mean.
+    here `standardise` does the one, and a 1 x 1 convolution the other, whose output is in units of
+    the target's mean.
 
     Parameters
     ----------
@@ -131,12 +136,10 @@ class Zhang2019(DustNetwork):
     Zhang et al. 2019, section 2.3 and figure 2.
     """
 
-    rms: Tensor
     typical: Tensor
 
     def __init__(self, inputs: Inputs, velocity_kms: Sequence[float] | np.ndarray, width: int = 64):
         super().__init__(inputs, velocity_kms)
-        self.register_buffer("rms", torch.ones(()))
         self.register_buffer("typical", torch.ones(()))
         self.unet = UNet(self.n_input, width, paper_step)
         self.output = nn.Conv2d(width, 1, 1)
@@ -151,7 +154,6 @@ class Zhang2019(DustNetwork):
     def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
         """Measure the scales, as `DustNetwork.standardise` says."""
         super().standardise(inputs, target, mask, bands)
-        self.rms.copy_(_at(mask, self.see(inputs)).square().mean().sqrt())
         self.typical.copy_(target[mask].abs().mean())
 
 
@@ -168,16 +170,10 @@ class ForeglowUNet(DustNetwork):
         Channels of the first level of the U-Net; each level below has twice as many.
     """
 
-    soft: Tensor
-    mean: Tensor
-    std: Tensor
     per_kelvin: Tensor
 
     def __init__(self, inputs: Inputs, velocity_kms: Sequence[float] | np.ndarray, width: int = 8):
         super().__init__(inputs, velocity_kms)
-        self.register_buffer("soft", torch.ones(()))
-        self.register_buffer("mean", torch.zeros(self.n_input, 1, 1))
-        self.register_buffer("std", torch.ones(self.n_input, 1, 1))
         self.register_buffer("per_kelvin", torch.ones(()))
         self.stem = nn.Sequential(
             nn.Conv2d(self.n_input, _STEM, 1), nn.GELU(), nn.Conv2d(_STEM, _STEM, 1), nn.GELU()
@@ -192,9 +188,8 @@ class ForeglowUNet(DustNetwork):
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """The dust, as `DustNetwork.forward` says."""
         seen = self.see(inputs)
-        scaled = (_logarithms(seen, self.soft) - self.mean) / self.std
         with layers(seen.device):
-            pixel = self.stem(scaled) * mask.unsqueeze(1)
+            pixel = self.stem(seen / self.rms) * mask.unsqueeze(1)
             log_gain = self.pixel_gain(pixel) + self.unet_gain(self.unet(pixel))
         gain = log_gain.float().exp()
         brightness = seen if self.inputs == "channels" else inputs.sum(1, keepdim=True)
@@ -203,11 +198,6 @@ class ForeglowUNet(DustNetwork):
     def standardise(self, inputs: Tensor, target: Tensor, mask: Tensor, bands: Bands) -> None:
         """Measure the scales, as `DustNetwork.standardise` says."""
         super().standardise(inputs, target, mask, bands)
-        seen = self.see(inputs)
-        self.soft.copy_(_SOFT * _at(mask, seen).square().mean().sqrt())
-        logarithms = _at(mask, _logarithms(seen, self.soft))
-        self.mean.copy_(logarithms.mean(0)[:, None, None])
-        self.std.copy_(logarithms.std(0)[:, None, None])
         self.per_kelvin.copy_(_least_absolute(inputs.sum(1)[mask], target[mask]))
 
 
@@ -226,9 +216,6 @@ class PolarisedUNet(DustNetwork):
         Channels of the first level of the U-Net; each level below has twice as many.
     """
 
-    soft: Tensor
-    mean: Tensor
-    std: Tensor
     scale: Tensor
     windows: Tensor
     floor: Tensor
@@ -237,9 +224,6 @@ class PolarisedUNet(DustNetwork):
     def __init__(self, inputs: Inputs, velocity_kms: Sequence[float] | np.ndarray, width: int = 8):
         super().__init__(inputs, velocity_kms)
         n, n_direction = self.n_input, WINDOWS * SCALES
-        self.register_buffer("soft", torch.ones(()))
-        self.register_buffer("mean", torch.zeros(n, 1, 1))
-        self.register_buffer("std", torch.ones(n, 1, 1))
         self.register_buffer("scale", torch.ones(2))  # of I and of Q and U
         self.register_buffer("unit", torch.ones(3, 1, 1))  # of I, Q and U
         self.register_buffer("windows", windows(self.velocity), persistent=False)
@@ -261,10 +245,9 @@ class PolarisedUNet(DustNetwork):
         """I, Q and U (batch, 3, n, n), of inputs (batch, channel, 2 n, 2 n); see `DustNetwork`."""
         with torch.no_grad():
             seen, direction = self._look(inputs, mask)
-            scaled = (_logarithms(seen, self.soft) - self.mean) / self.std
             clear = direction.square().sum(3).sqrt().permute(0, 3, 1, 2)
         with layers(seen.device):
-            pixel = self.stem(scaled) * mask.unsqueeze(1)
+            pixel = self.stem(seen / self.rms) * mask.unsqueeze(1)
             around = self.unet(torch.cat([pixel, clear.to(pixel.dtype)], 1))
             log_gain, weight = self._gains(pixel, around)
         gain = log_gain.float().unflatten(-1, (1 + _GROUPS, -1))
@@ -301,10 +284,6 @@ class PolarisedUNet(DustNetwork):
         """Measure the scales, as `DustNetwork.standardise` says; the target is (batch, 3, n, n)."""
         seen = self._pooled(inputs, observed(inputs, mask)[1])
         super().standardise(seen, target[:, 0], mask, bands)
-        self.soft.copy_(_SOFT * _at(mask, seen).square().mean().sqrt())
-        logarithms = _at(mask, _logarithms(seen, self.soft))
-        self.mean.copy_(logarithms.mean(0)[:, None, None])
-        self.std.copy_(logarithms.std(0)[:, None, None])
         spectrum = _at(mask, seen).mean(0)
         self.floor.copy_(
             _FLOOR * (self.windows @ spectrum).clamp(min=0) + 1e-6 * spectrum.abs().sum()
@@ -372,12 +351,6 @@ def make_network(
             f"{inputs}; only it knows of directions"
         )
     return PolarisedUNet(inputs, velocity_kms, width)
-
-
-def _logarithms(seen: Tensor, soft: Tensor) -> Tensor:
-    """Logarithms of either sign that survive noise: ratios of channels become differences."""
-    scaled = seen / soft
-    return torch.copysign(scaled.abs().log1p(), scaled)  # torch.asinh takes 30 times as long
 
 
 def _at(mask: Tensor, maps: Tensor) -> Tensor:
