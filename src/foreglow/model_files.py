@@ -95,8 +95,9 @@ def read_weights(folder: Path, card: dict[str, Any], network: nn.Module) -> None
     Raises
     ------
     ModelError
-        If the file is not the one that the card describes; whatever else is wrong with it raises
-        one of `DAMAGED`.
+        If the file is not the one that the card describes, or its network is not the one that this
+        version of foreglow makes of the card; whatever else is wrong with it raises one of
+        `DAMAGED`.
     """
     weights = folder / _WEIGHTS
     if _sha256(weights) != card.pop("weights_sha256"):
@@ -104,7 +105,14 @@ def read_weights(folder: Path, card: dict[str, Any], network: nn.Module) -> None
             f"{weights} is not the file that {folder / _CARD} describes (its SHA-256 differs); "
             "copy the model directory again, or train it anew."
         )
-    network.load_state_dict(load_file(weights))
+    found, expected = load_file(weights), network.state_dict()
+    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in expected.items()}:
+        raise ModelError(
+            f"{folder} holds another network than this version of foreglow makes of its card "
+            f"({_CARD}: written by {card.get('foreglow_version')}); train it anew, or use the "
+            "version that wrote it."
+        )
+    network.load_state_dict(found)
 
 
 @contextmanager
