@@ -27,10 +27,15 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "run"
     plans = tuple(replace(plan, epochs=1, steps=4, batch=256) for plan in recognise._PLANS)
     unet = dust._SETTINGS["unet"] | {"width": 1, "epochs": 1, "steps": 2, "batch": 4}
-    small = {"test_cutouts": 12, "linear_cutouts": 48, "centres_nside": 3, "unet": unet}
+    small = {
+        "test_cutouts": 12, "linear_cutouts": 48, "profile_pointings": 100, "centres_nside": 2,
+        "unet": unet,
+    }  # fmt: skip
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recognise, "_PLANS", plans)
+        patch.setattr(recognise, "_NSIDE", 8)
+        patch.setattr("foreglow.reproduce.zhang2019.sky.PROFILE_KMS", 20.0)
         patch.setattr(dust, "_SETTINGS", dust._SETTINGS | small)
         for name in ("_STANDARDISATION_SAMPLE", "_CALIBRATION_SAMPLE"):
             patch.setattr(f"foreglow.recognition.network.train.{name}", 4096)
