@@ -77,7 +77,7 @@ def read_quick(paper, scale):
         for key, value in READ(paper, scale).items()
     }
     return settings | {
-        "context_layouts": ["single"],  # besides the paper's; patches are in _resumed.py
+        "context_layouts": ["patches"],  # besides the paper's; one model is in _resumed.py
         "scaled_ceiling_vectors": 1,
     }
 
@@ -218,7 +218,7 @@ def test_a_network_with_memory_beside_the_ceiling(records, problem):
 # ---- more than one pixel ---------------------------------------------------------------------
 
 LAYOUTS = [(p, ("halves", "quadrants")[p == "four"]) for p in PROBLEMS]
-LAYOUTS += [(p, "single") for p in PROBLEMS]
+LAYOUTS += [(p, "patches") for p in PROBLEMS]
 SPATIAL = (*BASE, "layout", "spatial", "error", "ece")
 ORACLES = ("oracle_rings", "oracle_meridian")
 
