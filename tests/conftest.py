@@ -46,7 +46,10 @@ FIRST = (
     "tests/reproduce/test_farsian2020.py",
     "tests/reproduce/test_zhang2019.py",
     "tests/docs/test_code_blocks.py",
+    "tests/survey/test_survey.py",
     "tests/test_demo.py",
+    "tests/reproduce/test_real_sky.py",
+    "tests/report/page/test_viewer.py",
 )
 
 

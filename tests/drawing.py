@@ -12,3 +12,10 @@ def draw_small(figure: Figure, folder: Path, name: str, pdf_fonts: int = 42) -> 
     figure.set_layout_engine("none")
     figure.set_dpi(20)
     FigureCanvasAgg(figure).print_png(folder / f"{name}.png")  # savefig would draw it twice
+
+
+def draw_coarse(figure: Figure, folder: Path, name: str) -> Path:
+    """As `report.recognition.figures.save`, laid out as there, but a coarse PNG alone."""
+    path = folder / f"{name}.png"
+    figure.savefig(path, dpi=40)
+    return path

@@ -1,8 +1,11 @@
 import base64
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -73,13 +76,21 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+@cache
+def drawn():
+    """A figure as a run holds it."""
+    with TemporaryDirectory() as folder:
+        figure = figures.confusion([[3, 1], [1, 3]], ["a", "b"], "Test")
+        return figures.save(figure, Path(folder), "figure")[0].read_bytes()
+
+
 def write_run(folder, metrics=METRICS, config=CONFIG, names=(), captions=None):
     (folder / "metrics.json").write_text(json.dumps(metrics))
     if config is not None:
         (folder / "config.toml").write_text(config)
     for name in names:
-        figure = figures.confusion([[3, 1], [1, 3]], ["a", "b"], name)
-        figures.save(figure, folder / "figures", name)
+        (folder / "figures").mkdir(exist_ok=True)
+        (folder / "figures" / f"{name}.png").write_bytes(drawn())
     if captions is not None:
         (folder / "figures" / "captions.json").write_text(json.dumps(captions))
     return folder

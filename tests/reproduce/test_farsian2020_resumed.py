@@ -31,7 +31,7 @@ TINY = {
     "fit_noise_scales": [1.0],
     "outside": {"skies": 2, "noise_scales": [1.0], "changes": {"ame_fraction": [0.0]}},
     "problems": ["ame"],
-    "context_layouts": ["patches"],
+    "context_layouts": ["single"],
     "context_noise_scales": [1.0],
     "context_skies": 2,
     "patch_skies": 2,

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from functools import lru_cache
 
 import astropy.units as u
 import numpy as np
@@ -265,6 +266,7 @@ def _known(text: str) -> str | None:
         return None
 
 
+@lru_cache  # what it does not understand takes it long: it looks for units of similar names
 def _by_astropy(text: str) -> u.UnitBase | None:
     """What astropy understands of a unit."""
     power = re.fullmatch(r"\s*\((.+)\)\s*(?:\^|\*\*)?\s*\(?([+-]?\d+)\)?\s*", text)

@@ -2,9 +2,9 @@ import matplotlib
 import numpy as np
 import pytest
 
+from drawing import draw_coarse
 from foreglow.errors import ShapeError
 from foreglow.report.dust import curves as dust_curves
-from foreglow.report.recognition.figures import save
 
 ELL = np.array([21.6, 36.1, 50.5, 64.9])
 
@@ -36,7 +36,7 @@ def test_velocity_profile(tmp_path):
     assert "10,000 pointings [10³ K]" in axes.get_ylabel()
     inside = total[(velocity >= -64.5) & (velocity <= 17)].sum() / total.sum()
     assert f"{inside:.1%}" in axes.get_title(loc="left")
-    assert all(path.stat().st_size > 0 for path in save(figure, tmp_path, "profile"))
+    assert draw_coarse(figure, tmp_path, "profile").stat().st_size > 0
 
 
 def test_velocity_profile_of_other_channels():
@@ -61,7 +61,7 @@ def test_win_scatter_counts_wins(tmp_path):
         markers = {tuple(map(tuple, c.get_paths()[0].vertices)) for c in axes.collections}
         assert len(markers) == 2  # told apart without colour
     assert figure.axes[0].get_xlabel() == "$r_{50}$, integrated intensity"
-    save(figure, tmp_path, "wins")
+    draw_coarse(figure, tmp_path, "wins")
 
 
 def test_win_scatter_of_other_cutouts():
@@ -82,7 +82,7 @@ def test_correlation_by_ell(curves, tmp_path):
     assert len({entry.get_linestyle() + str(entry._dash_pattern) for entry in left.lines}) == 3
     assert right.get_xlabel() == "Multipole $\\ell$"
     assert "correlation" in left.get_ylabel()
-    save(figure, tmp_path, "correlation")
+    draw_coarse(figure, tmp_path, "correlation")
 
 
 def test_one_cutout_has_no_error(curves):
@@ -114,7 +114,7 @@ def test_error_coverage(tmp_path):
         line(axes, "Gaussian errors").get_ydata(), [0.6827, 0.9545, 0.9973], atol=1e-4
     )
     np.testing.assert_array_equal(line(axes, "south").get_ydata(), [0.6, 0.9, 0.99])
-    save(figure, tmp_path, "coverage")
+    draw_coarse(figure, tmp_path, "coverage")
     with pytest.raises(ShapeError, match="shares of 'south'"):
         dust_curves.error_coverage(levels, {"south": [0.6]})
 
@@ -132,7 +132,7 @@ def test_residual_dust(n_real, tmp_path):
     assert "µK$^2_\\mathrm{CMB}$" in upper.get_ylabel()
     assert "CMB and noise" in texts(figure)
     assert len(upper.collections) == (2 if n_real > 1 else 0)
-    save(figure, tmp_path, "residual")
+    draw_coarse(figure, tmp_path, "residual")
 
 
 def test_residual_dust_of_other_bins():

@@ -2,6 +2,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from drawing import draw_coarse
 from foreglow.errors import ShapeError
 from foreglow.report.dust import maps as dust_maps
 from foreglow.report.recognition.figures import save
@@ -52,13 +53,13 @@ def test_predicted_sky(tmp_path):
     assert len(bars) == 4
     # target and prediction have one scale of colours
     assert bars[0].get_xlim() == bars[1].get_xlim()
-    save(figure, tmp_path, "sky")
+    draw_coarse(figure, tmp_path, "sky")
 
 
 def test_predicted_sky_of_one_network_without_error(tmp_path):
     """No error stated anywhere: the map is drawn all the same."""
     mean = np.random.default_rng(0).lognormal(2, 0.5, 192)
-    save(dust_maps.predicted_sky(mean, mean, 0 * mean, "K", ""), tmp_path, "sky")
+    draw_coarse(dust_maps.predicted_sky(mean, mean, 0 * mean, "K", ""), tmp_path, "sky")
 
 
 def test_predicted_sky_of_other_pixels():

@@ -3,10 +3,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from drawing import draw_coarse
 from foreglow.errors import ShapeError
 from foreglow.recognition.network.calibration import accuracy_against_coverage, reliability
 from foreglow.report.recognition import curves
-from foreglow.report.recognition.figures import save
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_reliability_diagram_draws_full_bins_only(honest, tmp_path):
     error = 100 * bins.expected_calibration_error
     assert f"calibration error {error:.1f}%" in texts(figure)
     assert lower.patches[0].get_data().values.sum() == pytest.approx(1)
-    assert all(path.stat().st_size > 0 for path in save(figure, tmp_path, "reliability"))
+    assert draw_coarse(figure, tmp_path, "reliability").stat().st_size > 0
 
 
 def test_curves_differ_without_colour(honest):
@@ -55,7 +55,7 @@ def test_coverage_curve(honest, tmp_path):
     np.testing.assert_array_equal(line(axes, "ours").get_ydata(), curve[1])
     assert "chance, 1 in 2" in texts(figure)
     assert axes.get_ylim()[0] < 0.5
-    save(figure, tmp_path, "coverage")
+    draw_coarse(figure, tmp_path, "coverage")
 
 
 def test_coverage_curve_of_another_shape():
@@ -81,7 +81,7 @@ def test_residual_spectra(n_real, tmp_path):
     assert len(line(axes, "CMB, from lensing").get_xdata()) == 46
     assert len(axes.collections) == (2 if n_real > 1 else 0)  # one realisation has no error
     assert "K$^2_\\mathrm{CMB}$" in axes.get_ylabel()
-    save(figure, tmp_path, "spectra")
+    draw_coarse(figure, tmp_path, "spectra")
 
 
 def test_residual_spectra_need_realisations():

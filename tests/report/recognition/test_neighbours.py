@@ -2,8 +2,8 @@ import matplotlib
 import numpy as np
 import pytest
 
+from drawing import draw_coarse
 from foreglow.errors import ShapeError
-from foreglow.report.recognition.figures import save
 from foreglow.report.recognition.neighbours import accuracy_by_distance, layout_rows, layout_table
 
 
@@ -136,7 +136,7 @@ def test_accuracy_in_bins_of_distance(tmp_path):
     words = texts(figure)
     for word in ("power law or curved", "Distance from a boundary [deg]", "A title"):
         assert word in words
-    assert all(path.stat().st_size > 0 for path in save(figure, tmp_path, "boundary"))
+    assert draw_coarse(figure, tmp_path, "boundary").stat().st_size > 0
 
 
 def test_bins_of_few_pixels_are_left_out():
@@ -153,7 +153,7 @@ def test_a_sky_of_one_model_has_no_boundary(tmp_path):
     assert len(drawn(second)["a"][0]) == 0
     assert np.isfinite(second.get_xlim()).all()
     assert len(drawn(first)["one pixel"][0]) > 5
-    save(figure, tmp_path, "boundary")
+    draw_coarse(figure, tmp_path, "boundary")
 
 
 def test_a_panel_a_problem_and_one_legend():
