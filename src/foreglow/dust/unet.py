@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from foreglow.compute.random import random_bytes
+
 LEVELS = 4  # times that the U-Nets halve a map
 
 
@@ -12,15 +14,17 @@ class Dropout(nn.Dropout):
     """PyTorch's dropout, faster on the processor.
 
     There PyTorch draws a double for each number, which took a fifth of a step of the paper's
-    network; 15 bits decide as well.
+    network; 16 bits decide as well, and are drawn four at a time.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """The same tensor, in training with some of it zero and the rest made larger."""
         if not self.training or input.device.type != "cpu":
             return super().forward(input)
-        drawn = torch.empty_like(input, dtype=torch.int16).random_()  # 0 to 32767, all alike
-        return input * (drawn >= round(self.p * 32768)).to(input.dtype).div_(1 - self.p)
+        drawn = random_bytes(2 * input.numel(), input.device).view(torch.int16)
+        strides = torch.empty_like(input, device="meta").stride()  # channels last stay last
+        kept = drawn.as_strided(input.shape, strides) >= round(self.p * 65536) - 32768
+        return input * kept.to(input.dtype).div_(1 - self.p)
 
 
 class UNet(nn.Module):
