@@ -6,10 +6,12 @@ import re
 import signal
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import healpy as hp
 import numpy as np
 import pytest
+import torch
 from astropy.io import fits
 
 import forked
@@ -20,17 +22,23 @@ from foreglow.data import registry
 from foreglow.errors import DataError, ForeglowError, InstrumentError, MapError, RunError
 from foreglow.maps.conventions import MapWarning
 from foreglow.recognition.answers import Answer
+from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.observation.smoothing import Resolution
+from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
+from foreglow.report.recognition.survey import ame_in_words
+from foreglow.sky.templates import load_templates
 from foreglow.survey import recognize_survey
 from foreglow.survey.bands import available_surveys, load_survey
+from foreglow.survey.found import ame_about_dust, own_instrument
 from foreglow.survey.sky import brought, gathered
-from foreglow.survey.trials import agreement
+from foreglow.survey.trials import agreement, ame_off_dust
 from foreglow.survey.worth import worth
 from words import is_one_paragraph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODELS = ("power_law", "curved")
+FOUR = PROBLEMS["four"]
 BANDS = ("MFI_11", "WMAP_K", "Planck_30", "WMAP_V", "Planck_143", "Planck_353")
 NSIDE, FWHM, NOISE = 8, "600 arcmin", 3e-3
 RUN = {
@@ -190,6 +198,35 @@ def test_what_the_answers_are_worth(finished):
     assert right["best possible"] > 0.45  # of 64 vectors
     assert right["fits, evidence"] > 0.4
     assert "What the answers are worth" in finished.report.read_text()
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.3])
+def test_how_often_ame_is_off_the_dust(scatter):
+    """As often as the law has it, in vectors of that law; and it is said where it is more."""
+    bands, n = load_survey("wmap+planck+quijote").instrument, 400
+    simulator = VectorSimulator(load_templates("mock", 16), bands, FOUR[2:3], ame_scatter=scatter)
+    drawn = simulator.draw(n, NoiseLaw.fixed(1e-3), torch.Generator().manual_seed(1))
+    square = drawn.sigma**2
+    noise = torch.stack([square, torch.zeros_like(square), square], 1)
+    sky = SimpleNamespace(read=lambda: (drawn.data.numpy(), None, noise.numpy()), instrument=bands)
+    probability = np.tile([[0.0], [0.0], [1.0], [0.0]], n)
+    answer = Answer(FOUR, probability, np.zeros(n, bool))
+    (found,) = ame_off_dust(sky, answer, np.ones(n, bool), scatter)
+    assert found["off"] == pytest.approx(found["expected"], abs=0.05)
+    assert "So the law holds in this." in ame_in_words(found)
+    (found,) = ame_off_dust(sky, answer, np.ones(n, bool), 0.0)
+    assert found["expected"] == pytest.approx(0.0455, abs=1e-4)
+    assert ("too sure where there is AME" in ame_in_words(found)) == (scatter > 0)
+    assert ame_off_dust(sky, answer, np.zeros(n, bool), scatter) == []
+
+
+def test_a_wide_beam_turns_ame_from_the_dust():
+    wide, narrow = ame_about_dust(480.0, 8), ame_about_dust(240.0, 16)
+    assert 0.05 < narrow < 0.5 * wide < 0.25
+    sigma = np.ones((4, len(BANDS)))
+    bands = load_survey("wmap").instrument
+    plan = own_instrument(bands, sigma[:, : bands.n_band], None, narrow)[1]
+    assert plan.ame_scatter == narrow
 
 
 def test_without_noise_all_is_known(monkeypatch):

@@ -18,18 +18,20 @@ from foreglow.files import write_text
 from foreglow.plans import read_plan
 from foreglow.recognition.answers import Answer
 from foreglow.recognition.fit_maps import FitSetup
-from foreglow.recognition.models import definitions_of
+from foreglow.recognition.models import definition_of, definitions_of
 from foreglow.recognition.network.recogniser import Recogniser
+from foreglow.recognition.network.train import TrainingPlan
 from foreglow.recognition.train import train_context, train_recogniser
 from foreglow.report.html import write_report
 from foreglow.report.page.skyview import save_view
 from foreglow.report.recognition.survey import survey_figures, survey_view
 from foreglow.runs import Run
+from foreglow.sky.instrument import Instrument
 from foreglow.survey.bands import HALVES, Survey
 from foreglow.survey.cost import predict_cost
-from foreglow.survey.found import classified, fitted, own_instrument
+from foreglow.survey.found import ame_about_dust, classified, fitted, own_instrument
 from foreglow.survey.sky import SurveySky, brought, gathered, mask_at
-from foreglow.survey.trials import agreement, differences, shares
+from foreglow.survey.trials import agreement, ame_off_dust, differences, shares
 from foreglow.survey.worth import worth
 
 log = logging.getLogger("foreglow")
@@ -145,6 +147,7 @@ def recognized(asked: Asked, run: Run) -> SurveyFound:
     for method, answer in answers.items():
         run.records += shares(method, answer)
     run.records += steps.worth()
+    run.records += steps.ame(answers[FITS])
     run.records += steps.without_each_band(answers[FITS])
     if asked.halves:
         run.records += steps.halves()
@@ -223,10 +226,10 @@ class _Steps:
         model, context = self.run.models, folder / "context"
         with self.run.stage("training"):
             if not model.is_dir():
-                instrument, law = own_instrument(self.sky.instrument, self.values[1], self.mask)
+                instrument, plan = self._own
                 train_recogniser(
-                    instrument, asked.models, plan=read_plan(asked.plan, law), out=model,
-                    seed=asked.seed, device=asked.device, resume=True,
+                    instrument, asked.models, plan=plan, out=model, seed=asked.seed,
+                    device=asked.device, resume=True,
                 )  # fmt: skip
             if asked.context and not context.is_dir():
                 train_context(model, out=context, seed=asked.seed, device=asked.device, resume=True)
@@ -249,8 +252,14 @@ class _Steps:
         with self.run.stage("simulated pixels of the same noise"):
             network = Recogniser.load(model) if asked.network else None
             return worth(
-                self.sky.instrument, asked.models, rows, asked.seed, network, (NETWORK, FITS)
-            )
+                self.sky.instrument, asked.models, rows, asked.seed, network, (NETWORK, FITS),
+                self._own[1].ame_scatter,
+            )  # fmt: skip
+
+    def ame(self, answer: Answer) -> list[dict[str, Any]]:
+        """Whether the AME lies about the dust as the training law has it: a record, if any."""
+        with self.run.stage("AME and dust"):
+            return ame_off_dust(self.sky, answer, self._complete, self._own[1].ame_scatter)
 
     def bands(self) -> list[dict[str, Any]]:
         """What the bands are: a record each."""
@@ -291,6 +300,15 @@ class _Steps:
             records = differences((one, other), self.mask)
         answers = [self.fits(sky, f"half_{k + 1}.fits") for k, sky in enumerate((one, other))]
         return [*records, {"step": "halves", "band": "all", **agreement(*answers)}]
+
+    @cached_property
+    def _own(self) -> tuple[Instrument, TrainingPlan]:
+        """The instrument and the plan of this survey's network."""
+        asked, scatter = self.asked, 0.0
+        if any(definition_of(name).ame_fraction for name in asked.models):
+            scatter = ame_about_dust(asked.fwhm_arcmin, self.sky.opened().nside)
+        own = own_instrument(self.sky.instrument, self.values[1], self.mask, scatter)
+        return own[0], read_plan(asked.plan, own[1])
 
     @cached_property
     def _complete(self) -> NDArray[np.bool_]:

@@ -1,14 +1,23 @@
-"""Whether to believe a map of models: halves of the data, and each band left out in turn."""
+"""Whether to believe a map of models: halves of the data, each band left out in turn, and whether
+the AME lies along the dust.
+"""
 
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.special import erfc
 
 from foreglow.recognition.answers import Answer
+from foreglow.recognition.fits.optimise import Fit, fit
+from foreglow.recognition.fits.skymodel import candidate
+from foreglow.recognition.models import definition_of
 from foreglow.survey.sky import SurveySky
 
 Records = list[dict[str, Any]]
+
+_MOST = 4096  # pixels of a model whose AME is looked at
 
 
 def differences(halves: tuple[SurveySky, SurveySky], mask: NDArray | None) -> Records:
@@ -65,6 +74,66 @@ def agreement(one: Answer, other: Answer) -> dict[str, Any]:
         "sure_expected": float(expected.mean()) if sure.any() else None,
         "n_sure": int(sure.sum()),
     }
+
+
+def ame_off_dust(
+    sky: SurveySky, answer: Answer, complete: NDArray[np.bool_], scatter: float
+) -> Records:
+    """How often the AME is off the direction of the dust, beside what the training law has.
+
+    Fits leave Q and U of the AME free; networks and contexts are taught that it lies about the
+    dust, and take what is across it for curvature of the synchrotron.
+
+    Parameters
+    ----------
+    sky : SurveySky
+    answer : Answer
+        Of the fits; pixels of which the most probable model has AME are asked.
+    complete : ndarray of bool, shape (n_pix,)
+        Observed in all bands.
+    scatter : float
+        Of the training law, as `VectorSimulator` takes it.
+
+    Returns
+    -------
+    list of dict
+        One record, or none if no pixel has AME: the share `off` of the pixels with AME across the
+        dust of more than two errors (that of the dust's own direction left out), `expected` by the
+        law with that `scatter`, the median angle `angle_deg`, and `n_pixels`.
+    """
+    data, _, noise = sky.read()
+    found = []
+    for k, name in enumerate(answer.models):
+        pixels = np.flatnonzero(complete & (answer.best == k))
+        pixels = pixels[:: max(1, -(-len(pixels) // _MOST))]
+        if definition_of(name).ame_fraction and len(pixels):
+            given = (torch.from_numpy(v[pixels]).double() for v in (data, noise))
+            found.append(_about_dust(fit(candidate(name), sky.instrument.bands, *given)))
+    if not found:
+        return []
+    along, across, error = np.concatenate(found, 1)
+    size = np.hypot(1, scatter * along / error)  # rms of what is across, over its error
+    return [
+        {
+            "step": "ame", "off": float((np.abs(across) > 2 * error).mean()),
+            "expected": float(erfc(np.sqrt(2) / size).mean()), "scatter": scatter,
+            "angle_deg": float(np.median(0.5 * np.degrees(np.arctan2(np.abs(across), along)))),
+            "n_pixels": len(along),
+        }
+    ]  # fmt: skip
+
+
+def _about_dust(found: Fit) -> NDArray:
+    """AME along the dust and across it, and the error of that: (3, n)."""
+    names = found.model.components
+    place, n = names.index("ame"), len(names)
+    q, u = found.amplitudes[:, :, names.index("dust")].numpy().T
+    q, u = (q, u) / np.hypot(q, u)
+    ame_q, ame_u = found.amplitudes[:, :, place].numpy().T
+    of = found.amplitude_covariance.numpy()
+    qq, qu, uu = of[:, place, place], of[:, place, n + place], of[:, n + place, n + place]
+    variance = u * u * qq - 2 * q * u * qu + q * q * uu
+    return np.stack([q * ame_q + u * ame_u, q * ame_u - u * ame_q, np.sqrt(variance)])
 
 
 def shares(method: str, answer: Answer) -> Records:

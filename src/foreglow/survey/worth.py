@@ -40,6 +40,7 @@ def worth(
     seed: int,
     network: Recogniser | None = None,
     names: tuple[str, str] = ("network", "fits"),
+    ame_scatter: float = 0.0,
 ) -> list[dict[str, Any]]:
     """How often the answers are right in simulated pixels with the survey's noise.
 
@@ -55,6 +56,8 @@ def worth(
         On the CPU.
     names : tuple of str
         What network and fits are called.
+    ame_scatter : float
+        Of the AME about the dust, as `VectorSimulator` takes it.
 
     Returns
     -------
@@ -64,7 +67,7 @@ def worth(
         and `calibration_error`. The method "best possible" is the evidence that knows the law.
     """
     templates = load_templates("mock", REFERENCE_NSIDE)
-    simulator = VectorSimulator(templates, instrument, models)
+    simulator = VectorSimulator(templates, instrument, models, ame_scatter=ame_scatter)
     vectors = _with_noise(simulator, _depths(sigma), seed)
     found: dict[str, Tensor] = {}
     if network is not None:
@@ -74,7 +77,7 @@ def worth(
     fitted = choose(models, instrument.bands, vectors.data.double(), vectors.sigma.double())
     found[names[1]] = fitted.probability()
     try:
-        found[CEILING] = _ceiling(vectors, templates, instrument, models)
+        found[CEILING] = _ceiling(vectors, simulator, templates, instrument)
     except ModelError as error:
         log.info("no ceiling is known: %s", error)
     records = []
@@ -100,13 +103,14 @@ def _with_noise(simulator: VectorSimulator, sigma: Tensor, seed: int) -> Vectors
 
 
 def _ceiling(
-    vectors: Vectors, templates: Templates, instrument: Instrument, models: tuple[str, ...]
+    vectors: Vectors, law: VectorSimulator, templates: Templates, instrument: Instrument
 ) -> Tensor:
     """Probability of each model by one who knows the law, (n, n_class)."""
     parts = []
     for start in range(0, len(vectors.data), _EACH):
         some = vectors[start : start + _EACH]
-        parts.append(log_evidence(some.data, some.sigma[0], templates, instrument, models))
+        given = (some.data, some.sigma[0], templates, instrument, law.models, law.ame_scatter)
+        parts.append(log_evidence(*given))
     return torch.softmax(torch.cat(parts), 1)
 
 

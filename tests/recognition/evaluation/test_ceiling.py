@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -7,6 +8,7 @@ from scipy.special import logsumexp
 
 from foreglow.recognition.evaluation.ceiling import ceiling, draw_vectors, log_evidence
 from foreglow.recognition.models import MODELS, PROBLEMS
+from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.sky import seds
 from foreglow.sky.cmb import cmb_polarisation_rms
 from foreglow.sky.instrument_files import load_instrument
@@ -59,6 +61,26 @@ def test_agrees_with_brute_force(few, instrument):
         )
         got = ours[k, :2].numpy()
         assert got[0] - got[1] == pytest.approx(want[0] - want[1], abs=0.02)
+
+
+def test_ame_about_the_dust_is_an_average(few, instrument):
+    """Over what is beside it, of the evidence of AME along the dust."""
+    models, scatter = ("curved_ame",), 0.05
+    templates = replace(few, ame=np.full_like(few.ame, 300.0))
+    noise, generator = NoiseLaw.fixed(20.0), torch.Generator().manual_seed(2)
+    simulator = VectorSimulator(templates, instrument, models, ame_scatter=scatter)
+    vectors = simulator.draw(1, noise, generator)
+    law = (vectors.sigma[0], templates, instrument, models)
+    x, w = np.polynomial.hermite_e.hermegauss(9)
+    nu = torch.tensor(instrument.frequency_ghz, dtype=torch.float64)
+    beside = scatter * 0.02 * 300 * torch.from_numpy(np.array(list(product(x, x))))
+    weight = torch.from_numpy(np.log(np.outer(w, w).ravel() / w.sum() ** 2))
+    shift = beside[:, :, None] * seds.spinning_dust(nu)
+    for data in vectors.data.double():
+        got = log_evidence(data[None], *law, scatter)
+        want = (log_evidence(data - shift, *law)[:, 0] + weight).logsumexp(0)
+        assert float(got - log_evidence(data[None], *law)) != pytest.approx(0, abs=0.1)
+        assert float(got) == pytest.approx(float(want), abs=0.01)
 
 
 @pytest.mark.parametrize("noise_scale", [0.1, 1.0])

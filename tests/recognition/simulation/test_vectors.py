@@ -166,6 +166,24 @@ def test_band_scatter(lognormal_templates, instrument):
     assert torch.isfinite(vectors.data).all()
 
 
+def test_ame_about_the_dust(lognormal_templates, instrument):
+    """What is beside it has no direction, and its size is in proportion to the AME."""
+    models, scatter = PROBLEMS["ame"][1:], 0.3
+    zero = np.zeros_like(lognormal_templates.synchrotron)
+    templates = replace(lognormal_templates, synchrotron=zero)
+    simulator = VectorSimulator(templates, instrument, models, ame_scatter=scatter)
+    simulator.cmb_rms = 0.0
+    data = simulator.draw(20_000, QUIET, generator()).data.double().numpy()
+    columns = np.stack([dust_sed(), AME_SED], 1)
+    found = np.linalg.lstsq(columns, data.reshape(-1, 17).T)[0]
+    dust, ame = (v.reshape(-1, 2) @ [1, 1j] for v in found)
+    turned = ame / (dust / abs(dust))
+    along, across = turned.real, turned.imag
+    size = across.std() / np.sqrt(np.mean(along**2) / (1 + scatter**2))
+    assert size == pytest.approx(scatter, rel=0.05)
+    assert abs(across.mean()) < 3 * across.std() / np.sqrt(len(across))
+
+
 @pytest.fixture
 def alone(lognormal_templates, instrument):
     """Make a simulator of one component without the CMB."""

@@ -103,6 +103,7 @@ def log_evidence(
     templates: Templates,
     instrument: Instrument,
     models: tuple[str, ...],
+    ame_scatter: float = 0.0,
 ) -> Tensor:
     """Log evidence of each model for each vector.
 
@@ -116,6 +117,8 @@ def log_evidence(
         The sky that the vectors were drawn from, at their Nside.
     instrument : Instrument
     models : tuple of str
+    ame_scatter : float
+        Of the AME about the dust, as `VectorSimulator` takes it.
 
     Returns
     -------
@@ -139,7 +142,7 @@ def log_evidence(
     law = _Law.of(sigma, templates, instrument)
     blocks = []
     for block in data.double().split(_BLOCK):
-        per_model = [_evidence_of_block(block, law, name) for name in models]
+        per_model = [_evidence_of_block(block, law, name, ame_scatter) for name in models]
         blocks.append(torch.stack(per_model, 1))
     return torch.cat(blocks)
 
@@ -177,38 +180,60 @@ class _Law:
         )
 
 
-def _evidence_of_block(data: Tensor, law: _Law, name: str) -> Tensor:
+def _evidence_of_block(data: Tensor, law: _Law, name: str, scatter: float) -> Tensor:
     """(n,) log evidence of one model."""
     z = data @ law.whitener.T  # (n, stokes, band)
     model = definition_of(name)
     fraction = model.ame_fraction
     start = _Likelihood.at(z, law, torch.full_like(z[:, 0, :1], BETA_MEAN), model.curvature)
     direction = torch.nn.functional.normalize(start.best[:, 0, :, 1], dim=1)  # known to a per cent
-    ame = _ame_expected(start, law, fraction) if fraction else None
-    beta, width = _beta_posterior(z, law, model.curvature, direction, ame)
+    ame = _Ame(fraction, scatter, direction)
+    beta, width = _beta_posterior(z, law, model.curvature, ame.expected(start, law))
     coarse = beta[:, None] + width[:, None] * _COARSE
     like = _Likelihood.at(z, law, coarse, model.curvature)
     every = torch.arange(len(law.mean)).expand(len(data), -1)
-    rough = _template_evidence(like, law, every, fraction, direction).logsumexp(1)
+    rough = _template_evidence(like, law, every, ame).logsumexp(1)
     kept = rough.topk(min(_KEPT, rough.shape[1]), dim=1).indices  # (n, kept)
     nodes, log_weights = _nodes()
     position = beta[:, None] + _WIDEN * width[:, None] * nodes  # (n, node)
     like = _Likelihood.at(z, law, position, model.curvature)
-    given_beta = _template_evidence(like, law, kept, fraction, direction).logsumexp(2)
+    given_beta = _template_evidence(like, law, kept, ame).logsumexp(2)
     prior = -0.5 * ((position - BETA_MEAN) / BETA_SCATTER) ** 2
     proposal = -0.5 * nodes**2 - torch.log(width)[:, None]
     return (given_beta + prior - proposal + log_weights).logsumexp(1)
 
 
-def _ame_expected(like: "_Likelihood", law: _Law, fraction: float) -> tuple[Tensor, Tensor]:
-    """Mean and rms (n,) of the AME of the templates whose dust is that of the vector."""
-    prior = AMPLITUDE_SCATTER * law.mean[None, :, :, 1]  # (1, template, stokes)
-    gap = like.best[:, 0, None, :, 1] - law.mean[None, :, :, 1]
-    variance = prior**2 + like.covariance[:, 0, None, None, 1, 1]
-    weight = torch.softmax(-0.5 * (gap**2 / variance + torch.log(variance)).sum(2), 1)
-    ame = fraction * law.ame_intensity
-    mean = weight @ ame
-    return mean, (weight @ ame**2 - mean**2).clamp_min(1e-12).sqrt() + 0.1 * mean
+@dataclass(frozen=True)
+class _Ame:
+    """The AME of a model: its polarised fraction, scatter about the dust, direction (n, stokes)."""
+
+    fraction: float
+    scatter: float
+    direction: Tensor
+
+    def expected(self, like: "_Likelihood", law: _Law) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Directions (n, stokes), and mean and rms (n,) of the AME along each.
+
+        Of the templates whose dust is that of the vector.
+        """
+        if not self.fraction:
+            return []
+        prior = AMPLITUDE_SCATTER * law.mean[None, :, :, 1]  # (1, template, stokes)
+        gap = like.best[:, 0, None, :, 1] - law.mean[None, :, :, 1]
+        variance = prior**2 + like.covariance[:, 0, None, None, 1, 1]
+        weight = torch.softmax(-0.5 * (gap**2 / variance + torch.log(variance)).sum(2), 1)
+        ame = self.fraction * law.ame_intensity
+        mean = weight @ ame
+        rms = (weight @ ame**2 - mean**2).clamp_min(1e-12).sqrt() + 0.1 * mean
+        if not self.scatter:
+            return [(self.direction, mean, rms)]
+        beside = self.scatter * mean
+        q, u = self.direction.unbind(1)
+        across = torch.stack([-u, q], 1)
+        return [
+            (self.direction, mean, torch.hypot(rms, beside)),
+            (across, torch.zeros_like(mean), beside),
+        ]
 
 
 def _nodes() -> tuple[Tensor, Tensor]:
@@ -228,8 +253,7 @@ def _beta_posterior(
     z: Tensor,
     law: _Law,
     curvature: float,
-    direction: Tensor,
-    ame: tuple[Tensor, Tensor] | None,
+    ame: list[tuple[Tensor, Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """Mode and width (n,) of beta, amplitudes of synchrotron and dust free, AME as expected.
 
@@ -242,7 +266,7 @@ def _beta_posterior(
         return v - (v @ dust)[..., None] * dust
 
     clean = without_dust(z)  # (n, stokes, band)
-    bump = direction[:, :, None] * without_dust(law.ame)
+    bump = without_dust(law.ame)
     precision = 1 / BETA_SCATTER**2
     information = torch.full_like(beta, precision)
     for _ in range(_NEWTON_STEPS):
@@ -257,12 +281,12 @@ def _beta_posterior(
         tilt = amplitude[..., None] * free(slope)  # change of the residual by beta
         gradient = (tilt * residual).sum((1, 2)) + precision * (BETA_MEAN - beta)
         information = (tilt**2).sum((1, 2)) + precision
-        if ame is not None:  # eliminate its amplitude, which has a Gaussian prior
-            mean, map_fn = ame
-            shape = free(bump)
-            power_a = (shape**2).sum((1, 2)) + map_fn**-2
+        # eliminate its amplitudes, which have Gaussian priors; those along and across are apart
+        for direction, mean, rms in ame:
+            shape = free(direction[:, :, None] * bump)
+            power_a = (shape**2).sum((1, 2)) + rms**-2
             cross = (tilt * shape).sum((1, 2))
-            score = (shape * residual).sum((1, 2)) + mean / map_fn**2
+            score = (shape * residual).sum((1, 2)) + mean / rms**2
             gradient = gradient - cross / power_a * score
             information = information - cross**2 / power_a
         beta = (beta + (gradient / information).clamp(-0.3, 0.3)).clamp(
@@ -300,35 +324,59 @@ class _Likelihood:
         )  # fmt: skip
 
 
-def _template_evidence(
-    like: _Likelihood, law: _Law, templates: Tensor, fraction: float, direction: Tensor
-) -> Tensor:
+def _template_evidence(like: _Likelihood, law: _Law, templates: Tensor, of_ame: _Ame) -> Tensor:
     """(n, node, template) log of likelihood times prior, integrated over amplitudes.
 
     `templates` (n, template) says which pixels of the sky are tried for each vector.
     """
     mean = law.mean[templates][:, None]  # (n, 1, template, stokes, 2)
     total = like.log_norm[:, :, None]
-    ame = fraction * law.ame_intensity[templates][:, None]  # (n, 1, template)
-    if fraction:
+    ame = of_ame.fraction * law.ame_intensity[templates][:, None]  # (n, 1, template)
+    if of_ame.fraction:
         total = total - 0.5 * ame**2 * like.ame_power[:, :, None]
     covariance = like.covariance[:, :, None]  # (n, node, 1, 2, 2)
     for stokes in (0, 1):
         prior = (AMPLITUDE_SCATTER * mean[..., stokes, :]) ** 2
         gap = like.best[:, :, None, stokes] - mean[..., stokes, :]  # (n, node, template, 2)
-        if fraction:
-            amount = ame * direction[:, stokes, None, None]
+        if of_ame.fraction:
+            amount = ame * of_ame.direction[:, stokes, None, None]
             total = total + amount * like.ame_score[:, :, None, stokes]
             gap = gap - amount[..., None] * like.ame_best[:, :, None]
+            if of_ame.scatter:
+                score = like.ame_score[:, :, None, stokes] - amount * like.ame_power[:, :, None]
+                beside = (of_ame.scatter * ame) ** 2
+                total = total + _beside(like, gap, covariance, prior, score, beside)
         total = total + _log_normal(gap, covariance, prior)
     return total
 
 
+def _beside(
+    like: _Likelihood, gap: Tensor, covariance: Tensor, prior: Tensor, score: Tensor, beside: Tensor
+) -> Tensor:
+    """What the integral over more AME, of a variance about its mean, adds to the log evidence.
+
+    The log is quadratic in it: `score` is the slope at the mean, but for that of the amplitudes.
+    """
+    a, b, d = _entries(covariance, prior)
+    determinant = a * d - b**2
+    x, y = like.ame_best[:, :, None].unbind(-1)
+    to_x, to_y = (d * x - b * y) / determinant, (a * y - b * x) / determinant
+    slope = score + to_x * gap[..., 0] + to_y * gap[..., 1]
+    bend = like.ame_power[:, :, None] + to_x * x + to_y * y
+    return 0.5 * (beside * slope**2 / (1 + bend * beside) - torch.log1p(bend * beside))
+
+
+def _entries(covariance: Tensor, prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the symmetric covariance + diag(prior): first, off the diagonal, last."""
+    return (
+        covariance[..., 0, 0] + prior[..., 0], covariance[..., 0, 1],
+        covariance[..., 1, 1] + prior[..., 1],
+    )  # fmt: skip
+
+
 def _log_normal(gap: Tensor, covariance: Tensor, prior: Tensor) -> Tensor:
     """Log density of `gap` (..., 2) with covariance + diag(prior), without 2 pi."""
-    a = covariance[..., 0, 0] + prior[..., 0]
-    d = covariance[..., 1, 1] + prior[..., 1]
-    b = covariance[..., 0, 1]
+    a, b, d = _entries(covariance, prior)
     determinant = a * d - b**2
     x, y = gap.unbind(-1)
     return -0.5 * ((d * x**2 - 2 * b * x * y + a * y**2) / determinant + torch.log(determinant))

@@ -73,6 +73,9 @@ class TrainingPlan:
         Arithmetic of the layers in training; see `foreglow.compute.precision.arithmetic`.
     systematics : Systematics
         Errors of the instrument, drawn anew for every vector, that the network is to expect.
+    ame_scatter : float
+        Rms of what Q and of what U of the AME have beside its part along the dust, over that part;
+        in a beam they are not quite parallel, for their ratio varies there. The paper's is 0.
     """
 
     regime: Regime = "conditioned"
@@ -88,6 +91,7 @@ class TrainingPlan:
     sample: Count = 65536
     precision: str = "tf32"
     systematics: Annotated[Systematics, BeforeValidator(systematics_of)] = NO_SYSTEMATICS
+    ame_scatter: NotNegative = 0.0
 
     @classmethod
     def usual(cls, network: str) -> "TrainingPlan":
@@ -200,7 +204,9 @@ def make_simulator(model: Recogniser, templates: Templates, plan: TrainingPlan) 
     if plan.regime == "many_noise":
         templates = templates.degraded(REFERENCE_NSIDE)
     noise_nside = templates.nside if plan.regime == "one_noise" else REFERENCE_NSIDE
-    return VectorSimulator(templates, model.instrument, model.models, noise_nside, plan.systematics)
+    return VectorSimulator(
+        templates, model.instrument, model.models, noise_nside, plan.systematics, plan.ame_scatter
+    )
 
 
 def _task(

@@ -140,7 +140,7 @@ class SkyDraw:
         curvature, fraction = self.candidates[label].T
         curvature = curvature + self.curvature_offset[part]
         peak = torch.from_numpy(self.ame_peak_ghz)
-        ame = fraction * _ame_polarisation(templates.dust[:, part], templates.ame[part])
+        ame = fraction * ame_polarisation(templates.dust[:, part], templates.ame[part])
         moment = self.dust_moment[:, part] * np.hypot(*templates.dust[:, part])
         two = torch.from_numpy(self.two_temperatures[label])
         beta, curvature, dust_beta, temperature = (
@@ -270,7 +270,7 @@ def component_maps(
         Q, U [uK_RJ] of `CMB`, `synchrotron power law`, `synchrotron curved`, `thermal dust`, `AME`.
     """
     frequency = instrument.bands.node_ghz
-    ame = seds.AME_POLARISATION_FRACTION * _ame_polarisation(templates.dust, templates.ame)
+    ame = seds.AME_POLARISATION_FRACTION * ame_polarisation(templates.dust, templates.ame)
     parts = {
         "CMB": (seds.cmb(frequency), cmb_map(templates.nside, rng)),
         "synchrotron power law": (seds.synchrotron(frequency, BETA_MEAN), templates.synchrotron),
@@ -292,8 +292,8 @@ def _once(values: np.ndarray) -> np.ndarray:
     return values[:1] if values.strides == (0,) else values
 
 
-def _ame_polarisation(dust: np.ndarray, ame: np.ndarray) -> np.ndarray:
-    """Q, U of fully polarised AME along the dust, shape (2, n), of Q, U of the dust and its I."""
+def ame_polarisation(dust: np.ndarray, ame: np.ndarray) -> np.ndarray:
+    """Q, U (2, n) of fully polarised AME along the dust, of Q, U of the dust and I of the AME."""
     modulus = np.hypot(*dust)
     return ame * dust / np.maximum(modulus, np.finfo(np.float32).tiny)
 

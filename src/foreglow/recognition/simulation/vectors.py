@@ -85,8 +85,8 @@ class VectorSimulator(nn.Module):
 
     A template pixel is drawn for every vector; the Q and U amplitudes of synchrotron and dust are
     each multiplied by 1 + 0.3 g; beta_s ~ N(-3, 0.2); the CMB is Gaussian with the variance of a
-    map at the Nside of the templates; AME lies along the dust of the vector, and a moment of the
-    dust in any direction.
+    map at the Nside of the templates; AME lies along the dust of the vector, or about it, and a
+    moment of the dust in any direction.
 
     Parameters
     ----------
@@ -99,6 +99,8 @@ class VectorSimulator(nn.Module):
     systematics : Systematics
         Errors of the instrument, drawn for every vector; of 1/f noise what a pixel sees, which is
         noise of a larger rms than is stated.
+    ame_scatter : float
+        Rms of what Q and of what U of the AME have beside its part along the dust, over that part.
 
     Raises
     ------
@@ -134,9 +136,11 @@ class VectorSimulator(nn.Module):
         models: tuple[str, ...],
         noise_nside: int | None = None,
         systematics: Systematics = NO_SYSTEMATICS,
+        ame_scatter: float = 0.0,
     ):
         super().__init__()
         self.models = models
+        self.ame_scatter = ame_scatter
         if systematics.beam:
             raise InstrumentError(
                 "expected no systematic error of beams, which is one of maps, not of single "
@@ -218,7 +222,11 @@ class VectorSimulator(nn.Module):
         amplitude = self._amplitudes.index_select(0, pixel)
         shaken = amplitude[:, :4] * (1 + AMPLITUDE_SCATTER * gauss[:4].T)
         synchrotron, dust = shaken[:, :2], shaken[:, 2:]
-        ame = (fraction * amplitude[:, 4])[:, None] * nn.functional.normalize(dust, dim=1)
+        direction = nn.functional.normalize(dust, dim=1)
+        if self.ame_scatter:
+            beside = torch.randn(direction.shape, generator=generator, device=device)
+            direction = direction + self.ame_scatter * beside
+        ame = (fraction * amplitude[:, 4])[:, None] * direction
         cmb = self.cmb_rms * gauss[4:6].T
         beta = BETA_MEAN + BETA_SCATTER * gauss[6]
         if self._scattered:

@@ -135,6 +135,7 @@ def survey_sections(records: Sequence[Record]) -> Markup:
         bands=render_table(_BANDS, map(_band_line, mine["bands"])),
         models=render_table(_MODELS, map(_model_line, mine["models"] + mine["none_fits"])),
         worth=render_table(_WORTH, map(_worth_line, mine["worth"])) if mine["worth"] else None,
+        ame=ame_in_words(mine["ame"][0]) if mine["ame"] else None,
         without=render_table(_WITHOUT, map(_agreement_line, mine["without"])),
         halves=render_table(_HALVES, map(_half_line, halves)),
         both=None if both is None else _in_a_sentence(both),
@@ -151,7 +152,7 @@ def printed_survey(records: Sequence[Record]) -> list[Table]:
     ]
 
 
-_STEPS = ("bands", "models", "none_fits", "worth", "without", "halves")
+_STEPS = ("bands", "models", "none_fits", "worth", "ame", "without", "halves")
 _BANDS = (
     "Band", "GHz", "Noise [µK_CMB]", "Polarisation [µK_CMB]", "Systematic error", "Sky observed",
     "Files",
@@ -159,6 +160,12 @@ _BANDS = (
 _MODELS = ("Method", "Model", "Pixels", "Share", "Sure of it")
 _WORTH = ("Method", "True model", "Right", "Sure", "Right if sure", "Calibration error")
 _WITHOUT = ("Left out", "Same model", "Same if both sure", "At least", "Pixels")
+_APART = 0.05  # of the pixels: what neighbours that share their errors may add
+_TOO_SURE = (
+    "So it is off more often than the law has it, and network and neighbours, which take that for "
+    "curvature, are too sure where there is AME: give a plan with a larger ame_scatter, or a "
+    "smaller beam."
+)
 _HALVES = ("Band", "Difference over its noise, rms", "Pixels")
 
 
@@ -193,6 +200,19 @@ def _agreement_line(r: Record) -> list[str | Cell]:
 
 def _half_line(r: Record) -> list[str | Cell]:
     return [r["band"], Cell(f"{r['rms']:.3f}", f"± {r['error']:.3f}"), str(r["n_pixels"])]
+
+
+def ame_in_words(r: Record) -> str:
+    """Whether the AME lies about the dust as the training law has it, in sentences."""
+    more = r["off"] - r["expected"]
+    too_sure = more > 2 * np.sqrt(r["expected"] * (1 - r["expected"]) / r["n_pixels"]) + _APART
+    return (
+        f"Where the fits choose AME ({r['n_pixels']} pixels in all bands), it is more than two "
+        f"errors off the direction of the dust in {_percent(r['off'])} of the pixels, half of them "
+        f"by {r['angle_deg']:.2g} deg or more. Were it along the dust that would be 5%; the "
+        f"training law, with a scatter of {r['scatter']:.2g}, has {_percent(r['expected'])}. "
+        + (_TOO_SURE if too_sure else "So the law holds in this.")
+    )
 
 
 def _in_a_sentence(r: Record) -> str:
