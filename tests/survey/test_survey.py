@@ -213,7 +213,7 @@ def test_how_often_ame_is_off_the_dust(scatter):
     answer = Answer(FOUR, probability, np.zeros(n, bool))
     (found,) = ame_off_dust(sky, answer, np.ones(n, bool), scatter)
     assert found["off"] == pytest.approx(found["expected"], abs=0.05)
-    assert "So the law holds in this." in ame_in_words(found)
+    assert "So it is off no more often than the law has it." in ame_in_words(found)
     (found,) = ame_off_dust(sky, answer, np.ones(n, bool), 0.0)
     assert found["expected"] == pytest.approx(0.0455, abs=1e-4)
     assert ("too sure where there is AME" in ame_in_words(found)) == (scatter > 0)

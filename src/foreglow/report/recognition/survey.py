@@ -211,7 +211,7 @@ def ame_in_words(r: Record) -> str:
         f"errors off the direction of the dust in {_percent(r['off'])} of the pixels, half of them "
         f"by {r['angle_deg']:.2g} deg or more. Were it along the dust that would be 5%; the "
         f"training law, with a scatter of {r['scatter']:.2g}, has {_percent(r['expected'])}. "
-        + (_TOO_SURE if too_sure else "So the law holds in this.")
+        + (_TOO_SURE if too_sure else "So it is off no more often than the law has it.")
     )
 
 
