@@ -232,8 +232,8 @@ def train_paper_unet() -> Need:
 def train_our_unet() -> Need:
     """A step of our U-Net."""
     left = (
-        "logarithms and gains of 64 channels, GELU and group norm: passes over maps with so few "
-        "channels that convolutions have little to do"
+        "gains of 64 channels, GELU and group norm: passes over maps with so few channels that "
+        "convolutions have little to do"
     )
     need = _train_unet("unet", 8, STEP_CUTOUTS, left)
     return Need({k: v * STEP_CUTOUTS for k, v in need.amount.items()}, need.left)
@@ -269,8 +269,8 @@ def predict() -> Need:
     values = PIXELS_OF_CUTOUT * CHANNELS
     return Need(
         {FLOAT32: counter.get_total_flops() / 2 + values * 8, MEMORY: 2 * FLOAT * values},
-        "logarithms and gains of 64 channels as in training, bilinear cutouts, and splines on one "
-        "thread that take the cutouts back to the sphere",
+        "gains of 64 channels as in training, bilinear cutouts, and splines on one thread that "
+        "take the cutouts back to the sphere",
     )
 
 
