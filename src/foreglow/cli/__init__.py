@@ -132,11 +132,13 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Every table and figure of a paper, beside its own numbers."""
+    from math import inf
+
     from foreglow import reproduce as papers
     from foreglow.compute.workers import open_workers
 
     folder = out or Path("runs") / f"{paper}-{scale}"
-    with open_workers(workers) as map_fn:
+    with open_workers(workers, ahead=inf) as map_fn:
         report = papers.reproduce(paper, folder, scale, sky, seed, device, resume, map_fn, download)
     screen.show(papers.printed_tables(paper, folder), papers.read_records(folder), as_json)
     screen.say(f"report: {report}")

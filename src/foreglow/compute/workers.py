@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +24,7 @@ from foreglow.extras import require
 
 log = logging.getLogger("foreglow")
 
-_AHEAD = 2  # pieces a worker has in hand or done and not yet fetched: what bounds the memory
+_AHEAD = 2  # pieces for each worker
 _PATIENCE = "30s"  # for a scheduler to answer
 _LOOK_S = 20.0  # how often to see whether there are workers at all
 
@@ -41,7 +43,7 @@ class MapFn(Protocol):
 
 
 @contextlib.contextmanager
-def open_workers(where: str | None) -> Iterator[MapFn]:
+def open_workers(where: str | None, ahead: float = _AHEAD) -> Iterator[MapFn]:
     """Workers for `map_fn(work, items)`, from its first use for as long as the context lasts.
 
     Parameters
@@ -51,6 +53,10 @@ def open_workers(where: str | None) -> Iterator[MapFn]:
         machine, which share its cores and memory; `slurm:FILE`, jobs of SLURM as a TOML file says:
         `jobs`, and the arguments of `dask_jobqueue.SLURMCluster` (`queue`, `cores`, `memory`,
         `walltime`, ...). None: this process alone.
+    ahead : float
+        Pieces for each worker that are in hand, or done and not yet fetched, as those before them
+        are not done: what bounds the memory. `math.inf` where results are small and some pieces
+        take much longer than others, as trainings do: then no worker waits for another.
 
     Yields
     ------
@@ -75,7 +81,7 @@ def open_workers(where: str | None) -> Iterator[MapFn]:
         def started() -> MapFn:
             address = stack.enter_context(cluster)
             client = stack.enter_context(_connect(address, where))
-            return _spread_over(client, where)
+            return _spread_over(client, where, ahead)
 
         def map_fn(work: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
             # not before there is work: whoever gave a wrong argument need not wait for workers
@@ -152,7 +158,7 @@ def _validate_versions(client: Any, where: str) -> None:
         )
 
 
-def _spread_over(client: Any, where: str) -> MapFn:
+def _spread_over(client: Any, where: str, ahead: float = _AHEAD) -> MapFn:
     from distributed import CancelledError, KilledWorker
     from distributed.comm.core import CommClosedError
 
@@ -162,9 +168,9 @@ def _spread_over(client: Any, where: str) -> MapFn:
         try:
             while True:
                 # counted anew each time: workers come and go
-                room = _AHEAD * max(1, _n_threads(client)) - len(waiting)
-                for _, item in zip(range(room), left, strict=False):
-                    waiting.append(client.submit(work, item, pure=False))
+                room = ahead * max(1, _n_threads(client)) - len(waiting)
+                coming = left if room == inf else islice(left, max(0, int(room)))
+                waiting.extend(client.submit(work, item, pure=False) for item in coming)
                 if not waiting:
                     return
                 _wait_for(client, waiting[0], where)
