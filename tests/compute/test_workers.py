@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from distributed import KilledWorker
+from distributed import Client, KilledWorker
 
 from foreglow.compute.workers import _spread_over, _validate_versions, open_workers
 from foreglow.errors import MapError, RunError
-from pieces import die, die_once, refuse, square, where_done
+from pieces import die, die_once, first_waits_for_last, refuse, square, where_done
 
 
 def test_no_cluster_is_map():
@@ -44,6 +44,13 @@ def test_no_more_is_begun_than_the_workers_have_in_hand(map_fn):
         next(results)
         assert len(begun) <= 4 + taken
     results.close()
+
+
+@pytest.mark.usefixtures("map_fn")
+def test_all_can_be_begun_while_the_first_takes_long(tmp_path):
+    """As trainings are: those after the longest do not wait for its end."""
+    map_fn = _spread_over(Client.current(), "local:2", ahead=math.inf)
+    assert all(map_fn(first_waits_for_last, [(n, str(tmp_path)) for n in range(10)]))
 
 
 @pytest.mark.slow
