@@ -39,7 +39,7 @@ METHODS = {
 }
 DUST = (
     "integrated", "linear", "linear_scale_dependent", "unet_zhang2019", "unet_zhang2019_annealed",
-    "unet", "mock-dust", "perfect_gas",
+    "unet", "zhang2019-dust", "mock-dust", "perfect_gas",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from foreglow.recognition.observation.given import (
     is_source,
     source_of,
 )
-from foreglow.recognition.observation.levels import Levels, warn_of_levels
+from foreglow.recognition.observation.levels import Levels, warn_of_empty_maps, warn_of_levels
 from foreglow.recognition.observation.observations import Observation, validate_output
 from foreglow.recognition.observation.patches import Patches
 from foreglow.recognition.observation.streaming import (
@@ -268,7 +268,7 @@ def fit_by_blocks(
         else:
             there = stack.enter_context(for_workers(source, out))
             parts = map_fn(partial(_elsewhere, work, setup, there, shared), blocks)
-        found = _watched(setup, opened.instrument, parts, blocks, progress)
+        found = _watched(setup, opened, parts, blocks, progress)
         if out is None:
             return gather(found, blocks)
         first = next(found)
@@ -331,13 +331,13 @@ def _fit_block(
 
 def _watched(
     setup: FitSetup,
-    instrument: Instrument,
+    opened: Observation,
     parts: Iterable[tuple[Any, Levels]],
     blocks: Sequence[PixelBlock],
     progress: Progress,
 ) -> Iterator[Any]:
     """The parts of a sky as they come, and in the end what is to be said of them."""
-    fitted, levels = False, Levels.none(instrument.n_band)
+    fitted, levels = False, Levels.none(opened.instrument.n_band)
     for part, level in with_progress(parts, blocks, progress):
         fitted, levels = fitted or bool(part.fitted.any()), levels + level
         yield part
@@ -346,7 +346,8 @@ def _watched(
             f"no pixel is observed in {setup.bands_needed} bands, as the fit of "
             f"{setup.models[-1]} needs; check the masks and frames of the maps."
         )
-    warn_of_levels(levels, instrument)
+    warn_of_levels(levels, opened.instrument)
+    warn_of_empty_maps(levels, opened.instrument, [one is not None for one in opened.maps])
 
 
 def _validate_bands(setup: FitSetup, opened: Observation) -> None:

@@ -17,6 +17,7 @@ from foreglow.recognition.simulation.skies import simulate_sky
 from foreglow.sky.instrument_files import load_instrument
 from foreglow.sky.templates import TYPICAL_UK_RJ, load_templates
 
+WORDS = {"unit": "uK_RJ", "frame": "G", "convention": "COSMO", "nest": False}
 NSIDE, N_PIX = 16, hp.nside2npix(16)
 LON, LAT = hp.pix2ang(NSIDE, np.arange(N_PIX), lonlat=True)
 PATCHES = {
@@ -144,4 +145,15 @@ def test_whoever_reads_the_maps_says_it(model, sky, instrument, tmp_path, job):
     ask = classify if job == "classify" else partial(fit, instrument=instrument)
     with pytest.warns(LevelWarning, match="the maps of band 60 are far brighter") as caught:
         ask(files, noise_scale=0.1, **given)
+    assert len(caught) == 1
+
+
+def test_a_map_that_holds_nothing_is_told_of(sky, instrument):
+    """The fit does without it, as without a band that was not given."""
+    maps = {band: sky.data[:, k].astype(float) for k, band in enumerate(instrument.band)}
+    del maps["11"]
+    maps["68"] = np.full((2, N_PIX), np.nan)
+    said = r"the maps of 68 hold no value where the other bands are observed"
+    with pytest.warns(LevelWarning, match=said) as caught:
+        fit(maps, instrument=instrument, models=PROBLEMS["curvature"], noise_scale=0.1, **WORDS)
     assert len(caught) == 1

@@ -106,6 +106,34 @@ def warn_of_levels(levels: Levels, instrument: Instrument) -> None:
             warn(_message(rows, how, bool(wrong.all())), LevelWarning)
 
 
+def warn_of_empty_maps(levels: Levels, instrument: Instrument, given: Sequence[bool]) -> None:
+    """Say which of the bands that were given have no value in any pixel that was looked at.
+
+    Parameters
+    ----------
+    levels : Levels
+        Of all pixels that were looked at.
+    instrument : Instrument
+    given : sequence of bool
+        Whether there is a map, by band.
+
+    Warns
+    -----
+    LevelWarning
+    """
+    empty = [
+        name
+        for name, one, count in zip(instrument.band, given, levels.count, strict=True)
+        if one and not count
+    ]
+    if empty:
+        warn(
+            f"the maps of {', '.join(empty)} hold no value where the other bands are observed, or "
+            "zeros: nothing was learned from them. Check their masks, blank values and columns, or "
+            "leave these bands out.", LevelWarning,
+        )  # fmt: skip
+
+
 def _spectra(instrument: Instrument) -> list[NDArray]:
     """Typical synchrotron and dust of each band, and the CMB's most [uK_RJ]."""
     bands = instrument.bands
@@ -147,4 +175,4 @@ def _message(rows: Sequence[tuple[str, float, float]], how: str, every: bool) ->
 
 
 class LevelWarning(UserWarning):
-    """Maps are far brighter or fainter than any sky, as if their unit were wrong."""
+    """Maps are far brighter or fainter than any sky, as if their unit were wrong, or empty."""
