@@ -108,9 +108,10 @@ def read_weights(folder: Path, card: dict[str, Any], network: nn.Module) -> None
     found, expected = load_file(weights), network.state_dict()
     if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in expected.items()}:
         raise ModelError(
-            f"{folder} holds another network than this version of foreglow makes of its card "
-            f"({_CARD}: written by {card.get('foreglow_version')}); train it anew, or use the "
-            "version that wrote it."
+            f"{folder} holds another network than this version of foreglow makes of its card: it "
+            f"was written by {card.get('foreglow_version')}, this is {version('foreglow')}, and "
+            "one number may stand for several checkouts; train it anew, or use the one that wrote "
+            "it."
         )
     network.load_state_dict(found)
 
