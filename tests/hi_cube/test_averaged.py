@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 
 import product_forms as forms
 from foreglow.dust import stitch
 from foreglow.dust.model import DustModel
-from foreglow.dust.own_cube import prepare_for_model
+from foreglow.dust.own_cube import prepare_for_model, ready_cube
+from foreglow.dust.predict import predict_dust
 from foreglow.errors import MapError, ModelError
 from foreglow.hi_cube.averaged import average_cube, overlap
 from foreglow.hi_cube.cube import open_cube
@@ -119,6 +121,22 @@ def test_a_cut_out_is_predicted_by_one_command(form, run, model, tmp_path, monke
     np.testing.assert_allclose([c[seen] for c in cube.channels()], expected, atol=0.1)
     code, _, err = run(*given)
     assert (code, "give another --out, or --overwrite" in err) == (2, True)
+
+
+def test_what_is_said_of_a_cut_out(model, tmp_path):
+    """Its unit where the header has none; velocities it has itself, as is told before any work."""
+    path = cut_out("gass", tmp_path)
+    with fits.open(path, mode="update") as hdus:
+        del hdus[0].header["BUNIT"]
+    with pytest.raises(MapError, match=r"unit='K', on the command line that of `foreglow dust p"):
+        predict_dust(path, model=model)
+    loaded, velocity = DustModel.load(model), np.arange(40) * u.km / u.s
+    with ready_cube(path, loaded, tmp_path / "dust", "4 GiB", unit="mK") as cube:
+        of_mk = np.nanmax(next(cube.channels()))
+    with ready_cube(path, loaded, tmp_path / "dust", "4 GiB", unit=u.K) as cube:
+        assert np.nanmax(next(cube.channels())) == pytest.approx(1000 * of_mk, rel=1e-5)
+    with pytest.raises(MapError, match=r"velocity: .* beside .*gass_1_2.fits, whose header states"):
+        predict_dust(path, model=model, velocity=velocity)
 
 
 def test_what_cannot_be_averaged(model, tmp_path):

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from foreglow.dust.model import DustModel
-from foreglow.errors import ModelError
+from foreglow.errors import MapError, ModelError
 from foreglow.files import scratch_directory
+from foreglow.hi_cube.arrays import as_cube
 from foreglow.hi_cube.averaged import average_cube
 from foreglow.hi_cube.cube import HICube
 
@@ -57,8 +58,17 @@ def prepare_for_model(
 
 
 @contextmanager
-def ready_cube(cube: Any, model: DustModel, beside: Path, memory: str) -> Iterator[Any]:
-    """Yield a cube as it is, or of a survey's FITS file one for the model, which goes away.
+def ready_cube(
+    cube: Any,
+    model: DustModel,
+    beside: Path,
+    memory: str,
+    velocity: Any = None,
+    unit: Any = None,
+    nest: bool | None = None,
+    frame: str | None = None,
+) -> Iterator[HICube]:
+    """Open a cube; of a survey's FITS file one that is made for the model, and goes away.
 
     Parameters
     ----------
@@ -68,11 +78,26 @@ def ready_cube(cube: Any, model: DustModel, beside: Path, memory: str) -> Iterat
     beside : Path
         The cube made lies beside it.
     memory : str
+    velocity, unit, nest, frame
+        As `foreglow.hi_cube.arrays.as_cube` takes them; a file states its own velocities.
+
+    Raises
+    ------
+    MapError, ShapeError
+        As `as_cube` and `prepare_for_model`.
     """
     if not (isinstance(cube, str | Path) and Path(cube).is_file()):
-        yield cube
+        yield as_cube(cube, velocity, unit, nest, frame)
         return
+    if velocity is not None:
+        raise MapError(
+            f"velocity: expected it with an array alone, got it beside {cube}, whose header states "
+            "its own; leave it out, or make the cube by `foreglow dust prepare --velocity-table`"
+        )
     with scratch_directory(beside) as folder:
-        made = prepare_for_model(cube, folder / "cube.zarr", model, memory=memory, progress=False)
+        made = prepare_for_model(
+            cube, folder / "cube.zarr", model, memory=memory, progress=False,
+            unit=None if unit is None else str(unit),
+        )  # fmt: skip
         log.info("%s", made.summary())
-        yield made
+        yield as_cube(made, frame=frame)

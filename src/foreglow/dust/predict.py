@@ -28,7 +28,6 @@ from foreglow.dust.stitch import Stitched
 from foreglow.dust.uncertainty import Calibration, ResidualLaw, from_card, measure
 from foreglow.errors import MapError, warn
 from foreglow.files import scratch_directory
-from foreglow.hi_cube.arrays import as_cube
 from foreglow.hi_cube.cube import HICube, write_cube
 from foreglow.maps.conventions import MapWarning
 from foreglow.maps.gnomonic import Pointings
@@ -183,7 +182,7 @@ def predict_dust(
     velocity : Quantity [km/s], shape (n_velocity,), optional
         Centres of the channels of an array, LSRK, radio convention, ascending or descending.
     unit : str or Unit, optional
-        Of a cube that does not state it: K or mK.
+        Of a cube or a cut-out that does not state it: K or mK.
     nest : bool, optional
         Ordering of arrays that do not state theirs, cube, mask and dust; RING by default, as in
         healpy.
@@ -250,8 +249,9 @@ def predict_dust(
             f"{'no dust=' if dust is None else 'a model of intensity'}; leave noise= out"
         )
     with ExitStack() as meanwhile:
-        ready = meanwhile.enter_context(ready_cube(cube, loaded, _beside(out), memory))
-        opened = as_cube(ready, velocity, unit, nest, frame)
+        opened = meanwhile.enter_context(
+            ready_cube(cube, loaded, _beside(out), memory, velocity, unit, nest, frame)
+        )
         _validate_nside(loaded, opened)
         channels = loaded.find_channels(opened.velocity_kms)
         where = in_order(stitching.centres())

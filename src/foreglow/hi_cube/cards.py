@@ -136,7 +136,7 @@ def kelvin_factor(path: Path, card: str, stated: str, unit: str | None) -> float
         raise MapError(
             f"{path}: expected brightness temperature ({card} = K), got {stated.strip() or 'none'};"
             " convert Jy/beam with astropy.units.brightness_temperature, or name what has no unit "
-            "with unit='K'"
+            "with unit='K', on the command line that of `foreglow dust prepare`"
         )
     return found
 
