@@ -37,8 +37,8 @@ def made(tmp_path_factory):
     plans = tuple(replace(plan, epochs=1, steps=4, batch=256) for plan in recognise._PLANS)
     unet = dust._SETTINGS["unet"] | {"width": 1, "epochs": 1, "steps": 2, "batch": 4}
     small = {
-        "test_cutouts": 12, "linear_cutouts": 48, "profile_pointings": 100, "centres_nside": 2,
-        "unet": unet,
+        "nside": 128, "test_cutouts": 12, "linear_cutouts": 48, "profile_pointings": 100,
+        "centres_nside": 2, "unet": unet,
     }  # fmt: skip
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:

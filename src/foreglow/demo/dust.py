@@ -1,4 +1,4 @@
-"""The second job in three minutes: from the mock's 21 cm cube to a map of its dust."""
+"""The second job in two minutes: from the mock's 21 cm cube to a map of its dust."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from foreglow.reproduce.zhang2019.skymap import predicted_map
 from foreglow.runs import Run
 
 _SETTINGS: dict[str, Any] = {
-    "nside": 128,
+    "nside": 256,  # that of the models that come with foreglow, which are judged beside
     "test_cutouts": 500,
     "linear_cutouts": 500,
     "profile_pointings": 10000,
