@@ -134,9 +134,11 @@ class Point(Columns):
         """Whether its cost is no higher than the other's, but for the rounding of both, (n,).
 
         A pixel of a million times its noise has a cost of -10^14, rounded to a tenth: a step of
-        less would be taken or not by chance, and a descent never end.
+        less would be taken or not by chance, and a descent never end. A step so long that spectra
+        overflow has a cost of -infinity, or none.
         """
-        return self.cost <= other.cost + _ROUNDING * other.cost.abs()
+        no_higher = self.cost <= other.cost + _ROUNDING * other.cost.abs()
+        return no_higher & (self.cost > -torch.inf)
 
 
 def project(fixed: Tensor, weight: Tensor, whitened: Tensor) -> Pixels:
