@@ -12,6 +12,7 @@ from foreglow.recognition.evaluation.ceiling import draw_vectors
 from foreglow.recognition.fits.choice import CRITERIA, choose
 from foreglow.recognition.fits.integrand import AME_OVER_DUST
 from foreglow.recognition.fits.laplace import log_evidence
+from foreglow.recognition.fits.likelihood import Point
 from foreglow.recognition.fits.optimise import fit
 from foreglow.recognition.fits.skymodel import (
     BETA_PRIOR,
@@ -261,6 +262,33 @@ def test_odd_pixels_stop_nothing(quiet, factor):
     alone = choose(FOUR, NU, data[[0, 3]], quiet.sigma[[0, 3]])
     torch.testing.assert_close(found.probability()[[0, 3]], alone.probability(), atol=1e-5, rtol=0)
     assert (found.probability().isfinite().all(1) == found.fitted).all()
+
+
+def test_a_step_so_long_that_spectra_overflow_is_not_taken():
+    """From the mean of the priors of a wrong model of a bright pixel, found in 60,000."""
+    q = [
+        154.80423, 88.9986038, 1.90627229, 0.924492598, 0.473912328, 0.271808952, 0.106206164,
+        -0.032975141, -0.137527868, -0.284004986, -0.42757839, -0.594584584, -0.779622257,
+        -1.02912796, -1.29693735, -1.61866295, -1.95290124,
+    ]  # fmt: skip
+    u = [
+        -514.728027, -300.954346, -9.35897923, -4.80386496, -3.2267282, -2.76660228, -2.58727074,
+        -2.65817022, -2.85234499, -3.34743404, -4.00529099, -4.90267229, -5.95897293, -7.45347023,
+        -9.14173889, -11.2208834, -13.4418564,
+    ]  # fmt: skip
+    sigma = 0.1 * torch.from_numpy(INSTRUMENT.noise_rms(16)).float()[None]
+    evidence = log_evidence(
+        candidate("curved", priors=True), INSTRUMENT.bands, torch.tensor([[q, u]]), sigma
+    )
+    assert float(evidence) == pytest.approx(-1690.74, abs=0.1)
+
+
+def test_a_point_of_overflown_spectra_is_no_lower():
+    """Its cost is -infinity, or no number."""
+    none = torch.zeros(0, 4)
+    costs = [-torch.inf, torch.nan, -1e14 + 0.05, -0.5], [-1e14, -1e14, -1e14, -1.0]
+    here, there = (Point(none, torch.tensor(c, dtype=torch.float64), *[none] * 3) for c in costs)
+    assert here.no_higher(there).tolist() == [False, False, True, False]
 
 
 def test_bad_input(quiet, choice):
