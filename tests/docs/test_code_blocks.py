@@ -152,7 +152,7 @@ def same_workers(monkeypatch, request):
     """`local:N` are the two workers of all tests."""
 
     @contextmanager
-    def open_workers(where):
+    def open_workers(where, **_):
         yield map if where is None else request.getfixturevalue("map_fn")
 
     monkeypatch.setattr("foreglow.compute.workers.open_workers", open_workers)
