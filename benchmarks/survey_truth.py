@@ -2,9 +2,10 @@
 
 `python benchmarks/survey_truth.py FOLDER [SCATTER]` makes small files of the forms of WMAP, Planck
 and QUIJOTE, brings them to 480 arcmin at Nside 8, and asks a network of the sky as it is, with the
-AME of each pixel turned along its dust, with power law + AME everywhere, and with both. It is
-trained into FOLDER unless it is there (two minutes of a free core); SCATTER is that of the AME
-about the dust in its training, 0 by default as in the paper, 0.3 as the survey has it.
+AME of each pixel turned along its dust, with power law + AME everywhere, and with both; of the sky
+as it is, with the neighbours' word, too. Network and context are trained into FOLDER unless they
+are there (six minutes of a free core); SCATTER is that of the AME about the dust in their training,
+0 by default as in the paper, 0.3 as the survey has it.
 """
 
 import sys
@@ -19,10 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import survey_forms as forms
+from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.simulation.law import SkyLaw
 from foreglow.recognition.simulation.skies import ame_polarisation, draw_sky
-from foreglow.recognition.train import train_recogniser
+from foreglow.recognition.train import train_context, train_recogniser
 from foreglow.sky import seds
 from foreglow.sky.templates import load_templates
 from foreglow.survey.found import own_instrument
@@ -64,11 +66,9 @@ def turning(sky):
     return (along - ame)[:, :, None] * seds.spinning_dust(nu).numpy()
 
 
-def show(title, network, data, sigma, true):
-    """How often it is right, sure, and right where sure."""
-    with torch.no_grad():
-        given = (torch.from_numpy(v).float() for v in (data, sigma))
-        chance = network.log_probability(*given).exp().numpy()
+def show(title, chance, true, which):
+    """How often probabilities (n_pix, n_class) are right, sure, and right where sure."""
+    chance, true = chance[which], true[which]
     right, sure = chance.argmax(1) == true, chance.max(1) > 0.9
     print(
         f"{title:52} {len(true):4} pixels, right {right.mean():.1%}, sure {sure.mean():.1%}, "
@@ -80,24 +80,36 @@ def main(folder, scatter=0.0):
     """Train if need be, and ask."""
     sky = forms.skies()
     data, sigma = at_the_beam(sky)
-    if not folder.is_dir():
+    alone, beside = folder / "network", folder / "context"
+    if not alone.is_dir():
         instrument, plan = own_instrument(sky.instrument, sigma, None, scatter)
-        train_recogniser(instrument, forms.MODELS, plan=plan, out=folder, seed=0, device="cpu")
-    network = Recogniser.load(folder)
+        train_recogniser(instrument, forms.MODELS, plan=plan, out=alone, seed=0, device="cpu")
+    if not beside.is_dir():
+        train_context(alone, out=beside, seed=0, device="cpu")
+    network, context = Recogniser.load(alone), ContextModel.load(beside)
+
+    @torch.no_grad()
+    def said(maps):
+        given = (torch.from_numpy(v).float() for v in (maps, sigma))
+        return network.log_probability(*given).exp().numpy()
+
     share = np.stack([hp.ud_grade((sky.truth == k).astype(float), NSIDE) for k in range(4)])
     true = share.argmax(0)
-    pure = (share.max(0) == 1) & np.isfinite(data).all((1, 2))
+    complete = np.isfinite(data).all((1, 2))
+    pure = (share.max(0) == 1) & complete
     mine = pure & (true == AME)
-    turned = turning(sky)
-    alone = at_the_beam(everywhere(sky, AME))[0]
-    show("all models", network, data[pure], sigma[pure], true[pure])
-    show("power law + AME", network, data[mine], sigma[mine], true[mine])
+    chance = said(data)
+    refined = context.refine(np.where(complete, chance.T, np.nan)).T
+    for title, which in (("all models", pure), ("power law + AME", mine)):
+        show(title, chance, true, which)
+        show("  with the neighbours' word", refined, true, which)
+    turned, only = turning(sky), at_the_beam(everywhere(sky, AME))[0]
     for title, maps in (
         ("  AME turned along the dust", data + turned),
-        ("  this model everywhere", alone),
-        ("  both", alone + turned),
+        ("  this model everywhere", only),
+        ("  both", only + turned),
     ):
-        show(title, network, maps[mine], sigma[mine], true[mine])
+        show(title, said(maps), true, mine)
 
 
 if __name__ == "__main__":

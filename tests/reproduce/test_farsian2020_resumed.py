@@ -122,13 +122,13 @@ def test_killed_and_resumed(whole, tmp_path, caplog):
     ended = run_script(script)
     assert ended.code == -signal.SIGKILL, ended.err[-2000:]
     assert {p.name for p in (killed / "model").iterdir()} == {
-        "ame_farsian2020_noiseless", "ame_farsian2020_one_noise",
+        "four_foreglow_template_many_noise_1", "four_foreglow_conditioned",
     }  # fmt: skip
-    assert (killed / "training" / "ame_farsian2020_many_noise" / "last.ckpt").is_file()
+    assert (killed / "training" / "ame_farsian2020_noiseless" / "last.ckpt").is_file()
     assert not (killed / "metrics.json").exists()
     with caplog.at_level(logging.INFO, logger="foreglow"):
         reproduce(killed, resume=True)
-    first = caplog.text[: caplog.text.index("train ame_farsian2020_many_noise")]
+    first = caplog.text[: caplog.text.index("train ame_farsian2020_noiseless")]
     assert first.count("trained already") == 2
     assert farsian2020.read_records(killed) == farsian2020.read_records(whole)
     assert weights_of(killed) == weights_of(whole)

@@ -55,15 +55,17 @@ def halve(values: Tensor) -> Tensor:
     """Mean over the four children of each pixel: (n, 12 m^2, c) to (n, 3 m^2, c), face order."""
     n, pixels, c = values.shape
     m = _side(pixels) // 2
-    return values.view(n, 12, m, 2, m, 2, c).mean((3, 5)).reshape(n, 12 * m * m, c)
+    # one axis after the other: both at once take four times as long on a processor
+    return values.reshape(n * 12 * m, 2, m, 2, c).mean(1).mean(2).view(n, 12 * m * m, c)
 
 
 def double(values: Tensor) -> Tensor:
     """Every pixel four times: (n, 12 m^2, c) to (n, 48 m^2, c), face order."""
     n, pixels, c = values.shape
     m = _side(pixels)
-    wide = values.view(n, 12, m, 1, m, 1, c).expand(-1, -1, -1, 2, -1, 2, -1)
-    return wide.reshape(n, 4 * pixels, c)
+    # one axis after the other, for the sake of the gradient, as in `halve`
+    wide = values.reshape(n * pixels, 1, c).expand(-1, 2, -1).reshape(n * 12 * m, 1, 2 * m * c)
+    return wide.expand(-1, 2, -1).reshape(n, 4 * pixels, c)
 
 
 def with_borders(values: Tensor) -> Tensor:

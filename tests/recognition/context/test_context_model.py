@@ -2,6 +2,7 @@
 
 import shutil
 import tomllib
+from dataclasses import replace
 
 import healpy as hp
 import numpy as np
@@ -19,7 +20,9 @@ from foreglow.recognition.context.train import ContextPlan, compose, pixel_ensem
 from foreglow.recognition.evaluation.evaluate import evaluate
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.network.recogniser import pixel_log_probability
+from foreglow.recognition.simulation.law import SkyLaw
 from foreglow.recognition.simulation.skies import simulate_sky
+from foreglow.recognition.simulation.systematics import Systematics
 
 CPU = torch.device("cpu")
 PLAN = ContextPlan(1, 12, batch=8)
@@ -137,6 +140,18 @@ def test_the_ensemble_is_what_single_skies_say(ensemble, model, templates):
     sky = simulate_sky(templates, model.instrument, model.models, label, noise_scale, rng)
     said = pixel_log_probability(model, sky.data, sky.sigma)
     torch.testing.assert_close(found[2, 3], said[:, face_order(16)])
+
+
+def test_the_ensemble_follows_the_law_of_the_recogniser(model, templates):
+    """Errors of the instrument, and AME beside the dust, as its plan says."""
+    training = {"ame_scatter": 0.3, "systematics": {"gain": 0.02}}
+    own = replace(model, card=model.card | {"training": training})
+    found = pixel_ensemble(own, templates, 0, 1, (1.0, 1.0)).log_probability
+    law = SkyLaw(ame_scatter=0.3, systematics=Systematics(gain=0.02))
+    rng, label = np.random.default_rng([0, 9, 0]), np.full(3072, 2)
+    sky = simulate_sky(templates, model.instrument, model.models, label, 1.0, rng, law)
+    said = pixel_log_probability(model, sky.data, sky.sigma)
+    torch.testing.assert_close(found[0, 2], said[:, face_order(16)])
 
 
 def test_composed_skies_take_each_pixel_from_its_model():

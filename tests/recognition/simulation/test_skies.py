@@ -83,6 +83,19 @@ def test_ame_is_two_percent_along_the_dust(templates, instrument):
     np.testing.assert_allclose(ame, expected, rtol=0.02, atol=1e-3)
 
 
+def test_ame_beside_the_dust(templates, instrument):
+    """As far as the law says, at random in each pixel."""
+    laws = SkyLaw(ame_scatter=0.3), SkyLaw()
+    scattered, along = (
+        simulate_sky(templates, instrument, FOUR, everywhere(2), 0.0, np.random.default_rng(4), law)
+        for law in laws
+    )
+    ame = (scattered.data - along.data)[:, 0].astype(float) / 1.1201  # 11 over 30 GHz, SpDust2
+    beside = ame / (0.02 * templates.ame)
+    np.testing.assert_allclose(beside.std(1), 0.3, rtol=0.06)
+    assert abs(np.corrcoef(beside)[0, 1]) < 0.09
+
+
 def test_each_pixel_has_the_model_of_its_label(templates, instrument):
     label = np.random.default_rng(2).integers(0, 4, N_PIX)
     mixed = simulate_sky(templates, instrument, FOUR, label, 0.0, np.random.default_rng(4))

@@ -94,9 +94,9 @@ class SphereUNet(nn.Module):
             x = block(x, n_class)
         if level < n_level - 1:
             deeper = halve(x), 4 * halve(total), halve(seen)
-            x = torch.cat([x, double(self.from_level(level + 1, n_level, *deeper, n_class))], 2)
-            for block in self.up[level]:  # pyright: ignore[reportGeneralTypeIssues]
-                x = block(x, n_class)
+            coarse = self.from_level(level + 1, n_level, *deeper, n_class)
+            first, second = self.up[level]  # pyright: ignore[reportGeneralTypeIssues]
+            x = second(first.step(_joined(first.input, x, coarse), n_class), n_class)
         return x + self.everywhere[level](x.mean(1, keepdim=True))
 
 
@@ -114,11 +114,21 @@ class _Block(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor, n_class: int) -> Tensor:
-        x = self.input(x)  # (n * n_class, n_pix, channel)
+        return self.step(self.input(x), n_class)
+
+    def step(self, x: Tensor, n_class: int) -> Tensor:
+        """Of what the input layer made, shape (n * n_class, n_pix, channel)."""
         y = self.norm(x)
         mean = self.classes(y.view(-1, n_class, *y.shape[1:]).mean(1, keepdim=True))
         mean = mean.expand(-1, n_class, -1, -1).reshape(y.shape)
         return x + self.output(nn.functional.gelu(self.space(y) + mean))
+
+
+def _joined(layer: nn.Linear, fine: Tensor, coarse: Tensor) -> Tensor:
+    """A layer on channels of a level and of the coarser one side by side, each at its own Nside."""
+    of_fine, of_coarse = layer.weight.tensor_split([fine.shape[2]], 1)
+    fine = nn.functional.linear(fine, of_fine, layer.bias)
+    return fine + double(nn.functional.linear(coarse, of_coarse))
 
 
 class _IsotropicConvolution(nn.Module):

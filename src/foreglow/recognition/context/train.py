@@ -19,7 +19,9 @@ from foreglow.recognition.context.model import ContextModel
 from foreglow.recognition.models import REFERENCE_NSIDE
 from foreglow.recognition.network.calibration import fit_temperature
 from foreglow.recognition.network.recogniser import Recogniser, pixel_log_probability
+from foreglow.recognition.simulation.law import SkyLaw
 from foreglow.recognition.simulation.skies import simulate_sky
+from foreglow.recognition.simulation.systematics import systematics_of
 from foreglow.sky.templates import Templates
 
 _REALISATIONS = 256  # at Nside 16; at a finer one fewer, of as many pixels in all
@@ -152,6 +154,9 @@ def pixel_ensemble(
 ) -> Ensemble:
     """Classify skies that hold one model everywhere, for each model of a recogniser.
 
+    Their instrument errs, and their AME lies beside the direction of the dust, as much as where the
+    recogniser was trained.
+
     Parameters
     ----------
     recogniser : Recogniser
@@ -167,8 +172,13 @@ def pixel_ensemble(
         Each makes its share of the realisations.
     """
     realisations = realisations or _REALISATIONS * REFERENCE_NSIDE**2 // nside**2
+    training = recogniser.card.get("training") or {}
+    law = SkyLaw(
+        ame_scatter=training.get("ame_scatter", 0.0),
+        systematics=systematics_of(training.get("systematics")),
+    )
     made = {
-        "sky": templates.source, "recogniser": recogniser.card.get("training"),
+        "sky": templates.source, "recogniser": training,
         "realisations": realisations, "noise_range": list(noise_range),
     }  # fmt: skip
     templates = templates.degraded(nside)
@@ -184,7 +194,7 @@ def pixel_ensemble(
             rng = np.random.default_rng([seed, 9, number])
             label = np.full(len(order), true)
             sky = simulate_sky(
-                templates, recogniser.instrument, recogniser.models, label, noise_scale, rng
+                templates, recogniser.instrument, recogniser.models, label, noise_scale, rng, law
             )
             said = pixel_log_probability(recogniser, sky.data, sky.sigma)
             result[place, true] = said[:, order]

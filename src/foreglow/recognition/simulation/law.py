@@ -28,6 +28,9 @@ class SkyLaw:
         C of the curved models; by default that of `MODELS`.
     ame_fraction : float, optional
         Polarised fraction of the models with AME; by default that of `MODELS`.
+    ame_scatter : float
+        Rms of Q and of U of the AME beside the direction of the dust, over its polarised intensity
+        there, pixel by pixel, as a beam leaves it within which their ratio varies.
     systematics : Systematics
         What the instrument does beside white noise.
     """
@@ -38,6 +41,7 @@ class SkyLaw:
     dust_temperature_scatter: float = 0.0
     curvature: float | None = None
     ame_fraction: float | None = None
+    ame_scatter: float = 0.0
     systematics: Systematics = NO_SYSTEMATICS
 
     def draw_beta(self, nside: int, rng: np.random.Generator) -> np.ndarray:

@@ -73,6 +73,8 @@ class SkyDraw:
     beta, dust_beta, dust_temperature : ndarray, shape (n_pix,)
     dust_moment : ndarray, shape (2, n_pix)
         Q, U of the first moment of the dust's index, over the polarised dust.
+    ame_beside : ndarray, shape (2, n_pix)
+        Q, U of the AME beside the direction of the dust, over its polarised intensity there.
     cmb : ndarray, shape (2, n_pix)
         Q, U [uK_CMB].
     errors : BandErrors
@@ -93,6 +95,7 @@ class SkyDraw:
     dust_beta: np.ndarray
     dust_temperature: np.ndarray
     dust_moment: np.ndarray
+    ame_beside: np.ndarray
     cmb: np.ndarray
     errors: BandErrors
     rng: np.random.Generator
@@ -140,7 +143,8 @@ class SkyDraw:
         curvature, fraction = self.candidates[label].T
         curvature = curvature + self.curvature_offset[part]
         peak = torch.from_numpy(self.ame_peak_ghz)
-        ame = fraction * ame_polarisation(templates.dust[:, part], templates.ame[part])
+        ame = ame_polarisation(templates.dust[:, part], templates.ame[part])
+        ame = fraction * (ame + templates.ame[part] * self.ame_beside[:, part])
         moment = self.dust_moment[:, part] * np.hypot(*templates.dust[:, part])
         two = torch.from_numpy(self.two_temperatures[label])
         beta, curvature, dust_beta, temperature = (
@@ -208,6 +212,7 @@ def draw_sky(
     temperature = scattered(temperature, "dust_temperature_scatter")
     moment = scattered(nothing, "dust_moments")
     offset = scattered(nothing[0], "curvature_scatter")
+    beside = rng.normal(0, law.ame_scatter, (2, n_pix)) if law.ame_scatter else nothing
     two = np.array([model.two_temperatures for model in known])
     factors = (
         tuple(model.synchrotron_factor for model in known),
@@ -218,7 +223,7 @@ def draw_sky(
     errors = law.systematics.draw(instrument.n_band, rng)
     return SkyDraw(
         templates, instrument, label, sigma, law.candidates(models), peak, offset, two, factors,
-        beta, dust_beta, temperature, moment, cmb, errors, rng,
+        beta, dust_beta, temperature, moment, beside, cmb, errors, rng,
     )  # fmt: skip
 
 

@@ -12,23 +12,38 @@ from foreglow.recognition.network.train import Regime
 from foreglow.report.recognition import figures, skymaps
 from foreglow.report.recognition.curves import learning_curves
 from foreglow.reproduce.farsian2020 import paper
-from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
+from foreglow.reproduce.farsian2020.experiment import Captions, Case, Experiment
 
-NETWORKS = ("farsian2020", "farsian2020_annealed", "foreglow")
+ANNEALED = "farsian2020_annealed"
+NETWORKS = ("farsian2020", ANNEALED, "foreglow")
 """The paper's network trained as published, the same by Muon with white inputs, ours."""
 _REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise")
 
 
 def train_and_test(experiment: Experiment) -> Captions:
     """Train and test every network on every problem."""
-    # the four models take the longest
-    pairs = product(reversed(experiment.settings["problems"]), NETWORKS)
-    experiment.train_side_by_side([(*pair, _REGIMES, {}) for pair in pairs])
+    experiment.train_side_by_side(cases(experiment.settings))
     captions: Captions = {}
     for problem in experiment.settings["problems"]:
         for network in NETWORKS:
             captions |= _one_network(experiment, problem, network)
     return captions | _learning_curves(experiment)
+
+
+def cases(settings: dict[str, Any]) -> list[Case]:
+    """All trainings that any step asks for; of four models first, for they take the longest."""
+
+    def by_noise(problem: str, network: str, scales: list[float]) -> list[Case]:
+        return [(problem, network, ("many_noise",), {"noise_scale": scale}) for scale in scales]
+
+    problems = settings["problems"]
+    found: list[Case] = [(*pair, _REGIMES, {}) for pair in product(problems, NETWORKS)]
+    for problem in problems:
+        found += by_noise(problem, ANNEALED, settings["annealed_noise_scales"])
+    found += by_noise("four", "foreglow_template", [1.0])
+    found += by_noise("four", "foreglow", settings["dedicated_noise_scales"])
+    found.append(("four", "foreglow", ("conditioned",), {}))
+    return sorted(found, key=lambda case: case[0] != "four")
 
 
 def _learning_curves(experiment: Experiment) -> Captions:

@@ -15,11 +15,11 @@ from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.report.recognition import figures
 from foreglow.reproduce.farsian2020 import paper
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
+from foreglow.reproduce.farsian2020.networks import ANNEALED
 from foreglow.reproduce.farsian2020.worker import WorkerContext
 
 log = logging.getLogger("foreglow")
 
-_ANNEALED = "farsian2020_annealed"
 # networks beside the ceiling, by their training
 _TRAINED = {"conditioned": "foreglow", "many_noise": "foreglow_template"}
 
@@ -59,18 +59,14 @@ def _paper_network(experiment: Experiment) -> dict[str, tuple[np.ndarray, np.nda
     """
     problems = experiment.settings["problems"]
     scales = sorted([*experiment.settings["annealed_noise_scales"], 1.0])
-    pairs = product(reversed(problems), scales[:-1])  # the four models take the longest
-    experiment.train_side_by_side(
-        [(problem, _ANNEALED, ("many_noise",), {"noise_scale": scale}) for problem, scale in pairs]
-    )
     accuracy: dict[str, list[float]] = {problem: [] for problem in problems}
     for problem, scale in product(problems, scales):
         changes = {} if scale == 1 else {"noise_scale": scale}
-        model, _ = experiment.trained(problem, _ANNEALED, "many_noise", **changes)
+        model, _ = experiment.trained(problem, ANNEALED, "many_noise", **changes)
         tested = experiment.test(model, problem, scale)
         if changes:
             experiment.record(
-                tested, scale, problem=problem, network=_ANNEALED, training="many_noise",
+                tested, scale, problem=problem, network=ANNEALED, training="many_noise",
                 paper=None,
             )  # fmt: skip
         accuracy[problem].append(summarise(tested, scale).accuracy)
