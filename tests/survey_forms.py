@@ -5,7 +5,7 @@ and `unverified` of registry.toml.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import healpy as hp
@@ -14,11 +14,13 @@ from astropy.io import fits
 
 from foreglow.data import registry
 from foreglow.maps.regions import layout
+from foreglow.recognition.context import train as context_training
 from foreglow.recognition.models import PROBLEMS
 from foreglow.recognition.simulation.law import SkyLaw
 from foreglow.recognition.simulation.skies import draw_sky
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import load_templates
+from foreglow.survey import steps
 from foreglow.survey.bands import Survey, load_survey
 
 NSIDE = 32
@@ -217,3 +219,13 @@ def fill_tutorial(folder: Path | str) -> np.ndarray:
     sky = skies("wmap+planck", PROBLEMS["curvature"])
     fill_cache(Path(folder), files(sky, 3e-3, halves=True))
     return sky.truth
+
+
+def little_training(patch):
+    """Of a context, and little to judge it by."""
+    plan = {"epochs": 1, "steps": 2, "batch": 2}
+    patch.setattr(steps, "train_context", partial(steps.train_context, plan=plan))
+    few = partial(context_training.pixel_ensemble, realisations=3)
+    patch.setattr(context_training, "pixel_ensemble", few)
+    patch.setattr(context_training, "_VALIDATION_STEPS", 1)
+    patch.setattr(context_training, "_TEMPERATURE_BATCHES", 1)

@@ -114,22 +114,23 @@ def weights_of(folder):
 
 @pytest.mark.slow
 def test_killed_and_resumed(whole, tmp_path, caplog):
-    """kill -9 in the second epoch of the third training, then --resume: the same numbers."""
+    """kill -9 in the second epoch of the third network, then --resume: the same numbers."""
     killed = tmp_path / "killed"
     # a sample of inputs, two epochs of two steps and one validation each, and one calibration: 8
-    # draws a training
+    # draws a network; neighbours and theirs come first
     script = KILLED.format(tests=str(Path(__file__).parent), folder=str(killed), after=22)
     ended = run_script(script)
     assert ended.code == -signal.SIGKILL, ended.err[-2000:]
     assert {p.name for p in (killed / "model").iterdir()} == {
-        "four_foreglow_template_many_noise_1", "four_foreglow_conditioned",
+        "four_foreglow_conditioned", "context_unet", "context_potts", "ame_farsian2020_noiseless",
     }  # fmt: skip
-    assert (killed / "training" / "ame_farsian2020_noiseless" / "last.ckpt").is_file()
+    assert (killed / "training" / "ame_farsian2020_one_noise" / "last.ckpt").is_file()
     assert not (killed / "metrics.json").exists()
     with caplog.at_level(logging.INFO, logger="foreglow"):
         reproduce(killed, resume=True)
-    first = caplog.text[: caplog.text.index("train ame_farsian2020_noiseless")]
-    assert first.count("trained already") == 2
+    first = caplog.text[: caplog.text.index("train ame_farsian2020_one_noise")]
+    assert first.count("trained already") == 3
+    assert "train four_foreglow_conditioned" not in caplog.text
     assert farsian2020.read_records(killed) == farsian2020.read_records(whole)
     assert weights_of(killed) == weights_of(whole)
     assert (killed / "report.html").is_file()

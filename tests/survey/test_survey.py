@@ -21,18 +21,21 @@ from file_server import serve
 from foreglow.data import registry
 from foreglow.errors import DataError, ForeglowError, InstrumentError, MapError, RunError
 from foreglow.maps.conventions import MapWarning
-from foreglow.recognition.answers import Answer
+from foreglow.recognition.answers import Answer, read_answer
 from foreglow.recognition.models import PROBLEMS
+from foreglow.recognition.observation import common_beam
 from foreglow.recognition.observation.smoothing import Resolution
 from foreglow.recognition.simulation.vectors import NoiseLaw, VectorSimulator
 from foreglow.report.recognition.survey import ame_in_words
 from foreglow.sky.templates import load_templates
 from foreglow.survey import recognize_survey
 from foreglow.survey.bands import available_surveys, load_survey
+from foreglow.survey.cost import predict_cost
 from foreglow.survey.found import ame_about_dust, own_instrument
 from foreglow.survey.sky import brought, gathered
 from foreglow.survey.trials import agreement, ame_off_dust
 from foreglow.survey.worth import worth
+from product_forms import galactic_mask
 from words import is_one_paragraph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,6 +46,7 @@ BANDS = ("MFI_11", "WMAP_K", "Planck_30", "WMAP_V", "Planck_143", "Planck_353")
 NSIDE, FWHM, NOISE = 8, "600 arcmin", 3e-3
 RUN = {
     "common_fwhm": FWHM, "nside": NSIDE, "models": MODELS, "device": "cpu", "halves": True,
+    "context": True,
     "plan": {"epochs": 1, "steps": 2, "batch": 64, "sample": 64},
 }  # fmt: skip
 KEPT = "ignore:.*(unlike|differs, by a factor|correlates|are both exactly 0)"
@@ -86,6 +90,7 @@ def served(made, patch):
     """All products at a server of this machine; figures that take little time."""
     patch.setattr("foreglow.report.recognition.figures.save", draw_small)
     patch.setattr("foreglow.survey.worth._EACH", 8)
+    forms.little_training(patch)
     with serve(files=made) as running:
         products = forms.here(running.url, made)
         patch.setattr(registry, "load_registry", lambda: products)
@@ -101,13 +106,21 @@ def data(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(sky, served, patch, tmp_path_factory):
+def mask(tmp_path_factory):
+    """A column of eight, of bytes, of another Nside, NESTED: closed within 6 deg of the plane."""
+    return f"{galactic_mask(tmp_path_factory.mktemp('mask'))}[GAL090]"
+
+
+@pytest.fixture(scope="module")
+def finished(sky, served, mask, patch, tmp_path_factory):
     """From an empty cache to the report, by one call."""
     folder = tmp_path_factory.mktemp("run")
     patch.setenv("FOREGLOW_DATA", str(folder / "data"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return recognize_survey(sky.survey.name, out=folder / "run", download=True, **RUN)
+        return recognize_survey(
+            sky.survey.name, out=folder / "run", mask=mask, download=True, **RUN
+        )
 
 
 def pure_truth(sky):
@@ -122,15 +135,17 @@ def pure_truth(sky):
 def test_the_truth_is_found(finished, sky):
     truth, pure = pure_truth(sky)
     found = finished.answers["fits, evidence"]
-    assert found.seen.mean() > 0.98
+    latitude = hp.pix2ang(NSIDE, np.arange(hp.nside2npix(NSIDE)), lonlat=True)[1]
+    assert found.seen[np.abs(latitude) > 9].mean() > 0.98
+    assert not found.seen[np.abs(latitude) < 3].any()
     right = found.best == truth
     assert right[pure & found.seen].mean() > 0.8
     assert right[pure & found.sure].mean() > 0.9
     assert found.none_fits[pure].mean() < 0.02
-    assert set(finished.answers) == {"fits, evidence", "network"}
     # a network wants every band: QUIJOTE saw the north
-    seen = finished.answers["network"].seen.mean()
-    assert 0.3 < seen < 0.7
+    assert set(finished.answers) == {"fits, evidence", "network", "with neighbours"}
+    for method in ("network", "with neighbours"):
+        assert 0.3 < finished.answers[method].seen.mean() < 0.7
 
 
 def at_the_beam(sky, band):
@@ -159,6 +174,8 @@ def test_halves_differ_as_their_noise_says(finished):
         # some hundred beams: pixels within one are not independent
         assert bands[band]["rms"] == pytest.approx(1, abs=0.15)
     both = bands["all"]
+    assert both["undivided"] == "WMAP_K, WMAP_V"
+    assert "Both hold all of the data of WMAP_K, WMAP_V," in finished.report.read_text()
     assert both["agree"] > 0.8
     assert both["sure_agree"] >= both["sure_expected"] - 0.02
 
@@ -241,6 +258,25 @@ def test_without_noise_all_is_known(monkeypatch):
                 assert row["calibration_error"] < 0.2
 
 
+def test_what_it_will_take():
+    """Each thing asked for adds its own, and no other."""
+    survey = load_survey("wmap+planck")
+    plain = predict_cost(survey, 60.0, None, False, True, False, 10)
+    pixels, bands = hp.nside2npix(64), len(survey.bands)
+    assert plain.download == 10
+    assert plain.run - (16 << 20) == 2 * 60 * pixels * bands  # the page, its figures and a network
+    assert plain.seconds["fits"] == pytest.approx((1 + bands) * pixels / 800)
+    more = predict_cost(survey, 60.0, None, True, True, True, 10, draws=50)
+    files = [f.product for f in survey.remote_files()]
+    size = sum(hp.nside2npix(file.nside) for file in files)  # whatever the forms' Nside is
+    assert plain.seconds["smoothing"] == pytest.approx(size / 3.5e5)
+    drawn = more.seconds["50 maps of noise a band"]
+    assert drawn == pytest.approx(50 * more.seconds["smoothing"])
+    assert more.seconds["fits"] == pytest.approx((3 + bands) * pixels / 800)
+    assert more.seconds["training"] > 2 * plain.seconds["training"] > 0
+    assert more.memory == plain.memory
+
+
 def test_without_download_it_is_told_what_is_missing(sky, served, data, run, tmp_path):
     code, text, err = run("recognize", "survey", sky.survey.name, "--out", tmp_path / "out")
     assert code == 2
@@ -256,17 +292,22 @@ def test_without_download_it_is_told_what_is_missing(sky, served, data, run, tmp
 
 BEFORE = """
 import os, signal, sys, importlib, warnings
-import pytest
+import pytest, torch
+torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 import survey_forms as forms
 from drawing import draw_small
 from foreglow.data import registry
 import foreglow.survey, foreglow.survey.bands as bands
 patch = pytest.MonkeyPatch()
+forms.little_training(patch)
 patch.setattr("foreglow.report.recognition.figures.save", draw_small)
 products = forms.here({url!r}, {sizes!r})
 patch.setattr(registry, "load_registry", lambda: products)
 patch.setattr(bands, "load_registry", lambda: products)
+warnings.simplefilter("ignore")
+"""
+DYING = """
 owner, calls = importlib.import_module({module!r}), []
 real = getattr(owner, {name!r})
 def dying(*given, **named):
@@ -275,44 +316,50 @@ def dying(*given, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*given, **named)
 patch.setattr(owner, {name!r}, dying)
-warnings.simplefilter("ignore")
-foreglow.survey.recognize_survey(
-    {survey!r}, out={out!r}, common_fwhm="600 arcmin", nside=8, models=("power_law", "curved"),
-    device="cpu", network=False, download=True, resume=True,
-)
 """
 MOMENTS = [
     ("foreglow.data.gather", "fetch", 3),
     ("foreglow.recognition.observation.beams", "write_noise_of", 3),
-    ("foreglow.survey.found", "read_answer", 4),
-    ("foreglow.survey.steps", "worth", 1),
+    ("foreglow.recognition.network.train", "fit", 1),
+    ("foreglow.survey.steps", "train_context", 1),
+    # of the first half: after all data, network, neighbours, and each of six bands left out
+    ("foreglow.survey.found", "read_answer", 10),
     ("foreglow.survey.steps", "write_report", 1),
 ]
 
 
 @pytest.mark.slow
-def test_killed_at_five_moments_it_goes_on(finished, sky, served, made, tmp_path, monkeypatch):
-    out, data = tmp_path / "run", tmp_path / "data"
-    sizes = dict.fromkeys(made, b"0" * 1000)
-    tests = str(Path(forms.__file__).parent)
+def test_killed_at_six_moments_it_goes_on(finished, sky, served, made, mask, tmp_path):
+    """By the command line, from an empty cache to the report: files and answers of one go."""
+    out, plan = tmp_path / "run", tmp_path / "plan.toml"
+    plan.write_text("\n".join(f"{name} = {value}" for name, value in RUN["plan"].items()))
+    environment = os.environ | {"FOREGLOW_DATA": str(tmp_path / "data")}
+    words = [
+        "recognize", "survey", sky.survey.name, "--out", out, "--common-fwhm", 600,
+        "--nside", NSIDE, "--models", ",".join(MODELS), "--plan", plan, "--halves", "--context",
+        "--mask", mask, "--device", "cpu", "--download", "--resume",
+    ]  # fmt: skip
+    tests, sizes = Path(__file__).parents[1], dict.fromkeys(made, b"0" * 1000)
+    before = BEFORE.format(tests=str(tests), url=served.url, sizes=sizes)
     for module, name, call in MOMENTS:
-        script = BEFORE.format(
-            tests=tests, url=served.url, sizes=sizes, module=module, name=name, call=call,
-            survey=sky.survey.name, out=str(out),
-        )  # fmt: skip
-        ended = forked.begin(script, os.environ | {"FOREGLOW_DATA": str(data)})()
+        dying = DYING.format(module=module, name=name, call=call)
+        ended = forked.begin_foreglow(*words, environment=environment, before=before + dying)()
         assert ended.code == -signal.SIGKILL, ended.err
-    monkeypatch.setenv("FOREGLOW_DATA", str(data))
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.fits") if "total_" not in p.name}
-    options = {**RUN, "network": False, "halves": False, "plan": None}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = recognize_survey(sky.survey.name, out=out, resume=True, **options)
-    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
-    first = finished.answers["fits, evidence"].probability
-    np.testing.assert_array_equal(found.answers["fits, evidence"].probability, first)
-    with pytest.raises(RunError, match="was begun with another settings"):
-        recognize_survey(sky.survey.name, out=out, resume=True, **options | {"nside": 4})
+    kept = {p: p.stat().st_mtime_ns for p in out.rglob("*.fits") if "total_" not in p.name}
+    ended = forked.begin_foreglow(*words, environment=environment, before=before)()
+    assert ended.code == 0, ended.err
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+    assert (out / "report.html").is_file()
+    for file in ("fits", "network", "with_neighbours", "half_1", "without_MFI_11"):
+        again, first = (
+            read_answer(folder / f"{file}.fits", MODELS).probability
+            for folder in (out, finished.folder)
+        )
+        np.testing.assert_array_equal(again, first)
+    words[words.index(NSIDE)] = 4
+    ended = forked.begin_foreglow(*words, environment=environment, before=before)()
+    assert ended.code == 2
+    assert "was begun with another settings" in ended.err
 
 
 # ---- products that are other than expected -------------------------------------------------------
@@ -469,6 +516,39 @@ def test_noise_is_drawn_to_an_accuracy(sky, served, made, data, tmp_path):
     assert ratio.std() < 2 * np.sqrt(0.5 / 50)
 
 
+def test_drawn_noise_goes_on_where_it_was_stopped(
+    sky, served, made, data, tmp_path, monkeypatch, caplog
+):
+    """Within a band, to the same result; draws by another seed are none of it."""
+    caplog.set_level("INFO", "foreglow")
+    survey = load_survey(write_survey(tmp_path, ("MFI_11",)))
+    forms.fill_cache(data, made)
+    gathered(survey, data, False, False)
+    monkeypatch.setattr(common_beam, "_SUMS_EVERY", 0.0)
+    draw, drawn = common_beam._drawn, []
+
+    def stopping(*given):
+        drawn.append(1)
+        if len(drawn) == 4:
+            raise KeyboardInterrupt
+        return draw(*given)
+
+    def noise(name, seed=3):
+        return brought(survey, data, tmp_path / name, 600.0, NSIDE, draws=6, seed=seed).read()[2]
+
+    monkeypatch.setattr(common_beam, "_drawn", stopping)
+    for name in ("stopped", "other"):
+        drawn.clear()
+        with pytest.raises(KeyboardInterrupt):
+            noise(name)
+    went_on = noise("stopped")
+    assert len(drawn) == 4 + 3
+    assert "noise_MFI_11.sums.npz: goes on after 3 of 6 maps of noise" in caplog.text
+    assert not list((tmp_path / "stopped").glob("*.npz"))
+    np.testing.assert_array_equal(went_on, noise("at once"))
+    np.testing.assert_array_equal(noise("other", seed=4), noise("another", seed=4))
+
+
 def test_s_pass_is_read_as_the_iau_counts(tmp_path):
     sky = forms.skies("s-pass", MODELS)
     forms.fill_cache(tmp_path / "data", forms.files(sky, 1e-4))
@@ -522,6 +602,10 @@ def test_words_that_fit_no_file(tmp_path):
         recognize_survey("wmap", out=tmp_path / "x", noise_accuracy=5)
     with pytest.raises(InstrumentError, match=r"of \d bands at least, .* got 5 \(WMAP_K"):
         recognize_survey("wmap", out=tmp_path / "x")
+    with pytest.raises(
+        InstrumentError, match=r"halves=True .* got 'npipe', of which none are known"
+    ):
+        recognize_survey("npipe", out=tmp_path / "x", halves=True)
 
 
 def test_agreement_of_answers():

@@ -86,6 +86,11 @@ class Survey:
         names = [f for half in which for band in self.bands for f in band.files_of(half)]
         return [find_files(name)[0] for name in dict.fromkeys(names) if is_of_registry(name)]
 
+    @property
+    def undivided(self) -> list[str]:
+        """Bands without halves of their data."""
+        return [band.name for band in self.bands if band.halves is None]
+
     def said(self, folder: Path, half: int | None = None) -> tuple[dict[str, str], dict[str, str]]:
         """Maps and noise of each band, as `foreglow.fit` takes them.
 

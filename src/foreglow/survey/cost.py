@@ -18,7 +18,7 @@ _BYTES_A_PIXEL = 60  # of a map with unobserved pixels, by `common_beam.bytes_fo
 _LIBRARIES = 450 << 20
 _SMOOTHED = 3.5e5  # pixels a second: of a part of the sky; of all of it three times as many
 _FITTED = 800.0  # pixels a second of four models, Q and U correlated
-_TRAINED = 120.0  # seconds of the usual plan
+_TRAINED, _NEIGHBOURS = 120.0, 400.0  # seconds of the usual plans of network and context
 _KEPT = 60  # bytes a pixel and band of what the run directory keeps
 _PAGE = 16 << 20  # of the report, its figures and the network
 
@@ -52,6 +52,7 @@ def predict_cost(
     nside: int | None,
     halves: bool,
     network: bool,
+    context: bool,
     download: int,
     draws: int = 0,
 ) -> SurveyCost:
@@ -80,7 +81,7 @@ def predict_cost(
             "smoothing": sum(sizes) / _SMOOTHED,
             f"{draws} maps of noise a band": draws * sum(sizes) / _SMOOTHED,
             "fits": runs * pixels / _FITTED,
-            "training": _TRAINED if network else 0.0,
+            "training": network * _TRAINED + context * _NEIGHBOURS,
         },
     )
 

@@ -30,9 +30,9 @@ from foreglow.survey.bands import Survey
 log = logging.getLogger("foreglow")
 
 # what a header leaves open and the registry knows; the files were checked against it
-_KNOWN = r".*(no POLCCONV in the header|no COORDSYS|, the covariance of Q and U, is left out)"
-# and what is said of noise whose kind nobody gave, as the survey does
-_SAID = rf"{_KNOWN}|--noise BAND=FILE: expected noise"
+_KNOWN = r".*(no POLCCONV in the header|no COORDSYS)"
+# what is said once more when maps are read; and of noise whose kind nobody gave, as the survey does
+_SAID = rf"{_KNOWN}|.*, the covariance of Q and U, is left out|--noise BAND=FILE: expected noise"
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def ask(asked: Asked, out: Path) -> None:
     DataError, RunError
         If files are missing and are not to be fetched, or there is no room.
     InstrumentError
-        If the survey has too few bands for the models.
+        If the survey has too few bands for the models, or no halves and these are asked for.
     """
     needed, band = FitSetup(asked.models).bands_needed, asked.survey.instrument.band
     if len(band) < needed:
@@ -123,9 +123,18 @@ def ask(asked: Asked, out: Path) -> None:
             f"expected a survey of {needed} bands at least, to fit {', '.join(asked.models)}, got "
             f"{len(band)} ({', '.join(band)}); join another by a plus sign, or give fewer models=."
         )
+    undivided = asked.survey.undivided if asked.halves else []
+    if len(undivided) == len(band):
+        raise InstrumentError(
+            f"expected halves=True of a survey with halves of its data, got {asked.survey.name!r}, "
+            "of which none are known; leave it out, or name files of two halves in a survey of "
+            "your own (TOML)."
+        )
+    if undivided:
+        log.info("no halves of %s: both halves hold all of their data", ", ".join(undivided))
     files = asked.survey.remote_files(asked.halves)
     cost = predict_cost(
-        asked.survey, asked.fwhm_arcmin, asked.nside, asked.halves, asked.network,
+        asked.survey, asked.fwhm_arcmin, asked.nside, asked.halves, asked.network, asked.context,
         bytes_missing(files, asked.cache), asked.draws or 0,
     )  # fmt: skip
     for line in cost.lines():
@@ -299,7 +308,8 @@ class _Steps:
         with self.run.stage("differences of the halves"):
             records = differences((one, other), self.mask)
         answers = [self.fits(sky, f"half_{k + 1}.fits") for k, sky in enumerate((one, other))]
-        return [*records, {"step": "halves", "band": "all", **agreement(*answers)}]
+        both = {"undivided": ", ".join(self.asked.survey.undivided), **agreement(*answers)}
+        return [*records, {"step": "halves", "band": "all", **both}]
 
     @cached_property
     def _own(self) -> tuple[Instrument, TrainingPlan]:

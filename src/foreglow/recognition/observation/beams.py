@@ -145,7 +145,7 @@ def bring_to_one_resolution(
             if draws is None:
                 write_noise_of(band, file)
             else:
-                write_drawn_noise_of(band, file, draws, (*seed, crc32(name.encode())))
+                write_drawn_noise_of(band, file, draws, (*seed, crc32(name.encode())), keep)
     return smooth, left
 
 

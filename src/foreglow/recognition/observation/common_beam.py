@@ -3,6 +3,8 @@
 One band is in memory at a time, and of it one quantity; files are read a block of pixels at a time.
 """
 
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from foreglow.errors import MapError
+from foreglow.files import new_file
 from foreglow.maps import healpix as hp
 from foreglow.maps.blocks import PixelBlock, PixelBlocks
 from foreglow.maps.io import PolarisationMap
@@ -29,6 +32,9 @@ from foreglow.recognition.observation.smoothing import (
 _BLOCK = 1 << 18  # pixels read at a time
 _LEAST_COVER = 0.99  # of the common beam that observed, else a pixel is left out
 _MOST_APART = 0.999  # of the mean variance: the difference that a covariance is made of
+_SUMS_EVERY = 60.0  # seconds after which the sums over draws are written
+
+log = logging.getLogger("foreglow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,21 +194,45 @@ def write_noise_of(band: Band, path: Path) -> None:
     _write_noise(band, mean, apart, path)
 
 
-def write_drawn_noise_of(band: Band, path: Path, draws: int, seed: Sequence[int]) -> None:
+def write_drawn_noise_of(
+    band: Band, path: Path, draws: int, seed: Sequence[int], keep: bool = False
+) -> None:
     """Write what noise is left, of as many maps of it, each brought to the common beam as the data.
 
     The files are those of `write_noise_of`. Of n draws the rms is known to 1 / sqrt(2 n), and
-    where Q and U are alike to 1 / sqrt(4 n).
+    where Q and U are alike to 1 / sqrt(4 n). With `keep` the draws of an interrupted call are not
+    made again: their sums lie beside the file.
     """
     seen = _seen(band.map, band.rms)
-    total = np.zeros((3, hp.nside2npix(band.aim.nside)))
-    for number in range(draws):
+    sums = path.with_suffix(".sums.npz")
+    shape = (3, hp.nside2npix(band.aim.nside))
+    total, first = _read_sums(sums, shape, seed, draws) if keep else (np.zeros(shape), 0)
+    written = time.monotonic()
+    for number in range(first, draws):
         drawn = _drawn(band, seen, np.random.default_rng([*seed, number]))
         q, u = at_common_beam(band, drawn, seen).astype(np.float64)
         total += [q * q, q * u, u * u]
+        if time.monotonic() - written >= _SUMS_EVERY:
+            with new_file(sums) as new, new.open("wb") as stream:
+                np.savez(stream, total=total, drawn=number + 1, seed=seed)
+            written = time.monotonic()
     qq, qu, uu = total / draws
     apart = np.stack([0.5 * (qq - uu), qu]) if band.unlike else np.empty((2, 0))
     _write_noise(band, 0.5 * (qq + uu), apart, path)
+    sums.unlink(missing_ok=True)
+
+
+def _read_sums(
+    path: Path, shape: tuple[int, int], seed: Sequence[int], draws: int
+) -> tuple[np.ndarray, int]:
+    """Sums over the first draws, and how many; none where there are none of this seed."""
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as kept:
+            total, drawn = kept["total"], int(kept["drawn"])
+            if total.shape == shape and kept["seed"].tolist() == list(seed) and drawn <= draws:
+                log.info("%s: goes on after %d of %d maps of noise", path.name, drawn, draws)
+                return total, drawn
+    return np.zeros(shape), 0
 
 
 def _drawn(band: Band, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray:

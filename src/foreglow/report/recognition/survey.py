@@ -222,8 +222,15 @@ def _in_a_sentence(r: Record) -> str:
         if r["n_sure"]
         else " nowhere are both sure."
     )
+    shared = (
+        f" Both hold all of the data of {r['undivided']}, of which there are no halves: they agree "
+        "more often than if nothing were shared."
+        if r["undivided"]
+        else ""
+    )
     return (
-        f"The halves name the same model in {_percent(r['agree'])} of {r['n_pixels']} pixels;{sure}"
+        f"The halves name the same model in {_percent(r['agree'])} of {r['n_pixels']} pixels;"
+        f"{sure}{shared}"
     )
 
 

@@ -1,8 +1,8 @@
 """Every table and figure of Farsian et al. 2020, and what they leave open.
 
-`sky`, `networks`, `noise`, `readings`, `fits`, `context`, `separation` and `outside` hold a step
-each: a function of the `Experiment` that adds its records to the run and returns the captions of
-its figures, run in the order of `STEPS`.
+`sky`, `trainings`, `networks`, `noise`, `readings`, `fits`, `context`, `separation` and `outside`
+hold a step each: a function of the `Experiment` that adds its records to the run and returns the
+captions of its figures, run in the order of `STEPS`.
 """
 
 import json
@@ -21,13 +21,14 @@ from foreglow.reproduce import read_records
 from foreglow.reproduce.farsian2020.context import spatial_context
 from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 from foreglow.reproduce.farsian2020.fits import choose_by_fits
-from foreglow.reproduce.farsian2020.networks import NETWORKS, train_and_test
+from foreglow.reproduce.farsian2020.networks import NETWORKS, compare_networks
 from foreglow.reproduce.farsian2020.noise import noise_curve
 from foreglow.reproduce.farsian2020.outside import outside_the_law
 from foreglow.reproduce.farsian2020.paper import PAPER_NOISELESS, PAPER_NOISY
 from foreglow.reproduce.farsian2020.readings import noise_readings
 from foreglow.reproduce.farsian2020.separation import component_separation
 from foreglow.reproduce.farsian2020.sky import components
+from foreglow.reproduce.farsian2020.trainings import train_all
 from foreglow.reproduce.settings import read_settings
 from foreglow.runs import open_run
 from foreglow.sky.instrument_files import load_instrument
@@ -45,7 +46,8 @@ __all__ = [
 
 STEPS: tuple[Callable[[Experiment], Captions], ...] = (
     components,
-    train_and_test,
+    train_all,
+    compare_networks,
     noise_curve,
     noise_readings,
     choose_by_fits,
@@ -53,7 +55,7 @@ STEPS: tuple[Callable[[Experiment], Captions], ...] = (
     component_separation,
     outside_the_law,
 )
-"""In order; a step may use the models that those before it trained."""
+"""In order; all trainings come before what is tested."""
 
 
 def reproduce(

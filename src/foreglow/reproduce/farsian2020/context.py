@@ -88,6 +88,8 @@ def trained_contexts(experiment: Experiment) -> dict[str, ContextModel]:
         folder = experiment.run.models / f"context_{kind}"
         if (folder / "model.toml").is_file():
             contexts[kind] = ContextModel.load(folder, experiment.device)
+            if experiment.resume:
+                log.info("%s: trained already", folder.name)
             continue
         with experiment.run.stage(f"train context_{kind}"):
             if ensemble is None:

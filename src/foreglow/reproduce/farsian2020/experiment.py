@@ -1,8 +1,7 @@
 """What every step of the reproduction shares: the sky, trained models, test skies, recording."""
 
 import logging
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,12 @@ from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument
 from foreglow.sky.templates import Templates
 
-__all__ = ["REGIONS", "Captions", "Case", "Experiment", "joined"]
+__all__ = ["REGIONS", "Captions", "Experiment", "joined"]
 
 log = logging.getLogger("foreglow")
 
 Captions = dict[str, dict[str, str]]
 """Title, caption and section of figures, by file name."""
-
-Case = tuple[str, str, tuple[Regime, ...], dict[str, float]]
-"""A problem, a network, its regimes one after another, and changes of their plans."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +114,6 @@ class Experiment:
         model.save(folder)
         return model, history
 
-    def train_side_by_side(self, cases: list[Case]) -> None:
-        """Train what steps will ask for; where there are workers, side by side."""
-        if cases:
-            log.info("training: %d cases", len(cases))
-        done = self.map_fn(partial(_train, replace(self, map_fn=map)), cases)
-        for k, (case, timings) in enumerate(zip(cases, done, strict=True), start=1):
-            self.run.timings_s |= timings
-            log.info("trained: %s, %s (%d of %d)", *case[:2], k, len(cases))
-
     def skies(
         self,
         problem: str,
@@ -191,14 +178,6 @@ class Experiment:
         """Save a figure; returns its caption."""
         figures.save(figure, self.run.figures, name, self.settings.get("pdf_fonts", 42))
         return {name: {"title": title, "caption": caption, "section": section}}
-
-
-def _train(experiment: Experiment, case: Case) -> dict[str, float]:
-    """Train a case, in any process; returns the seconds of all stages until then."""
-    problem, network, regimes, changes = case
-    for regime in regimes:
-        experiment.trained(problem, network, regime, **changes)
-    return experiment.run.timings_s
 
 
 def joined(evaluations: list[Evaluation]) -> Evaluation:

@@ -1,6 +1,5 @@
 """Tables 2 and 3, and Figures 3 to 8: every network on the three problems."""
 
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,38 +11,21 @@ from foreglow.recognition.network.train import Regime
 from foreglow.report.recognition import figures, skymaps
 from foreglow.report.recognition.curves import learning_curves
 from foreglow.reproduce.farsian2020 import paper
-from foreglow.reproduce.farsian2020.experiment import Captions, Case, Experiment
+from foreglow.reproduce.farsian2020.experiment import Captions, Experiment
 
 ANNEALED = "farsian2020_annealed"
 NETWORKS = ("farsian2020", ANNEALED, "foreglow")
 """The paper's network trained as published, the same by Muon with white inputs, ours."""
-_REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise")
+REGIMES: tuple[Regime, ...] = ("noiseless", "one_noise", "many_noise")
 
 
-def train_and_test(experiment: Experiment) -> Captions:
-    """Train and test every network on every problem."""
-    experiment.train_side_by_side(cases(experiment.settings))
+def compare_networks(experiment: Experiment) -> Captions:
+    """Test every network on every problem."""
     captions: Captions = {}
     for problem in experiment.settings["problems"]:
         for network in NETWORKS:
             captions |= _one_network(experiment, problem, network)
     return captions | _learning_curves(experiment)
-
-
-def cases(settings: dict[str, Any]) -> list[Case]:
-    """All trainings that any step asks for; of four models first, for they take the longest."""
-
-    def by_noise(problem: str, network: str, scales: list[float]) -> list[Case]:
-        return [(problem, network, ("many_noise",), {"noise_scale": scale}) for scale in scales]
-
-    problems = settings["problems"]
-    found: list[Case] = [(*pair, _REGIMES, {}) for pair in product(problems, NETWORKS)]
-    for problem in problems:
-        found += by_noise(problem, ANNEALED, settings["annealed_noise_scales"])
-    found += by_noise("four", "foreglow_template", [1.0])
-    found += by_noise("four", "foreglow", settings["dedicated_noise_scales"])
-    found.append(("four", "foreglow", ("conditioned",), {}))
-    return sorted(found, key=lambda case: case[0] != "four")
 
 
 def _learning_curves(experiment: Experiment) -> Captions:
@@ -78,7 +60,7 @@ def _one_network(experiment: Experiment, problem: str, network: str) -> Captions
     clean = experiment.test(model, problem, 0.0)
     experiment.record(clean, 0.0, training="noiseless", paper=known["test"], **common)
     noisy: dict[str, list[Evaluation]] = {}
-    for regime in _REGIMES:
+    for regime in REGIMES:
         if regime != "noiseless":
             model, _ = experiment.trained(problem, network, regime)
         noisy[regime] = experiment.test(model, problem, 1.0)
