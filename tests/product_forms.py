@@ -217,6 +217,43 @@ def mask_lr72(folder):
     return healpix(folder / "LR72.fits", [("TEMPERATURE", "E", None, values)], "RING")
 
 
+def quijote_mask(folder):
+    """One column; of its header nothing is known but its order."""
+    glat = hp.pix2ang(NSIDE, np.arange(N_PIX), lonlat=True)[1]
+    path = folder / "mask_quijote_ncp_lowdec_satband_nside512.fits"
+    return healpix(path, [("MASK", "E", None, (glat > 10).astype("f4"))], "RING", COORDSYS=None)
+
+
+def rimo(path, bandpasses, unit, **other):
+    """A RIMO of Planck: tables of channels, then an extension for each bandpass."""
+    channels = fits.BinTableHDU.from_columns(
+        [fits.Column("DETECTOR", "8A", array=np.array(["100-1a"]))], name="CHANNEL_PARAMETERS"
+    )
+    hdus = [fits.PrimaryHDU(), channels]
+    for name, (nu, gain) in bandpasses.items():
+        columns = [
+            fits.Column("WAVENUMBER", "D", unit=unit, array=nu),
+            fits.Column("TRANSMISSION", "D", array=gain),
+            fits.Column("ERROR", "D", array=0 * gain),
+            fits.Column("FLAG", "L", array=np.zeros(len(nu), bool)),
+        ]
+        hdus.append(fits.BinTableHDU.from_columns(columns, name=name, **other))
+    fits.HDUList(hdus).writeto(path, overwrite=True)
+    return path
+
+
+def planck_rimo(folder):
+    """HFI's, in 1/cm: flat within 3% of the nominal frequencies."""
+    light = 29.9792458  # GHz cm
+    bandpasses = {
+        f"BANDPASS_F{ghz}": (np.linspace(0.96, 1.04, 81) * ghz / light, np.ones(81))
+        for ghz in (100, 143, 217, 353)
+    }
+    for _, gain in bandpasses.values():
+        gain[:10] = gain[-10:] = 0
+    return rimo(folder / "HFI_RIMO_R3.00.fits", bandpasses, "1/cm")
+
+
 def pysm_templates(folder):
     """A template, as PySM's: one column, unit perhaps not stated."""
     path = folder / "dust_t_new.fits"
@@ -246,5 +283,7 @@ FORMS = {
     "planck-mask-apo5": mask_apo5,
     "planck-mask-sources": source_mask,
     "planck-mask-lr72": mask_lr72,
+    "planck-rimo": planck_rimo,
+    "quijote-mfi-mask": quijote_mask,
     "pysm-templates": pysm_templates,
 }

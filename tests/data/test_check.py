@@ -33,6 +33,8 @@ TAKEN = {
     "planck-mask-apo5": ("[GAL070]' of foreglow dust train", ["GAL070"]),
     "planck-mask-sources": ("[F545]' of foreglow dust train", ["F545"]),
     "planck-mask-lr72": ("--mask", ["TEMPERATURE"]),
+    "planck-rimo": ("--bandpass 'Planck_353=", []),
+    "quijote-mfi-mask": ("of foreglow recognize survey", ["MASK"]),
     "pysm-templates": ("PYSM_LOCAL_DATA", ["TEMPERATURE"]),
 }
 
@@ -289,6 +291,16 @@ def test_a_truncated_gzip_is_refused(tmp_path):
     path.write_bytes(gzip.compress(forms.hi4pi_nhi(tmp_path).read_bytes())[:-900])
     with pytest.raises(ForeglowError):
         check_file(path)
+
+
+def test_bandpasses_are_told_and_must_be_there(tmp_path):
+    path = forms.planck_rimo(tmp_path)
+    assert "BANDPASS_F100, BANDPASS_F143, BANDPASS_F217, BANDPASS_F353" in check_file(path).what
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-6000])
+    assert "expected a whole FITS file, got" in check_file(path).problems[0]
+    forms.rimo(path, {}, "1/cm")
+    assert "expected extensions BANDPASS_..., got none" in check_file(path).problems[0]
 
 
 @pytest.mark.parametrize("name", ["hi4pi-tiles", "planck-mask-apo0", "hi4pi-nhi"])

@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from astropy.io import fits
 
 from foreglow.errors import InstrumentError
 from foreglow.sky import seds
@@ -13,26 +12,16 @@ from foreglow.sky.bandpass import bands_of, measure, tabulated
 from foreglow.sky.bandpass_files import LIGHT_GHZ_CM, BandpassWarning, read_bandpass
 from foreglow.survey import recognize_survey
 from foreglow.survey.bands import load_survey, with_bandpasses
+from product_forms import rimo
 
 NU = np.linspace(76.0, 124.0, 241)  # GHz
 GAIN = np.exp(-(((NU - 101) / 17) ** 6)) * (1 + 0.1 * np.sin(NU))
 SPECTRA = (seds.cmb, seds.modified_blackbody, lambda nu: seds.synchrotron(nu, -3.1))
 
 
-def rimo(path, name, unit, nu, gain, **other):
-    """A RIMO: channel tables, then an extension for each bandpass."""
-    columns = [
-        fits.Column("WAVENUMBER", "D", unit=unit, array=nu),
-        fits.Column("TRANSMISSION", "D", array=gain),
-        fits.Column("ERROR", "D", array=0 * gain),
-        fits.Column("FLAG", "L", array=np.zeros(len(nu), bool)),
-    ]
-    channels = fits.BinTableHDU.from_columns(
-        [fits.Column("DETECTOR", "8A", array=np.array(["100-1a"]))], name="CHANNEL_PARAMETERS"
-    )
-    bandpass = fits.BinTableHDU.from_columns(columns, name=name, **other)
-    fits.HDUList([fits.PrimaryHDU(), channels, bandpass]).writeto(path, overwrite=True)
-    return path
+def rimo_of(path, name, unit, nu, gain, **other):
+    """A RIMO of one bandpass."""
+    return rimo(path, {name: (nu, gain)}, unit, **other)
 
 
 @pytest.fixture
@@ -40,7 +29,7 @@ def hfi(tmp_path):
     """In cm^-1, with a row at zero and noise below zero in the wings."""
     nu, gain = np.append(0.0, NU), np.append(0.0, GAIN)
     gain[5] = -1e-3
-    return rimo(tmp_path / "HFI.fits", "BANDPASS_F100", "1/cm", nu / LIGHT_GHZ_CM, gain)
+    return rimo_of(tmp_path / "HFI.fits", "BANDPASS_F100", "1/cm", nu / LIGHT_GHZ_CM, gain)
 
 
 def means(nodes):
@@ -66,7 +55,7 @@ def test_hfi_is_converted_as_pysm3_does(hfi):
 
 
 def test_lfi_weighs_brightness_temperature(tmp_path):
-    path = rimo(tmp_path / "LFI.fits", "BANDPASS_030", "GHz", NU, GAIN)
+    path = rimo_of(tmp_path / "LFI.fits", "BANDPASS_030", "GHz", NU, GAIN)
     found = means(read_bandpass(f"{path}[bandpass_030] as temperature"))
     np.testing.assert_allclose(found, means(tabulated(NU, GAIN / NU**2)), rtol=1e-9)
     exact = [
@@ -119,7 +108,7 @@ def test_far_wings_take_more_nodes():
 )
 def test_what_is_not_stated_is_asked_for(hfi, said, message):
     folder = hfi.parent
-    rimo(folder / "bare.fits", "BANDPASS_F100", None, NU, GAIN)
+    rimo_of(folder / "bare.fits", "BANDPASS_F100", None, NU, GAIN)
     np.savetxt(folder / "band.txt", np.stack([NU, GAIN], 1))
     with pytest.raises(InstrumentError, match=message):
         read_bandpass(said, folder)

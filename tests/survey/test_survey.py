@@ -35,7 +35,7 @@ from foreglow.survey.found import ame_about_dust, own_instrument
 from foreglow.survey.sky import brought, gathered
 from foreglow.survey.trials import agreement, ame_off_dust
 from foreglow.survey.worth import worth
-from product_forms import galactic_mask
+from product_forms import galactic_mask, planck_rimo
 from words import is_one_paragraph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,10 +53,12 @@ KEPT = "ignore:.*(unlike|differs, by a factor|correlates|are both exactly 0)"
 quiet = pytest.mark.filterwarnings(KEPT, "ignore:.*resolution", "ignore:.*extrapolated")
 
 
-def write_survey(folder, bands=BANDS, change=""):
-    """Bands of three surveys as one of a user's own."""
-    whole = load_survey("wmap+planck+quijote")
-    lines = ['instrument = "quijote-mfi+wmap+planck"']
+def write_survey(
+    folder, bands=BANDS, change="", of="wmap+planck+quijote", instrument="quijote-mfi+wmap+planck"
+):
+    """Bands of several surveys as one of a user's own."""
+    whole = load_survey(of)
+    lines = [f"instrument = {instrument!r}"]
     for band in whole.bands:
         if band.name in bands:
             halves = f"halves = {json.dumps(band.halves)}" if band.halves else ""
@@ -125,8 +127,8 @@ def finished(sky, served, mask, patch, tmp_path_factory):
 
 def pure_truth(sky):
     """The model of pixels that lie in one region, and which these are."""
-    mean = hp.ud_grade(sky.truth.astype(float), NSIDE)
-    return np.rint(mean).astype(int), (mean == 0) | (mean == 1)
+    mean, square = (hp.ud_grade(sky.truth.astype(float) ** power, NSIDE) for power in (1, 2))
+    return np.rint(mean).astype(int), square == mean**2
 
 
 # ---- the whole way ------------------------------------------------------------------------------
@@ -215,6 +217,37 @@ def test_what_the_answers_are_worth(finished):
     assert right["best possible"] > 0.45  # of 64 vectors
     assert right["fits, evidence"] > 0.4
     assert "What the answers are worth" in finished.report.read_text()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_releases_and_measured_bandpasses_find_four_models(monkeypatch, tmp_path):
+    """NPIPE with its halves, S-PASS as the IAU counts and WMAP; HFI by its RIMO."""
+    bands = ("S-PASS", "WMAP_K", "Planck_30", "WMAP_Q", "Planck_70", "Planck_143", "Planck_353")
+    survey = write_survey(tmp_path, bands, "", "npipe+s-pass+wmap", "s-pass+wmap+planck")
+    sky = forms.skies(survey)
+    files = forms.files(sky, NOISE, halves=True)
+    products = forms.here("nowhere/", files)
+    monkeypatch.setattr(registry, "load_registry", lambda: products)
+    monkeypatch.setattr("foreglow.survey.bands.load_registry", lambda: products)
+    monkeypatch.setattr("foreglow.report.recognition.figures.save", draw_small)
+    monkeypatch.setattr("foreglow.survey.worth._EACH", 8)
+    monkeypatch.setenv("FOREGLOW_DATA", str(tmp_path))
+    forms.fill_cache(tmp_path, files)
+    rimo = planck_rimo(tmp_path)
+    run = RUN | {"models": FOUR, "context": False, "network": False}
+    found = recognize_survey(
+        survey, out=tmp_path / "run", **run,
+        bandpass={f"Planck_{k}": f"{rimo}[BANDPASS_F{k}] as power" for k in (143, 353)},
+    )  # fmt: skip
+    answer = found.answers["fits, evidence"]
+    truth, pure = pure_truth(sky)
+    right = answer.best == truth
+    assert all(right[pure & (truth == model)].mean() > 0.7 for model in range(4))
+    assert right[pure & answer.sure].mean() > 0.93
+    assert answer.none_fits[pure].mean() < 0.05
+    rows = {r["band"]: r for r in found.records if r["step"] == "halves"}
+    assert set(rows) == {"all", *(name for name in bands if name.startswith("Planck"))}
+    assert rows["all"]["undivided"] == "S-PASS, WMAP_K, WMAP_Q"
 
 
 @pytest.mark.parametrize("scatter", [0.0, 0.3])
@@ -603,9 +636,9 @@ def test_words_that_fit_no_file(tmp_path):
     with pytest.raises(InstrumentError, match=r"of \d bands at least, .* got 5 \(WMAP_K"):
         recognize_survey("wmap", out=tmp_path / "x")
     with pytest.raises(
-        InstrumentError, match=r"halves=True .* got 'npipe', of which none are known"
+        InstrumentError, match=r"halves=True .* got 'wmap\+s-pass', of which none are known"
     ):
-        recognize_survey("npipe", out=tmp_path / "x", halves=True)
+        recognize_survey("wmap+s-pass", models=MODELS, out=tmp_path / "x", halves=True)
 
 
 def test_agreement_of_answers():

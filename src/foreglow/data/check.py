@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
 from foreglow.data.check_table import check_table, velocity_notes
 from foreglow.data.registry import Product, find_product, identify
@@ -60,6 +62,9 @@ def check_file(path: Path) -> Report:
             f"{path}: expected FITS, got a file that does not begin as FITS does; check what it is "
             "and how it was made"
         )
+    product = identify(path.name, [])
+    if product is not None and product.kind == "bandpass":
+        return _check_bandpasses(path, product)
     return check_table(path, column) if is_healpix(path) else _check_image(path)
 
 
@@ -128,6 +133,23 @@ def _check_text(path: Path) -> Report:
     name = product.name if product else None
     fits = (product.use,) if product and not problems else ()
     return Report(str(path), what, name, fits=fits, problems=tuple(problems))
+
+
+def _check_bandpasses(path: Path, product: Product) -> Report:
+    names, problems = [], []
+    try:
+        with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+            warnings.simplefilter("error", AstropyUserWarning)  # of a file that is cut
+            extensions = [str(row[1]) for row in hdus.info(output=False) or ()]
+    except (OSError, TypeError, ValueError, AstropyUserWarning) as error:
+        problems.append(f"expected a whole FITS file, got {error}; fetch it again")
+    else:
+        names = [name for name in extensions if name.startswith("BANDPASS")]
+        if not names:
+            problems.append("expected extensions BANDPASS_..., got none; fetch it again")
+    what = f"{product.title}: {', '.join(names) or 'none'}"
+    use = () if problems else (product.use.replace("FILE", str(path)),)
+    return Report(str(path), what, product.name, fits=use, problems=tuple(problems))
 
 
 def _check_image(path: Path) -> Report:

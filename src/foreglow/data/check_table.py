@@ -24,6 +24,7 @@ _LOOKED_AT = 3  # columns whose values are read, where the registry names none
 _MEMORY = 1 << 30  # bytes that a gzipped table may take
 _RECOGNISE = "foreglow recognize classify, fit"
 _DUST = "foreglow dust train, predict, evaluate (averaged to the Nside of the cube)"
+_SURVEY = "foreglow recognize survey"
 _PAPER_KMS = (-64.5, 17.0)
 
 
@@ -259,7 +260,7 @@ def _uses(
 
 def _as_mask(path: Path, column: str | None) -> tuple[str, Callable[[str], StoredMap], str]:
     file = str(path) if column is None else f"{path}[{column}]"
-    return f"--mask '{file}' of {_DUST}", _any_unit, file
+    return f"--mask '{file}' of {_DUST}, and of {_SURVEY}", _any_unit, file
 
 
 def _try(

@@ -31,7 +31,7 @@ def listing(products: list[Product], folder: Path) -> str:
         mark = "*" if files_there(product, folder) else " "
         unit = (product.unit or "").partition(" (")[0]
         facts = f"{product.size:14} {unit:7} {grid:11} {product.column or ''}"
-        lines += [f"{mark} {product.name:22} {facts}".rstrip(), f"    {product.title}"]
+        lines += [f"{mark} {product.name:23} {facts}".rstrip(), f"    {product.title}"]
     return "\n".join([*lines, "All of one: foreglow data list PRODUCT"])
 
 
@@ -55,9 +55,9 @@ def details(product: Product, folder: Path) -> str:
         ("in the cache", str(folder / product.folder)),
         ("size", product.size + (" a file" if several and product.bytes else "")),
         ("checksum", md5 + "; recorded when fetched"),
-        ("pixels", f"{grid}, {frames.get(product.frame or '')}"),
+        *([("pixels", f"{grid}, {frames.get(product.frame or '')}")] if product.frame else []),
         *([("polarisation", product.convention)] if product.convention else []),
-        ("unit", product.unit or ""),
+        *([("unit", product.unit)] if product.unit else []),
         ("columns", ", ".join(product.columns) or "-"),
         ("take", product.column or "-"),
         ("for", product.use),

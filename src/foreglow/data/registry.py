@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from foreglow.errors import DataError
 
 _REGISTRY = resources.files("foreglow") / "data" / "registry.toml"
-Kind = Literal["cube", "table", "map", "mask", "template"]
+Kind = Literal["cube", "table", "map", "mask", "template", "bandpass"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Product:
     ----------
     name, title : str
     kind : str
-        "cube", "table", "map", "mask" or "template".
+        "cube", "table", "map", "mask", "template" or "bandpass".
     base : str
         What comes before a file's name in its address.
     folder : str
