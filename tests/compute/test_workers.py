@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -53,6 +54,42 @@ def test_all_can_be_begun_while_the_first_takes_long(tmp_path):
     assert all(map_fn(first_waits_for_last, [(n, str(tmp_path)) for n in range(10)]))
 
 
+@dataclass
+class Piece:
+    """A future that is done when told."""
+
+    item: int = 0
+    is_done: bool = False
+
+    def done(self):
+        return self.is_done
+
+    def release(self):
+        pass
+
+
+def test_none_lies_behind_a_long_one(monkeypatch):
+    """However long the first takes, each worker has one piece at a time."""
+    begun = []
+
+    def submit(_, item, **__):
+        begun.append(Piece(item))
+        return begun[-1]
+
+    def wait(pieces, **_):
+        in_hand = [piece for piece in begun if not piece.is_done]
+        assert pieces == in_hand
+        assert len(in_hand) == min(2, 9 - sum(piece.is_done for piece in begun))
+        in_hand[-1].is_done = True
+
+    monkeypatch.setattr("distributed.wait", wait)
+    client = SimpleNamespace(
+        nthreads=lambda: {"tcp://a": 1, "tcp://b": 1}, submit=submit, cancel=lambda _: None,
+        gather=lambda piece, **_: piece.item,
+    )  # fmt: skip
+    assert list(_spread_over(client, "local:2", ahead=math.inf)(abs, range(9))) == list(range(9))
+
+
 @pytest.mark.slow
 def test_workers_that_begin_as_a_user_s_do():
     """Without the server that the other tests fork theirs from."""
@@ -72,7 +109,7 @@ def test_processes_that_are_all_lost_are_not_waited_for(monkeypatch):
 
     monkeypatch.setattr("distributed.wait", wait)
     client = SimpleNamespace(
-        nthreads=dict, submit=lambda *_, **__: None, cancel=lambda _: None, gather=None
+        nthreads=dict, submit=lambda *_, **__: Piece(), cancel=lambda _: None, gather=None
     )
     with pytest.raises(RunError, match="all processes were lost"):
         list(_spread_over(client, "local:2")(abs, [0]))
@@ -85,7 +122,7 @@ def test_work_that_kills_every_worker_is_given_up(monkeypatch):
         raise KilledWorker("die", SimpleNamespace(address="tcp://a"), 3)
 
     client = SimpleNamespace(
-        nthreads=lambda: {"tcp://a": 1}, submit=lambda *_, **__: None, gather=gather,
+        nthreads=lambda: {"tcp://a": 1}, submit=lambda *_, **__: Piece(0, True), gather=gather,
         cancel=lambda _: None,
     )  # fmt: skip
     message = "one worker after another.*; keep memory= below what each worker was given"

@@ -56,7 +56,8 @@ def open_workers(where: str | None, ahead: float = _AHEAD) -> Iterator[MapFn]:
     ahead : float
         Pieces for each worker that are in hand, or done and not yet fetched, as those before them
         are not done: what bounds the memory. `math.inf` where results are small and some pieces
-        take much longer than others, as trainings do: then no worker waits for another.
+        take much longer than others, as trainings do: then a worker has one piece at a time, none
+        lies behind a long one, and no worker waits for another.
 
     Yields
     ------
@@ -168,12 +169,18 @@ def _spread_over(client: Any, where: str, ahead: float = _AHEAD) -> MapFn:
         try:
             while True:
                 # counted anew each time: workers come and go
-                room = ahead * max(1, _n_threads(client)) - len(waiting)
-                coming = left if room == inf else islice(left, max(0, int(room)))
+                threads = max(1, _n_threads(client))
+                if ahead == inf:
+                    room = threads - sum(not one.done() for one in waiting)
+                else:
+                    room = int(ahead * threads) - len(waiting)
+                coming = islice(left, max(0, room))
                 waiting.extend(client.submit(work, item, pure=False) for item in coming)
                 if not waiting:
                     return
-                _wait_for(client, waiting[0], where)
+                if not waiting[0].done():
+                    _wait_for_one(client, [one for one in waiting if not one.done()], where)
+                    continue
                 # from the worker that has it, not by way of the scheduler
                 yield client.gather(waiting[0], direct=True)
                 waiting.popleft().release()
@@ -194,14 +201,14 @@ def _spread_over(client: Any, where: str, ahead: float = _AHEAD) -> MapFn:
     return map_fn
 
 
-def _wait_for(client: Any, future: Any, where: str) -> None:
+def _wait_for_one(client: Any, futures: list[Any], where: str) -> None:
     """Until a piece of work is done; of processes here none come back when all are gone."""
     from distributed import wait
 
     gone = 0
     while True:
         try:
-            wait(future, timeout=_LOOK_S)
+            wait(futures, timeout=_LOOK_S, return_when="FIRST_COMPLETED")
         except TimeoutError:
             gone = gone + 1 if where.startswith("local:") and not client.nthreads() else 0
             if gone < 2:  # one that was lost is started anew
