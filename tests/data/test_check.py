@@ -33,7 +33,7 @@ TAKEN = {
     "planck-mask-apo5": ("[GAL070]' of foreglow dust train", ["GAL070"]),
     "planck-mask-sources": ("[F545]' of foreglow dust train", ["F545"]),
     "planck-mask-lr72": ("--mask", ["TEMPERATURE"]),
-    "planck-rimo": ("--bandpass 'Planck_353=", []),
+    "planck-rimo": ("[BANDPASS_F100] as power'", []),
     "quijote-mfi-mask": ("of foreglow recognize survey", ["MASK"]),
     "pysm-templates": ("PYSM_LOCAL_DATA", ["TEMPERATURE"]),
 }

@@ -147,9 +147,13 @@ def _check_bandpasses(path: Path, product: Product) -> Report:
         names = [name for name in extensions if name.startswith("BANDPASS")]
         if not names:
             problems.append("expected extensions BANDPASS_..., got none; fetch it again")
+    uses = [
+        f"foreglow recognize survey --bandpass 'BAND={path}[{name}] as "
+        f"{'power' if name.startswith('BANDPASS_F') else 'temperature'}'"  # HFI's F100, LFI's 030
+        for name in names[:1]
+    ]
     what = f"{product.title}: {', '.join(names) or 'none'}"
-    use = () if problems else (product.use.replace("FILE", str(path)),)
-    return Report(str(path), what, product.name, fits=use, problems=tuple(problems))
+    return Report(str(path), what, product.name, fits=tuple(uses), problems=tuple(problems))
 
 
 def _check_image(path: Path) -> Report:
