@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import foreglow as fg
 from foreglow import cli
 from foreglow.errors import ForeglowError, MapError, ModelError
-from foreglow.maps.io import open_plain_map
+from foreglow.maps.io import IntensityMap, open_plain_map
 from foreglow.maps.write import write_polarisation_map
 from foreglow.recognition import fit_maps as module
 from foreglow.recognition import separate as separation
@@ -133,15 +133,18 @@ def test_what_is_in_memory_goes_to_workers_as_a_file(known, fitted, averaged, mo
     np.testing.assert_allclose(found.amplitude, averaged.amplitude, rtol=1e-4, atol=1e-6)
 
 
-def test_a_file_is_opened_once_for_all_blocks(known, fitted, tmp_path, monkeypatch):
+def test_a_file_is_opened_once_and_let_go_after_each_block(known, fitted, tmp_path, monkeypatch):
+    """Else every column would have the whole file in memory in the end."""
     monkeypatch.setattr(module, "BLOCK", 1024)
     fitted.to_fits(tmp_path / "fit.fits")
-    opened = []
+    opened, let_go = [], []
+    monkeypatch.setattr(IntensityMap, "release", lambda one: let_go.append(one))
     monkeypatch.setattr(
         separation, "open_plain_map", lambda name: opened.append(name) or open_plain_map(name)
     )
     fg.separate(known.maps, known.instrument, by=tmp_path / "fit.fits", **SCALE)
     assert len(opened) == len(fitted.models)
+    assert len(let_go) == len(opened) * 3  # of 3,072 pixels
 
 
 def test_another_frame_turns_the_maps_and_their_errors(known, tmp_path):
