@@ -109,13 +109,13 @@ def _read_columns(table: Table, numbers: list[int]) -> tuple[list[ColumnFound], 
     found, unread = [], []
     for number in numbers:
         try:
-            found.append(_look_at(table.column(number)))
+            found.append(_look_at(table, table.column(number)))
         except MapError as error:
             unread.append(str(error))
     return found, unread
 
 
-def _look_at(column: Column) -> ColumnFound:
+def _look_at(table: Table, column: Column) -> ColumnFound:
     """Read all of a column, a block at a time."""
     unobserved = bad = above = 0
     least, greatest = np.inf, -np.inf
@@ -127,6 +127,7 @@ def _look_at(column: Column) -> ColumnFound:
         above += int((seen > 0).sum())
         if seen.size:
             least, greatest = min(least, float(seen.min())), max(greatest, float(seen.max()))
+        table.release()
     ends = (least, greatest) if least <= greatest else (None, None)
     return ColumnFound(column.name, column.unit, unobserved, bad, *ends, above / column.cells.size)
 

@@ -247,7 +247,7 @@ def _drawn(band: Band, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray
         along = np.sqrt(qq)
         across = np.sqrt(np.maximum(uu - (qu / along) ** 2, 0))
         noise[:, at] = np.where(seen[at], [along * one, qu / along * one + across * other], 0.0)
-    band.rms.release()
+        band.rms.release()
     return noise
 
 
@@ -286,7 +286,9 @@ def _seen(one: PolarisationMap, rms: NoiseMap | float) -> np.ndarray:
     seen = np.empty(hp.nside2npix(one.nside), bool)
     for block in _blocks(one):
         seen[block.numbers("RING")] = _seen_in(block, one.read(block), rms)
-    _release(one, rms)
+        one.release()
+        if isinstance(rms, NoiseMap):
+            rms.release()
     if not seen.any():
         raise MapError(f"{one.path}: no pixel is observed; check its mask and that of the noise.")
     return seen
@@ -297,7 +299,7 @@ def _read(one: PolarisationMap, rms: NoiseMap | float) -> tuple[np.ndarray, np.n
     qu = np.empty((2, hp.nside2npix(one.nside)), np.float32)
     for block in _blocks(one):
         qu[:, block.numbers("RING")] = one.read(block)
-    _release(one, rms)
+        one.release()
     return qu, _seen(one, rms)
 
 
@@ -310,7 +312,7 @@ def _read_variance(band: Band, kept: np.ndarray) -> np.ndarray:
         at = block.numbers("RING")
         found = band.rms.read_covariance(block, kept[at])[[0, 2]].mean(0)
         variance[at] = np.where(kept[at], found, 0.0)
-    band.rms.release()
+        band.rms.release()
     return variance
 
 
@@ -322,14 +324,8 @@ def _read_apart(band: Band, kept: np.ndarray) -> np.ndarray:
         at = block.numbers("RING")
         qq, qu, uu = band.rms.read_covariance(block, kept[at])
         apart[:, at] = np.where(kept[at], [0.5 * (qq - uu), qu], 0.0)
-    band.rms.release()
+        band.rms.release()
     return apart
-
-
-def _release(one: PolarisationMap, rms: NoiseMap | float) -> None:
-    one.release()
-    if isinstance(rms, NoiseMap):
-        rms.release()
 
 
 def _observed(seen: np.ndarray, aim: Resolution) -> np.ndarray:
