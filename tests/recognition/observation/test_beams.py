@@ -1,5 +1,6 @@
 """Maps of several beams: refused, or brought to one resolution with the noise that is left."""
 
+import itertools
 import warnings
 
 import healpy as hp
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from foreglow.errors import InstrumentError, MapError
-from foreglow.maps.io import open_polarisation_map
+from foreglow.maps.io import PolarisationMap, open_polarisation_map
 from foreglow.maps.noise import open_noise_map
+from foreglow.maps.table import Table
 from foreglow.maps.write import write_maps, write_polarisation_map
 from foreglow.recognition.observation.beams import at_one_resolution, bring_to_one_resolution
 from foreglow.recognition.observation.observations import BeamWarning, open_observation
@@ -341,6 +343,18 @@ def test_blocks_of_pixels_leave_no_trace(tmp_path, instrument, sky, monkeypatch)
         found.append(np.concatenate([np.atleast_2d(values) for values in files]))
     np.testing.assert_array_equal(*found)
     assert np.isfinite(found[0][0][found[0][0] > hp.UNSEEN]).all()
+
+
+def test_each_block_is_let_go_before_the_next(tmp_path, instrument, sky, monkeypatch):
+    """Else all of a mapped file would be in memory in the end."""
+    events, read, release = [], PolarisationMap.read, Table.release
+    paths = write(tmp_path / "in", sky, {"SAT_27": 91.0})
+    monkeypatch.setattr("foreglow.recognition.observation.common_beam._BLOCK", 1000)
+    monkeypatch.setattr(PolarisationMap, "read", lambda *a: events.append("read") or read(*a))
+    monkeypatch.setattr(Table, "release", lambda one: events.append("release") or release(one))
+    bring_to_one_resolution(instrument, paths, tmp_path / "out", 120.0)
+    assert events.count("read") > 12 * NSIDE**2 / 1000
+    assert ("read", "read") not in itertools.pairwise(events)
 
 
 def test_a_dead_pixel_that_nobody_misses(tmp_path, instrument, sky):
