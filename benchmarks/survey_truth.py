@@ -4,7 +4,7 @@
 and QUIJOTE, brings them to 480 arcmin at Nside 8, and asks a network of the sky as it is, with the
 AME of each pixel turned along its dust, with power law + AME everywhere, and with both; of the sky
 as it is, with the neighbours' word, too. Network and context are trained into FOLDER unless they
-are there (six minutes of a free core); SCATTER is that of the AME about the dust in their training,
+are there (nine minutes of a core); SCATTER is that of the AME about the dust in their training,
 0 by default as in the paper, 0.3 as the survey has it.
 """
 
