@@ -641,6 +641,25 @@ def test_words_that_fit_no_file(tmp_path):
         recognize_survey("wmap+s-pass", models=MODELS, out=tmp_path / "x", halves=True)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"systematic": 2.0}, r"expected systematic= from 0 to less than 1, .* got 2\."),
+        ({"systematic": -0.01}, r"expected systematic= .* got -0\.01"),
+        ({"nside": 100}, r"expected nside= as a power of two, no more than \d+, .* got 100"),
+        ({"nside": 4096}, r"expected nside= .* got 4096"),
+        ({"common_fwhm": "30 arcmin"}, r"common_fwhm= of at least 52\.8 arcmin, .* WMAP_K"),
+        ({"common_fwhm": "60 deg"}, r"common_fwhm= of at most 1800 arcmin .* check its unit"),
+        ({"mask": "nosuch.fits"}, r"nosuch\.fits"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_fetched(options, message, tmp_path, data):
+    with pytest.raises(ForeglowError, match=message):
+        recognize_survey("wmap+planck", out=tmp_path / "x", download=True, **options)
+    assert not data.exists()
+    assert not (tmp_path / "x").exists()
+
+
 def test_agreement_of_answers():
     """Two that are sure to p and q agree in p q of such pixels, or more."""
     rng = np.random.default_rng(0)

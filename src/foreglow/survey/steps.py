@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from foreglow.data.gather import bytes_missing, gather
 from foreglow.data.room import validate_room
-from foreglow.errors import InstrumentError
+from foreglow.errors import InstrumentError, RunError
 from foreglow.files import write_text
 from foreglow.plans import read_plan
 from foreglow.recognition.answers import Answer
@@ -21,13 +21,14 @@ from foreglow.recognition.fit_maps import FitSetup
 from foreglow.recognition.models import definition_of, definitions_of
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.network.train import TrainingPlan
+from foreglow.recognition.observation.beams import aim_at
 from foreglow.recognition.train import train_context, train_recogniser
 from foreglow.report.html import write_report
 from foreglow.report.page.skyview import save_view
 from foreglow.report.recognition.survey import survey_figures, survey_view
 from foreglow.runs import Run
 from foreglow.sky.instrument import Instrument
-from foreglow.survey.bands import HALVES, Survey
+from foreglow.survey.bands import HALVES, Survey, is_of_registry
 from foreglow.survey.cost import predict_cost
 from foreglow.survey.found import ame_about_dust, classified, fitted, own_instrument
 from foreglow.survey.sky import SurveySky, brought, gathered, mask_at
@@ -114,8 +115,9 @@ def ask(asked: Asked, out: Path) -> None:
     ------
     DataError, RunError
         If files are missing and are not to be fetched, or there is no room.
-    InstrumentError
-        If the survey has too few bands for the models, or no halves and these are asked for.
+    InstrumentError, MapError
+        If the survey has too few bands for the models, or no halves and these are asked for; if
+        beam, Nside or mask cannot be used.
     """
     needed, band = FitSetup(asked.models).bands_needed, asked.survey.instrument.band
     if len(band) < needed:
@@ -123,6 +125,7 @@ def ask(asked: Asked, out: Path) -> None:
             f"expected a survey of {needed} bands at least, to fit {', '.join(asked.models)}, got "
             f"{len(band)} ({', '.join(band)}); join another by a plus sign, or give fewer models=."
         )
+    _validate(asked)
     undivided = asked.survey.undivided if asked.halves else []
     if len(undivided) == len(band):
         raise InstrumentError(
@@ -142,6 +145,29 @@ def ask(asked: Asked, out: Path) -> None:
     if not asked.download:
         gather(files, asked.cache, download=False)  # says what is missing
     validate_room(((asked.cache, cost.download), (out, cost.run)))
+
+
+def _validate(asked: Asked) -> None:
+    """Refuse now what would be refused when gigabytes are fetched; one's own files are read then.
+
+    Raises
+    ------
+    MapError, RunError
+    """
+    if asked.systematic is not None and not 0 <= asked.systematic < 1:
+        raise RunError(
+            "expected systematic= from 0 to less than 1, a share of the polarised brightness (0.01 "
+            f"for a hundredth), got {asked.systematic:g}."
+        )
+    survey = asked.survey
+    public = {band.name for band in survey.bands if all(map(is_of_registry, band.files))}
+    nsides = [file.product.nside for file in survey.remote_files() if file.product.nside]
+    if public and nsides:
+        each = zip(survey.instrument.band, survey.instrument.fwhm_arcmin, strict=True)
+        beams = {name: fwhm for name, fwhm in each if name in public}
+        aim = aim_at(asked.fwhm_arcmin, asked.nside, beams, min(nsides))
+        if len(public) == len(survey.bands):
+            mask_at(asked.mask, aim.nside)
 
 
 def recognized(asked: Asked, run: Run) -> SurveyFound:

@@ -102,24 +102,11 @@ def bring_to_one_resolution(
         If the bands are not the instrument's, or noise came for one without a map.
     """
     validate_noise_scale(noise_scale)
-    if not (np.isfinite(fwhm_arcmin) and fwhm_arcmin > 0):
-        raise MapError(f"expected common_fwhm= above 0 arcmin, got {fwhm_arcmin}.")
-    if fwhm_arcmin > _WIDEST_ARCMIN:
-        raise MapError(
-            f"expected common_fwhm= of at most {_WIDEST_ARCMIN:g} arcmin (30 deg), got "
-            f"{fwhm_arcmin:g} arcmin; check its unit."
-        )
     opened = open_bands(instrument, maps, unit)
     noise_of_bands(instrument, noise or {}, opened)
     _validate_frames(opened)
     beams = beams_of(instrument, opened)
-    widest = max(beams, key=lambda name: beams[name])
-    if fwhm_arcmin < beams[widest]:
-        raise MapError(
-            f"expected common_fwhm= of at least {beams[widest]:g} arcmin, the beam of band "
-            f"{widest}, got {fwhm_arcmin:g}; a map cannot be made sharper than it is."
-        )
-    aim = _aim(fwhm_arcmin, nside, min(one.nside for one in opened.values()))
+    aim = aim_at(fwhm_arcmin, nside, beams, min(one.nside for one in opened.values()))
     smooth: dict[str, Path] = {}
     left: dict[str, Path | str] = {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +136,29 @@ def bring_to_one_resolution(
     return smooth, left
 
 
-def _aim(fwhm_arcmin: float, nside: int | None, most: int) -> Resolution:
+def aim_at(
+    fwhm_arcmin: float, nside: int | None, beams: Mapping[str, float], most: int
+) -> Resolution:
+    """The common beam and its pixels, for bands of these beams and maps of Nside `most` or more.
+
+    Raises
+    ------
+    MapError
+        If it is sharper than a band or wider than 30 deg, or the Nside is none or too fine.
+    """
+    if not (np.isfinite(fwhm_arcmin) and fwhm_arcmin > 0):
+        raise MapError(f"expected common_fwhm= above 0 arcmin, got {fwhm_arcmin}.")
+    if fwhm_arcmin > _WIDEST_ARCMIN:
+        raise MapError(
+            f"expected common_fwhm= of at most {_WIDEST_ARCMIN:g} arcmin (30 deg), got "
+            f"{fwhm_arcmin:g} arcmin; check its unit."
+        )
+    widest = max(beams, key=lambda name: beams[name])
+    if fwhm_arcmin < beams[widest]:
+        raise MapError(
+            f"expected common_fwhm= of at least {beams[widest]:g} arcmin, the beam of band "
+            f"{widest}, got {fwhm_arcmin:g}; a map cannot be made sharper than it is."
+        )
     if nside is None:
         return Resolution.of(fwhm_arcmin, most)
     if not (hp.isnsideok(nside, nest=True) and nside <= most):
