@@ -37,8 +37,6 @@ def test_a_block_reads_as_its_pixels(tmp_path, stored, asked, limits):
     opened = open_polarisation_map(tmp_path / "m.fits")
     block = PixelBlock(NSIDE, asked, *limits)
     np.testing.assert_array_equal(opened.read(block), opened.read(block.ring))
-    opened.release()
-    np.testing.assert_array_equal(opened.read(block), opened.read(block.ring))
 
 
 def test_blocks_keep_no_numbers():

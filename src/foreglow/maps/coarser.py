@@ -120,6 +120,5 @@ def _averaged(
         last = min(first + at_once, n_pix)
         block = PixelBlock(stored.nside, "NESTED", first * inside, last * inside)
         means[first:last], shares[first:last] = _of_children(read(block), inside)
-        stored.release()
     nested = hp.ring2nest(nside, np.arange(n_pix))
     return means[nested], shares[nested]

@@ -91,13 +91,17 @@ class FilePart:
         return cls(table, columns, nside, ordering, frame, index)
 
     def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
-        """All columns at some pixels, (column, n), NaN where unobserved."""
+        """All columns at some pixels, (column, n), NaN where unobserved.
+
+        What that leaves of a mapped file in memory goes at once: else all of it would stay there.
+        """
         if isinstance(pixels, PixelBlock):
             stored = pixels.numbers(self.ordering)
         else:
             stored = hp.ring2nest(self.nside, pixels) if self.ordering == "NESTED" else pixels
         positions, present = (stored, None) if self.index is None else self.index.find(stored)
         values = np.stack([column.take(positions) for column in self.columns])  # (column, n)
+        self.table.release()
         if present is not None:
             values[:, ~present] = np.nan
         if not np.isfinite(values).all():
@@ -177,11 +181,6 @@ class StoredMap:
         if len({values.shape[1] for values in samples}) > 1:
             return 0.0  # partial maps that differ in their pixels
         return float((np.concatenate(samples) == 0).all(axis=0).mean())
-
-    def release(self) -> None:
-        """Let go what reading left of the files in memory."""
-        for part in self.parts:
-            part.table.release()
 
     def sharing_index(self, others: Sequence["StoredMap"]) -> Self:
         """Itself, its pixel numbers held together with those of maps of the same coverage."""

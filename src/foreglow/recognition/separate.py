@@ -202,10 +202,7 @@ class _Said:
         if not self.name:
             return np.ones((1, len(block)))
         if self.path:
-            stored = self._stored()
-            found = np.stack([one.read(block) for one in stored]).astype(float)
-            for one in stored:  # each has the whole file mapped
-                one.release()
+            found = np.stack([one.read(block) for one in self._stored()]).astype(float)
         else:
             assert self.probability is not None
             found = self.probability[:, block.ring].astype(float)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from foreglow.recognition.fits.joint import AnyPixels, AnyWhitened
-from foreglow.recognition.fits.likelihood import Columns, Point, solve
+from foreglow.recognition.fits.likelihood import Columns, Point
+from foreglow.recognition.fits.matrices import solve
 from foreglow.recognition.fits.skymodel import SkyModel, fixed_spectra
 from foreglow.recognition.fits.starts import Part, Starts, searches
 from foreglow.sky.bandpass import Bands

@@ -16,7 +16,8 @@ from foreglow.compute.device import each_on_a_thread
 from foreglow.errors import ModelError
 from foreglow.recognition.fits.descent import damped_step
 from foreglow.recognition.fits.integrand import AnyIntegrand, Dust, integrand_of
-from foreglow.recognition.fits.likelihood import Point, log_determinant
+from foreglow.recognition.fits.likelihood import Point
+from foreglow.recognition.fits.matrices import log_determinant
 from foreglow.recognition.fits.optimise import Fit, fit, in_flight, pieces, whiten
 from foreglow.recognition.fits.skymodel import SkyModel
 from foreglow.sky.bandpass import Bands

@@ -11,7 +11,8 @@ from foreglow.maps import healpix as hp
 from foreglow.recognition.fits import joint
 from foreglow.recognition.fits.descent import lowest_ends
 from foreglow.recognition.fits.joint import AnyWhitened
-from foreglow.recognition.fits.likelihood import Whitened, invert
+from foreglow.recognition.fits.likelihood import Whitened
+from foreglow.recognition.fits.matrices import invert
 from foreglow.recognition.fits.skymodel import SkyModel, bent_spectra, fixed_spectra
 from foreglow.sky.bandpass import Bands
 

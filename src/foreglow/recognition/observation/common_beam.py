@@ -212,7 +212,7 @@ def write_drawn_noise_of(
         drawn = _drawn(band, seen, np.random.default_rng([*seed, number]))
         q, u = at_common_beam(band, drawn, seen).astype(np.float64)
         total += [q * q, q * u, u * u]
-        if time.monotonic() - written >= _SUMS_EVERY:
+        if keep and time.monotonic() - written >= _SUMS_EVERY:
             with new_file(sums) as new, new.open("wb") as stream:
                 np.savez(stream, total=total, drawn=number + 1, seed=seed)
             written = time.monotonic()
@@ -247,7 +247,6 @@ def _drawn(band: Band, seen: np.ndarray, rng: np.random.Generator) -> np.ndarray
         along = np.sqrt(qq)
         across = np.sqrt(np.maximum(uu - (qu / along) ** 2, 0))
         noise[:, at] = np.where(seen[at], [along * one, qu / along * one + across * other], 0.0)
-        band.rms.release()
     return noise
 
 
@@ -286,9 +285,6 @@ def _seen(one: PolarisationMap, rms: NoiseMap | float) -> np.ndarray:
     seen = np.empty(hp.nside2npix(one.nside), bool)
     for block in _blocks(one):
         seen[block.numbers("RING")] = _seen_in(block, one.read(block), rms)
-        one.release()
-        if isinstance(rms, NoiseMap):
-            rms.release()
     if not seen.any():
         raise MapError(f"{one.path}: no pixel is observed; check its mask and that of the noise.")
     return seen
@@ -299,7 +295,6 @@ def _read(one: PolarisationMap, rms: NoiseMap | float) -> tuple[np.ndarray, np.n
     qu = np.empty((2, hp.nside2npix(one.nside)), np.float32)
     for block in _blocks(one):
         qu[:, block.numbers("RING")] = one.read(block)
-        one.release()
     return qu, _seen(one, rms)
 
 
@@ -312,7 +307,6 @@ def _read_variance(band: Band, kept: np.ndarray) -> np.ndarray:
         at = block.numbers("RING")
         found = band.rms.read_covariance(block, kept[at])[[0, 2]].mean(0)
         variance[at] = np.where(kept[at], found, 0.0)
-        band.rms.release()
     return variance
 
 
@@ -324,7 +318,6 @@ def _read_apart(band: Band, kept: np.ndarray) -> np.ndarray:
         at = block.numbers("RING")
         qq, qu, uu = band.rms.read_covariance(block, kept[at])
         apart[:, at] = np.where(kept[at], [0.5 * (qq - uu), qu], 0.0)
-        band.rms.release()
     return apart
 
 

@@ -56,9 +56,6 @@ class PolarisationSource(Protocol):
         """Q, U, shape (2, n); NaN where not observed."""
         ...
 
-    def release(self) -> None:
-        """Let go what reading left in memory."""
-
 
 @dataclass(frozen=True)
 class Observation:
@@ -183,8 +180,6 @@ class Observation:
                 if angle is not None and not rms.alike:
                     stored = turn_covariance(stored, angle)
                 covariances[k] = factor[1] ** 2 * stored
-        for file in self._files:
-            file.release()
         # turned over as a whole: values written band by band would each open a line of the cache
         by_pixel = torch.from_numpy(qu.reshape(2 * n_band, -1)).T.contiguous().numpy()
         return by_pixel.reshape(-1, 2, n_band), sigma, covariances

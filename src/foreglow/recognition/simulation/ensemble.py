@@ -174,11 +174,9 @@ class EnsembleBand:
     def read(self, pixels: np.ndarray | PixelBlock) -> np.ndarray:
         """Q, U of some pixels, shape (2, n)."""
         numbers = pixels.numbers("RING") if isinstance(pixels, PixelBlock) else pixels
-        return np.array(self.qu[:, numbers])
-
-    def release(self) -> None:
-        """Let the pages go that reading left in memory, where the system can."""
+        found = np.array(self.qu[:, numbers])
         release_pages(self.qu)
+        return found
 
 
 def stored_settings(path: Path) -> dict[str, Any]:
