@@ -64,7 +64,10 @@ def make_files(folder, survey):
 
 
 def worth(path, truth):
-    """Shares of right answers: of all, of the sure, and how many are sure."""
+    """Shares of right answers: of all, of the sure, and how many are sure; and which were named.
+
+    `named` counts the sure answers by true model, in the order of the candidates.
+    """
     answer = read_answer(path, forms.MODELS)
     nside = hp.npix2nside(answer.best.size)
     mean, square = (hp.ud_grade(truth.astype(float) ** power, nside) for power in (1, 2))
@@ -73,6 +76,10 @@ def worth(path, truth):
     return {
         "right": float(right[seen].mean()), "sure_right": float(right[sure].mean()),
         "sure": float(sure.sum() / seen.sum()),
+        "named": {
+            name: np.bincount(answer.best[sure & (mean == k)], minlength=len(forms.MODELS)).tolist()
+            for k, name in enumerate(forms.MODELS)
+        },
     }  # fmt: skip
 
 
@@ -91,6 +98,10 @@ def main(folder, survey="wmap+planck"):
     record = {
         "command": " ".join(words), "told": re.findall(r"(?:memory|time): .*", said), **found,
         "worth": {name: worth(run / f"{name}.fits", truth) for name in ("fits", "network")},
+        "told_of_worth": [
+            row for row in json.loads((run / "metrics.json").read_text())["records"]
+            if row["step"] == "worth"
+        ],
         "run_bytes": sum(path.stat().st_size for path in run.rglob("*") if path.is_file()),
         "processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg()[1],
         "date": datetime.now(UTC).date().isoformat(),

@@ -1,11 +1,12 @@
-"""What a survey's network says where the truth is known, and why it is wrong where it is.
+"""What a survey's network and fits say where the truth is known, and why they are wrong.
 
 `python benchmarks/survey_truth.py FOLDER [SCATTER]` makes small files of the forms of WMAP, Planck
 and QUIJOTE, brings them to 480 arcmin at Nside 8, and asks a network of the sky as it is, with the
 AME of each pixel turned along its dust, with power law + AME everywhere, and with both; of the sky
-as it is, with the neighbours' word, too. Network and context are trained into FOLDER unless they
-are there (nine minutes of a core); SCATTER is that of the AME about the dust in their training,
-0 by default as in the paper, 0.3 as the survey has it.
+as it is, with the neighbours' word, too, and the fits. What a survey's table says of their worth
+comes last. Network and context are trained into FOLDER unless they are there (nine minutes of a
+core); SCATTER is that of the AME about the dust in their training, 0 by default as in the paper,
+0.3 as the survey has it.
 """
 
 import sys
@@ -21,6 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import survey_forms as forms
 from foreglow.recognition.context.model import ContextModel
+from foreglow.recognition.fits.choice import choose
+from foreglow.recognition.network.calibration import expected_calibration_error
 from foreglow.recognition.network.recogniser import Recogniser
 from foreglow.recognition.simulation.law import SkyLaw
 from foreglow.recognition.simulation.skies import ame_polarisation, draw_sky
@@ -29,6 +32,7 @@ from foreglow.sky import seds
 from foreglow.sky.templates import load_templates
 from foreglow.survey.found import own_instrument
 from foreglow.survey.sky import brought
+from foreglow.survey.worth import worth
 
 FWHM, NSIDE, NOISE, AME = 480.0, 8, 3e-3, 2  # AME: place of power law + AME
 PARTS = ("Planck_217", "Planck_353")  # bands that AME and dust take the place of
@@ -72,7 +76,8 @@ def show(title, chance, true, which):
     right, sure = chance.argmax(1) == true, chance.max(1) > 0.9
     print(
         f"{title:52} {len(true):4} pixels, right {right.mean():.1%}, sure {sure.mean():.1%}, "
-        f"right where sure {right[sure].mean():.1%} of {sure.sum()}", flush=True,
+        f"right where sure {right[sure].mean():.1%} of {sure.sum()}, "
+        f"calibration error {expected_calibration_error(chance.T, true):.3f}", flush=True,
     )  # fmt: skip
 
 
@@ -99,10 +104,16 @@ def main(folder, scatter=0.0):
     pure = (share.max(0) == 1) & complete
     mine = pure & (true == AME)
     chance = said(data)
+    fitted = choose(forms.MODELS, sky.instrument.bands, *map(torch.from_numpy, (data, sigma)))
+    fits = fitted.probability().numpy()
+    any_bands = (share.max(0) == 1) & np.isfinite(fits).all(1)
     refined = context.refine(np.where(complete, chance.T, np.nan)).T
     for title, which in (("all models", pure), ("power law + AME", mine)):
         show(title, chance, true, which)
         show("  with the neighbours' word", refined, true, which)
+        show("  the fits", fits, true, which)
+    show("the fits, wherever bands suffice", fits, true, any_bands)
+    show("  power law + AME", fits, true, any_bands & (true == AME))
     turned, only = turning(sky), at_the_beam(everywhere(sky, AME))[0]
     for title, maps in (
         ("  AME turned along the dust", data + turned),
@@ -110,6 +121,11 @@ def main(folder, scatter=0.0):
         ("  both", only + turned),
     ):
         show(title, said(maps), true, mine)
+    for row in worth(
+        sky.instrument, forms.MODELS, sigma[complete], 0, network, ame_scatter=scatter
+    ):
+        if row["model"] == "all":
+            print("the survey's table:", {k: v for k, v in row.items() if k != "step"}, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from scipy import special, stats
 from foreglow.errors import ModelError, ShapeError
 from foreglow.recognition.evaluation.ceiling import draw_vectors
 from foreglow.recognition.fits.choice import CRITERIA, choose
-from foreglow.recognition.fits.integrand import AME_OVER_DUST
+from foreglow.recognition.fits.integrand import AME_BRIGHTER, AME_OVER_DUST
 from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.likelihood import Point
 from foreglow.recognition.fits.optimise import fit
@@ -47,9 +47,19 @@ def accuracy(choice, vectors, criterion):
 
 
 def brute_force(data, sigma, curvature, ame):
+    """Log evidence of one pixel, AME of each brightness weighed by its share."""
+    if not ame:
+        return brute_force_of_one(data, sigma, curvature, 0)
+    return special.logsumexp(
+        [brute_force_of_one(data, sigma, curvature, times) for times, _ in AME_BRIGHTER],
+        b=[share for _, share in AME_BRIGHTER],
+    )
+
+
+def brute_force_of_one(data, sigma, curvature, ame):
     """Log evidence of one pixel on a grid of beta and C, in numpy; amplitudes in closed form.
 
-    data (2, n_band), sigma (n_band,); `curvature` None where C is free.
+    data (2, n_band), sigma (n_band,); `curvature` None where C is free; `ame` times the usual.
     """
     log_ratio = np.log(NU.numpy() / 23)
     cmb, dust, bump = (
@@ -59,9 +69,9 @@ def brute_force(data, sigma, curvature, ame):
     if ame:  # its prior, a Gaussian about a share of the dust, as noise and as part of the dust
         mixing = np.stack([cmb, dust, np.exp(-3 * log_ratio)], 1) / sigma[:, None]
         amplitude = np.linalg.lstsq(mixing, (data / sigma).T, rcond=None)[0][1]
-        rms = AME_OVER_DUST[1] * np.hypot(*amplitude)
+        rms = ame * AME_OVER_DUST[1] * np.hypot(*amplitude)
         noise = noise + rms**2 * np.outer(bump, bump)
-        dust = dust + AME_OVER_DUST[0] * bump
+        dust = dust + ame * AME_OVER_DUST[0] * bump
     whitener = np.linalg.inv(np.linalg.cholesky(noise))
     z = whitener @ data.T
 
@@ -143,6 +153,17 @@ def test_evidence_is_a_probability(templates):
         assert float(right[some].double().mean()) == pytest.approx(
             float(largest[some].mean()), abs=float(error)
         )
+
+
+def test_evidence_knows_how_bright_ame_may_be(templates):
+    """Where the dust cancels along the line of sight, AME is many times what it is elsewhere."""
+    vectors = draw_vectors(templates, INSTRUMENT, FOUR, 0.03, 6000, 8)
+    found = choose(FOUR, NU, vectors.data, vectors.sigma, -0.052)
+    largest, right = found.probability().amax(1), found.best() == vectors.label
+    sure = largest > 0.95
+    wrong, expected = int((sure & ~right).sum()), float((1 - largest[sure]).sum())
+    assert sure.sum() > 2500
+    assert wrong < expected + 3 * expected**0.5  # one Gaussian for all pixels: twice as many
 
 
 # ---- criteria --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from scipy import special, stats
 from foreglow.errors import ShapeError
 from foreglow.recognition.evaluation.ceiling import draw_vectors
 from foreglow.recognition.fits.choice import choose
-from foreglow.recognition.fits.integrand import AME_OVER_DUST
+from foreglow.recognition.fits.integrand import AME_BRIGHTER, AME_OVER_DUST
 from foreglow.recognition.fits.laplace import log_evidence
 from foreglow.recognition.fits.likelihood import Point
 from foreglow.recognition.fits.optimise import fit, whiten
@@ -189,6 +189,16 @@ def test_derivatives_are_those_of_the_cost(pixels, model):
 
 
 def dense_evidence(model, data, covariance):
+    """Log evidence of one pixel, AME of each brightness weighed by its share."""
+    if not model.ame:
+        return dense_evidence_of_one(model, data, covariance, 0)
+    return special.logsumexp(
+        [dense_evidence_of_one(model, data, covariance, times) for times, _ in AME_BRIGHTER],
+        b=[share for _, share in AME_BRIGHTER],
+    )
+
+
+def dense_evidence_of_one(model, data, covariance, ame):
     """Log evidence of one pixel on a grid of beta, C fixed; amplitudes in closed form."""
     n, d = dense(covariance), data.numpy().reshape(-1)
     cmb, dust, bump = (
@@ -203,7 +213,7 @@ def dense_evidence(model, data, covariance):
         moment = model.dust_moments * modulus * np.log(NU.numpy() / 353) * dust
         n = n + np.kron(np.eye(2), np.outer(moment, moment))
         if model.ame:
-            bump = modulus * bump
+            bump = ame * modulus * bump
             n = n + AME_OVER_DUST[1] ** 2 * np.kron(np.eye(2), np.outer(bump, bump))
             dust = dust + AME_OVER_DUST[0] * bump / modulus
 

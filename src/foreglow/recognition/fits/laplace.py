@@ -15,7 +15,8 @@ from torch import Tensor
 from foreglow.compute.device import each_on_a_thread
 from foreglow.errors import ModelError
 from foreglow.recognition.fits.descent import damped_step
-from foreglow.recognition.fits.integrand import AnyIntegrand, Dust, integrand_of
+from foreglow.recognition.fits.integrand import AnyIntegrand, Dust, integrands_of
+from foreglow.recognition.fits.joint import AnyWhitened
 from foreglow.recognition.fits.likelihood import Point
 from foreglow.recognition.fits.matrices import log_determinant
 from foreglow.recognition.fits.optimise import Fit, fit, in_flight, pieces, whiten
@@ -44,9 +45,10 @@ def log_evidence(
     """Log evidence of a model in every pixel.
 
     The priors are those of the free parameters of `model`; flat for the amplitudes of CMB, dust
-    and synchrotron, which every model has, so that their constant cancels; for AME a Gaussian
-    about `integrand.AME_OVER_DUST` times the dust of the pixel, in proportion to the polarised
-    fraction of the model; and for a moment of the dust one about 0, as wide as the model says.
+    and synchrotron, which every model has, so that their constant cancels; for AME three Gaussians
+    about shares of the dust of the pixel (`integrand.AME_OVER_DUST`), in proportion to the
+    polarised fraction of the model; and for a moment of the dust one about 0, as wide as the model
+    says.
 
     Parameters
     ----------
@@ -126,12 +128,17 @@ def _evidence(
         if len(seen) == 0:
             return
         mine = {name: values[part][seen] for name, values in (dust or {}).items()}
-        pixels = integrand_of(model, bands, whitened.at(seen), mine)
+        whitened, index = whitened.at(seen), part.start + seen
+        terms = integrands_of(model, bands, whitened, mine)
+        parts = [_integral(model, bands, term, mode_of(term, whitened, index)) for term in terms]
+        result[index] = torch.stack(parts).logsumexp(0)
+
+    def mode_of(pixels: AnyIntegrand, whitened: AnyWhitened, index: Tensor) -> Point:
         mode = _climb(model, bands, pixels)
         half = 0.5 * (pixels.chi2 + mode.cost)
-        poor = torch.nonzero(half > _POOR * whitened.n_seen[seen]).squeeze(1)
+        poor = torch.nonzero(half > _POOR * whitened.n_seen).squeeze(1)
         if len(poor):
-            here = part.start + seen[poor]
+            here = index[poor]
             low = mode.parameters[:, poor].T.clone() if best is None else best[here]
             far = _pull(model, low) > _FAR**2 if best is not None else torch.ones_like(here).bool()
             far = torch.nonzero(far).squeeze(1)
@@ -140,7 +147,7 @@ def _evidence(
             again = _climb(model, bands, pixels.take(poor), low.T.contiguous())
             higher = torch.nonzero(again.cost < mode.cost[poor]).squeeze(1)
             mode.put(poor[higher], again.take(higher))
-        result[part.start + seen] = _integral(model, bands, pixels, mode)
+        return mode
 
     each_on_a_thread(work, pieces(len(data), in_flight(noise), data.device), data.device)
     return result

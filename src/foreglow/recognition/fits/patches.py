@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foreglow.compute.device import each_on_a_thread
 from foreglow.errors import ModelError, ShapeError
-from foreglow.recognition.fits.integrand import integrand_of
+from foreglow.recognition.fits.integrand import integrands_of
 from foreglow.recognition.fits.laplace import require_priors
 from foreglow.recognition.fits.likelihood import Whitened
 from foreglow.recognition.fits.optimise import (
@@ -299,10 +299,8 @@ def _keep(
     result.chi2[regions] = chi2
     if given.evidence is not None:
         data = whiten(given.data[pixel], given.noise[pixel])
-        pixels = integrand_of(given.evidence, bands, data)
-        result.log_evidence[regions] = log_integral(
-            given.evidence, Marginal(given.evidence, bands, pixels), shared, best.values
-        )
+        what = Marginal(given.evidence, bands, integrands_of(given.evidence, bands, data))
+        result.log_evidence[regions] = log_integral(given.evidence, what, shared, best.values)
 
 
 def _inverse(fisher: Tensor) -> Tensor:

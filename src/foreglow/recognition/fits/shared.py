@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from foreglow.recognition.fits.descent import DAMPING_RANGE, MAX_STEPS, TOLERANCE
-from foreglow.recognition.fits.integrand import AnyIntegrand
+from foreglow.recognition.fits.integrand import AnyIntegrand, sum_of
 from foreglow.recognition.fits.joint import AnyPixels
 from foreglow.recognition.fits.likelihood import Point, Whitened
 from foreglow.recognition.fits.skymodel import SkyModel, without_priors
@@ -154,24 +154,32 @@ class Profile:
 
 @dataclass(frozen=True)
 class Marginal:
-    """The likelihood of pixels, amplitudes integrated."""
+    """The likelihood of pixels, amplitudes integrated: of each the sum of some terms."""
 
     model: SkyModel
     bands: Bands
-    pixels: AnyIntegrand
+    terms: tuple[AnyIntegrand, ...]
 
     def take(self, index: Tensor) -> "Marginal":
         """Some of the pixels."""
-        return replace(self, pixels=self.pixels.take(index))
+        return replace(self, terms=tuple(term.take(index) for term in self.terms))
 
     def point(self, some: slice, parameters: Tensor) -> Point:
         """See `Summand`."""
-        return self.pixels.at(some).linearise(without_priors(self.model), self.bands, parameters)
+        terms, points = self._linearised(some, parameters)
+        return sum_of(terms, points)
 
     def log_value(self, some: slice, parameters: Tensor) -> Tensor:
         """Log of the integrand of a slice of the pixels, without any prior."""
-        point = self.point(some, parameters)
-        return self.pixels.at(some).log_value(self.model, self.bands, point)
+        both = zip(*self._linearised(some, parameters), strict=True)
+        values = [term.log_value(self.model, self.bands, point) for term, point in both]
+        return torch.stack(values).logsumexp(0)
+
+    def _linearised(
+        self, some: slice, parameters: Tensor
+    ) -> tuple[list[AnyIntegrand], list[Point]]:
+        model, terms = without_priors(self.model), [term.at(some) for term in self.terms]
+        return terms, [term.linearise(model, self.bands, parameters) for term in terms]
 
 
 @dataclass(frozen=True)
