@@ -133,6 +133,21 @@ def test_evidence_is_about_the_lowest_minimum_where_no_model_fits():
     assert float(volume.max() - volume.min()) < 30
 
 
+def test_evidence_is_a_number_where_nothing_fits_by_far():
+    """Bands a tenth off their centres and little noise: descents ran to where spectra overflow."""
+    generator = torch.Generator().manual_seed(2)
+    draw = {"generator": generator, "dtype": torch.float64}
+    true = NU * (1 + 0.1 * torch.randn(400, 1, len(NU), **draw))
+    scale = torch.tensor([0.5, 10.0, 100.0, 10.0])
+    amplitudes = torch.randn(400, 2, 4, **draw) * scale
+    laws = (seds.cmb, seds.modified_blackbody, seds.spinning_dust)
+    spectra = torch.stack([*(law(true) for law in laws), seds.synchrotron(true, -3.0)], -1)
+    data = (spectra * amplitudes[:, :, None, [0, 1, 3, 2]]).sum(-1)
+    sigma = 0.01 * torch.from_numpy(INSTRUMENT.noise_rms(16)).expand(400, -1)
+    for name in FOUR:
+        assert torch.isfinite(log_evidence(candidate(name, priors=True), NU, data, sigma)).all()
+
+
 def test_evidence_chooses_far_better_than_chi2(choice, quiet):
     by = {criterion: accuracy(choice, quiet, criterion) for criterion in CRITERIA}
     assert by["evidence"] > 0.92

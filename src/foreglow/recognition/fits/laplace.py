@@ -181,17 +181,21 @@ def _climb(
 ) -> Point:
     """A mode of likelihood times prior, by Levenberg-Marquardt from the mean of the prior.
 
-    Or from a start (n_param, n).
+    Or from a start (n_param, n). Within the bounds, for a million times the noise drives a model
+    that does not hold to where spectra overflow.
     """
-    n, unlimited = len(pixels.log_volume), pixels.log_volume.new_full((1, 1), torch.inf)
+    n, free = len(pixels.log_volume), model.free.values()
+    low, high = pixels.log_volume.new_tensor([[f.low for f in free], [f.high for f in free]])[
+        ..., None
+    ]
     if start is None:
-        mean = pixels.log_volume.new_tensor([f.prior[0] for f in model.free.values() if f.prior])
+        mean = pixels.log_volume.new_tensor([f.prior[0] for f in free if f.prior])
         start = mean[:, None].expand(-1, n)
     point = pixels.linearise(model, bands, start)
     found, live = point.each(torch.clone), torch.arange(n, device=start.device)
     damping = torch.full_like(point.cost, 1e-3)
     for _ in range(_MAX_STEPS):
-        step, promise = damped_step(point, damping, -unlimited, unlimited)
+        step, promise = damped_step(point, damping, low, high)
         keep = torch.nonzero(promise > _TOLERANCE).squeeze(1)
         if len(keep) < 0.75 * len(live):  # a few finished pixels cost less than a copy
             found.put(live, point)
@@ -199,7 +203,8 @@ def _climb(
             live, damping, step = live[keep], damping[keep], step[:, keep]
         if len(keep) == 0:
             return found
-        trial = pixels.linearise(model, bands, point.parameters + step)
+        aim = torch.clamp(point.parameters + step, low, high)
+        trial = pixels.linearise(model, bands, aim)
         better = trial.no_higher(point)
         point = trial.where(better, point)
         damping = torch.where(better, damping / 10, damping * 10).clamp_(1e-9, 1e9)
