@@ -77,6 +77,8 @@ def dust_steps(
     )
     with (
         _starts(dust_train, device) as starts,
+        # each process has a folder of its own here, and the best weights lie in the first one's
+        patch.object(dust_train, "load_best", lambda *_: None),
         patch.object(dust_train, "calibrate", lambda *_: None),
         patch.object(dust_train, "VALIDATION_CUTOUTS", batch),
         tempfile.TemporaryDirectory() as folder,
