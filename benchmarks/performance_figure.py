@@ -22,9 +22,11 @@ _DASHES: list[Any] = ["-", (0, (4, 1.5))]
 def draw(table: Row, compared: list[Row], label: Callable[[Row], str], path: Path) -> None:
     """Draw the three panels of the processor's rows into a PNG file."""
     rows = [r for r in table["results"] if r["device"] == "cpu"]
-    figure = Figure(figsize=(10.5, 8.6), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1.25, 1))
-    _ratios(above.add_subplot(), [r for r in compared if r["device"] == "cpu"], label)
+    compared = [r for r in compared if r["device"] == "cpu"]
+    heights = 0.8 + 0.17 * len(compared), 3.8
+    figure = Figure(figsize=(10.5, sum(heights)), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    _ratios(above.add_subplot(), compared, label)
     left, right = below.subplots(1, 2, width_ratios=(1.15, 1))
     _costs(left, [r for r in rows if r["benchmark"] == "cost"])
     _shares(right, [r for r in rows if r["benchmark"] == "limit"])
@@ -38,6 +40,7 @@ def _ratios(axes: Axes, rows: list[Row], label: Callable[[Row], str]) -> None:
     axes.axvline(1, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
     names = [f"{label(r)}  /  {r['beside']}".replace("`", "") for r in reversed(rows)]
     axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(-1, len(rows))
     axes.set(xscale="log", xlabel="Rate of foreglow over that of the other")
     axes.set_title("Beside what one would pick instead: median and range of turns")
     axes.xaxis.set_major_formatter(_PLAIN)
