@@ -22,6 +22,7 @@ from foreglow.recognition.fits.skymodel import (
 from foreglow.recognition.models import PROBLEMS
 from foreglow.sky import seds
 from foreglow.sky.instrument_files import load_instrument
+from foreglow.sky.templates import load_templates
 
 INSTRUMENT = load_instrument("quijote+litebird")
 NU = torch.tensor(INSTRUMENT.frequency_ghz, dtype=torch.float64)
@@ -168,6 +169,24 @@ def test_evidence_is_a_probability(templates):
         assert float(right[some].double().mean()) == pytest.approx(
             float(largest[some].mean()), abs=float(error)
         )
+
+
+def test_ame_over_dust_is_that_of_the_mock():
+    """Quantiles that its comment names, and no other shares of the three make it much likelier."""
+    sky = load_templates("mock", 64)
+    ratio = seds.AME_POLARISATION_FRACTION * sky.ame / np.hypot(*sky.dust)
+    quantiles = np.quantile(ratio, [0.5, 0.95, 0.999])
+    np.testing.assert_allclose(quantiles, [0.13, 1.0, 12.0], rtol=0.1)
+    times, share = np.array(AME_BRIGHTER).T
+    assert share.sum() == pytest.approx(1)
+    mean, rms = np.array(AME_OVER_DUST)[:, None] * times
+    # across the dust there is nothing
+    density = stats.norm.logpdf(ratio[:, None], mean, rms) - np.log(rms)
+    best = share
+    for _ in range(200):  # expectation and maximisation
+        best = special.softmax(density + np.log(best), 1).mean(0)
+    likelier = special.logsumexp(density, 1, b=best) - special.logsumexp(density, 1, b=share)
+    assert likelier.mean() < 0.03
 
 
 def test_evidence_knows_how_bright_ame_may_be(templates):
